@@ -1,0 +1,1 @@
+"""The machine: graph, model view, patched forward, metrics and the exact greedy search."""

@@ -1,0 +1,93 @@
+"""Clean/corrupt prompt pairs: what a task hands to everything else.
+
+Knows token ids only; no tokenizer, no text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from acdc.errors import InputError
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """A batch of clean/corrupt pairs of one length.
+
+    Attention is causal, so tokens after `answer_position` cannot matter; they are cut off here and
+    the answer position is the last one of what remains.
+    """
+
+    clean: Int[Tensor, "batch pos"]
+    corrupt: Int[Tensor, "batch pos"]
+    # per prompt: token ids that are right, and those they are compared with; empty if not named
+    answers: tuple[tuple[int, ...], ...]
+    wrong: tuple[tuple[int, ...], ...]
+    answer_position: int  # index of the position whose next-token logits are read
+    # name of a token (such as "io") -> its position in each prompt; for reviewing, not for search
+    marks: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    # what the task has to tell about its making (dropped names, mode, ...); printed and recorded
+    notes: Mapping[str, int | str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n, length = self.clean.shape
+        if self.corrupt.shape != self.clean.shape:
+            raise InputError(
+                f"prompts: clean is {tuple(self.clean.shape)}, corrupt {tuple(self.corrupt.shape)};"
+                " both must be [batch, pos] of one shape"
+            )
+        if n == 0 or length == 0:
+            raise InputError(f"prompts: empty batch {tuple(self.clean.shape)}")
+        if not 0 <= self.answer_position < length:
+            raise InputError(
+                f"prompts: answer_position {self.answer_position} outside 0..{length - 1}"
+            )
+        if len(self.answers) != n or len(self.wrong) != n:
+            raise InputError(f"prompts: {len(self.answers)} answers for {n} prompts")
+        end = self.answer_position + 1
+        object.__setattr__(self, "clean", self.clean[:, :end])
+        object.__setattr__(self, "corrupt", self.corrupt[:, :end])
+
+    def __len__(self) -> int:
+        return self.clean.shape[0]
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether every prompt names at least one right answer."""
+        return all(self.answers)
+
+    @property
+    def has_wrong(self) -> bool:
+        """Whether every prompt names at least one wrong answer."""
+        return all(self.wrong)
+
+    def check_vocabulary(self, d_vocab: int) -> None:
+        """Raise InputError unless every token id lies in 0..d_vocab-1."""
+        for name, ids in (("clean", self.clean), ("corrupt", self.corrupt)):
+            bad = ((ids < 0) | (ids >= d_vocab)).nonzero()
+            if len(bad):
+                row, col = bad[0].tolist()
+                raise InputError(
+                    f"prompt {row + 1}: {name} token {int(ids[row, col])} at position {col} is"
+                    f" outside the model's vocabulary 0..{d_vocab - 1}"
+                )
+        for name, lists in (("answers", self.answers), ("wrong", self.wrong)):
+            for row, ids in enumerate(lists):
+                for token in ids:
+                    if not 0 <= token < d_vocab:
+                        raise InputError(
+                            f"prompt {row + 1}: {name} token {token} is outside the model's"
+                            f" vocabulary 0..{d_vocab - 1}"
+                        )
+
+    def to(self, device: torch.device | str) -> Prompts:
+        """The same prompts with their token tensors on another device."""
+        return Prompts(
+            self.clean.to(device), self.corrupt.to(device), self.answers, self.wrong,
+            self.answer_position, self.marks, self.notes,
+        )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Around the machine: tasks, models, run folders, pictures and the pipeline that joins them."""
