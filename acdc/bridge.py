@@ -1,0 +1,292 @@
+"""From a live TransformerBridge to our frozen view, with the identities that the method needs.
+
+With acdc/native.py the only importer of TransformerLens (4.3, where everything is a
+TransformerBridge around a Hugging Face or native module). Loading checks on one random batch, before
+anything is searched, that heads sum to the attention output, that writers sum to the residual
+stream, and that our own forward gives the bridge's logits; a model that fails is refused with the
+identity, the layer and the size of the error.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.sources import build_bridge_from_module
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.activations import ACT2FN
+
+from acdc.errors import InputError
+from acdc.forward import stream_of, trace
+from acdc.model import MLP, Attention, Block, Model, Norm
+
+# largest error allowed in an identity, as a share of the largest value in it
+TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to be searched."""
+
+    model: Model
+    bridge: TransformerBridge
+    tokenizer: Any  # a Hugging Face tokenizer, or None
+
+    @torch.inference_mode()
+    def plain_logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos vocab"]:
+        """One plain forward pass of the bridge."""
+        return self.bridge(tokens)
+
+
+def load_pretrained(name: str, dtype: torch.dtype, device: str) -> LoadedModel:
+    """Any causal language model by hub id or local folder, in evaluation mode.
+
+    InputError if it cannot be read, its architecture is unknown to TransformerLens, or an identity
+    fails.
+    """
+    if Path(name).is_dir():
+        check_folder(Path(name))
+    try:
+        module = AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype, attn_implementation="eager"
+        )
+    except Exception as error:  # any failure in there means the same: this cannot be used
+        raise InputError(f"model.name={name!r} cannot be loaded: {_first_line(error)}") from error
+    return from_module(module.to(device), _tokenizer(name), name)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise InputError unless a local folder looks like a saved model."""
+    if not (folder / "config.json").is_file():
+        raise InputError(f"model.name={str(folder)!r}: the folder has no config.json")
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+        raise InputError(f"model.name={str(folder)!r}: no weights there (*.safetensors or *.bin)")
+    try:
+        AutoConfig.from_pretrained(str(folder))
+    except Exception as error:
+        raise InputError(
+            f"model.name={str(folder)!r}: config.json cannot be used: {_first_line(error)}"
+        ) from error
+
+
+def _tokenizer(name: str) -> Any:
+    """The model's tokenizer, or None for a local folder without one."""
+    folder = Path(name)
+    files = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
+    if folder.is_dir() and not any((folder / f).is_file() for f in files):
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except Exception as error:
+        raise InputError(f"model.name={name!r}: no usable tokenizer: {_first_line(error)}") from error
+
+
+def from_module(module: Any, tokenizer: Any, name: str) -> LoadedModel:
+    """Wrap a Hugging Face module (which is changed in place) and check it."""
+    architecture = type(module).__name__
+    module = module.eval().requires_grad_(False)
+    try:
+        bridge = build_bridge_from_module(
+            module, architecture, hf_config=module.config, tokenizer=tokenizer
+        )
+    except Exception as error:
+        raise InputError(
+            f"model {name!r}: architecture {architecture} is not supported by TransformerLens:"
+            f" {_first_line(error)}"
+        ) from error
+    return from_bridge(bridge, tokenizer, name)
+
+
+@torch.inference_mode()
+def from_bridge(bridge: TransformerBridge, tokenizer: Any, name: str) -> LoadedModel:
+    """Read a bridge into a Model and check the identities; InputError if it does not qualify."""
+    try:
+        model = read_bridge(bridge, name)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise InputError(
+            f"model {name!r}: {_architecture(bridge)} is not a plain pre-norm decoder:"
+            f" {_first_line(error)}"
+        ) from error
+    check_identities(bridge, model)
+    return LoadedModel(model, bridge, tokenizer)
+
+
+def read_bridge(bridge: TransformerBridge, name: str) -> Model:
+    """The frozen view of a bridge's weights (shared, not copied)."""
+    cfg = bridge.cfg
+    _refuse_known_misfits(bridge, name)
+    rotary = cfg.positional_embedding_type == "rotary"
+    cos, sin = _rotary_tables(bridge) if rotary else (None, None)
+    has_pos = not rotary and cfg.positional_embedding_type is not None
+    b_U = getattr(bridge, "b_U", None)
+    return Model(
+        name=name,
+        n_heads=cfg.n_heads,
+        n_kv_heads=cfg.n_key_value_heads or cfg.n_heads,
+        parallel=bool(cfg.parallel_attn_mlp),
+        n_ctx=min(cfg.n_ctx, 4096) if rotary else cfg.n_ctx,
+        embed_scale=_embed_scale(bridge),
+        W_E=bridge.W_E.detach(),
+        W_pos=bridge.W_pos.detach() if has_pos else None,
+        cos=cos,
+        sin=sin,
+        blocks=tuple(_read_block(bridge, layer) for layer in range(cfg.n_layers)),
+        ln_final=_read_norm(bridge.ln_final, cfg),
+        W_U=bridge.W_U.detach(),
+        b_U=None if b_U is None or not b_U.any() else b_U.detach(),
+    )
+
+
+def _refuse_known_misfits(bridge: TransformerBridge, name: str) -> None:
+    """Features that a short random batch would not show, or that break additivity outright."""
+    cfg, block = bridge.cfg, bridge.blocks[0]
+    reasons = {
+        "a norm after attention or MLP, so writers do not add to the stream": any(
+            hasattr(block, n) for n in ("ln1_post", "ln2_post")
+        ),
+        "soft-capped attention scores": (cfg.attn_scores_soft_cap or -1) > 0,
+        "soft-capped logits": (cfg.output_logits_soft_cap or -1) > 0,
+        "attention that is not causal": cfg.attention_dir != "causal",
+        "local (sliding-window) attention": _window(bridge) is not None,
+        "several experts": bool(cfg.num_experts),
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise InputError(f"model {name!r}: {_architecture(bridge)} has {reason}; not supported")
+
+
+def _window(bridge: TransformerBridge) -> int | None:
+    """The sliding window, if any layer uses one that is shorter than the context."""
+    config = getattr(bridge.original_model, "config", None)
+    window = getattr(config, "sliding_window", None)
+    used = getattr(config, "use_sliding_window", True)
+    return window if window and used and window < bridge.cfg.n_ctx else None
+
+
+def _architecture(bridge: TransformerBridge) -> str:
+    return str(getattr(bridge.cfg, "architecture", None) or type(bridge.original_model).__name__)
+
+
+def _embed_scale(bridge: TransformerBridge) -> float:
+    return math.sqrt(bridge.cfg.d_model) if _architecture(bridge) == "GemmaForCausalLM" else 1.0
+
+
+def _rotary_tables(bridge: TransformerBridge) -> tuple[Tensor, Tensor]:
+    """cos and sin [pos, rotary] as the model itself computes them, whatever its scaling."""
+    modules = [m for n, m in bridge.original_model.named_modules() if n.endswith("rotary_emb")]
+    if not modules:
+        raise AttributeError("no rotary_emb module found")
+    positions = torch.arange(min(bridge.cfg.n_ctx, 4096), device=bridge.W_E.device)[None]
+    cos, sin = modules[0](bridge.W_E.new_zeros(1), positions)
+    return cos[0], sin[0]
+
+
+def _read_norm(module: Any, cfg: Any) -> Norm:
+    inner = getattr(module, "original_component", module)
+    weight, bias = getattr(inner, "weight", None), getattr(inner, "bias", None)
+    eps = next(
+        (getattr(inner, n) for n in ("eps", "variance_epsilon") if hasattr(inner, n)), cfg.eps
+    )
+    if weight is None:
+        raise AttributeError(f"a norm without weight ({type(inner).__name__})")
+    if isinstance(inner, torch.nn.LayerNorm) or not getattr(cfg, "uses_rms_norm", False):
+        kind = "layer" if "RMS" not in type(inner).__name__ else "rms"
+    else:
+        kind = "rms"
+    weight = weight.detach() + 1 if cfg.rmsnorm_uses_offset else weight.detach()
+    return Norm(kind, weight, None if bias is None else bias.detach(), float(eps))
+
+
+def _read_block(bridge: TransformerBridge, layer: int) -> Block:
+    block, cfg = bridge.blocks[layer], bridge.cfg
+    attn = block.attn
+    qk = {
+        part: _read_norm(getattr(attn, f"{part}_norm"), cfg)
+        if hasattr(attn, f"{part}_norm")
+        else Norm("none")
+        for part in ("q", "k")
+    }
+    weights = {n: _tensor(attn, n) for n in ("W_Q", "W_K", "W_V", "W_O")}
+    biases = {n: _tensor(attn, n) for n in ("b_Q", "b_K", "b_V", "b_O")}
+    has_mlp = hasattr(block, "mlp") and not getattr(cfg, "attn_only", False)
+    return Block(
+        ln1=_read_norm(block.ln1, cfg),
+        attn=Attention(
+            **weights, **biases, q_norm=qk["q"], k_norm=qk["k"], scale=_attention_scale(attn, cfg)
+        ),  # type: ignore[arg-type]
+        ln2=_read_norm(getattr(block, "ln2", block.ln1), cfg) if has_mlp else None,
+        mlp=_read_mlp(block.mlp, cfg) if has_mlp else None,
+    )
+
+
+def _attention_scale(attn: Any, cfg: Any) -> float:
+    own = getattr(getattr(attn, "original_component", attn), "scaling", None)
+    if own is not None:
+        return float(own)
+    return 1.0 / cfg.attn_scale if cfg.attn_scale > 0 else 1.0 / math.sqrt(cfg.d_head)
+
+
+def _read_mlp(mlp: Any, cfg: Any) -> MLP:
+    if cfg.act_fn not in ACT2FN:
+        raise AttributeError(f"activation {cfg.act_fn!r} is unknown")
+    names = ("W_in", "b_in", "W_gate", "b_gate", "W_out", "b_out")
+    return MLP(**{n: _tensor(mlp, n) for n in names}, act=ACT2FN[cfg.act_fn])  # type: ignore[arg-type]
+
+
+def _tensor(module: Any, name: str) -> Tensor | None:
+    value = getattr(module, name, None)
+    return None if value is None else value.detach()
+
+
+def check_identities(bridge: TransformerBridge, model: Model) -> None:
+    """Compare our forward with the bridge's on a random batch; InputError names what differs."""
+    generator = torch.Generator().manual_seed(0)
+    length = min(8, model.n_ctx)
+    tokens = torch.randint(0, model.d_vocab, (2, length), generator=generator).to(model.device)
+    names = ["hook_resid_pre", "attn.hook_z", "hook_attn_out", "hook_resid_post"]
+    wanted = [f"blocks.{i}.{n}" for i in range(len(model.blocks)) for n in names]
+    logits, cache = bridge.run_with_cache(tokens, names_filter=wanted)
+    own, graph = trace(model, tokens), model.graph()
+    check = _Check(model)
+    for i, block in enumerate(model.blocks):
+        get = lambda name, i=i: cache[f"blocks.{i}.{name}"]  # noqa: E731
+        heads = torch.einsum("bshe,hed->bsd", get("attn.hook_z"), block.attn.W_O)
+        heads = heads if block.attn.b_O is None else heads + block.attn.b_O
+        check("heads sum to the attention output", i, heads, get("hook_attn_out"))
+        pre, post = own.streams[2 * i], own.streams[2 * i + 2]
+        check("writers sum to the residual stream", i, pre, get("hook_resid_pre"))
+        check("writers sum to the residual stream", i, post, get("hook_resid_post"))
+    check("own forward = the bridge's logits", len(model.blocks), own.logits, logits[:, -1])
+    total = own.writers.sum(0) + sum(b.attn.b_O for b in model.blocks if b.attn.b_O is not None)
+    check("writers sum to the last stream", len(model.blocks), total, own.streams[stream_of(graph, 0, "logits")])  # fmt: skip
+
+
+class _Check:
+    """Refuses two tensors that differ by more than the dtype's tolerance."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+
+    def __call__(self, identity: str, layer: int, ours: Tensor, theirs: Tensor) -> None:
+        if ours.shape != theirs.shape:
+            raise InputError(
+                f"model {self.model.name!r} does not qualify: {identity!r}, layer {layer}: shapes"
+                f" {tuple(ours.shape)} and {tuple(theirs.shape)}"
+            )
+        error = (ours - theirs).abs().max().item()
+        limit = TOLERANCE.get(self.model.dtype, 1e-2) * max(theirs.abs().max().item(), 1e-6)
+        if not error <= limit:
+            raise InputError(
+                f"model {self.model.name!r} does not qualify: identity {identity!r} fails at layer"
+                f" {layer} by {error:.3g} (allowed {limit:.3g})"
+            )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

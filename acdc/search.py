@@ -1,0 +1,253 @@
+"""ACDC (Conmy et al. 2023, arXiv 2304.14997): cut every edge whose removal barely matters.
+
+Readers are visited from the logits down, a reader's senders from the latest on. An edge is cut iff
+metric_after - metric_now < threshold, where metric_now is that of the circuit so far and the metric
+is signed so that lower is better (KL as it is, logit difference negated). Readers of a node without
+a kept edge out go untested. With gates (the original's DIRECT edges) all edges into a head's q, k
+or v are first tried at once. The search is the plain greedy one, decision for decision; most tests
+pass, so it guesses that they all do, tries cumulative cuts in one batch, and takes the results up
+to the first that fails. Knows no tasks, files or trackers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from acdc.forward import PatchedForward
+from acdc.graph import Graph
+from acdc.incremental import Cut, State
+from acdc.metrics import Metric
+
+ReaderOrder = Literal["layer", "head"]
+SenderHeads = Literal["descending", "ascending", "random"]
+Reason = Literal["tested", "disconnected", "gate removed"]
+BATCH_BYTES = 1 << 30  # what one batch of variants may hold
+
+
+@dataclass(frozen=True)
+class Order:
+    """In which order the search goes. The defaults are the original code's own."""
+
+    reader_order: ReaderOrder = "layer"  # V, K, Q across a layer's heads; "head": V, K, Q a head
+    sender_heads: SenderHeads = "descending"
+    gates: bool = True
+    seed: int = 0  # only for sender_heads="random"
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One entry of the search's itinerary: a reader's gate, or its edges."""
+
+    reader: int
+    kind: Literal["gate", "edges"]
+
+
+@dataclass(frozen=True)
+class Test:
+    """One trial removal."""
+
+    order: int  # place among all tests, from 0
+    reader: int
+    writer: int | None  # None: the reader's gate
+    effect: float  # metric_after - metric_now, signed so that positive = worse
+    after: float  # metric after the removal, in the metric's own sign
+    kept: bool  # effect >= threshold
+    tie: bool  # within 1e-6 of the threshold: rounding could have decided otherwise
+
+
+@dataclass(frozen=True)
+class Step:
+    """What became of one visit."""
+
+    visit: Visit
+    tests: tuple[Test, ...]
+    reason: Reason
+    metric: float  # of the circuit so far, in the metric's own sign
+    n_edges: int  # edges kept so far, those not visited yet included
+    n_settled: int  # edges whose fate is decided
+    n_tests: int
+    n_passes: int  # batched passes so far
+    mask: NDArray[np.bool_]  # [writers, readers] so far
+
+
+def itinerary(graph: Graph, order: Order) -> list[Visit]:
+    """Readers (and gates) in the order of visit."""
+    visits = [Visit(graph.reader(graph.n_layers, "logits"), "edges")]
+    for layer in reversed(range(graph.n_layers)):
+        if graph.has_mlp:
+            visits.append(Visit(graph.reader(layer, "mlp"), "edges"))
+        batches = _by_head(graph, layer) if order.reader_order == "head" else [_by_part(graph, layer)]
+        for readers in batches:
+            if order.gates:
+                visits += [Visit(r, "gate") for r in readers]
+            visits += [Visit(r, "edges") for r in readers]
+    return visits
+
+
+def _by_part(graph: Graph, layer: int) -> list[int]:
+    """V of all heads (or groups), then K, then Q, each descending."""
+    counts = {"v": graph.n_kv_readers, "k": graph.n_kv_readers, "q": graph.n_heads}
+    return [graph.reader(layer, p, i) for p, n in counts.items() for i in reversed(range(n))]
+
+
+def _by_head(graph: Graph, layer: int) -> list[list[int]]:
+    """V, K, Q of each head, last head first; a shared k or v with the first of its heads to come."""
+    seen: dict[int, None] = {}
+    batches = []
+    for head in reversed(range(graph.n_heads)):
+        q, k, v = graph.head_readers(layer, head)
+        batches.append([r for r in (v, k, q) if r not in seen])
+        seen |= dict.fromkeys((v, k, q))
+    return batches
+
+
+def sender_order(graph: Graph, order: Order) -> list[int]:
+    """All writers, latest first: an MLP before the heads of its layer, `input` last."""
+    generator = np.random.default_rng(order.seed)
+    senders: list[int] = []
+    for layer in reversed(range(graph.n_layers)):
+        heads = [graph.head(layer, h) for h in range(graph.n_heads)]
+        if order.sender_heads == "descending":
+            heads.reverse()
+        elif order.sender_heads == "random":
+            heads = [heads[i] for i in generator.permutation(len(heads))]
+        senders += [graph.mlp(layer)] * graph.has_mlp + heads
+    return [*senders, 0]
+
+
+@torch.inference_mode()
+def acdc(
+    forward: PatchedForward,
+    metric: Metric,
+    threshold: float,
+    order: Order | None = None,
+    chunk: int | None = None,
+) -> Iterator[Step]:
+    """Search; yields one frozen Step a visit, and the mask of the last one is the circuit.
+
+    `threshold` is in the metric's unit. `chunk` fixes how many cuts are tried in one batch (None:
+    adapts to how often edges are kept, and to memory); it changes the time, not the result.
+    FloatingPointError if the metric becomes NaN or infinite.
+    """
+    search = _Search(State(forward, metric), threshold, order or Order(), chunk)
+    stage = lambda v: (_stage(forward.graph, v.reader), v.kind)  # noqa: E731
+    entered = (forward.graph.n_layers, "logits")
+    for (where, kind), visits in groupby(itinerary(forward.graph, search.order), key=stage):
+        if where != entered:
+            search.state.enter(*where)
+            entered = where
+        yield from search.gates(list(visits)) if kind == "gate" else search.edges(list(visits))
+
+
+def _stage(graph: Graph, reader: int) -> tuple[int, str]:
+    info = graph.readers[reader]
+    return info.layer, info.part if info.part in ("mlp", "logits") else "attn"
+
+
+class _Search:
+    """Counters and the chunked trial loop."""
+
+    def __init__(self, state: State, threshold: float, order: Order, chunk: int | None) -> None:
+        self.state, self.threshold, self.order, self.chunk = state, threshold, order, chunk
+        self.senders = sender_order(state.graph, order)
+        self.mask = state.graph.legal.copy()  # as of the last step; the state may be ahead of it
+        self.metric, self.sign = state.value, state.metric.sign
+        self.guess = 16  # how many tests in a row are expected to pass
+        self.n_tests = self.n_tried = self.n_passes = self.n_settled = 0
+
+    def gates(self, visits: list[Visit]) -> Iterator[Step]:
+        """Try to cut all edges into each reader at once."""
+        state = self.state
+        alive = [v for v in visits if v.reader in state.span]
+        results = self._run([Cut(v.reader, tuple(state.kept[v.reader]), gate=True) for v in alive])
+        for visit in visits:
+            if visit.reader in state.span:
+                yield self._step(visit, (next(results),), "tested", 0)
+            else:
+                yield self._step(visit, (), "disconnected", 0)
+
+    def edges(self, visits: list[Visit]) -> Iterator[Step]:
+        """Try each kept edge into each reader."""
+        state, graph = self.state, self.state.graph
+        cuts = {
+            v.reader: [Cut(v.reader, (w,)) for w in self.senders if state.mask[w, v.reader]]
+            for v in visits
+            if v.reader in state.span
+        }
+        results = self._run([cut for own in cuts.values() for cut in own])
+        for visit in visits:
+            reader, size = visit.reader, int(graph.senders[visit.reader])
+            if reader not in cuts:
+                yield self._step(visit, (), "disconnected", size)
+            elif not cuts[reader]:
+                yield self._step(visit, (), "gate removed", size)
+            else:
+                tests = tuple(next(results) for _ in cuts[reader])
+                yield self._step(visit, tests, "tested", size)
+
+    def _step(self, visit: Visit, tests: tuple[Test, ...], reason: Reason, settled: int) -> Step:
+        for test in tests:
+            if not test.kept:
+                self.mask[slice(None) if test.writer is None else test.writer, test.reader] = False
+                self.metric = test.after
+        if reason == "disconnected":
+            self.mask[:, visit.reader] = False
+        self.n_settled += settled
+        self.n_tests += len(tests)
+        mask = self.mask.copy()
+        mask.setflags(write=False)
+        return Step(
+            visit, tests, reason, self.metric, int(mask.sum()), self.n_settled, self.n_tests,
+            self.n_passes, mask,
+        )  # fmt: skip
+
+    def _run(self, cuts: Sequence[Cut]) -> Iterator[Test]:
+        """Decide the cuts one after the other, by batches of cumulative variants."""
+        done = 0
+        while done < len(cuts):
+            batch = cuts[done : done + self._size()]
+            tests = self._try(batch)
+            failed = tests[-1].kept
+            if self.chunk is None:
+                self.guess = max(4, 2 * len(tests)) if failed else max(self.guess, 2 * len(tests))
+            done += len(tests)
+            yield from tests
+
+    def _size(self) -> int:
+        if self.chunk is not None:
+            return self.chunk
+        return max(1, min(self.guess, BATCH_BYTES // self.state.bytes_per_variant()))
+
+    def _try(self, batch: Sequence[Cut]) -> list[Test]:
+        """Tests up to the first kept edge; what passed before it is committed."""
+        state = self.state
+        trial, before = state.trial(batch), state.value
+        self.n_passes += 1
+        tests: list[Test] = []
+        for cut, after in zip(batch, state.values(trial), strict=True):
+            tests.append(self._test(cut, before, after))
+            if tests[-1].kept:
+                break
+            before = after
+        accepted = len(tests) - tests[-1].kept
+        if accepted:
+            state.commit(trial, accepted - 1, before)
+        return tests
+
+    def _test(self, cut: Cut, before: float, after: float) -> Test:
+        effect = self.sign * (after - before)
+        if not math.isfinite(effect):
+            name = self.state.graph.readers[cut.reader].name
+            raise FloatingPointError(f"the metric is {after} after a cut into {name}")
+        writer = None if cut.gate else cut.writers[0]
+        kept, tie = effect >= self.threshold, abs(effect - self.threshold) < 1e-6
+        self.n_tried += 1
+        return Test(self.n_tried - 1, cut.reader, writer, effect, after, kept, tie)

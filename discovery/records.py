@@ -1,0 +1,368 @@
+"""The run folder: what a run leaves on disk, and how it is read back.
+
+    config.json    the resolved configuration, the overrides that led to it, its hash
+    status.json    state (running, done, failed), process, host, times; the error if it failed
+    metrics.jsonl  one line per reader of the search
+    edges.jsonl    one line per tested edge; holds nothing that differs between equal runs
+    circuit.json, result.json, circuit.png, circuit.svg, wandb/
+
+Whole JSON files are replaced atomically, lines are handed to the operating system at once, so a
+killed run keeps all that it had written. Knows no model and no tracker; the contents are plain
+mappings. Problems with the folder itself are the user's to solve and come as InputError.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import signal
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from acdc.errors import InputError
+
+HEARTBEAT_SECONDS = 5.0
+
+
+class Terminated(SystemExit):
+    """SIGTERM arrived; the exit code is the one shells expect (128 + 15)."""
+
+    def __init__(self) -> None:
+        super().__init__(128 + signal.SIGTERM)
+
+    def __str__(self) -> str:
+        return "terminated by SIGTERM"
+
+
+@contextmanager
+def termination_as_exit() -> Iterator[None]:
+    """Turn SIGTERM into an exception, so that `with` blocks close what they opened.
+
+    Job managers send SIGTERM before they kill. A second one is ignored while the first is being
+    handled. Python allows signal handlers in the main thread only; elsewhere this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated
+
+    previous = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """16 hex digits of the SHA-256 of the configuration; the order of keys does not matter."""
+    canonical = json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace the file by `value` as JSON, at once or not at all."""
+    write_bytes(path, _encode(value, indent=2) + b"\n")
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace the file, at once or not at all; InputError if the disk or the folder refuses."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _refused(path, error) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+class RunFolder:
+    """One run's folder while the run writes it; made by `create`, used as a context manager.
+
+    Leaving the block records how the run ended: done, or failed with the exception, which goes on.
+    """
+
+    def __init__(self, folder: Path, status: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self._status = dict(status)
+        self._files: dict[str, int] = {}  # name -> descriptor of a file that is appended to
+        self._next_heartbeat = 0.0
+
+    @classmethod
+    def create(cls, path: Path, config: Mapping[str, Any], overrides: Sequence[str]) -> RunFolder:
+        """Claim the folder for a new run; InputError if it holds one already.
+
+        Other files may lie there. Of several processes that try at once, exactly one succeeds.
+        """
+        record = {"config": config, "overrides": list(overrides), "config_hash": ""}
+        _encode(record)  # complain about a value before anything is written
+        record["config_hash"] = config_hash(config)
+        now = _now()
+        status = {
+            "state": "running",
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "started": now,
+            "updated": now,
+        }
+        _claim(path, status)
+        run = cls(path, status)
+        try:
+            run.write("config.json", record)
+        except BaseException as error:
+            run._fail(error)
+            raise
+        return run
+
+    def path(self, name: str) -> Path:
+        """Where the file of this name lies."""
+        return self.folder / name
+
+    def write(self, name: str, value: Any) -> None:
+        """Replace a JSON file of the folder, at once or not at all."""
+        write_json(self.path(name), value)
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """One line on one reader."""
+        self._append("metrics.jsonl", [row])
+
+    def append_edges(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """One line on each tested edge; deterministic values only (no times)."""
+        self._append("edges.jsonl", rows)
+
+    def heartbeat(self) -> None:
+        """Note in status.json that the run lives, at most every few seconds."""
+        now = time.monotonic()
+        if now >= self._next_heartbeat:
+            self._next_heartbeat = now + HEARTBEAT_SECONDS
+            self._update()
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for descriptor in self._files.values():
+            with suppress(OSError):  # the data was handed over when it was appended
+                os.close(descriptor)
+        self._files.clear()
+        if error is None:
+            self._update(state="done")
+        else:
+            self._fail(error)
+
+    def _update(self, **changes: Any) -> None:
+        self._status.update(changes, updated=_now())
+        self.write("status.json", self._status)
+
+    def _fail(self, error: BaseException) -> None:
+        details = {
+            "type": type(error).__name__,
+            "message": _message(error),
+            "traceback": "".join(traceback.format_exception(error)),
+        }
+        with suppress(InputError):  # a full disk must not hide what went wrong
+            self._update(state="failed", error=details)
+
+    def _append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write the rows as whole lines, or none of them."""
+        data = b"".join(_encode(row) + b"\n" for row in rows)
+        path = self.path(name)
+        try:
+            if name not in self._files:
+                self._files[name] = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            descriptor = self._files[name]
+            size = os.fstat(descriptor).st_size
+            try:
+                _write_all(descriptor, data)
+            except OSError:
+                os.ftruncate(descriptor, size)
+                raise
+        except OSError as error:
+            raise _refused(path, error) from error
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder as found on disk; what is missing is None or empty."""
+
+    folder: Path
+    state: str  # running, done, failed, killed (said running, process gone) or unknown
+    status: Mapping[str, Any]
+    config: Mapping[str, Any] | None  # with the members config, overrides and config_hash
+    metrics: tuple[Mapping[str, Any], ...]
+    edges: tuple[Mapping[str, Any], ...]
+    circuit: Mapping[str, Any] | None
+    result: Mapping[str, Any] | None
+
+
+def read_run(path: Path) -> Run:
+    """Read a run that ended, was killed, or is still being written.
+
+    Missing files and a last line that was cut off are normal; other damage is an InputError.
+    """
+    if not path.is_dir():
+        raise InputError(f"{path} is not a folder, so it holds no run.")
+    status = _read_json(path / "status.json") or {}
+    return Run(
+        folder=path,
+        state=_state(status),
+        status=status,
+        config=_read_json(path / "config.json"),
+        metrics=_read_lines(path / "metrics.jsonl"),
+        edges=_read_lines(path / "edges.jsonl"),
+        circuit=_read_json(path / "circuit.json"),
+        result=_read_json(path / "result.json"),
+    )
+
+
+def _claim(folder: Path, status: Mapping[str, Any]) -> None:
+    """Write the first status.json; creating it is what decides a race."""
+    path = folder / "status.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    except FileExistsError as error:
+        if folder.is_dir():
+            raise InputError(_occupied(folder)) from None
+        raise _refused(folder, error) from error
+    except OSError as error:
+        raise _refused(path, error) from error
+    try:
+        _write_all(descriptor, _encode(status, indent=2) + b"\n")
+        os.fsync(descriptor)
+    except OSError as error:
+        path.unlink()
+        raise _refused(path, error) from error
+    finally:
+        os.close(descriptor)
+
+
+def _occupied(folder: Path) -> str:
+    try:
+        status = _read_json(folder / "status.json") or {}
+    except InputError:
+        status = {}
+    state, process = _state(status), f"process {status.get('pid')}"
+    if state == "running" and status.get("host") == socket.gethostname():
+        state = f"running, {process} is still alive"
+    elif state == "running":
+        state = (
+            f"running as {process} on host {status.get('host')}, as far as can be seen from here"
+        )
+    elif state == "killed":
+        state = f"killed: {process} is gone"
+    return (
+        f"{folder} already holds a run ({state}). "
+        "Choose another folder with hydra.run.dir=... or delete this one."
+    )
+
+
+def _state(status: Mapping[str, Any]) -> str:
+    state = str(status.get("state", "unknown"))
+    here = status.get("host") == socket.gethostname()
+    return "killed" if state == "running" and here and not _alive(status.get("pid")) else state
+
+
+def _alive(pid: object) -> bool:
+    if not isinstance(pid, int) or pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # somebody else's process
+    try:  # a killed process stays as a zombie until its parent asks for it
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (OSError, IndexError):
+        return True
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return str(error) or "interrupted from the keyboard"
+    if type(error) is SystemExit:
+        return f"exit with code {error.code}"
+    return str(error)
+
+
+def _refused(path: Path, error: OSError) -> InputError:
+    return InputError(f"Cannot write {path}: {error.strerror or error}.")
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:  # one turn, unless the disk fills up just here
+        data = data[os.write(descriptor, data) :]
+
+
+def _encode(value: Any, indent: int | None = None) -> bytes:
+    """JSON as UTF-8; a lone surrogate becomes a JSON escape."""
+    try:
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False, indent=indent)
+    except ValueError as error:
+        key = _not_finite(value)
+        raise ValueError(f"{key} is not a finite number." if key else str(error)) from error
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _not_finite(value: Any, key: str = "") -> str | None:
+    """The key path of the first NaN or infinity."""
+    if isinstance(value, float):
+        return f"{key or 'the value'} = {value}" if not math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        pairs = ((f"{key}.{k}" if key else str(k), v) for k, v in value.items())
+    elif isinstance(value, list | tuple):
+        pairs = ((f"{key}[{i}]", v) for i, v in enumerate(value))
+    else:
+        return None
+    return next(filter(None, (_not_finite(v, k) for k, v in pairs)), None)
+
+
+def _read_json(path: Path) -> Mapping[str, Any] | None:
+    """The object in the file; None if there is no file, or an empty one that was just created."""
+    text = path.read_bytes() if path.exists() else b""
+    return _decode(text, str(path)) if text.strip() else None
+
+
+def _read_lines(path: Path) -> tuple[Mapping[str, Any], ...]:
+    if not path.exists():
+        return ()
+    lines = path.read_bytes().split(b"\n")[:-1]  # behind the last newline: nothing, or a torn line
+    return tuple(_decode(line, f"{path}, line {n}") for n, line in enumerate(lines, 1))
+
+
+def _decode(text: bytes, where: str) -> Mapping[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{where} is not JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{where} is not a JSON object.")
+    return value

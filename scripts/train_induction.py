@@ -1,0 +1,234 @@
+"""Train the default model: two attention-only layers that continue a repeated segment.
+
+Each sequence is random tokens, all different, except that one segment comes twice. Start, length
+and distance of the two copies vary from sequence to sequence, so no head can solve it by looking
+back a fixed number of positions; the model has to find the earlier occurrence of the current token
+and copy what followed it (an induction head, Olsson et al. 2022, arXiv:2209.11895). The loss is
+taken only where that is possible: from the second token of the second copy on. A small penalty on
+the size of each head (a group lasso) keeps the work in few heads, so that there is a clear answer
+to find.
+
+    python scripts/train_induction.py            # writes the folder that the package ships
+
+Needs minutes on one CPU core, and uses no more, so that the number of cores does not change the
+rounding: same seed, same weights, at least on one kind of machine. Knows nothing of circuits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from safetensors.torch import save
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+
+from acdc.native import TransformerBridge, native_weights, untrained_bridge
+
+CONFIG: dict[str, Any] = {
+    "n_layers": 2,
+    "n_heads": 8,
+    "d_model": 128,
+    "d_head": 32,
+    "n_ctx": 64,
+    "d_vocab": 128,
+    "attn_only": True,
+    "normalization_type": "LN",
+    "positional_embedding_type": "standard",
+}
+LONGEST_SEGMENT = 32  # tokens; the shortest is 2
+BATCH, LEARNING_RATE, WEIGHT_DECAY, WARM_UP_STEPS = 32, 3e-3, 0.1, 100
+HEAD_PENALTY = 2e-3  # nats per unit of a head's norm
+HELD_OUT = 2000  # fresh sequences for the closing figures, from a seed that training never uses
+CLEAR = 0.5  # an attention score above this names a head
+FOLDER = Path(__file__).resolve().parents[1] / "discovery" / "models" / "induction"
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """Sequences with one repeated segment."""
+
+    tokens: Int[Tensor, "batch pos"]
+    source: Int[Tensor, "batch pos"]  # position that holds the next token; 0 where not predictable
+    predictable: Bool[Tensor, "batch pos"]  # the next token is known from the first copy
+
+
+def repeats(batch: int, generator: torch.Generator) -> Repeats:
+    """Draw sequences of `n_ctx` tokens; second copy = first copy, everything else all different."""
+    length, vocab = CONFIG["n_ctx"], CONFIG["d_vocab"]
+    tokens = torch.rand(batch, vocab, generator=generator).argsort(dim=1)[:, :length]
+
+    def up_to(highest: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+        return (torch.rand(batch, generator=generator) * (highest + 1)).long()
+
+    segment = 2 + up_to(torch.full((batch,), LONGEST_SEGMENT - 2))
+    free = length - 2 * segment
+    start = up_to(free)
+    distance = segment + up_to(free - start)
+    position = torch.arange(length)[None]
+    second = start + distance  # where the second copy begins
+    copied = (position >= second[:, None]) & (position < (second + segment)[:, None])
+    origin = torch.where(copied, position - distance[:, None], position)
+    predictable = copied & (position < (second + segment - 1)[:, None])
+    source = (position - distance[:, None] + 1) * predictable
+    return Repeats(tokens.gather(1, origin), source, predictable)
+
+
+def loss_of(bridge: TransformerBridge, data: Repeats) -> Float[Tensor, ""]:
+    """Return the mean cross-entropy at predictable positions, in nats."""
+    at = data.predictable[:, :-1]
+    return cross_entropy(bridge(data.tokens)[:, :-1][at], data.tokens[:, 1:][at])
+
+
+def size_of_heads(bridge: TransformerBridge) -> Float[Tensor, ""]:
+    """Return the sum over heads of the norm of their value and output weights together."""
+
+    def norms(attn: Any) -> Float[Tensor, " head"]:
+        return (attn.W_V.square().sum((1, 2)) + attn.W_O.square().sum((1, 2))).sqrt()
+
+    return torch.stack([norms(block.attn).sum() for block in bridge.blocks]).sum()
+
+
+def train(bridge: TransformerBridge, steps: int, seed: int) -> None:
+    """Train in place with AdamW: short warm-up, then linear decay to zero."""
+    generator = torch.Generator().manual_seed(seed + 1)
+    optimizer = torch.optim.AdamW(
+        bridge.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY
+    )
+
+    def rate(step: int) -> float:
+        return min((step + 1) / WARM_UP_STEPS, 1 - step / steps)
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    progress = tqdm(range(steps), unit="step", mininterval=1)
+    for step in progress:
+        loss = loss_of(bridge, repeats(BATCH, generator))
+        optimizer.zero_grad()
+        (loss + HEAD_PENALTY * size_of_heads(bridge)).backward()
+        torch.nn.utils.clip_grad_norm_(bridge.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 100 == 0:
+            progress.set_postfix(loss=f"{loss.item():.4f} nats")
+
+
+def accuracy(bridge: TransformerBridge, data: Repeats) -> float:
+    """Return the share of predictable positions whose next token has the highest logit."""
+    right = bridge(data.tokens)[:, :-1].argmax(-1) == data.tokens[:, 1:]
+    return right[data.predictable[:, :-1]].float().mean().item()
+
+
+def attention_scores(bridge: TransformerBridge, data: Repeats) -> dict[str, list[list[float]]]:
+    """Return per layer and head the mean attention to two places, between 0 and 1.
+
+    "previous_token": from each position to the one before. "induction": from each predictable
+    position to the one after the earlier occurrence of its token.
+    """
+    names = [f"blocks.{layer}.attn.hook_pattern" for layer in range(CONFIG["n_layers"])]
+    _, cache = bridge.run_with_cache(data.tokens, names_filter=names)
+    scores: dict[str, list[list[float]]] = {"previous_token": [], "induction": []}
+    row, query = data.predictable.nonzero(as_tuple=True)
+    for name in names:
+        pattern = cache[name]  # [batch, head, query, key]
+        scores["previous_token"].append(pattern.diagonal(-1, 2, 3).mean((0, 2)).tolist())
+        found = pattern[row, :, query, data.source[row, query]].mean(0)
+        scores["induction"].append(found.tolist())
+    return scores
+
+
+def keys_without(bridge: TransformerBridge, head: int) -> list[tuple[str, Callable[..., Any]]]:
+    """Return hooks that take a layer-0 head out of what the keys of layer 1 read, and no more."""
+    seen: dict[str, Tensor] = {}
+    writer, reader = bridge.blocks[0].attn, bridge.blocks[1].attn
+
+    def remember_output(z: Tensor, hook: Any) -> None:
+        seen["output"] = z[:, :, head] @ writer.W_O[head]
+
+    def remember_stream(stream: Tensor, hook: Any) -> None:
+        seen["stream"] = stream
+
+    def rewrite(keys: Tensor, hook: Any) -> Tensor:
+        read = bridge.blocks[1].ln1.original_component(seen["stream"] - seen["output"])
+        return torch.einsum("bpd,hde->bphe", read, reader.W_K) + reader.b_K
+
+    return [
+        ("blocks.0.attn.hook_z", remember_output),
+        ("blocks.1.hook_resid_pre", remember_stream),
+        ("blocks.1.attn.hook_k", rewrite),
+    ]
+
+
+@torch.inference_mode()
+def facts(bridge: TransformerBridge, seed: int) -> dict[str, Any]:
+    """Return the closing figures on held-out sequences: loss, accuracy, attention, mechanism."""
+    data = repeats(HELD_OUT, torch.Generator().manual_seed(seed + 2))
+    scores = attention_scores(bridge, data)
+    first = scores["previous_token"][0]
+    with bridge.hooks(fwd_hooks=keys_without(bridge, first.index(max(first)))):
+        without = accuracy(bridge, data)
+    return {
+        "loss_nats": loss_of(bridge, data).item(),
+        "accuracy": accuracy(bridge, data),
+        "accuracy_without_previous_token_head_in_keys": without,
+        "attention": scores,
+    }
+
+
+def named_heads(scores: dict[str, list[list[float]]]) -> list[str]:
+    """Return one line per layer and kind that lists the heads above `CLEAR`."""
+    return [
+        f"layer {layer}, {kind}: "
+        + (", ".join(f"a{layer}.h{h} {s:.3f}" for h, s in enumerate(row) if s > CLEAR) or "none")
+        for kind, layers in scores.items()
+        for layer, row in enumerate(layers)
+    ]
+
+
+def write(bridge: TransformerBridge, folder: Path, training: dict[str, Any]) -> None:
+    """Write `model.safetensors` (float32) and `config.json`, each whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"config": CONFIG, "training": training}, indent=2) + "\n"
+    _replace(folder / "model.safetensors", save(native_weights(bridge)))
+    _replace(folder / "config.json", text.encode())
+
+
+def _replace(path: Path, content: bytes) -> None:
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_bytes(content)
+    os.replace(part, path)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--out", type=Path, default=FOLDER, help="folder to write")
+    parser.add_argument("--steps", type=int, default=1600, help="training steps")
+    parser.add_argument("--seed", type=int, default=0, help="decides start weights and data")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    bridge = untrained_bridge({**CONFIG, "seed": given.seed})
+    began = time.monotonic()
+    train(bridge, given.steps, given.seed)
+    seconds = round(time.monotonic() - began)
+    figures = facts(bridge, given.seed)
+    write(bridge, given.out, {"seed": given.seed, "steps": given.steps, **figures})
+    print(f"{given.steps} steps in {seconds} s; {HELD_OUT} held-out sequences:")
+    print(f"loss {figures['loss_nats']:.5f} nats, accuracy {figures['accuracy']:.4f}")
+    without = figures["accuracy_without_previous_token_head_in_keys"]
+    print(f"accuracy without the previous-token head in the keys of layer 1: {without:.4f}")
+    print("\n".join(named_heads(figures["attention"])))
+    print(f"written to {given.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""Counts against published figures, names, JSON round trips, pruning."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from acdc.errors import InputError
+from acdc.graph import Circuit, Graph
+
+COUNTS = [  # layers, heads, kv heads, mlp, parallel -> edges with k/v per query head, per group
+    ((2, 2, 2, True, False), 46, 46),
+    ((2, 4, 4, True, False), 110, 110),
+    ((4, 4, 4, True, False), 479, 479),
+    ((12, 12, 12, True, False), 32_491, 32_491),
+    ((6, 8, 8, True, True), 3_580, 3_580),
+    ((30, 9, 3, True, False), 123_211, 70_651),
+    ((24, 14, 2, True, False), 179_749, 79_813),
+    ((28, 16, 8, True, False), 317_171, 213_907),
+    ((4, 8, 8, False, False), 1_281, 1_281),
+    ((2, 8, 8, False, False), 257, 257),
+]
+
+
+def graph(sizes=(2, 4, 4, True, False), kv="per_query_head"):
+    layers, heads, groups, mlp, parallel = sizes
+    return Graph(layers, heads, groups, 32, mlp, parallel, kv)
+
+
+@pytest.mark.parametrize("sizes, ungrouped, grouped", COUNTS)
+def test_edge_counts(sizes, ungrouped, grouped):
+    assert graph(sizes).n_edges == graph(sizes).legal.sum() == ungrouped
+    assert graph(sizes, "per_group").n_edges == graph(sizes, "per_group").legal.sum() == grouped
+
+
+@pytest.mark.parametrize(
+    "sizes, digest",
+    [((12, 12, 12, True, False), "6672d04286447197"), ((2, 4, 4, True, False), "8e6f070afa3d735e")],
+)
+def test_edge_names_have_the_published_digest(sizes, digest):
+    names = Circuit(graph(sizes), graph(sizes).legal).edges()
+    assert hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:16] == digest
+
+
+@pytest.mark.parametrize("kv", ["per_query_head", "per_group"])
+def test_names_and_indices_are_inverse(kv):
+    g = graph((3, 6, 2, True, False), kv)
+    assert len(set(g.writers)) == len(g.writers) and len(g.reader_index) == len(g.readers)
+    for w, r in np.argwhere(g.legal).tolist():
+        assert g.edge(g.edge_name(w, r)) == (w, r)
+    for i, reader in enumerate(g.readers):
+        assert g.reader(reader.layer, reader.part, reader.group) == i
+    for layer in range(3):
+        for head in range(6):
+            for reader in g.head_readers(layer, head):
+                assert g.head(layer, head) in g.readers[reader].nodes
+
+
+def test_parallel_blocks_have_no_edge_from_attention_to_their_own_mlp():
+    assert graph().legal[graph().head(1, 0), graph().reader(1, "mlp")]
+    parallel = graph((2, 4, 4, True, True))
+    assert not parallel.legal[parallel.head(1, 0), parallel.reader(1, "mlp")]
+    with pytest.raises(InputError, match="a1.h0->m1"):
+        parallel.edge("a1.h0->m1")
+
+
+def test_a_circuit_cannot_be_changed():
+    circuit = Circuit(graph(), graph().mask(["input->logits"]))
+    with pytest.raises(ValueError):
+        circuit.mask[0, 0] = True
+    with pytest.raises(InputError, match="mask"):
+        Circuit(graph(), np.ones((3, 3), dtype=bool))
+
+
+@pytest.mark.parametrize("kv", ["per_query_head", "per_group"])
+def test_json_round_trip(kv, tmp_path):
+    g = graph((2, 4, 2, True, False), kv)
+    rng = np.random.default_rng(0)
+    mask = g.legal & (rng.random(g.legal.shape) < 0.3)
+    circuit = Circuit(g, mask, np.where(g.legal, rng.normal(size=g.legal.shape), 0))
+    path = tmp_path / "circuit.json"
+    path.write_text(json.dumps(circuit.to_json(note="x")))
+    for back in (Circuit.load(path), Circuit.load(path, g)):
+        assert back.graph == g
+        assert (back.mask == circuit.mask).all() and (back.scores == circuit.scores).all()
+
+
+def test_json_is_eap_igs_format():
+    g = graph((2, 4, 2, True, False), "per_group")
+    data = Circuit(g, g.mask(["input->a1.kv1<k>", "m1->logits"])).to_json()
+    assert data["cfg"] == {
+        "n_layers": 2, "n_heads": 4, "parallel_attn_mlp": False, "d_model": 32
+    }  # fmt: skip
+    kept = {name for name, e in data["edges"].items() if e["in_graph"]}
+    assert kept == {"input->a1.h2<k>", "input->a1.h3<k>", "m1->logits"}
+    assert all(isinstance(e["score"], float) for e in data["edges"].values())
+    inside = [n for n, v in data["nodes"].items() if v["in_graph"]]
+    assert inside == ["input", "a1.h2", "a1.h3", "m1", "logits"]
+    assert next(iter(data["nodes"])) == "input" and list(data["nodes"])[-1] == "logits"
+
+
+def test_foreign_files_are_read_by_name_or_refused():
+    g = graph((2, 4, 2, True, False), "per_group")
+    cfg = {"n_layers": 2, "n_heads": 4, "parallel_attn_mlp": False, "d_model": 32}
+    entry = {"score": 0.5, "in_graph": True}
+    plain = Circuit.from_json({"cfg": cfg, "nodes": {}, "edges": {"m0->m1": entry}})
+    assert plain.edges() == ["m0->m1"] and plain.graph.n_kv_heads == 4
+    with pytest.raises(InputError, match="unknown edge 'm1->m0'"):
+        Circuit.from_json({"cfg": cfg, "nodes": {}, "edges": {"m1->m0": entry}})
+    with pytest.raises(InputError, match="some of its group"):
+        Circuit.from_json({"cfg": cfg, "nodes": {}, "edges": {"m0->a1.h2<k>": entry}}, g)
+    with pytest.raises(InputError, match="missing"):
+        Circuit.from_json({"nodes": {}})
+    with pytest.raises(InputError, match="2 layers x 4 heads"):
+        Circuit.from_json({"cfg": cfg, "edges": {}}, graph((3, 4, 4, True, False)))
+
+
+def test_pruning_keeps_paths_from_input_to_logits():
+    g = graph((2, 4, 2, True, False), "per_group")
+    path = ["input->a0.h1<v>", "a0.h1->a1.kv1<k>", "a1.h2->logits"]
+    dangling = ["m0->a1.h2<q>", "a0.h0->logits", "input->m1", "input->a0.h2<q>"]
+    circuit = Circuit(g, g.mask(path + dangling))
+    assert sorted(circuit.pruned().edges()) == sorted(path)
+    assert Circuit(g, g.mask(["m0->m1"])).pruned().n_edges == 0
+    assert circuit.nodes() == [
+        "input", "a0.h0", "a0.h1", "a0.h2", "m0", "a1.h2", "a1.h3", "m1", "logits"
+    ]  # fmt: skip

@@ -1,0 +1,113 @@
+"""The fast search against its slow twin, and laws of the search."""
+
+import itertools
+
+import families
+import numpy as np
+import pytest
+import torch
+from test_parity import _name
+from twin import Twin
+
+from acdc.forward import ABLATIONS, PatchedForward
+from acdc.metrics import make_metric
+from acdc.search import Order, acdc
+
+CASES = [
+    ("gpt2", "per_query_head"),
+    ("llama", "per_query_head"),
+    ("llama", "per_group"),
+    ("pythia", "per_query_head"),
+]
+SHAPES = list(itertools.product(ABLATIONS, ["layer", "head"], [True, False]))
+THRESHOLDS = {"kl": (0.002, 0.02, 0.2), "logit_diff": (0.01, 0.1, 0.6)}
+
+
+def search(model, kv, prompts, ablation, metric, threshold, order, chunk=None):
+    forward = PatchedForward(model, model.graph(kv), prompts, ablation)
+    bound = make_metric(metric, forward.prompts, forward.clean.logits)
+    return list(acdc(forward, bound, threshold, order, chunk))
+
+
+@pytest.mark.parametrize("family, kv", CASES, ids=["-".join(c) for c in CASES])
+@pytest.mark.parametrize("ablation, reader_order, gates", SHAPES)
+def test_same_decisions_and_effects_as_the_twin(family, kv, ablation, reader_order, gates):
+    model, prompts = families.view(family), families.prompts(n=2, length=4)
+    graph, kept_counts = model.graph(kv), []
+    for metric, thresholds in THRESHOLDS.items():
+        twin = Twin(model, graph, prompts, ablation, metric)
+        for threshold in thresholds:
+            mask, gates_kept, tests, value = twin.search(threshold, reader_order, gates)
+            order = Order(reader_order=reader_order, gates=gates)
+            for chunk in (1, 1000):
+                args = model, kv, prompts, ablation, metric, threshold, order, chunk
+                steps = search(*args)
+                found = [t for s in steps for t in s.tests]
+                names = [(_name(graph, t), t.kept) for t in found]
+                assert names == [(n, k) for n, _, k in tests]
+                effects = np.array([t.effect for t in found])
+                np.testing.assert_allclose(effects, [e for _, e, _ in tests], rtol=0, atol=1e-9)
+                assert (steps[-1].mask == mask).all()
+                assert steps[-1].metric == pytest.approx(value, abs=1e-9)
+            kept_counts.append(int(mask.sum()))
+    assert len(set(kept_counts)) > 2 and max(kept_counts) > 5  # the thresholds do bite
+
+
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_state_and_a_fresh_dense_run_agree(family):
+    model, prompts = families.view(family), families.prompts(n=4)
+    forward = PatchedForward(model, model.graph(), prompts)
+    for name, threshold in (("kl", 0.02), ("prob_diff", 0.001), ("nll", 0.02), ("logit_diff", 0.1)):
+        metric = make_metric(name, forward.prompts, forward.clean.logits)
+        last = list(acdc(forward, metric, threshold))[-1]
+        fresh = metric.of_logits(forward.run(last.mask)).mean().item()
+        assert last.metric == pytest.approx(fresh, abs=1e-10)
+        assert 0 < last.n_edges < forward.graph.n_edges
+        assert last.n_settled == forward.graph.n_edges
+
+
+def test_extreme_thresholds():
+    model, prompts = families.view("gpt2"), families.prompts()
+    args = model, "per_query_head", prompts, "resample", "kl"
+    everything = search(*args, -1e9, Order())[-1]
+    assert everything.n_edges == model.graph().n_edges and everything.metric == pytest.approx(0)
+    nothing = search(*args, 1e9, Order())[-1]
+    forward = PatchedForward(model, model.graph(), prompts)
+    kl = make_metric("kl", prompts, forward.clean.logits).of_logits(forward.corrupt.logits)
+    assert nothing.n_edges == 0 and nothing.metric == pytest.approx(kl.mean().item(), abs=1e-10)
+
+
+def test_equal_outputs_have_no_effect():
+    """Removing an edge from a writer whose clean and corrupted outputs agree changes nothing."""
+    prompts = families.prompts()
+    prompts = type(prompts)(prompts.clean, prompts.clean, prompts.answers, prompts.wrong, 5)
+    steps = search(families.view("llama"), "per_query_head", prompts, "resample", "kl", 1e-12, Order())
+    assert steps[-1].n_edges == 0
+    assert all(abs(t.effect) < 1e-12 for s in steps for t in s.tests)
+
+
+def test_random_sender_order_is_seeded():
+    model, prompts = families.view("gpt2"), families.prompts()
+    args = model, "per_query_head", prompts, "resample", "kl", 0.02
+    runs = [
+        [t for s in search(*args, Order(sender_heads="random", seed=seed)) for t in s.tests]
+        for seed in (3, 3, 4)
+    ]
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_float32_twice_is_bit_identical():
+    model, prompts = families.view("llama", torch.float32), families.prompts(n=4)
+    args = model, "per_query_head", prompts, "resample", "kl", 0.02, Order()
+    first, second = search(*args), search(*args)
+    assert [s.tests for s in first] == [s.tests for s in second]
+    assert (first[-1].mask == second[-1].mask).all()
+
+
+def test_nan_is_an_error_not_a_kept_edge():
+    model, prompts = families.view("gpt2"), families.prompts()
+    forward = PatchedForward(model, model.graph(), prompts)
+    forward.ablated = forward.ablated * float("nan")
+    metric = make_metric("kl", forward.prompts, forward.clean.logits)
+    with pytest.raises(FloatingPointError, match="logits"):
+        list(acdc(forward, metric, 0.1))

@@ -1,0 +1,201 @@
+"""The slow, obvious twin: literal loops over readers and edges, one dense run a test, float64.
+
+Reads beside Conmy et al. 2023 and shares no arithmetic with acdc/: own norms, own rotation, own
+softmax, one head and one edge at a time, nothing cached between runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from acdc.graph import Graph
+from acdc.model import Model, Norm
+from acdc.prompts import Prompts
+
+
+def norm(n: Norm, x: Tensor) -> Tensor:
+    if n.kind == "none":
+        return x
+    if n.kind == "layer":
+        x = x - x.mean(-1, keepdim=True)
+    y = x / (x.pow(2).mean(-1, keepdim=True) + n.eps).sqrt() * n.weight
+    return y if n.bias is None else y + n.bias
+
+
+def rotate(model: Model, y: Tensor) -> Tensor:
+    if model.cos is None:
+        return y
+    half = model.cos.shape[1] // 2  # pairs (i, i + half) turn in the complex plane
+    n = y.shape[1]
+    turn = torch.complex(model.cos[:n, :half], model.sin[:n, :half])
+    pair = torch.complex(y[..., :half], y[..., half : 2 * half]) * turn
+    return torch.cat([pair.real, pair.imag, y[..., 2 * half :]], dim=-1)
+
+
+def head_output(model: Model, layer: int, head: int, x_q: Tensor, x_k: Tensor, x_v: Tensor) -> Tensor:
+    block, group = model.blocks[layer], head // (model.n_heads // model.n_kv_heads)
+    a = block.attn
+
+    def part(x, weight, bias, i):
+        y = norm(block.ln1, x) @ weight[i]
+        return y if bias is None else y + bias[i]
+
+    q = rotate(model, norm(a.q_norm, part(x_q, a.W_Q, a.b_Q, head)))
+    k = rotate(model, norm(a.k_norm, part(x_k, a.W_K, a.b_K, group)))
+    v = part(x_v, a.W_V, a.b_V, group)
+    z = torch.zeros_like(v)
+    for t in range(q.shape[1]):
+        scores = (q[:, t : t + 1] * k[:, : t + 1]).sum(-1) * a.scale
+        weights = scores.exp() / scores.exp().sum(-1, keepdim=True)
+        z[:, t] = (weights[..., None] * v[:, : t + 1]).sum(1)
+    return z @ a.W_O[head]
+
+
+def run(model: Model, graph: Graph, tokens: Tensor, mask: np.ndarray, abl: list[Tensor] | None):
+    """(all writers' outputs, logits at the last position) with `mask` kept, the rest from `abl`."""
+    cur: list[Tensor] = []
+
+    def read(reader: int) -> Tensor:
+        info = graph.readers[reader]
+        n = graph.writers_before(info.layer, info.part)
+        x = torch.zeros_like(cur[0])
+        for w in range(n):
+            x = x + (cur[w] if mask[w, reader] else abl[w])
+        own = info.part == "mlp" and not graph.parallel
+        for layer in range(min(info.layer + own, graph.n_layers)):
+            if model.blocks[layer].attn.b_O is not None:
+                x = x + model.blocks[layer].attn.b_O
+        return x
+
+    cur.append(model.W_E[tokens] * model.embed_scale)
+    if model.W_pos is not None:
+        cur[0] = cur[0] + model.W_pos[: tokens.shape[1]]
+    for layer, block in enumerate(model.blocks):
+        early = [read(r) for h in range(graph.n_heads) for r in graph.head_readers(layer, h)]
+        mlp_in = read(graph.reader(layer, "mlp")) if block.mlp and graph.parallel else None
+        for h in range(graph.n_heads):
+            cur.append(head_output(model, layer, h, *early[3 * h : 3 * h + 3]))
+        if block.mlp is not None:
+            x = norm(block.ln2, read(graph.reader(layer, "mlp")) if mlp_in is None else mlp_in)
+            m = block.mlp
+            inner = x @ m.W_in if m.b_in is None else x @ m.W_in + m.b_in
+            if m.W_gate is not None:
+                inner = m.act(x @ m.W_gate if m.b_gate is None else x @ m.W_gate + m.b_gate) * inner
+            else:
+                inner = m.act(inner)
+            cur.append(inner @ m.W_out if m.b_out is None else inner @ m.W_out + m.b_out)
+    final = norm(model.ln_final, read(len(graph.readers) - 1))[:, -1] @ model.W_U
+    return cur, final if model.b_U is None else final + model.b_U
+
+
+def metric_value(name: str, prompts: Prompts, clean: Tensor, logits: Tensor) -> float:
+    total = 0.0
+    for row in range(len(prompts)):
+        p, q = clean[row].softmax(0), logits[row].softmax(0)
+        right, wrong = list(prompts.answers[row]), list(prompts.wrong[row])
+        if name == "kl":
+            total += float((p * (p.log() - q.log())).sum())
+        elif name == "logit_diff":
+            total += float(logits[row][right].mean() - logits[row][wrong].mean())
+        elif name == "prob_diff":
+            total += float(q[right].sum() - q[wrong].sum())
+        elif name == "nll":
+            total += -float(q[right].sum().log())
+    return total / len(prompts)
+
+
+@dataclass
+class Twin:
+    """One search, one edge at a time."""
+
+    model: Model
+    graph: Graph
+    prompts: Prompts
+    ablation: str
+    metric: str
+
+    def __post_init__(self) -> None:
+        full = self.graph.legal
+        _, self.clean = run(self.model, self.graph, self.prompts.clean, full, None)
+        corrupt, _ = run(self.model, self.graph, self.prompts.corrupt, full, None)
+        if self.ablation == "zero":
+            corrupt = [torch.zeros_like(c) for c in corrupt]
+        elif self.ablation == "mean":
+            corrupt = [c.mean(0, keepdim=True).expand_as(c) for c in corrupt]
+        self.abl = corrupt
+
+    def value(self, mask: np.ndarray) -> float:
+        _, logits = run(self.model, self.graph, self.prompts.clean, mask, self.abl)
+        return metric_value(self.metric, self.prompts, self.clean, logits)
+
+    def search(self, threshold: float, reader_order: str, gates: bool, heads: str = "descending"):
+        """(mask, kept gates, tests as (edge or reader name, effect, kept), final value)."""
+        graph, sign = self.graph, -1 if self.metric in ("logit_diff", "prob_diff") else 1
+        mask, tests, kept_gates = graph.legal.copy(), [], []
+        now = self.value(mask)
+
+        def attempt(name: str, writers: list[int], reader: int) -> bool:
+            nonlocal now
+            trial = mask.copy()
+            trial[writers, reader] = False
+            new = self.value(trial)
+            effect = sign * (new - now)
+            kept = not effect < threshold
+            tests.append((name, effect, kept))
+            if not kept:
+                mask[:], now = trial, new
+            return kept
+
+        def visit(reader: str, gate: bool) -> None:
+            r = graph.reader_index[reader]
+            nodes = graph.readers[r].nodes
+            if reader != "logits" and not any(mask[n].any() for n in nodes):
+                mask[:, r] = False
+                return
+            senders = [w for w in self.senders(heads) if mask[w, r]]
+            if gate:
+                if attempt(reader, senders, r):
+                    kept_gates.append(reader)
+            else:
+                for w in senders:
+                    attempt(graph.edge_name(w, r), [w], r)
+
+        for reader, gate in self.visits(reader_order, gates):
+            visit(reader, gate)
+        return mask, kept_gates, tests, now
+
+    def senders(self, heads: str) -> list[int]:
+        names = []
+        for layer in reversed(range(self.graph.n_layers)):
+            names += [f"m{layer}"] if self.graph.has_mlp else []
+            order = range(self.graph.n_heads)
+            order = order if heads == "ascending" else reversed(order)
+            names += [f"a{layer}.h{h}" for h in order]
+        return [self.graph.writer_index[n] for n in [*names, "input"]]
+
+    def visits(self, reader_order: str, gates: bool) -> list[tuple[str, bool]]:
+        out = [("logits", False)]
+        heads = range(self.graph.n_heads - 1, -1, -1)
+        shared = self.graph.kv == "per_group"
+        size = self.graph.n_heads // self.graph.n_kv_heads if shared else 1
+        for layer in reversed(range(self.graph.n_layers)):
+            if self.graph.has_mlp:
+                out.append((f"m{layer}", False))
+            kv = f"a{layer}.kv" if shared else f"a{layer}.h"
+            groups = range(self.graph.n_heads // size - 1, -1, -1)
+            if reader_order == "layer":
+                names = [f"{kv}{g}<v>" for g in groups] + [f"{kv}{g}<k>" for g in groups]
+                batches = [names + [f"a{layer}.h{h}<q>" for h in heads]]
+            else:
+                batches = []
+                for h in heads:
+                    first = (h + 1) % size == 0
+                    own = [f"{kv}{h // size}<v>", f"{kv}{h // size}<k>"] if first else []
+                    batches.append([*own, f"a{layer}.h{h}<q>"])
+            for names in batches:
+                out += [(n, True) for n in names if gates] + [(n, False) for n in names]
+        return out

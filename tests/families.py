@@ -1,0 +1,96 @@
+"""Tiny random models of every supported family: two layers, four heads, seeded, no downloads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers as hf
+
+from acdc.bridge import LoadedModel, from_bridge, from_module
+from acdc.model import Model
+from acdc.prompts import Prompts
+
+VOCAB, LENGTH = 50, 6
+SIZES: dict[str, Any] = dict(
+    hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+    vocab_size=VOCAB, max_position_embeddings=32,
+)  # fmt: skip
+
+
+def _gpt2() -> Any:
+    cfg = hf.GPT2Config(n_layer=2, n_head=4, n_embd=32, vocab_size=VOCAB, n_positions=32)
+    return hf.GPT2LMHeadModel(cfg)
+
+
+def _llama() -> Any:
+    return hf.LlamaForCausalLM(hf.LlamaConfig(num_key_value_heads=2, **SIZES))
+
+
+def _qwen2() -> Any:
+    return hf.Qwen2ForCausalLM(hf.Qwen2Config(num_key_value_heads=2, **SIZES))
+
+
+def _qwen3() -> Any:
+    return hf.Qwen3ForCausalLM(hf.Qwen3Config(num_key_value_heads=2, head_dim=8, **SIZES))
+
+
+def _pythia() -> Any:
+    return hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(use_parallel_residual=True, **SIZES))
+
+
+def _gemma() -> Any:
+    return hf.GemmaForCausalLM(hf.GemmaConfig(num_key_value_heads=2, head_dim=8, **SIZES))
+
+
+def _attention_only() -> LoadedModel:
+    from transformer_lens.config import TransformerBridgeConfig
+    from transformer_lens.model_bridge import TransformerBridge
+
+    config = TransformerBridgeConfig(
+        d_model=32, d_head=8, n_layers=2, n_heads=4, n_ctx=32, d_vocab=VOCAB, attn_only=True,
+        normalization_type="LN", seed=0, init_weights=True,
+    )  # fmt: skip
+    bridge = TransformerBridge.boot_native(config).eval()
+    _randomise(bridge)
+    return from_bridge(bridge, None, "attention_only")
+
+
+def _randomise(module: torch.nn.Module) -> None:
+    """Weights large enough that edges matter: norms near 1, the rest of standard deviation 0.3."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, p in module.named_parameters():
+            noise = torch.randn(p.shape, generator=generator)
+            is_norm = p.ndim == 1 and name.endswith("weight")
+            p.copy_(1 + 0.2 * noise if is_norm else 0.3 * noise)
+
+
+BUILDERS = {
+    "gpt2": _gpt2, "llama": _llama, "qwen2": _qwen2, "qwen3": _qwen3, "pythia": _pythia,
+    "gemma": _gemma,
+}  # fmt: skip
+FAMILIES = (*BUILDERS, "attention_only")
+
+
+def load(family: str) -> LoadedModel:
+    """A tiny model of a family, checked as any user's model is."""
+    if family == "attention_only":
+        return _attention_only()
+    module = BUILDERS[family]()
+    _randomise(module)
+    return from_module(module, None, family)
+
+
+def view(family: str, dtype: torch.dtype = torch.float64) -> Model:
+    """The frozen view of a tiny model, in float64."""
+    return load(family).model.to(dtype)
+
+
+def prompts(n: int = 3, length: int = LENGTH, seed: int = 0) -> Prompts:
+    """Random clean and corrupt tokens with one right and two wrong answers each."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(0, VOCAB, (2, n, length), generator=generator)
+    answers = tuple((int(t),) for t in torch.randint(0, 25, (n,), generator=generator))
+    wrong = tuple((30 + i, 40 + i) for i in range(n))
+    return Prompts(ids[0], ids[1], answers, wrong, length - 1)
