@@ -1,7 +1,7 @@
 """From a live TransformerBridge to our frozen view, with the identities that the method needs.
 
-With acdc/native.py the only importer of TransformerLens (4.3, where everything is a
-TransformerBridge around a Hugging Face or native module). Loading checks on one random batch, before
+With acdc/native.py the only importer of TransformerLens (4.3: everything is a TransformerBridge
+around a Hugging Face or native module). Loading checks on one random batch, before
 anything is searched, that heads sum to the attention output, that writers sum to the residual
 stream, and that our own forward gives the bridge's logits; a model that fails is refused with the
 identity, the layer and the size of the error.
@@ -44,8 +44,12 @@ class LoadedModel:
         return self.bridge(tokens)
 
 
-def load_pretrained(name: str, dtype: torch.dtype, device: str) -> LoadedModel:
+def load_pretrained(
+    name: str, dtype: torch.dtype, device: str, label: str | None = None
+) -> LoadedModel:
     """Any causal language model by hub id or local folder, in evaluation mode.
+
+    `label` is what it is called from then on (default: `name`).
 
     InputError if it cannot be read, its architecture is unknown to TransformerLens, or an identity
     fails.
@@ -53,12 +57,12 @@ def load_pretrained(name: str, dtype: torch.dtype, device: str) -> LoadedModel:
     if Path(name).is_dir():
         check_folder(Path(name))
     try:
-        module = AutoModelForCausalLM.from_pretrained(
+        module: Any = AutoModelForCausalLM.from_pretrained(
             name, dtype=dtype, attn_implementation="eager"
         )
     except Exception as error:  # any failure in there means the same: this cannot be used
         raise InputError(f"model.name={name!r} cannot be loaded: {_first_line(error)}") from error
-    return from_module(module.to(device), _tokenizer(name), name)
+    return from_module(module.to(device), _tokenizer(name), label or name)
 
 
 def check_folder(folder: Path) -> None:
@@ -84,7 +88,9 @@ def _tokenizer(name: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(name)
     except Exception as error:
-        raise InputError(f"model.name={name!r}: no usable tokenizer: {_first_line(error)}") from error
+        raise InputError(
+            f"model.name={name!r}: no usable tokenizer: {_first_line(error)}"
+        ) from error
 
 
 def from_module(module: Any, tokenizer: Any, name: str) -> LoadedModel:
@@ -212,14 +218,22 @@ def _read_block(bridge: TransformerBridge, layer: int) -> Block:
         else Norm("none")
         for part in ("q", "k")
     }
-    weights = {n: _tensor(attn, n) for n in ("W_Q", "W_K", "W_V", "W_O")}
-    biases = {n: _tensor(attn, n) for n in ("b_Q", "b_K", "b_V", "b_O")}
     has_mlp = hasattr(block, "mlp") and not getattr(cfg, "attn_only", False)
     return Block(
         ln1=_read_norm(block.ln1, cfg),
         attn=Attention(
-            **weights, **biases, q_norm=qk["q"], k_norm=qk["k"], scale=_attention_scale(attn, cfg)
-        ),  # type: ignore[arg-type]
+            W_Q=_weight(attn, "W_Q"),
+            W_K=_weight(attn, "W_K"),
+            W_V=_weight(attn, "W_V"),
+            W_O=_weight(attn, "W_O"),
+            b_Q=_tensor(attn, "b_Q"),
+            b_K=_tensor(attn, "b_K"),
+            b_V=_tensor(attn, "b_V"),
+            b_O=_tensor(attn, "b_O"),
+            q_norm=qk["q"],
+            k_norm=qk["k"],
+            scale=_attention_scale(attn, cfg),
+        ),
         ln2=_read_norm(getattr(block, "ln2", block.ln1), cfg) if has_mlp else None,
         mlp=_read_mlp(block.mlp, cfg) if has_mlp else None,
     )
@@ -235,8 +249,22 @@ def _attention_scale(attn: Any, cfg: Any) -> float:
 def _read_mlp(mlp: Any, cfg: Any) -> MLP:
     if cfg.act_fn not in ACT2FN:
         raise AttributeError(f"activation {cfg.act_fn!r} is unknown")
-    names = ("W_in", "b_in", "W_gate", "b_gate", "W_out", "b_out")
-    return MLP(**{n: _tensor(mlp, n) for n in names}, act=ACT2FN[cfg.act_fn])  # type: ignore[arg-type]
+    return MLP(
+        W_in=_weight(mlp, "W_in"),
+        b_in=_tensor(mlp, "b_in"),
+        W_gate=_tensor(mlp, "W_gate"),
+        b_gate=_tensor(mlp, "b_gate"),
+        W_out=_weight(mlp, "W_out"),
+        b_out=_tensor(mlp, "b_out"),
+        act=ACT2FN[cfg.act_fn],
+    )
+
+
+def _weight(module: Any, name: str) -> Tensor:
+    value = _tensor(module, name)
+    if value is None:
+        raise AttributeError(f"{type(module).__name__} has no {name}")
+    return value
 
 
 def _tensor(module: Any, name: str) -> Tensor | None:
@@ -263,8 +291,9 @@ def check_identities(bridge: TransformerBridge, model: Model) -> None:
         check("writers sum to the residual stream", i, pre, get("hook_resid_pre"))
         check("writers sum to the residual stream", i, post, get("hook_resid_post"))
     check("own forward = the bridge's logits", len(model.blocks), own.logits, logits[:, -1])
-    total = own.writers.sum(0) + sum(b.attn.b_O for b in model.blocks if b.attn.b_O is not None)
-    check("writers sum to the last stream", len(model.blocks), total, own.streams[stream_of(graph, 0, "logits")])  # fmt: skip
+    biases = [b.attn.b_O for b in model.blocks if b.attn.b_O is not None]
+    last = own.streams[stream_of(graph, graph.n_layers, "logits")]
+    check("writers sum to the last stream", graph.n_layers, own.writers.sum(0) + sum(biases), last)
 
 
 class _Check:

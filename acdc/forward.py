@@ -1,14 +1,14 @@
-"""The patched forward pass: a function of prompts, mask and ablation. No hooks, nothing left behind.
+"""The patched forward pass: a function of prompts, mask and ablation. No hooks, no state.
 
 A circuit's value (Conmy et al. 2023, section 3; the same in EAP-IG and TransformerLens): run the
 clean prompts, and let every reader v receive
 
     x_v = biases + sum over kept u->v of cur(u) + sum over cut u->v of abl(u)
 
-where cur(u) is what writer u puts out in this very run (patches propagate), and abl(u) its value in
-the corrupted run (`resample`), its mean over the corrupted prompts at each position (`mean`), or 0
-(`zero`). All edges kept is the model; none kept under `resample` is the corrupted run. A mask
-between 0 and 1 mixes, so the gradient on the mask is an edge's attribution. This is the plain, dense
+where cur(u) is what writer u puts out in this very run (patches propagate), and abl(u) its value
+in the corrupted run (`resample`), its mean over the corrupted prompts at each position (`mean`),
+or 0 (`zero`). All edges kept is the model; none kept under `resample` is the corrupted run. A mask
+between 0 and 1 mixes, so the gradient on the mask is an edge's attribution. This is the plain
 form; acdc/incremental.py is the fast one.
 """
 
@@ -123,8 +123,8 @@ class PatchedForward:
         run.write(self.model.embed(self.prompts.clean)[None])
         for layer, block in enumerate(self.model.blocks):
             early = run.read(layer, "mlp") if block.mlp and self.model.parallel else None
-            parts = (run.read(layer, part).transpose(0, 1) for part in ("q", "k", "v"))
-            heads, _ = _heads(self.model, layer, *parts, self.n_pos)
+            q, k, v = (run.read(layer, part).transpose(0, 1) for part in ("q", "k", "v"))
+            heads, _ = _heads(self.model, layer, q, k, v, self.n_pos)
             run.write(heads.transpose(0, 1), block.attn.b_O)
             if block.mlp is not None:
                 late = run.read(layer, "mlp") if early is None else early

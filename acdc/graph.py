@@ -226,10 +226,10 @@ class Circuit:
 
     def nodes(self) -> list[str]:
         """Names of the nodes that a kept edge touches, `logits` last."""
-        touched = self.mask.any(axis=1)
-        for r in np.flatnonzero(self.mask.any(axis=0)):
-            touched[list(self.graph.readers[r].nodes)] = True
-        names = [name for name, hit in zip(self.graph.writers, touched, strict=True) if hit]
+        touched = {int(w) for w in np.flatnonzero(np.any(self.mask, axis=1))}
+        for r in np.flatnonzero(np.any(self.mask, axis=0)).tolist():
+            touched.update(self.graph.readers[r].nodes)
+        names = [name for i, name in enumerate(self.graph.writers) if i in touched]
         return names + ["logits"] * bool(self.mask[:, -1].any())
 
     def pruned(self) -> Circuit:
@@ -267,7 +267,7 @@ class Circuit:
         nodes = {n: {"in_graph": n in names or n == "logits"} for n in (*g.writers, "logits")}
         edges = {}
         for r, reader in enumerate(g.readers):
-            for w in np.flatnonzero(self.mask[:, r] | (self.scores[:, r] != 0)):
+            for w in np.flatnonzero(self.mask[:, r] | (self.scores[:, r] != 0)).tolist():
                 entry = {"score": float(self.scores[w, r]), "in_graph": bool(self.mask[w, r])}
                 for name in self._ungrouped(reader):
                     edges[f"{g.writers[w]}->{name}"] = entry
@@ -337,9 +337,7 @@ def _from_entries(graph: Graph, edges: Mapping[str, Mapping[str, Any]]) -> Circu
         mask[w, r] |= bool(entry["in_graph"])
         copies[w, r] += bool(entry["in_graph"])
         scores[w, r] = float(entry.get("score", 0.0))
-    wanted = np.array(
-        [len(r.nodes) if r.part in ("k", "v") else 1 for r in graph.readers]
-    )
+    wanted = np.array([max(1, len(r.nodes)) for r in graph.readers])
     mixed = np.argwhere(mask & (copies != wanted[None, :])).tolist()
     if len(mixed):
         raise InputError(

@@ -51,7 +51,9 @@ class Trial:
     pattern: dict[int, Tensor] = field(default_factory=dict)  # by head
     out: dict[int, Tensor] = field(default_factory=dict)  # z by head, output by MLP
     delta: dict[int, Tensor] = field(default_factory=dict)  # change of a writer's output
-    incoming: dict[int, list[int]] = field(default_factory=dict)  # reader -> changed writers it reads
+    incoming: dict[int, list[int]] = field(
+        default_factory=dict
+    )  # reader -> changed writers it reads
     final: Tensor | None = None  # input of the logits reader, [variant, batch, d_model]
 
     def row(self, reader: int, variant: int) -> int:
@@ -174,7 +176,8 @@ class State:
 
     def _demand(self, writer: int) -> int:
         """How many last positions of a writer anything kept still reads; 0 = dead."""
-        spans = [self.span[r] for r in np.flatnonzero(self.mask[writer]) if r in self.span]
+        readers = np.flatnonzero(self.mask[writer]).tolist()
+        spans = [self.span[r] for r in readers if r in self.span]
         return max(spans, default=0)
 
     def _readers(self, layer: int, writer: int) -> tuple[int, int, int]:
@@ -217,8 +220,10 @@ class State:
             self._push_mlp(trial, layer)
         change = self._incoming(trial, self._logits)
         current = self.x[self._logits][:, 0]
-        n = len(cuts)
-        trial.final = current.expand(n, *current.shape) if change is None else current + change[:, :, 0]  # fmt: skip
+        if change is None:
+            trial.final = current.expand(len(cuts), *current.shape)
+        else:
+            trial.final = current + change[:, :, 0]
         return trial
 
     def _cut_inputs(self, trial: Trial) -> None:
@@ -239,7 +244,7 @@ class State:
                 trial.act[reader] = torch.cat([self.act[reader][None], new])
 
     def _push_heads(self, trial: Trial, layer: int) -> None:
-        """Recompute the readers of a layer's live heads that see a changed writer, then the heads."""
+        """Recompute the readers that see a changed writer, then their heads."""
         for reader in dict.fromkeys(
             r for writer in self.live[layer] for r in self._readers(layer, writer)
         ):
@@ -311,7 +316,9 @@ class State:
         for reader in trial.x:
             self.x[reader] = trial.x[reader][trial.row(reader, variant)].clone()
         for reader in trial.incoming:
-            self.x[reader] = self.x[reader] + self._sum(trial, reader, slice(variant, variant + 1))[0]
+            self.x[reader] = (
+                self.x[reader] + self._sum(trial, reader, slice(variant, variant + 1))[0]
+            )
         for reader, act in trial.act.items():
             self.act[reader] = act[trial.row(reader, variant)].clone()
         for store, new in ((self.pattern, trial.pattern), (self.out, trial.out)):

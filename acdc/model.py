@@ -158,7 +158,12 @@ class Model:
         return head * self.n_kv_heads // self.n_heads
 
     def project(
-        self, layer: int, part: Part, heads: int | list[int], x: Float[Tensor, "*n pos d_model"], n_pos: int
+        self,
+        layer: int,
+        part: Part,
+        heads: int | list[int],
+        x: Float[Tensor, "*n pos d_model"],
+        n_pos: int,
     ) -> Float[Tensor, "*n pos d_head"]:
         """q, k or v from a reader's input (before the norm), positions turned in.
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.sources.native import boot
 
 from acdc.errors import InputError
 
@@ -54,7 +55,7 @@ def untrained_bridge(config: Mapping[str, Any]) -> TransformerBridge:
     """
     try:
         settings = TransformerBridgeConfig(**{"seed": 0, "init_weights": True, **config})
-        return TransformerBridge.boot_native(settings)
+        return boot(settings)
     except (TypeError, ValueError, AssertionError) as error:
         raise InputError(f"native model config {dict(config)} is not usable: {error}") from error
 

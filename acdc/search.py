@@ -51,7 +51,7 @@ class Visit:
 
 
 @dataclass(frozen=True)
-class Test:
+class Decision:
     """One trial removal."""
 
     order: int  # place among all tests, from 0
@@ -62,16 +62,23 @@ class Test:
     kept: bool  # effect >= threshold
     tie: bool  # within 1e-6 of the threshold: rounding could have decided otherwise
 
+    def name(self, graph: Graph) -> str:
+        """Name of the edge, or of the reader whose gate it is."""
+        if self.writer is None:
+            return graph.readers[self.reader].name
+        return graph.edge_name(self.writer, self.reader)
+
 
 @dataclass(frozen=True)
 class Step:
     """What became of one visit."""
 
     visit: Visit
-    tests: tuple[Test, ...]
+    tests: tuple[Decision, ...]
     reason: Reason
     metric: float  # of the circuit so far, in the metric's own sign
-    n_edges: int  # edges kept so far, those not visited yet included
+    n_edges: int  # edges in the circuit so far, those not visited yet included
+    n_kept: int  # edges kept among those that are settled
     n_settled: int  # edges whose fate is decided
     n_tests: int
     n_passes: int  # batched passes so far
@@ -84,8 +91,8 @@ def itinerary(graph: Graph, order: Order) -> list[Visit]:
     for layer in reversed(range(graph.n_layers)):
         if graph.has_mlp:
             visits.append(Visit(graph.reader(layer, "mlp"), "edges"))
-        batches = _by_head(graph, layer) if order.reader_order == "head" else [_by_part(graph, layer)]
-        for readers in batches:
+        by_head = order.reader_order == "head"
+        for readers in _by_head(graph, layer) if by_head else [_by_part(graph, layer)]:
             if order.gates:
                 visits += [Visit(r, "gate") for r in readers]
             visits += [Visit(r, "edges") for r in readers]
@@ -99,7 +106,7 @@ def _by_part(graph: Graph, layer: int) -> list[int]:
 
 
 def _by_head(graph: Graph, layer: int) -> list[list[int]]:
-    """V, K, Q of each head, last head first; a shared k or v with the first of its heads to come."""
+    """V, K, Q of each head, last head first; a shared k or v with the first of its heads."""
     seen: dict[int, None] = {}
     batches = []
     for head in reversed(range(graph.n_heads)):
@@ -137,14 +144,16 @@ def acdc(
     adapts to how often edges are kept, and to memory); it changes the time, not the result.
     FloatingPointError if the metric becomes NaN or infinite.
     """
+    graph = forward.graph
     search = _Search(State(forward, metric), threshold, order or Order(), chunk)
-    stage = lambda v: (_stage(forward.graph, v.reader), v.kind)  # noqa: E731
-    entered = (forward.graph.n_layers, "logits")
-    for (where, kind), visits in groupby(itinerary(forward.graph, search.order), key=stage):
-        if where != entered:
-            search.state.enter(*where)
-            entered = where
-        yield from search.gates(list(visits)) if kind == "gate" else search.edges(list(visits))
+    where = (graph.n_layers, "logits")  # the state starts there
+    visits = itinerary(graph, search.order)
+    for (stage, kind), group in groupby(visits, lambda v: (_stage(graph, v.reader), v.kind)):
+        batch = list(group)
+        if stage != where:
+            search.state.enter(*stage)
+            where = stage
+        yield from search.gates(batch) if kind == "gate" else search.edges(batch)
 
 
 def _stage(graph: Graph, reader: int) -> tuple[int, str]:
@@ -161,7 +170,7 @@ class _Search:
         self.mask = state.graph.legal.copy()  # as of the last step; the state may be ahead of it
         self.metric, self.sign = state.value, state.metric.sign
         self.guess = 16  # how many tests in a row are expected to pass
-        self.n_tests = self.n_tried = self.n_passes = self.n_settled = 0
+        self.n_tests = self.n_tried = self.n_passes = self.n_kept = self.n_settled = 0
 
     def gates(self, visits: list[Visit]) -> Iterator[Step]:
         """Try to cut all edges into each reader at once."""
@@ -193,7 +202,9 @@ class _Search:
                 tests = tuple(next(results) for _ in cuts[reader])
                 yield self._step(visit, tests, "tested", size)
 
-    def _step(self, visit: Visit, tests: tuple[Test, ...], reason: Reason, settled: int) -> Step:
+    def _step(
+        self, visit: Visit, tests: tuple[Decision, ...], reason: Reason, settled: int
+    ) -> Step:
         for test in tests:
             if not test.kept:
                 self.mask[slice(None) if test.writer is None else test.writer, test.reader] = False
@@ -201,15 +212,16 @@ class _Search:
         if reason == "disconnected":
             self.mask[:, visit.reader] = False
         self.n_settled += settled
+        self.n_kept += int(self.mask[:, visit.reader].sum()) if settled else 0
         self.n_tests += len(tests)
         mask = self.mask.copy()
         mask.setflags(write=False)
         return Step(
-            visit, tests, reason, self.metric, int(mask.sum()), self.n_settled, self.n_tests,
-            self.n_passes, mask,
+            visit, tests, reason, self.metric, int(mask.sum()), self.n_kept, self.n_settled,
+            self.n_tests, self.n_passes, mask,
         )  # fmt: skip
 
-    def _run(self, cuts: Sequence[Cut]) -> Iterator[Test]:
+    def _run(self, cuts: Sequence[Cut]) -> Iterator[Decision]:
         """Decide the cuts one after the other, by batches of cumulative variants."""
         done = 0
         while done < len(cuts):
@@ -226,12 +238,12 @@ class _Search:
             return self.chunk
         return max(1, min(self.guess, BATCH_BYTES // self.state.bytes_per_variant()))
 
-    def _try(self, batch: Sequence[Cut]) -> list[Test]:
+    def _try(self, batch: Sequence[Cut]) -> list[Decision]:
         """Tests up to the first kept edge; what passed before it is committed."""
         state = self.state
         trial, before = state.trial(batch), state.value
         self.n_passes += 1
-        tests: list[Test] = []
+        tests: list[Decision] = []
         for cut, after in zip(batch, state.values(trial), strict=True):
             tests.append(self._test(cut, before, after))
             if tests[-1].kept:
@@ -242,7 +254,7 @@ class _Search:
             state.commit(trial, accepted - 1, before)
         return tests
 
-    def _test(self, cut: Cut, before: float, after: float) -> Test:
+    def _test(self, cut: Cut, before: float, after: float) -> Decision:
         effect = self.sign * (after - before)
         if not math.isfinite(effect):
             name = self.state.graph.readers[cut.reader].name
@@ -250,4 +262,4 @@ class _Search:
         writer = None if cut.gate else cut.writers[0]
         kept, tie = effect >= self.threshold, abs(effect - self.threshold) < 1e-6
         self.n_tried += 1
-        return Test(self.n_tried - 1, cut.reader, writer, effect, after, kept, tie)
+        return Decision(self.n_tried - 1, cut.reader, writer, effect, after, kept, tie)

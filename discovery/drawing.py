@@ -142,7 +142,7 @@ def draw_circuit(
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, grid.width), ylim=(0, grid.height))
     axes.axis("off")
-    style = {"font.family": "DejaVu Sans", "svg.fonttype": "none", "svg.hashsalt": "circuit"}
+    style: Any = {"font.family": "DejaVu Sans", "svg.fonttype": "none", "svg.hashsalt": "circuit"}
     with matplotlib.rc_context(style):
         _draw_grid(axes, grid)
         _draw_edges(axes, grid, edges)
@@ -271,7 +271,7 @@ def _draw_header(
     _text(axes, x, y, "|effect|", size=7.5, color=GREY, ha="left")
     x += 0.5
     for strength in (0.05, 0.3, 1.0):
-        look = {"lw": _width(strength), "alpha": _opacity(strength)}
+        look: dict[str, Any] = {"lw": _width(strength), "alpha": _opacity(strength)}
         axes.add_line(Line2D([x, x + 0.22], [y, y], color=INK, **look))
         label = f"{strength * _strongest(edges):.2g}"
         _text(axes, x + 0.28, y, label, size=7.5, color=INK, ha="left")

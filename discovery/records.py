@@ -100,8 +100,9 @@ class RunFolder:
     Leaving the block records how the run ended: done, or failed with the exception, which goes on.
     """
 
-    def __init__(self, folder: Path, status: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, status: Mapping[str, Any], config_hash: str) -> None:
         self.folder = folder
+        self.config_hash = config_hash  # of everything that can change a result
         self._status = dict(status)
         self._files: dict[str, int] = {}  # name -> descriptor of a file that is appended to
         self._next_heartbeat = 0.0
@@ -114,7 +115,9 @@ class RunFolder:
         """
         record = {"config": config, "overrides": list(overrides), "config_hash": ""}
         _encode(record)  # complain about a value before anything is written
-        record["config_hash"] = config_hash(config)
+        record["config_hash"] = config_hash(
+            {key: value for key, value in config.items() if key != "tracking"}
+        )
         now = _now()
         status = {
             "state": "running",
@@ -124,7 +127,7 @@ class RunFolder:
             "updated": now,
         }
         _claim(path, status)
-        run = cls(path, status)
+        run = cls(path, status, record["config_hash"])
         try:
             run.write("config.json", record)
         except BaseException as error:
@@ -236,6 +239,12 @@ def read_run(path: Path) -> Run:
         circuit=_read_json(path / "circuit.json"),
         result=_read_json(path / "result.json"),
     )
+
+
+def record_refusal(path: Path, overrides: Sequence[str], error: InputError) -> None:
+    """Leave a failed run for a job that was refused before it began; a run there is left alone."""
+    with suppress(InputError), RunFolder.create(path, {}, overrides):
+        raise error
 
 
 def _claim(folder: Path, status: Mapping[str, Any]) -> None:

@@ -125,7 +125,7 @@ def start_tracker(
     if mode == "disabled":
         yield NullTracker()
         return
-    with _environment(WANDB_DATA_DIR=str(folder / "wandb" / "data"), WANDB_SILENT="true"):
+    with _environment(WANDB_DATA_DIR=str(folder / "wandb" / "data")):
         wandb = _import_wandb()
         try:
             run = wandb.init(

@@ -48,7 +48,8 @@ CONFIG: dict[str, Any] = {
 }
 LONGEST_SEGMENT = 32  # tokens; the shortest is 2
 BATCH, LEARNING_RATE, WEIGHT_DECAY, WARM_UP_STEPS = 32, 3e-3, 0.1, 100
-HEAD_PENALTY = 2e-3  # nats per unit of a head's norm
+WHOLE = 0.7  # share of sequences with two whole copies; a run with none grew no previous-token head
+HEAD_PENALTY = 4e-3  # nats per unit of a head's norm
 HELD_OUT = 2000  # fresh sequences for the closing figures, from a seed that training never uses
 CLEAR = 0.5  # an attention score above this names a head
 FOLDER = Path(__file__).resolve().parents[1] / "discovery" / "models" / "induction"
@@ -56,47 +57,66 @@ FOLDER = Path(__file__).resolve().parents[1] / "discovery" / "models" / "inducti
 
 @dataclass(frozen=True)
 class Repeats:
-    """Sequences with one repeated segment."""
+    """Sequences with one repeated segment, and what follows at each position."""
 
     tokens: Int[Tensor, "batch pos"]
-    source: Int[Tensor, "batch pos"]  # position that holds the next token; 0 where not predictable
-    predictable: Bool[Tensor, "batch pos"]  # the next token is known from the first copy
+    following: Int[Tensor, "batch pos"]  # the token after this position: the right answer
+    source: Int[Tensor, "batch pos"]  # where that token stood before; 0 where not predictable
+    predictable: Bool[Tensor, "batch pos"]  # the token that follows is known from the first copy
 
 
 def repeats(batch: int, generator: torch.Generator) -> Repeats:
-    """Draw sequences of `n_ctx` tokens; second copy = first copy, everything else all different."""
-    length, vocab = CONFIG["n_ctx"], CONFIG["d_vocab"]
-    tokens = torch.rand(batch, vocab, generator=generator).argsort(dim=1)[:, :length]
-
-    def up_to(highest: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
-        return (torch.rand(batch, generator=generator) * (highest + 1)).long()
-
-    segment = 2 + up_to(torch.full((batch,), LONGEST_SEGMENT - 2))
-    free = length - 2 * segment
-    start = up_to(free)
-    distance = segment + up_to(free - start)
+    """Draw sequences of `n_ctx` + 1 tokens, all different but for the second copy of a segment."""
+    length = CONFIG["n_ctx"] + 1
+    drawn = torch.rand(batch, CONFIG["d_vocab"], generator=generator).argsort(dim=1)[:, :length]
+    whole, late = _whole(batch, length, generator), _late(batch, length, generator)
+    pick = torch.rand(batch, generator=generator) < WHOLE
+    segment, second, gap = (torch.where(pick, a, b) for a, b in zip(whole, late, strict=True))
+    distance = (segment + gap)[:, None]
     position = torch.arange(length)[None]
-    second = start + distance  # where the second copy begins
     copied = (position >= second[:, None]) & (position < (second + segment)[:, None])
-    origin = torch.where(copied, position - distance[:, None], position)
-    predictable = copied & (position < (second + segment - 1)[:, None])
-    source = (position - distance[:, None] + 1) * predictable
-    return Repeats(tokens.gather(1, origin), source, predictable)
+    tokens = drawn.gather(1, torch.where(copied, position - distance, position))
+    predictable = copied[:, :-1] & copied[:, 1:]
+    source = (position[:, :-1] - distance + 1) * predictable
+    return Repeats(tokens[:, :-1], tokens[:, 1:], source, predictable)
+
+
+def _whole(batch: int, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw length of segment, start of second copy and gap [batch]: both copies fit in."""
+    segment = 2 + _up_to(torch.full((batch,), LONGEST_SEGMENT - 2), generator)
+    start = _up_to(length - 2 * segment, generator)
+    gap = _up_to(length - 2 * segment - start, generator)
+    return segment, start + segment + gap, gap
+
+
+def _late(batch: int, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw the same three: the second copy begins anywhere, half the time right after the first.
+
+    The end may cut it. So the last positions are trained as well.
+    """
+    second = 2 + _up_to(torch.full((batch,), length - 4), generator)
+    segment = 2 + _up_to(second.clamp(max=LONGEST_SEGMENT) - 2, generator)
+    gap = _up_to(second - segment, generator) * _up_to(torch.ones(batch).long(), generator)
+    return segment, second, gap
+
+
+def _up_to(highest: Int[Tensor, " batch"], generator: torch.Generator) -> Int[Tensor, " batch"]:
+    return (torch.rand(len(highest), generator=generator) * (highest + 1)).long()
 
 
 def loss_of(bridge: TransformerBridge, data: Repeats) -> Float[Tensor, ""]:
     """Return the mean cross-entropy at predictable positions, in nats."""
-    at = data.predictable[:, :-1]
-    return cross_entropy(bridge(data.tokens)[:, :-1][at], data.tokens[:, 1:][at])
+    at = data.predictable
+    return cross_entropy(bridge(data.tokens)[at], data.following[at])
 
 
-def size_of_heads(bridge: TransformerBridge) -> Float[Tensor, ""]:
-    """Return the sum over heads of the norm of their value and output weights together."""
+def head_norms(bridge: TransformerBridge) -> Float[Tensor, "layer head"]:
+    """Return the norm of each head's value and output weights together; 0 is a head that is off."""
 
     def norms(attn: Any) -> Float[Tensor, " head"]:
         return (attn.W_V.square().sum((1, 2)) + attn.W_O.square().sum((1, 2))).sqrt()
 
-    return torch.stack([norms(block.attn).sum() for block in bridge.blocks]).sum()
+    return torch.stack([norms(block.attn) for block in bridge.blocks])
 
 
 def train(bridge: TransformerBridge, steps: int, seed: int) -> None:
@@ -114,7 +134,7 @@ def train(bridge: TransformerBridge, steps: int, seed: int) -> None:
     for step in progress:
         loss = loss_of(bridge, repeats(BATCH, generator))
         optimizer.zero_grad()
-        (loss + HEAD_PENALTY * size_of_heads(bridge)).backward()
+        (loss + HEAD_PENALTY * head_norms(bridge).sum()).backward()
         torch.nn.utils.clip_grad_norm_(bridge.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -124,8 +144,8 @@ def train(bridge: TransformerBridge, steps: int, seed: int) -> None:
 
 def accuracy(bridge: TransformerBridge, data: Repeats) -> float:
     """Return the share of predictable positions whose next token has the highest logit."""
-    right = bridge(data.tokens)[:, :-1].argmax(-1) == data.tokens[:, 1:]
-    return right[data.predictable[:, :-1]].float().mean().item()
+    right = bridge(data.tokens).argmax(-1) == data.following
+    return right[data.predictable].float().mean().item()
 
 
 def attention_scores(bridge: TransformerBridge, data: Repeats) -> dict[str, list[list[float]]]:
@@ -181,15 +201,21 @@ def facts(bridge: TransformerBridge, seed: int) -> dict[str, Any]:
         "accuracy": accuracy(bridge, data),
         "accuracy_without_previous_token_head_in_keys": without,
         "attention": scores,
+        "head_norms": head_norms(bridge).tolist(),
     }
 
 
-def named_heads(scores: dict[str, list[list[float]]]) -> list[str]:
-    """Return one line per layer and kind that lists the heads above `CLEAR`."""
+def named_heads(figures: dict[str, Any]) -> list[str]:
+    """Return one line per kind and layer that lists the heads above `CLEAR`; "off": norm near 0."""
+
+    def described(layer: int, row: list[float]) -> str:
+        off = [" (off)" if norm < 0.05 else "" for norm in figures["head_norms"][layer]]
+        clear = [f"a{layer}.h{h} {s:.3f}{off[h]}" for h, s in enumerate(row) if s > CLEAR]
+        return ", ".join(clear) or "none"
+
     return [
-        f"layer {layer}, {kind}: "
-        + (", ".join(f"a{layer}.h{h} {s:.3f}" for h, s in enumerate(row) if s > CLEAR) or "none")
-        for kind, layers in scores.items()
+        f"layer {layer}, {kind}: {described(layer, row)}"
+        for kind, layers in figures["attention"].items()
         for layer, row in enumerate(layers)
     ]
 
@@ -211,7 +237,7 @@ def _replace(path: Path, content: bytes) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder to write")
-    parser.add_argument("--steps", type=int, default=1600, help="training steps")
+    parser.add_argument("--steps", type=int, default=2000, help="training steps")
     parser.add_argument("--seed", type=int, default=0, help="decides start weights and data")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -225,7 +251,7 @@ def main() -> int:
     print(f"loss {figures['loss_nats']:.5f} nats, accuracy {figures['accuracy']:.4f}")
     without = figures["accuracy_without_previous_token_head_in_keys"]
     print(f"accuracy without the previous-token head in the keys of layer 1: {without:.4f}")
-    print("\n".join(named_heads(figures["attention"])))
+    print("\n".join(named_heads(figures)))
     print(f"written to {given.out}")
     return 0
 

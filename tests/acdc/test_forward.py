@@ -42,7 +42,10 @@ def test_writers_and_biases_sum_to_every_stream(loaded):
             b.attn.b_O
             for i, b in enumerate(model.blocks)
             if b.attn.b_O is not None
-            and (i < reader.layer or (i == reader.layer and reader.part == "mlp" and not graph.parallel))
+            and (
+                i < reader.layer
+                or (i == reader.layer and reader.part == "mlp" and not graph.parallel)
+            )
         ]
         total = run.writers[:n].sum(0) + sum(biases)
         stream = run.streams[stream_of(graph, reader.layer, reader.part)]

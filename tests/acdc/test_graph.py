@@ -118,11 +118,11 @@ def test_foreign_files_are_read_by_name_or_refused():
 
 def test_pruning_keeps_paths_from_input_to_logits():
     g = graph((2, 4, 2, True, False), "per_group")
-    path = ["input->a0.h1<v>", "a0.h1->a1.kv1<k>", "a1.h2->logits"]
-    dangling = ["m0->a1.h2<q>", "a0.h0->logits", "input->m1", "input->a0.h2<q>"]
+    path = ["input->a0.kv0<v>", "a0.h1->a1.kv1<k>", "a1.h2->logits"]
+    dangling = ["m0->a1.h2<q>", "a0.h3->logits", "input->m1", "input->a0.h2<q>"]
     circuit = Circuit(g, g.mask(path + dangling))
     assert sorted(circuit.pruned().edges()) == sorted(path)
     assert Circuit(g, g.mask(["m0->m1"])).pruned().n_edges == 0
     assert circuit.nodes() == [
-        "input", "a0.h0", "a0.h1", "a0.h2", "m0", "a1.h2", "a1.h3", "m1", "logits"
+        "input", "a0.h0", "a0.h1", "a0.h2", "a0.h3", "m0", "a1.h2", "a1.h3", "m1", "logits"
     ]  # fmt: skip

@@ -16,8 +16,8 @@ from acdc.search import Order, acdc
 
 def parity_model():
     config = hf.GPT2Config(
-        n_layer=2, n_head=4, n_embd=32, vocab_size=50, n_positions=16, activation_function="gelu_new",
-        resid_pdrop=0, embd_pdrop=0, attn_pdrop=0,
+        n_layer=2, n_head=4, n_embd=32, vocab_size=50, n_positions=16,
+        activation_function="gelu_new", resid_pdrop=0, embd_pdrop=0, attn_pdrop=0,
     )  # fmt: skip
     module = hf.GPT2LMHeadModel(config).double()
     with torch.no_grad():
@@ -63,7 +63,9 @@ def test_model_is_the_fixture(model):
     assert kl.item() == pytest.approx(1.379090, abs=5e-7)
     diff = make_metric("logit_diff", prompts, forward.clean.logits)
     assert diff.of_logits(forward.clean.logits).mean().item() == pytest.approx(2.794410, abs=5e-7)
-    assert diff.of_logits(forward.corrupt.logits).mean().item() == pytest.approx(-1.838989, abs=5e-7)
+    assert diff.of_logits(forward.corrupt.logits).mean().item() == pytest.approx(
+        -1.838989, abs=5e-7
+    )
 
 
 TABLE = [  # threshold, ablation, heads, (edges, gates, final KL) with gates, (edges, KL) without
@@ -114,7 +116,7 @@ def test_kept_edges_gates_and_first_effects(model):
         "m0": ["a0.h0", "a0.h1", "a0.h2", "a0.h3"],
         **{name: ["input"] for name in inputs},
     }
-    tests = {_name(graph, t): t for s in steps for t in s.tests}
+    tests = {t.name(graph): t for s in steps for t in s.tests}
     gates = {n for n, t in tests.items() if t.writer is None and t.kept}
     a1, a0v = {f"a1.h{h}<v>" for h in range(4)}, {f"a0.h{h}<{p}>" for h in range(4) for p in "vk"}
     assert gates == a1 | a0v | {f"a0.h{h}<q>" for h in (0, 1, 3)}
@@ -128,12 +130,6 @@ def test_kept_edges_gates_and_first_effects(model):
     assert tests["m1->logits"].order == 0
 
 
-def _name(graph, test):
-    if test.writer is None:
-        return graph.readers[test.reader].name
-    return graph.edge_name(test.writer, test.reader)
-
-
 @pytest.mark.parametrize("chunk", [1, 1000, None])
 def test_agrees_with_the_twin(model, chunk):
     twin = Twin(model, model.graph(), parity_prompts(), "resample", "kl")
@@ -141,7 +137,7 @@ def test_agrees_with_the_twin(model, chunk):
     steps = search(model, 0.03, chunk=chunk)
     found = [t for s in steps for t in s.tests]
     assert [t.order for t in found] == list(range(len(found)))
-    assert [(_name(model.graph(), t), t.kept) for t in found] == [(n, k) for n, _, k in tests]
+    assert [(t.name(model.graph()), t.kept) for t in found] == [(n, k) for n, _, k in tests]
     for ours, (_, effect, _) in zip(found, tests, strict=True):
         assert math.isclose(ours.effect, effect, abs_tol=1e-9)
     assert (steps[-1].mask == mask).all() and gates_kept(steps) == len(gates)

@@ -6,7 +6,6 @@ import families
 import numpy as np
 import pytest
 import torch
-from test_parity import _name
 from twin import Twin
 
 from acdc.forward import ABLATIONS, PatchedForward
@@ -43,7 +42,7 @@ def test_same_decisions_and_effects_as_the_twin(family, kv, ablation, reader_ord
                 args = model, kv, prompts, ablation, metric, threshold, order, chunk
                 steps = search(*args)
                 found = [t for s in steps for t in s.tests]
-                names = [(_name(graph, t), t.kept) for t in found]
+                names = [(t.name(graph), t.kept) for t in found]
                 assert names == [(n, k) for n, _, k in tests]
                 effects = np.array([t.effect for t in found])
                 np.testing.assert_allclose(effects, [e for _, e, _ in tests], rtol=0, atol=1e-9)
@@ -81,7 +80,9 @@ def test_equal_outputs_have_no_effect():
     """Removing an edge from a writer whose clean and corrupted outputs agree changes nothing."""
     prompts = families.prompts()
     prompts = type(prompts)(prompts.clean, prompts.clean, prompts.answers, prompts.wrong, 5)
-    steps = search(families.view("llama"), "per_query_head", prompts, "resample", "kl", 1e-12, Order())
+    steps = search(
+        families.view("llama"), "per_query_head", prompts, "resample", "kl", 1e-12, Order()
+    )
     assert steps[-1].n_edges == 0
     assert all(abs(t.effect) < 1e-12 for s in steps for t in s.tests)
 

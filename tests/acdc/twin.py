@@ -36,7 +36,9 @@ def rotate(model: Model, y: Tensor) -> Tensor:
     return torch.cat([pair.real, pair.imag, y[..., 2 * half :]], dim=-1)
 
 
-def head_output(model: Model, layer: int, head: int, x_q: Tensor, x_k: Tensor, x_v: Tensor) -> Tensor:
+def head_output(
+    model: Model, layer: int, head: int, x_q: Tensor, x_k: Tensor, x_v: Tensor
+) -> Tensor:
     block, group = model.blocks[layer], head // (model.n_heads // model.n_kv_heads)
     a = block.attn
 

@@ -28,7 +28,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 def draw(folder: Path, layout: Layout, edges: list[DrawnEdge]) -> ElementTree.Element:
     folder.mkdir(exist_ok=True)
-    _, svg = draw_circuit(folder, layout, edges, title="A <circuit> & $its title", subtitle="$")
+    _, svg = draw_circuit(folder, layout, edges, title="A <circuit> & $its$ title", subtitle="$")
     return ElementTree.parse(svg).getroot()
 
 
@@ -51,7 +51,7 @@ def test_every_node_is_named_and_every_edge_drawn_in_its_colour(tmp_path: Path) 
     root = draw(tmp_path, LAYOUT, FIRST)
     texts = {"".join(text.itertext()).strip() for text in root.iter(f"{SVG}text")}
     names = {"input", "a0.kv1", "m0", "a0.h4", "a2.h5", "a2.kv1", "logits"}
-    assert texts >= names | set(COLOURS) | {"A <circuit> & $its title"}
+    assert texts >= names | set(COLOURS) | {"A <circuit> & $its$ title"}
     assert set(boxes(root)) == names
     for edge, feeds in zip(FIRST, ("value", "MLP", "query", "key", "logits"), strict=True):
         group = next(g for g in root.iter() if g.get("id") == f"{edge.writer}->{edge.reader}")

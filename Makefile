@@ -1,0 +1,31 @@
+# `make discover` runs the main job, `make test` everything that CI runs. Both make their own
+# environment in .venv on first use, from the package registry alone.
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+
+.PHONY: discover test check clean
+
+discover: .venv/installed
+	$(BIN)/python scripts/discover.py $(ARGS)
+
+test: check
+	$(BIN)/pytest
+
+check: .venv/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,68 @@
+"""From settings to things: the model and the prompts that a run works on."""
+
+from __future__ import annotations
+
+import torch
+
+from acdc.bridge import LoadedModel, from_bridge, load_pretrained
+from acdc.errors import InputError
+from acdc.metrics import NEEDS, check_metric
+from acdc.prompts import Prompts
+from discovery.models.induction import load_induction
+from discovery.models.smollm2 import smollm2_folder
+from discovery.settings import (
+    GreaterThanTask,
+    HFModel,
+    InductionTask,
+    IOITask,
+    Settings,
+    SmolLM2Model,
+)
+from discovery.tasks import greater_than, induction, ioi, pairs
+
+
+def load_model(settings: Settings) -> LoadedModel:
+    """The configured model on the configured device, its identities checked."""
+    dtype = getattr(torch, settings.model.dtype)
+    if isinstance(settings.model, HFModel):
+        return load_pretrained(settings.model.name, dtype, settings.device)
+    if isinstance(settings.model, SmolLM2Model):
+        return load_pretrained(str(smollm2_folder()), dtype, settings.device, "smollm2")
+    bridge = load_induction().to(device=settings.device, dtype=dtype, print_details=False)
+    return from_bridge(bridge, None, "induction")
+
+
+def build_prompts(settings: Settings, loaded: LoadedModel) -> Prompts:
+    """The configured task for this model; InputError if the two do not fit."""
+    task, tokenizer = settings.task, loaded.tokenizer
+    common = {"seed": settings.seed, "prepend_bos": task.prepend_bos}
+    if isinstance(task, IOITask):
+        prompts = ioi.build(tokenizer, n=task.n, corruption=task.corruption, **common)
+    elif isinstance(task, GreaterThanTask):
+        prompts = greater_than.build(tokenizer, n=task.n, **common)
+    elif isinstance(task, InductionTask):
+        bos = getattr(tokenizer, "bos_token_id", None)
+        prompts = induction.build(
+            d_vocab=loaded.model.d_vocab, n=task.n, length=task.length, bos_id=bos, **common
+        )
+    else:
+        needs = NEEDS[settings.method.metric]
+        prompts = pairs.load(
+            task.path, tokenizer=tokenizer, d_vocab=loaded.model.d_vocab, n=task.n,
+            length=task.length, needs_answers="answers" in needs, needs_wrong="wrong" in needs,
+            **common,
+        )  # fmt: skip
+    _check_fit(prompts, loaded, settings.method.metric)
+    return prompts
+
+
+def _check_fit(prompts: Prompts, loaded: LoadedModel, metric: str) -> None:
+    prompts.check_vocabulary(loaded.model.d_vocab)
+    check_metric(metric, prompts)
+    if prompts.clean.shape[1] > loaded.model.n_ctx:
+        raise InputError(
+            f"task: prompts have {prompts.clean.shape[1]} tokens, the model takes at most"
+            f" {loaded.model.n_ctx}"
+        )
+    if bool((prompts.clean == prompts.corrupt).all()):
+        raise InputError("task: clean and corrupt prompts are all the same up to the answer")

@@ -1,0 +1,86 @@
+"""A model and a task in, a circuit out.
+
+    python scripts/discover.py model=smollm2 task=ioi method.threshold=0.05 task.n=8
+
+Configuration is in conf/; the run folder is described in README.md.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from acdc.errors import InputError
+from discovery.records import record_refusal
+from discovery.settings import Settings, read_settings
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+def table(result: dict[str, Any], folder: Path) -> str:
+    """The end of a run in a few lines."""
+    scores = result["scores"]
+    faith = result["faithfulness"]
+    rows = [
+        ("edges", f"{result['n_edges']} of {result['n_edges_total']:,}"
+         f" ({result['n_nodes']} nodes)"),
+        (result["metric"], f"{result['metric_circuit']:.4f} (model {result['metric_clean']:.4f},"
+         f" corrupted {result['metric_corrupt']:.4f})"),
+        ("faithfulness", "undefined" if faith is None else f"{faith:.1%}"),
+    ]  # fmt: skip
+    for name, value in scores["circuit"].items():
+        rows.append((name, f"{value:.3f} (model {scores['model'][name]:.3f})"))
+    rows += [
+        ("tests", f"{result['n_tests']:,} in {result['n_passes']:,} batched passes"),
+        ("search", f"{result['seconds']['search']:.1f} s ="
+         f" {result['search_in_forwards']:,.0f} plain forward passes of the same batch"),
+        ("picture", str(folder / "circuit.png")),
+        ("results", str(folder / "result.json")),
+    ]  # fmt: skip
+    return "\n".join(f"{name:14}{text}" for name, text in rows)
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+def main(config: DictConfig) -> None:
+    """One job."""
+    from discovery.pipeline import discover
+
+    runtime = HydraConfig.get()
+    folder, overrides = Path(runtime.runtime.output_dir), list(runtime.overrides.task)
+    try:
+        result = discover(_settings(config, folder, overrides), folder, overrides, print)
+    except InputError as error:
+        print(f"error: {str(error).strip()}", file=sys.stderr)
+        sys.exit(2)
+    print(table(result, _shown(folder)))
+
+
+def _settings(config: DictConfig, folder: Path, overrides: list[str]) -> Settings:
+    """The checked settings; a refusal is recorded in the folder that Hydra has made."""
+    try:
+        plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        return read_settings(plain)
+    except MissingMandatoryValue as error:
+        refusal = InputError(f"{error.full_key} is required: add {error.full_key}=...")
+    except OmegaConfBaseException as error:
+        refusal = InputError(str(error).splitlines()[0])
+    except InputError as error:
+        refusal = error
+    record_refusal(folder, overrides, refusal)
+    raise refusal
+
+
+def _shown(folder: Path) -> Path:
+    here = Path.cwd()
+    return folder.relative_to(here) if folder.is_relative_to(here) else folder
+
+
+if __name__ == "__main__":
+    main()
