@@ -52,11 +52,11 @@ def _attention_only() -> LoadedModel:
         normalization_type="LN", seed=0, init_weights=True,
     )  # fmt: skip
     bridge = TransformerBridge.boot_native(config).eval()
-    _randomise(bridge)
+    randomise(bridge)
     return from_bridge(bridge, None, "attention_only")
 
 
-def _randomise(module: torch.nn.Module) -> None:
+def randomise(module: torch.nn.Module) -> None:
     """Weights large enough that edges matter: norms near 1, the rest of standard deviation 0.3."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -78,7 +78,7 @@ def load(family: str) -> LoadedModel:
     if family == "attention_only":
         return _attention_only()
     module = BUILDERS[family]()
-    _randomise(module)
+    randomise(module)
     return from_module(module, None, family)
 
 

@@ -1,0 +1,91 @@
+"""Which models are let in, and the errors of those that are not."""
+
+import families
+import pytest
+import torch
+import transformers as hf
+
+from acdc.bridge import from_module, load_pretrained
+from acdc.errors import InputError
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A model folder without a tokenizer."""
+    torch.manual_seed(0)
+    config = hf.LlamaConfig(num_key_value_heads=2, **families.SIZES)
+    hf.LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_a_folder_without_tokenizer_loads(saved):
+    loaded = load_pretrained(str(saved), torch.float32, "cpu")
+    assert loaded.tokenizer is None and loaded.model.n_kv_heads == 2
+    assert loaded.model.graph().n_edges == 110 and loaded.model.graph("per_group").n_edges == 82
+
+
+def test_float64_is_float64(saved):
+    assert load_pretrained(str(saved), torch.float64, "cpu").model.dtype == torch.float64
+
+
+def test_dropout_is_off():
+    module = hf.GPT2LMHeadModel(hf.GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=20))
+    loaded = from_module(module.train(), None, "gpt2")
+    tokens = torch.arange(6)[None]
+    assert torch.equal(loaded.plain_logits(tokens), loaded.plain_logits(tokens))
+
+
+def test_folder_without_weights(saved):
+    (saved / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="no weights there"):
+        load_pretrained(str(saved), torch.float32, "cpu")
+
+
+def test_folder_without_config(saved):
+    (saved / "config.json").unlink()
+    with pytest.raises(InputError, match="no config.json"):
+        load_pretrained(str(saved), torch.float32, "cpu")
+
+
+def test_truncated_weights(saved):
+    weights = saved / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(InputError, match="cannot be loaded"):
+        load_pretrained(str(saved), torch.float32, "cpu")
+
+
+def test_unknown_architecture(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "nonesuch"}')
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match="nonesuch"):
+        load_pretrained(str(tmp_path), torch.float32, "cpu")
+
+
+@pytest.mark.parametrize(
+    "config, reason",
+    [
+        (hf.Gemma2Config(num_key_value_heads=2, head_dim=8, **families.SIZES), "norm after"),
+        (
+            hf.MistralConfig(num_key_value_heads=2, sliding_window=4, **families.SIZES),
+            "sliding-window",
+        ),
+        (hf.Olmo2Config(num_key_value_heads=2, **families.SIZES), ""),
+        (hf.GraniteConfig(num_key_value_heads=2, residual_multiplier=0.5, **families.SIZES), ""),
+        (hf.PhiConfig(**{**families.SIZES, "partial_rotary_factor": 0.5}), None),
+    ],
+    ids=["gemma2", "mistral-window", "olmo2", "granite", "phi"],
+)
+def test_other_architectures_work_or_are_refused_by_name(config, reason):
+    module = hf.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    families.randomise(module)
+    if reason is None:
+        assert from_module(module, None, "other").model.n_heads == 4
+        return
+    with pytest.raises(InputError, match=f"model 'other'.*{reason}"):
+        from_module(module, None, "other")
+
+
+def test_a_broken_identity_is_named_with_layer_and_size(monkeypatch):
+    monkeypatch.setattr("acdc.bridge._attention_scale", lambda attn, cfg: 0.1)
+    with pytest.raises(InputError, match=r"identity 'writers sum.*layer 0 by \d.*allowed"):
+        families.load("gpt2")
