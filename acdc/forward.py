@@ -56,11 +56,11 @@ def trace(model: Model, tokens: Int[Tensor, "batch pos"]) -> Trace:
     writers, streams, patterns = [x], [], []
     for layer, block in enumerate(model.blocks):
         streams.append(x)
-        inputs = x[:, None].expand(-1, model.n_heads, -1, -1)
+        inputs = x.expand(model.n_heads, *x.shape)
         heads, pattern = _heads(model, layer, inputs, inputs, inputs, n)
-        patterns.append(pattern)
-        writers += list(heads.unbind(1))
-        mid = x + heads.sum(1)
+        patterns.append(pattern.transpose(0, 1))
+        writers += list(heads)
+        mid = x + heads.sum(0)
         if block.attn.b_O is not None:
             mid = mid + block.attn.b_O
         streams.append(mid)
@@ -77,21 +77,23 @@ def trace(model: Model, tokens: Int[Tensor, "batch pos"]) -> Trace:
 def _heads(
     model: Model, layer: int, x_q: Tensor, x_k: Tensor, x_v: Tensor, n: int
 ) -> tuple[Tensor, Tensor]:
-    """Outputs [batch, head, pos, d_model] and patterns from inputs [batch, reader, pos, d_model].
+    """Outputs [head, batch, pos, d_model] and patterns from inputs [reader, batch, pos, d_model].
 
     x_k and x_v have one slot a query head, or one a key/value group.
     """
     every = list(range(model.n_heads))
-    slots = [model.kv_head(h) for h in every] if x_k.shape[1] == model.n_heads else None
+    slots = [model.kv_head(h) for h in every] if len(x_k) == model.n_heads else None
     kv = slots or list(range(model.n_kv_heads))
     q = model.project(layer, "q", every, x_q, n)
     k = model.project(layer, "k", kv, x_k, n)
     v = model.project(layer, "v", kv, x_v, n)
     if slots is None:
         share = torch.tensor([model.kv_head(h) for h in every], device=k.device)
-        k, v = k.index_select(1, share), v.index_select(1, share)
+        k, v = k.index_select(0, share), v.index_select(0, share)
     pattern = model.pattern(layer, q, k)
-    return pattern @ v @ model.blocks[layer].attn.W_O, pattern
+    z = pattern @ v
+    out = z.flatten(1, 2) @ model.blocks[layer].attn.W_O
+    return out.unflatten(1, z.shape[1:3]), pattern
 
 
 class PatchedForward:
@@ -122,46 +124,42 @@ class PatchedForward:
         run = _Run(self, mask)
         run.write(self.model.embed(self.prompts.clean)[None])
         for layer, block in enumerate(self.model.blocks):
-            early = run.read(layer, "mlp") if block.mlp and self.model.parallel else None
-            q, k, v = (run.read(layer, part).transpose(0, 1) for part in ("q", "k", "v"))
+            mlp = self.graph.reader(layer, "mlp") if block.mlp else 0
+            early = run.read(mlp, 1) if block.mlp and self.model.parallel else None
+            q, k, v = self._attention_inputs(run, layer)
             heads, _ = _heads(self.model, layer, q, k, v, self.n_pos)
-            run.write(heads.transpose(0, 1), block.attn.b_O)
+            run.write(heads, block.attn.b_O)
             if block.mlp is not None:
-                late = run.read(layer, "mlp") if early is None else early
-                run.write(self.model.mlp_out(layer, late))
-        return self.model.unembed(run.read(self.graph.n_layers, "logits")[0, :, -1])
+                run.write(self.model.mlp_out(layer, run.read(mlp, 1) if early is None else early))
+        return self.model.unembed(run.read(len(self.graph.readers) - 1, 1)[0, :, -1])
+
+    def _attention_inputs(self, run: _Run, layer: int) -> tuple[Tensor, ...]:
+        """Inputs of all q, all k and all v readers of a layer, each [reader, batch, pos, d_model]."""
+        sizes = [self.graph.n_heads, self.graph.n_kv_readers, self.graph.n_kv_readers]
+        return run.read(self.graph.reader(layer, "q"), sum(sizes)).split(sizes)
 
 
 class _Run:
-    """The writers so far of one patched run, as groups that are read through the mask."""
+    """The writers so far of one patched run, read through the mask."""
 
     def __init__(self, forward: PatchedForward, mask: Tensor) -> None:
         self.forward, self.mask = forward, mask
-        self.groups: list[Tensor] = []  # cur - abl, [writers of the group, batch, pos, d_model]
         self.cut = torch.zeros_like(forward.ablated[0])  # what a reader gets with no edge kept
+        self.change = self.cut.new_empty(0, self.cut.numel())  # cur - abl, a row a writer
 
     def write(self, outputs: Tensor, bias: Tensor | None = None) -> None:
-        """Add a group of writers, in index order, and a bias that belongs to nobody."""
-        start = sum(len(g) for g in self.groups)
+        """Add writers [n, batch, pos, d_model], in index order, and a bias of nobody's."""
+        start = len(self.change)
         ablated = self.forward.ablated[start : start + len(outputs)]
-        self.groups.append(outputs - ablated)
+        self.change = torch.cat([self.change, (outputs - ablated).flatten(1)])
         self.cut = self.cut + ablated.sum(0)
         if bias is not None:
             self.cut = self.cut + bias
 
-    def read(self, layer: int, part: str) -> Tensor:
-        """Inputs of all readers of one part of a layer: [reader, batch, pos, d_model]."""
-        graph = self.forward.graph
-        count = {"q": graph.n_heads, "k": graph.n_kv_readers, "v": graph.n_kv_readers}.get(part, 1)
-        first = graph.reader(layer, part)
-        columns = self.mask[:, first : first + count]
-        x = self.cut.expand(count, *self.cut.shape)
-        start = 0
-        for group in self.groups:
-            weights = columns[start : start + len(group)]
-            x = x + torch.einsum("wbpd,wr->rbpd", group, weights)
-            start += len(group)
-        return x
+    def read(self, first: int, count: int) -> Tensor:
+        """Inputs of consecutive readers from the writers so far: [reader, batch, pos, d_model]."""
+        columns = self.mask[: len(self.change), first : first + count]
+        return self.cut + (columns.T @ self.change).view(count, *self.cut.shape)
 
 
 def ablated_writers(

@@ -24,7 +24,7 @@ from acdc.metrics import Metric
 from acdc.model import Model
 
 VOCAB_BLOCK = 4096  # columns of the unembedding at a time: keeps the logits of a batch in cache
-READOUT_ROWS = 128  # rows (variants x prompts) read out at a time, so a failed guess wastes little
+READOUT_ROWS = 256  # rows (variants x prompts) read out at a time, so a failed guess wastes little
 
 
 @dataclass(frozen=True)

@@ -167,15 +167,19 @@ class Model:
     ) -> Float[Tensor, "*n pos d_head"]:
         """q, k or v from a reader's input (before the norm), positions turned in.
 
-        `heads` is one head (for k and v: one group), or a list that runs along the third-last axis
-        of x. x holds the last x.shape[-2] of `n_pos` positions.
+        `heads` is one head (for k and v: one group), or a list that runs along the first axis of x.
+        x holds the last x.shape[-2] of `n_pos` positions.
         """
         block = self.blocks[layer]
         attn, name = block.attn, part.upper()
         weight, bias = getattr(attn, f"W_{name}")[heads], getattr(attn, f"b_{name}")
-        y = block.ln1(x) @ weight
-        if bias is not None:
-            y = y + (bias[heads] if isinstance(heads, int) else bias[heads][:, None])
+        y = block.ln1(x)
+        if isinstance(heads, int):
+            y = _linear(y, weight, None if bias is None else bias[heads])
+        else:
+            y = y.flatten(1, -2) @ weight
+            y = y if bias is None else y + bias[heads][:, None]
+            y = y.unflatten(1, x.shape[1:-1])
         if part == "v":
             return y
         y = attn.q_norm(y) if part == "q" else attn.k_norm(y)
