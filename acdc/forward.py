@@ -134,7 +134,7 @@ class PatchedForward:
         return self.model.unembed(run.read(len(self.graph.readers) - 1, 1)[0, :, -1])
 
     def _attention_inputs(self, run: _Run, layer: int) -> tuple[Tensor, ...]:
-        """Inputs of all q, all k and all v readers of a layer, each [reader, batch, pos, d_model]."""
+        """Inputs of a layer's q, k and v readers, each [reader, batch, pos, d_model]."""
         sizes = [self.graph.n_heads, self.graph.n_kv_readers, self.graph.n_kv_readers]
         return run.read(self.graph.reader(layer, "q"), sum(sizes)).split(sizes)
 

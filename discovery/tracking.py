@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from acdc.errors import InputError
 
@@ -49,6 +49,7 @@ class Outcome:
     circuit: Path | None  # circuit.json
 
 
+@runtime_checkable
 class Tracker(Protocol):
     def log(self, row: Mapping[str, float | int | str], step: int) -> None:
         """One reader's metrics; steps do not decrease."""

@@ -1,0 +1,116 @@
+"""scripts/discover.py as a person runs it: another process, its exit code, what it leaves."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from discovery.records import read_run
+
+ROOT = Path(__file__).parents[1]
+SLOW = ("method.chunk=1", "task.n=512", "threads=1")  # seconds of search, not a fraction of one
+
+
+def start(*overrides, folder, **kwargs):
+    command = [sys.executable, "scripts/discover.py", f"hydra.run.dir={folder}", *overrides]
+    env = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        **kwargs,
+    )  # fmt: skip
+
+
+def finish(*overrides, folder, **kwargs):
+    process = start(*overrides, folder=folder, **kwargs)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def test_main_job_with_offline_tracking(tmp_path):
+    code, out, err = finish(folder=tmp_path / "run")
+    assert code == 0, err
+    assert "circuit.png" in out and "faithfulness" in out and "kept" in err  # the progress bar
+    run = read_run(tmp_path / "run")
+    assert run.state == "done" and run.config["overrides"] == []
+    logs = list((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(logs) == 1 and logs[0].stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        (["task=nonesuch"], ["task/nonesuch", "greater_than", "pairs"]),
+        (["method.thresold=1"], ["method.thresold"]),
+        (["method.threshold=abc"], ["method.threshold", "abc", "number"]),
+        (["task=pairs"], ["task.path", "required"]),
+        (["model=hf", f"model.name={ROOT / 'conf'}"], ["config.json"]),
+    ],
+)
+def test_bad_input_is_one_clear_error(overrides, words, tmp_path):
+    code, out, err = finish(*overrides, folder=tmp_path / "run")
+    assert code != 0 and "Traceback" not in err
+    assert all(word in err for word in words), err
+    if (tmp_path / "run").exists():
+        assert read_run(tmp_path / "run").state == "failed"
+
+
+def wait_for_steps(folder, process, n=5):
+    lines = folder / "metrics.jsonl"
+    for _ in range(1200):
+        if lines.exists() and lines.read_bytes().count(b"\n") >= n:
+            return
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    raise AssertionError("the search never started")
+
+
+@pytest.mark.parametrize(
+    "sent, state, code", [(signal.SIGTERM, "failed", 143), (signal.SIGKILL, "killed", -9)]
+)
+def test_a_killed_run_keeps_what_it_had(sent, state, code, tmp_path):
+    folder = tmp_path / "run"
+    process = start(*SLOW, folder=folder)
+    wait_for_steps(folder, process)
+    time.sleep(2)  # the W&B log is flushed every second
+    process.send_signal(sent)
+    process.communicate(timeout=60)
+    assert process.returncode == code
+    run = read_run(folder)
+    assert run.state == state and run.result is None
+    assert run.metrics[-1]["n_tests"] == len(run.edges) > 0
+    assert all(row["order"] == i for i, row in enumerate(run.edges))
+    (log,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
+    assert log.stat().st_size > 1000
+    before = {p: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+    again, _, err = finish(folder=folder)
+    assert again == 2 and "already holds a run" in err
+    assert before == {p: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+
+
+def test_no_space_left(tmp_path):
+    """A file-size limit stands for a full disk: the error names the file, the state is failed."""
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, 6_000))
+
+    folder = tmp_path / "run"
+    code, _, err = finish("tracking=disabled", folder=folder, preexec_fn=limit)
+    assert code == 2 and "Cannot write" in err and "Traceback" not in err
+    run = read_run(folder)
+    assert run.state == "failed" and run.result is None and run.metrics
+
+
+def test_two_runs_are_byte_identical(tmp_path):
+    for name in ("one", "two"):
+        assert finish("tracking=disabled", "task.n=8", folder=tmp_path / name)[0] == 0
+    for file in ("circuit.json", "edges.jsonl"):
+        one, two = ((tmp_path / name / file).read_bytes() for name in ("one", "two"))
+        assert one == two and len(one) > 1000
+    rows = [json.loads(line) for line in (tmp_path / "one/metrics.jsonl").open()]
+    assert rows and "seconds" in rows[0]
