@@ -186,8 +186,16 @@ class RunFolder:
             "message": _message(error),
             "traceback": "".join(traceback.format_exception(error)),
         }
-        with suppress(InputError):  # a full disk must not hide what went wrong
+        try:
             self._update(state="failed", error=details)
+        except InputError:  # a full disk must not hide what went wrong
+            self._overwrite_status({**self._status, "error": {**details, "traceback": None}})
+
+    def _overwrite_status(self, status: Mapping[str, Any]) -> None:
+        """Say it in the block that status.json has already: no temporary file fits any more."""
+        with suppress(OSError), open(self.path("status.json"), "r+b") as file:
+            file.write(_encode(status, indent=2) + b"\n")
+            file.truncate()
 
     def _append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write the rows as whole lines, or none of them."""

@@ -231,7 +231,7 @@ def test_a_full_disk_does_not_hide_the_error(
     with pytest.raises(RuntimeError, match="the reason"), RunFolder.create(tmp_path, CONFIG, []):
         monkeypatch.setattr(os, "replace", full_disk)
         raise RuntimeError("the reason")
-    assert read_run(tmp_path).status["state"] == "running"
+    assert read_run(tmp_path).status["state"] == "failed"
 
 
 def test_a_folder_that_cannot_be_claimed_stays_free(
