@@ -136,7 +136,7 @@ def markdown(rows: list[dict[str, float | int | str | bool | None]]) -> str:
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="times of the search, as ratios within one run")
     parser.add_argument("--smollm2", action="store_true", help="also the real language model")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark"))
