@@ -148,15 +148,17 @@ def draw_circuit(
         _draw_edges(axes, grid, edges)
         _draw_nodes(axes, grid, edges)
         _draw_header(axes, grid, title, subtitle, edges)
-        return _save(figure, folder, "png"), _save(figure, folder, "svg")
+        png = save_figure(figure, folder, "circuit", "png")
+        return png, save_figure(figure, folder, "circuit", "svg")
 
 
-def _save(figure: Figure, folder: Path, kind: str) -> Path:
+def save_figure(figure: Figure, folder: Path, name: str, kind: str) -> Path:
+    """Write name.png or name.svg, at once or not at all, the same bytes for the same figure."""
     dpi = min(DPI, MAX_PIXELS / max(figure.get_size_inches()))
     metadata = {"svg": {"Date": None}, "png": {"Software": None}}[kind]
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
-    path = folder / f"circuit.{kind}"
+    path = folder / f"{name}.{kind}"
     write_bytes(path, buffer.getvalue())
     return path
 

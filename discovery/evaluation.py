@@ -22,13 +22,13 @@ DRIFT = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2}
 
 
 def evaluate(
-    forward: PatchedForward, metric: Metric, circuit: Circuit, searched: float
+    forward: PatchedForward, metric: Metric, circuit: Circuit, searched: float | None
 ) -> dict[str, Any]:
     """Metric of model, circuit and empty circuit (its own unit and sign), and the task's scores.
 
     faithfulness = (circuit - empty) / (model - empty): 0 = the corrupted run, 1 = the full model;
-    None where model and empty circuit do not differ. RuntimeError if `searched`, the value that the
-    search ended with, is not what a fresh run gives.
+    None where model and empty circuit do not differ. RuntimeError if `searched`, the value that a
+    search ended with (None: the method names none), is not what a fresh run gives.
     """
     logits = forward.run(circuit.mask)
     empty = forward.run(np.zeros_like(circuit.mask))
@@ -38,7 +38,7 @@ def evaluate(
         "metric_circuit": metric.of_logits(logits).double().mean().item(),
     }
     span = values["metric_clean"] - values["metric_corrupt"]
-    drift = abs(values["metric_circuit"] - searched)
+    drift = 0.0 if searched is None else abs(values["metric_circuit"] - searched)
     scale = max(1.0, *(abs(v) for v in values.values()))
     if drift > DRIFT.get(forward.model.dtype, 1e-2) * scale:
         raise RuntimeError(

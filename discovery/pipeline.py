@@ -20,35 +20,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from acdc.bridge import LoadedModel
 from acdc.forward import PatchedForward
 from acdc.graph import Circuit, Graph
 from acdc.metrics import Metric, make_metric
 from acdc.prompts import Prompts
-from acdc.search import Decision, Order, Step, acdc
 from discovery.build import build_prompts, load_model
 from discovery.drawing import DrawnEdge, Layout, draw_circuit
 from discovery.evaluation import circuit_heads, evaluate, task_scores
+from discovery.propose import Found, propose
 from discovery.records import RunFolder, termination_as_exit
 from discovery.settings import Settings
-from discovery.tracking import Outcome, TestedEdge, Tracker, check_tracking, start_tracker
+from discovery.tracking import Outcome, Tracker, check_tracking, start_tracker
 
 FORWARD_REPEATS = 5  # plain passes timed before the search, and again after it
 SMALL_MODEL = 10_000_000  # parameters
 DEFAULT_THREADS = torch.get_num_threads()
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a search ended with."""
-
-    circuit: Circuit
-    tests: tuple[Decision, ...]
-    last: Step
-    seconds: float
 
 
 def discover(
@@ -64,7 +53,7 @@ def discover(
         clock = _Clock()
         with clock("load"):
             loaded = load_model(settings)
-            _set_threads(settings, loaded)
+            set_threads(settings, loaded)
             prompts = build_prompts(settings, loaded)
         job = f"{settings.model.kind}-{settings.task.name}-{settings.method.name}"
         with start_tracker(
@@ -79,7 +68,7 @@ def _discover(
     clock: _Clock, say: Say,
 ) -> dict[str, Any]:  # fmt: skip
     method = settings.method
-    with clock("setup"), torch.inference_mode():
+    with clock("setup"), torch.no_grad():  # attribution needs tensors that gradients may pass
         graph = loaded.model.graph(settings.graph.kv)
         forward = PatchedForward(loaded.model, graph, prompts, method.ablation)
         metric = make_metric(method.metric, forward.prompts, forward.clean.logits)
@@ -88,17 +77,17 @@ def _discover(
     say(f"graph: {graph.describe()}")
     plain = _time_forward(loaded, forward.prompts)
     with clock("search"):
-        found = _search(settings, run, tracker, forward, metric)
+        found = propose(settings, run, tracker, forward, metric)
     plain += _time_forward(loaded, forward.prompts)
     with clock("evaluate"), torch.inference_mode():
-        scores = evaluate(forward, metric, found.circuit, found.last.metric)
+        scores = evaluate(forward, metric, found.circuit, found.metric)
         heads = circuit_heads(found.circuit, forward)
     result = _result(settings, run, found, scores, clock, statistics.median(plain))
     _write(run, tracker, found, metric, result, heads)
     return result
 
 
-def _set_threads(settings: Settings, loaded: LoadedModel) -> None:
+def set_threads(settings: Settings, loaded: LoadedModel) -> None:
     """As configured; by default one for a small model, where a second costs more than it brings."""
     small = sum(w.numel() for w in loaded.bridge.parameters()) < SMALL_MODEL
     threads = settings.threads or (1 if small else DEFAULT_THREADS)
@@ -151,64 +140,6 @@ def _synchronise(loaded: LoadedModel) -> None:
         torch.cuda.synchronize()
 
 
-# --- the search
-
-
-def _search(
-    settings: Settings, run: RunFolder, tracker: Tracker, forward: PatchedForward, metric: Metric
-) -> Found:
-    method, graph = settings.method, forward.graph
-    order = Order(method.reader_order, method.sender_heads, method.gates, settings.seed)
-    start, tests = time.perf_counter(), []
-    step = None
-    with tqdm(total=graph.n_edges, unit="edge", dynamic_ncols=True, smoothing=0.05) as bar:
-        for number, step in enumerate(acdc(forward, metric, method.threshold, order, method.chunk)):
-            tests += step.tests
-            seconds = time.perf_counter() - start
-            row = _metrics_row(graph, step, metric)
-            run.append_edges(_edge_row(graph, test) for test in step.tests)
-            run.append_metrics({**row, "seconds": round(seconds, 3)})
-            run.heartbeat()
-            tracker.log(row, step=number)
-            bar.update(step.n_settled - bar.n)
-            name = graph.readers[step.visit.reader].name
-            counts = f"{step.n_kept} kept, {step.n_tests} tests"
-            bar.set_postfix_str(f"{name}, {counts}, {metric.name} {step.metric:.4g}", refresh=False)
-    assert step is not None  # every graph has the reader `logits`
-    scores = np.zeros(graph.legal.shape)
-    for test in tests:
-        if test.writer is not None:
-            scores[test.writer, test.reader] = test.effect
-    circuit = Circuit(graph, step.mask, scores)
-    return Found(circuit, tuple(tests), step, time.perf_counter() - start)
-
-
-def _metrics_row(graph: Graph, step: Step, metric: Metric) -> dict[str, Any]:
-    return {
-        "reader": graph.readers[step.visit.reader].name,
-        "kind": step.visit.kind,
-        "reason": step.reason,
-        "metric": step.metric,
-        "n_edges": step.n_edges,
-        "n_kept": step.n_kept,
-        "n_settled": step.n_settled,
-        "n_tests": step.n_tests,
-        "n_passes": step.n_passes,
-    }
-
-
-def _edge_row(graph: Graph, test: Decision) -> dict[str, Any]:
-    return {
-        "order": test.order,
-        "edge": test.name(graph),
-        "kind": "gate" if test.writer is None else "edge",
-        "effect": test.effect,
-        "metric": test.after,
-        "kept": test.kept,
-        "tie": test.tie,
-    }
-
-
 # --- after the search
 
 
@@ -217,7 +148,6 @@ def _result(
     forward_seconds: float,
 ) -> dict[str, Any]:  # fmt: skip
     method, circuit = settings.method, found.circuit
-    gates = [t for t in found.tests if t.writer is None]
     return {
         "model": getattr(settings.model, "name", settings.model.kind),
         "task": settings.task.name,
@@ -235,11 +165,7 @@ def _result(
             for k in ("metric_clean", "metric_corrupt", "metric_circuit", "faithfulness")
         },
         "scores": {"model": scores["model"], "circuit": scores["circuit"]},
-        "n_tests": found.last.n_tests,
-        "n_gates": len(gates),
-        "n_gates_kept": sum(t.kept for t in gates),
-        "n_ties": sum(t.tie for t in found.tests),
-        "n_passes": found.last.n_passes,
+        **found.counts,
         "seconds": clock.seconds,
         "forward_seconds": forward_seconds,
         "search_in_forwards": found.seconds / forward_seconds,
@@ -266,34 +192,31 @@ def _write(
     heads: dict[str, Any],
 ) -> None:  # fmt: skip
     circuit, graph = found.circuit, found.circuit.graph
-    about = {
-        "score": f"effect of the edge's removal when it was tested, in {metric.unit} of"
-        f" {metric.name}, positive = the removal hurts; 0 = not tested"
-    }
-    run.write("circuit.json", circuit.to_json(about=about))
+    run.write("circuit.json", circuit.to_json(about={"score": found.score}))
     run.write("heads.json", heads)
     layout = Layout(graph.n_layers, graph.n_heads, graph.n_kv_heads, graph.has_mlp)
     drawn = [
         DrawnEdge(graph.writers[w], graph.readers[r].name, float(circuit.scores[w, r]))
         for w, r in np.argwhere(circuit.mask).tolist()
     ]
-    faith = result["faithfulness"]
     picture, _ = draw_circuit(
         run.folder, layout, drawn,
         title=f"Circuit for {result['task']} in {result['model']}",
-        subtitle=f"{result['method']}, threshold {result['threshold']:g} {metric.unit}:"
-        f" {result['n_edges']} of {result['n_edges_total']:,} edges, {metric.name}"
-        f" {result['metric_circuit']:.3g}, faithfulness "
-        + ("undefined" if faith is None else f"{faith:.1%}"),
+        subtitle=_subtitle(result, metric),
     )  # fmt: skip
     run.write("result.json", result)
-    edges = [
-        TestedEdge(t.name(graph), t.order, t.effect, t.kept)
-        for t in found.tests
-        if t.writer is not None
-    ]
     flat = {k: v for k, v in result.items() if isinstance(v, (int, float, str))}
-    tracker.finish(Outcome(flat, edges, picture, run.path("circuit.json")))
+    tracker.finish(Outcome(flat, found.edges, picture, run.path("circuit.json")))
+
+
+def _subtitle(result: Mapping[str, Any], metric: Metric) -> str:
+    faith, size = result["faithfulness"], result["threshold"]
+    how = result["method"] if size is None else f"{result['method']}, threshold {size:g}"
+    return (
+        f"{how}: {result['n_edges']} of {result['n_edges_total']:,} edges, {metric.name}"
+        f" {result['metric_circuit']:.3g} {metric.unit}, faithfulness "
+        + ("undefined" if faith is None else f"{faith:.1%}")
+    )
 
 
 class _Clock:

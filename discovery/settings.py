@@ -11,11 +11,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    model_validator,
+)
 
 from acdc.errors import InputError
 
 Dtype = Literal["float32", "float64", "bfloat16"]
+MetricName = Literal["kl", "logit_diff", "prob_diff", "nll"]
+Ablation = Literal["resample", "zero", "mean"]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -92,12 +101,37 @@ class ACDCMethod(_Strict):
 
     name: Literal["acdc"]
     threshold: Annotated[FiniteFloat, Field(ge=0)]
-    metric: Literal["kl", "logit_diff", "prob_diff", "nll"]
-    ablation: Literal["resample", "zero", "mean"]
+    metric: MetricName
+    ablation: Ablation
     reader_order: Literal["layer", "head"]
     sender_heads: Literal["descending", "ascending", "random"]
     gates: bool
     chunk: Count | None
+
+
+class ScoreMethod(_Strict):
+    """One number an edge, and the best edges by it."""
+
+    name: Literal["ifr", "eap", "exact", "random"]
+    n_edges: Count | None
+    threshold: Annotated[FiniteFloat, Field(ge=0)] | None
+    rule: Literal["top_n", "greedy"]
+    ranking: Literal["signed", "absolute"]
+    metric: MetricName
+    ablation: Ablation
+
+    @model_validator(mode="after")
+    def _one_size(self) -> ScoreMethod:
+        if (self.n_edges is None) == (self.threshold is None):
+            raise ValueError("give exactly one of n_edges and threshold, the other null")
+        return self
+
+
+class IGMethod(ScoreMethod):
+    """Scores by integrated gradients."""
+
+    name: Literal["eap_ig", "eap_ig_activations"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    steps: Count
 
 
 class TrackingSettings(_Strict):
@@ -115,7 +149,7 @@ class Settings(_Strict):
         InductionTask | IOITask | GreaterThanTask | PairsTask, Field(discriminator="name")
     ]
     graph: GraphSettings
-    method: ACDCMethod
+    method: Annotated[ACDCMethod | ScoreMethod | IGMethod, Field(discriminator="name")]
     tracking: TrackingSettings
     seed: Annotated[int, Field(ge=0)]
     device: str
@@ -141,13 +175,15 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
 def _sentence(error: Any) -> str:
     """One line for one pydantic error: field, value, what is allowed."""
     path = [str(part) for part in error["loc"]]
-    if len(path) > 2 and path[0] in ("model", "task"):
+    if len(path) > 1 and path[0] in ("model", "task", "method"):
         del path[1]  # the union's tag
     field = ".".join(path)
     if error["type"] == "extra_forbidden":
         return f"{field}: there is no such field"
     if error["type"] == "missing":
         return f"{field}: missing"
+    if error["type"] == "value_error":
+        return f"{field}: {error['ctx']['error']}"
     return f"{field}={error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 

@@ -38,7 +38,9 @@ def table(result: dict[str, Any], folder: Path) -> str:
     for name, value in scores["circuit"].items():
         rows.append((name, f"{value:.3f} (model {scores['model'][name]:.3f})"))
     rows += [
-        ("tests", f"{result['n_tests']:,} in {result['n_passes']:,} batched passes"),
+        ("tests", f"{result['n_tests']:,} in {result['n_passes']:,} batched passes")
+        if "n_tests" in result
+        else ("asked for", f"{result['n_edges_requested']:,} edges"),
         ("search", f"{result['seconds']['search']:.1f} s ="
          f" {result['search_in_forwards']:,.0f} plain forward passes of the same batch"),
         ("picture", str(folder / "circuit.png")),

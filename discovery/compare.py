@@ -1,0 +1,123 @@
+"""Several methods on one model and task: faithfulness over circuit size, and what they share.
+
+Sizes, CPR (area under faithfulness, higher is better) and CMD (area between it and 1, lower is
+better) are MIB's (Mueller et al. 2025): CPR with signed scores, CMD with absolute ones. ACDC gives
+a circuit, no ranking; for its curve its kept edges come first and the rest after, each by the
+effect when it was tested, which is a convention of ours and is said in the table.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from acdc.curve import FaithfulnessCurves, faithfulness_curves
+from acdc.forward import PatchedForward
+from acdc.metrics import Metric, make_metric
+from acdc.search import Order, acdc
+from acdc.selection import Rule, top_n
+from discovery.drawing import save_figure
+from discovery.propose import edge_scores
+from discovery.settings import ACDCMethod, Settings
+
+FACTS = ("method", "edges", "cpr", "cmd", "shared", "seconds")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One method's outcome."""
+
+    method: str
+    kept: NDArray[np.bool_] | None  # the circuit that the method itself chose (acdc only)
+    scores: NDArray[np.float64]  # [writers, readers]
+    curves: FaithfulnessCurves
+    seconds: float  # to the scores; the curve is not counted
+
+
+def compare(
+    forward: PatchedForward, metric: Metric, methods: Sequence[Settings], rule: Rule
+) -> list[Compared]:
+    """Scores and curves of each settings' method; the forward and the metric are shared."""
+    found = []
+    for settings in methods:
+        start = time.perf_counter()
+        kept, scores = _scores(settings, forward, metric)
+        seconds = time.perf_counter() - start
+        with torch.no_grad():
+            curves = faithfulness_curves(forward, metric, scores, rule)
+        found.append(Compared(settings.method.name, kept, scores, curves, seconds))
+    return found
+
+
+def _scores(
+    settings: Settings, forward: PatchedForward, metric: Metric
+) -> tuple[NDArray[np.bool_] | None, NDArray[np.float64]]:
+    method = settings.method
+    if not isinstance(method, ACDCMethod):
+        return None, edge_scores(method, settings.seed, forward, metric)
+    own = make_metric(method.metric, forward.prompts, forward.clean.logits)
+    order = Order(method.reader_order, method.sender_heads, method.gates, settings.seed)
+    effects, last = np.zeros(forward.graph.legal.shape), None
+    for last in acdc(forward, own, method.threshold, order, method.chunk):
+        for test in last.tests:
+            if test.writer is not None:
+                effects[test.writer, test.reader] = test.effect
+    assert last is not None  # every graph has the reader `logits`
+    first = 2 * np.abs(effects).max() + 1
+    return last.mask, np.where(last.mask, effects + first, effects)
+
+
+def facts(found: Sequence[Compared], forward: PatchedForward) -> list[dict[str, Any]]:
+    """Rows of the table: edges and seconds, CPR and CMD, share of ACDC's edges in the top n."""
+    chosen = next((c.kept for c in found if c.kept is not None), None)
+    rows = []
+    for one in found:
+        shared = None
+        if chosen is not None:
+            n = int(chosen.sum())
+            best = top_n(forward.graph, one.scores, n).circuit.mask if n else chosen
+            shared = int((best & chosen).sum()) if one.kept is None else n
+        rows.append(
+            {
+                "method": one.method,
+                "edges": None if one.kept is None else int(one.kept.sum()),
+                "cpr": round(one.curves.cpr, 3),
+                "cmd": round(one.curves.cmd, 3),
+                "shared": shared,
+                "seconds": round(one.seconds, 2),
+            }
+        )
+    return rows
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as a Markdown table."""
+    lines = [" | ".join(FACTS), " | ".join("---" for _ in FACTS)]
+    lines += [" | ".join("" if r[f] is None else str(r[f]) for f in FACTS) for r in rows]
+    return "".join(f"| {line} |\n" for line in lines)
+
+
+def draw_curves(folder: Path, found: Sequence[Compared], title: str) -> Path:
+    """Faithfulness (absolute ranking) against the share of edges, log scale: curve.png, curve.svg."""
+    figure = Figure(figsize=(7.5, 4.6), facecolor="white", layout="constrained")
+    axes = figure.add_subplot()
+    for level in (0.0, 1.0):
+        axes.axhline(level, color="#bbbbbb", linewidth=0.8)
+    for one in found:
+        points = one.curves.absolute.points
+        x, y = [p.share for p in points], [p.faithfulness for p in points]
+        axes.plot(x, y, marker="o", markersize=3.5, linewidth=1.4, label=one.method)
+    axes.set(xscale="log", xlabel="share of edges asked for", ylabel="faithfulness")
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    save_figure(figure, folder, "curve", "svg")
+    return save_figure(figure, folder, "curve", "png")

@@ -1,0 +1,91 @@
+"""Every method through the main job on the embedded model: one record, one folder, one order."""
+
+import json
+
+import numpy as np
+import pytest
+from test_settings import settings
+
+from acdc.errors import InputError
+from acdc.graph import Circuit
+from discovery.pipeline import discover
+from discovery.records import read_run
+
+SCORING = ("ifr", "eap", "eap_ig", "eap_ig_activations", "exact", "random")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    root, found = tmp_path_factory.mktemp("runs"), {}
+    for name in SCORING:
+        chosen = settings("tracking=disabled", f"method={name}", "method.n_edges=30")
+        discover(chosen, root / name, [], lambda text: None)
+        found[name] = read_run(root / name)
+    return found
+
+
+def heads(run):
+    """Sum of |score| over a head's edges, in and out, by head."""
+    circuit = Circuit.load(run.folder / "circuit.json")
+    graph, size = circuit.graph, np.abs(circuit.scores)
+    total = dict(zip(graph.writers, size.sum(1), strict=True))
+    for i, reader in enumerate(graph.readers):
+        for node in reader.nodes:
+            total[graph.writers[node]] += size[:, i].sum()
+    return {name: total[name] for name in total if name.startswith("a")}
+
+
+@pytest.mark.parametrize("name", SCORING)
+def test_folder_and_result(runs, name):
+    run = runs[name]
+    assert run.state == "done" and run.result["method"] == name and run.metrics == ()
+    assert run.result["n_edges_requested"] == 30 >= run.result["n_edges"]
+    circuit = Circuit.load(run.folder / "circuit.json")
+    assert circuit.n_edges == run.result["n_edges"] == sum(e["kept"] for e in run.edges)
+    assert len(run.edges) == 257
+    sizes = [abs(e["effect"]) for e in run.edges]
+    assert sizes == sorted(sizes, reverse=True)
+    assert name in run.circuit["about"]["score"]
+    assert (run.folder / "circuit.png").exists()
+
+
+@pytest.mark.parametrize("name", ["ifr", "eap_ig", "exact"])
+def test_the_heads_that_matter_rank_first(runs, name):
+    """The previous-token head and the induction heads, recognised by their attention."""
+    seen = json.loads((runs["exact"].folder / "heads.json").read_text())
+    important = {h for h, a in seen.items() if h.startswith("a0") and a["previous token"] > 0.5}
+    important |= {h for h, a in seen.items() if h.startswith("a1") and a["end->match"] > 0.5}
+    assert len(important) >= 3
+    ranked = sorted((total := heads(runs[name])), key=lambda h: -total[h])
+    assert set(ranked[: len(important)]) == important
+
+
+def test_methods_beat_noise(runs):
+    for name in ("ifr", "eap_ig", "eap_ig_activations", "exact"):
+        assert runs[name].result["faithfulness"] > 0.9 > runs["random"].result["faithfulness"]
+
+
+def test_threshold_instead_of_a_number(tmp_path):
+    chosen = settings(
+        "tracking=disabled", "method=exact", "method.n_edges=null", "method.threshold=0.05"
+    )
+    discover(chosen, tmp_path / "run", [], print)
+    run = read_run(tmp_path / "run")
+    assert run.result["n_edges_requested"] == sum(abs(e["effect"]) >= 0.05 for e in run.edges)
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["method=eap", "method.threshold=1"], "method: give exactly one of n_edges and thresh"),
+        (["method=eap", "method.n_edges=null"], "method: give exactly one"),
+        (["method=eap", "method.n_edges=258"], "n_edges=258.*257"),
+        (["method=eap", "method.metric=kl"], "exactly zero"),
+        (["method=eap_ig", "method.steps=0"], "method.steps=0"),
+        (["method=eap_ig", "method.ablation=zero"], "zero"),
+        (["method=random", "method.rule=best"], "method.rule='best'.*top_n"),
+    ],
+)
+def test_refusals(overrides, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        discover(settings("tracking=disabled", *overrides), tmp_path / "run", [], print)
