@@ -106,7 +106,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def draw_curves(folder: Path, found: Sequence[Compared], title: str) -> Path:
-    """Faithfulness (absolute ranking) against the share of edges, log scale: curve.png, curve.svg."""
+    """Faithfulness (absolute ranking) against the share of edges, log scale: curve.png and .svg."""
     figure = Figure(figsize=(7.5, 4.6), facecolor="white", layout="constrained")
     axes = figure.add_subplot()
     for level in (0.0, 1.0):

@@ -23,7 +23,6 @@ import torch
 
 from acdc.bridge import LoadedModel
 from acdc.forward import PatchedForward
-from acdc.graph import Circuit, Graph
 from acdc.metrics import Metric, make_metric
 from acdc.prompts import Prompts
 from discovery.build import build_prompts, load_model

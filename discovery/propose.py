@@ -156,7 +156,11 @@ def edge_scores(
 
 def _exact(forward: PatchedForward, metric: Metric) -> NDArray[np.float64]:
     with tqdm(total=forward.graph.n_edges, unit="edge", dynamic_ncols=True) as bar:
-        return attribution.exact(forward, metric, lambda done, _: bar.update(done - bar.n) and None)
+
+        def progress(done: int, total: int) -> None:
+            bar.update(done - bar.n)
+
+        return attribution.exact(forward, metric, progress)
 
 
 def _score(
@@ -190,9 +194,7 @@ def _score(
     )
 
 
-def _select(
-    method: ScoreMethod | IGMethod, graph: Graph, scores: NDArray[np.float64]
-) -> Selection:
+def _select(method: ScoreMethod | IGMethod, graph: Graph, scores: NDArray[np.float64]) -> Selection:
     if method.n_edges is not None:
         return select(graph, scores, method.n_edges, method.ranking, method.rule)
     assert method.threshold is not None  # settings: exactly one of the two is given
