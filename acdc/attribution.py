@@ -77,8 +77,8 @@ def eap_ig_activations(
     not), all else follows, and no gradient passes through c. `all_components` is the published
     code: every edge's gradient is averaged over the runs of all components, also those that its
     writer is not in. `own_writer` averages over the runs of the edge's own writer's component only,
-    a path integral proper, at about 60 % of the cost. InputError unless steps >= 1 (with KL >= 2:
-    one step is the clean run).
+    a path integral proper, at about two thirds of the cost. InputError unless steps >= 1 (with KL
+    >= 2: one step is the clean run).
     """
     _check_steps(steps)
     if steps == 1:
@@ -103,7 +103,7 @@ def exact(
 ) -> Scores:
     """loss(without this one edge) - loss(clean), for every edge. [writers, readers].
 
-    About half a forward pass an edge, many edges in one batch. `progress(done, all)` is called
+    A fraction of a forward pass an edge, several edges in a batch. `progress(done, all)` is called
     after each batch, in edges. FloatingPointError if the metric becomes NaN or infinite.
     """
     graph, state = forward.graph, State(forward, metric)
