@@ -48,14 +48,15 @@ def test_every_edge_is_drawn_and_every_head_named(tmp_path: Path, route: Route) 
     root = draw(tmp_path, route)
     drawn = {g.get("id", "") for g in root.iter(f"{SVG}g")}
     texts = ["".join(t.itertext()).strip() for t in root.iter(f"{SVG}text")]
-    named = 0
+    heads = defaultdict(set)
     for kind, _, layer, head, source, target, _, _ in route.edges.tolist():
         if kind == Kind.HEAD:
-            assert f"head:{layer}:{source}:{target}" in drawn
-            named += any(text[:1] == "h" and str(head) in text[1:].split(",") for text in texts)
+            heads[f"head:{layer}:{source}:{target}"].add(str(head))
         elif kind not in (Kind.CONSTANT, Kind.INPUT):
             assert f"{Kind(kind).name.lower()}:{layer}:{target}" in drawn
-    assert named == (route.edges["kind"] == Kind.HEAD).sum() > 5
+    assert drawn >= set(heads) and len(heads) > 3
+    labels = [sorted(text[1:].split(",")) for text in texts if re.fullmatch(r"h\d[\d,]*", text)]
+    assert sorted(labels) == sorted(sorted(names) for names in heads.values())
     assert {"The", "<cat>", "$s$", "on", "mat", "logit of $a$ − b", "A & B"} <= set(texts)
     assert sum(text.endswith("%") for text in texts) == int((route.input > 0).sum())
     assert ("MLP" in texts) == bool((route.edges["kind"] == Kind.MLP).any())
