@@ -109,7 +109,7 @@ def from_module(module: Any, tokenizer: Any, name: str) -> LoadedModel:
     return from_bridge(bridge, tokenizer, name)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: gradients must be able to pass the rotary tables
 def from_bridge(bridge: TransformerBridge, tokenizer: Any, name: str) -> LoadedModel:
     """Read a bridge into a Model and check the identities; InputError if it does not qualify."""
     try:

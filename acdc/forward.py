@@ -56,8 +56,7 @@ def trace(model: Model, tokens: Int[Tensor, "batch pos"]) -> Trace:
     writers, streams, patterns = [x], [], []
     for layer, block in enumerate(model.blocks):
         streams.append(x)
-        inputs = x.expand(model.n_heads, *x.shape)
-        heads, pattern = _heads(model, layer, inputs, inputs, inputs, n)
+        heads, pattern = head_outputs(model, layer, x[None], x[None], x[None], n)
         patterns.append(pattern.transpose(0, 1))
         writers += list(heads)
         mid = x + heads.sum(0)
@@ -74,12 +73,12 @@ def trace(model: Model, tokens: Int[Tensor, "batch pos"]) -> Trace:
     )
 
 
-def _heads(
+def head_outputs(
     model: Model, layer: int, x_q: Tensor, x_k: Tensor, x_v: Tensor, n: int
 ) -> tuple[Tensor, Tensor]:
     """Outputs [head, batch, pos, d_model] and patterns from inputs [reader, batch, pos, d_model].
 
-    x_k and x_v have one slot a query head, or one a key/value group.
+    x_k and x_v have one slot a query head, or one a key/value group; x[None] is one input for all.
     """
     every = list(range(model.n_heads))
     slots = [model.kv_head(h) for h in every] if len(x_k) == model.n_heads else None
@@ -127,14 +126,14 @@ class PatchedForward:
             mlp = self.graph.reader(layer, "mlp") if block.mlp else 0
             early = run.read(mlp, 1) if block.mlp and self.model.parallel else None
             q, k, v = self._attention_inputs(run, layer)
-            heads, _ = _heads(self.model, layer, q, k, v, self.n_pos)
+            heads, _ = head_outputs(self.model, layer, q, k, v, self.n_pos)
             run.write(heads, block.attn.b_O)
             if block.mlp is not None:
                 run.write(self.model.mlp_out(layer, run.read(mlp, 1) if early is None else early))
         return self.model.unembed(run.read(len(self.graph.readers) - 1, 1)[0, :, -1])
 
     def _attention_inputs(self, run: _Run, layer: int) -> tuple[Tensor, ...]:
-        """Inputs of all q, all k and all v readers of a layer, each [reader, batch, pos, d_model]."""
+        """Inputs of a layer's q, k and v readers, each [reader, batch, pos, d_model]."""
         sizes = [self.graph.n_heads, self.graph.n_kv_readers, self.graph.n_kv_readers]
         return run.read(self.graph.reader(layer, "q"), sum(sizes)).split(sizes)
 

@@ -40,11 +40,13 @@ class Cut:
 class Trial:
     """A batch of variants: number k has the first k+1 cuts applied. Axis 0 is the variant.
 
-    Where a reader is cut in only some variants its rows are shared: `rows[reader]` tells which row
-    of `x` and `act` a variant has (row 0 is the state before).
+    If `single`, number k has cut k alone, and none of them can be committed. Where a reader is cut
+    in only some variants its rows are shared: `rows[reader]` tells which row of `x` and `act` a
+    variant has (row 0 is the state before).
     """
 
     cuts: Sequence[Cut]
+    single: bool = False
     rows: dict[int, list[int]] = field(default_factory=dict)
     x: dict[int, Tensor] = field(default_factory=dict)  # of the readers that are cut
     act: dict[int, Tensor] = field(default_factory=dict)  # q, k or v
@@ -198,9 +200,9 @@ class State:
 
     # ---- trying cuts -----------------------------------------------------------------------------
 
-    def trial(self, cuts: Sequence[Cut]) -> Trial:
-        """Evaluate cumulative cuts, all within `logits`, one MLP, or the heads of one layer."""
-        trial = Trial(cuts)
+    def trial(self, cuts: Sequence[Cut], single: bool = False) -> Trial:
+        """Evaluate cumulative (or `single`) cuts within `logits`, one MLP, or a layer's heads."""
+        trial = Trial(cuts, single)
         info = self.graph.readers[cuts[0].reader]
         self._cut_inputs(trial)
         if info.part == "logits":
@@ -230,7 +232,7 @@ class State:
         """Inputs (and q, k, v) of the cut readers: one row for each number of own cuts."""
         for reader in dict.fromkeys(cut.reader for cut in trial.cuts):
             own = [cut.reader == reader for cut in trial.cuts]
-            trial.rows[reader] = np.cumsum(own).tolist()
+            trial.rows[reader] = (np.cumsum(own) * (own if trial.single else 1)).tolist()
             span = self.span[reader]
             single = [c.writers for c in trial.cuts if c.reader == reader]
             if trial.cuts[0].gate:
@@ -238,7 +240,7 @@ class State:
             else:
                 lost = self.drop[[w for (w,) in single]][:, :, -span:]
             x = self.x[reader]
-            trial.x[reader] = torch.cat([x[None], x - lost.cumsum(0)])
+            trial.x[reader] = torch.cat([x[None], x - (lost if trial.single else lost.cumsum(0))])
             if reader in self.act:
                 new = self._project(reader, trial.x[reader][1:])
                 trial.act[reader] = torch.cat([self.act[reader][None], new])
@@ -313,6 +315,8 @@ class State:
 
     def commit(self, trial: Trial, variant: int, value: float) -> None:
         """Move to a variant of a trial: its cuts become part of the circuit."""
+        if trial.single:
+            raise ValueError("a trial of single cuts has no circuit so far to move to")
         for reader in trial.x:
             self.x[reader] = trial.x[reader][trial.row(reader, variant)].clone()
         for reader in trial.incoming:

@@ -164,11 +164,11 @@ class Model:
         heads: int | list[int],
         x: Float[Tensor, "*n pos d_model"],
         n_pos: int,
-    ) -> Float[Tensor, "*n pos d_head"]:
+    ) -> Float[Tensor, "*m pos d_head"]:
         """q, k or v from a reader's input (before the norm), positions turned in.
 
-        `heads` is one head (for k and v: one group), or a list that runs along the first axis of x.
-        x holds the last x.shape[-2] of `n_pos` positions.
+        `heads` is one head (for k and v: one group), or a list that runs along the first axis of x
+        (of size 1: all of them read the same). x holds the last x.shape[-2] of `n_pos` positions.
         """
         block = self.blocks[layer]
         attn, name = block.attn, part.upper()

@@ -1,0 +1,321 @@
+"""One score an edge: what corrupting this edge alone does to the metric, estimated or exact.
+
+Every method answers in the same unit and sign, that of a loss (KL as it is, logit difference
+negated): positive = cutting the edge makes the loss worse, so the edge helps. EAP (Syed et al.
+2023, arXiv 2310.10348) is the first-order estimate (a'_u - a_u) . dm/dx_v, where a_u is writer u's
+clean output, a'_u what a cut edge carries and x_v reader v's input; EAP-IG (Hanna et al. 2024,
+arXiv 2403.17806) averages the gradient over runs between clean and corrupted. `exact` cuts every
+edge once. Losses are summed over prompts and divided once by their number, so a score does not
+depend on how prompts are batched. Gradients are taken one layer at a time from the kept residual
+streams, so memory is that of one layer. The forward pass and the metric must not have been made
+under torch.inference_mode (torch.no_grad is fine). Knows no circuits, tasks or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from acdc.errors import InputError
+from acdc.forward import PatchedForward, head_outputs, stream_of
+from acdc.graph import Graph
+from acdc.incremental import Cut, State
+from acdc.metrics import Metric
+from acdc.model import Norm
+
+Scores = NDArray[np.float64]  # [writers, readers], 0 where there is no edge
+RunsOf = Literal["all_components", "own_writer"]
+POINT_ROWS = 64  # prompts x points of a path in one pass
+BATCH_BYTES = 1 << 28  # what one batch of single cuts may hold
+
+
+# ---- methods -------------------------------------------------------------------------------------
+
+
+def eap(forward: PatchedForward, metric: Metric) -> Scores:
+    """Edge attribution patching: gradients at the clean run. [writers, readers], the loss's unit.
+
+    One backward pass. InputError for KL, whose gradient at the clean run is zero.
+    """
+    _refuse_kl(metric, "eap", "eap_ig or exact, or method.metric=logit_diff")
+    total = _Total(forward, metric)
+    total.add([stream[None] for stream in forward.clean.streams])
+    return total.scores(1)
+
+
+def eap_ig(forward: PatchedForward, metric: Metric, steps: int) -> Scores:
+    """EAP with integrated gradients along the input. [writers, readers], the loss's unit.
+
+    Gradients are averaged over runs whose `input` is a' + k/steps (a - a'), k = 0..steps-1: the
+    corrupted end is included, the clean one is not. With many steps the scores of the edges out of
+    `input` add up to loss(run from a') - loss(clean). InputError unless steps >= 1, and under zero
+    ablation: norms have no usable gradient at a zero input.
+    """
+    _check_steps(steps)
+    return _along_the_input(forward, metric, [k / steps for k in range(steps)])
+
+
+def clean_corrupted(forward: PatchedForward, metric: Metric) -> Scores:
+    """EAP with the mean of the gradients at both ends of `eap_ig`'s path; refuses as that does."""
+    return _along_the_input(forward, metric, [0.0, 1.0])
+
+
+def eap_ig_activations(
+    forward: PatchedForward, metric: Metric, steps: int, runs_of: RunsOf = "all_components"
+) -> Scores:
+    """EAP with gradients integrated along activations. [writers, readers], the loss's unit.
+
+    Components are `input`, all heads of a layer together, and each MLP. In a run of component c its
+    outputs are set to k/steps a + (1 - k/steps) a', k = 1..steps (clean end included, corrupted
+    not), all else follows, and no gradient passes through c. `all_components` is the published
+    code: every edge's gradient is averaged over the runs of all components, also those that its
+    writer is not in. `own_writer` averages over the runs of the edge's own writer's component only,
+    a path integral proper, at about two thirds of the cost. InputError unless steps >= 1 (with KL
+    >= 2: one step is the clean run).
+    """
+    _check_steps(steps)
+    if steps == 1:
+        _refuse_kl(metric, "eap_ig_activations with 1 step", "2 or more steps")
+    total, components = _Total(forward, metric), _components(forward.graph)
+    below = forward.clean.streams
+    for component in components:
+        own = component.writers if runs_of == "own_writer" else range(len(forward.graph.writers))
+        change = total.delta[component.writers.start : component.writers.stop].sum(0)
+        for points in _blocks(forward, [k / steps for k in range(1, steps + 1)]):
+            here = below[component.stream] + (1 - points) * change
+            kept = [x.expand_as(here) for x in below[: component.stream]]
+            total.add(_complete(forward, [*kept, here]), own, component.stream)
+    return total.scores(steps * (len(components) if runs_of == "all_components" else 1))
+
+
+@torch.inference_mode()
+def exact(
+    forward: PatchedForward,
+    metric: Metric,
+    progress: Callable[[int, int], None] | None = None,
+) -> Scores:
+    """loss(without this one edge) - loss(clean), for every edge. [writers, readers].
+
+    A fraction of a forward pass an edge, several edges in a batch. `progress(done, all)` is called
+    after each batch, in edges. FloatingPointError if the metric becomes NaN or infinite.
+    """
+    graph, state = forward.graph, State(forward, metric)
+    for layer in reversed(range(graph.n_layers)):
+        if graph.has_mlp:
+            state.enter(layer, "mlp")
+        state.enter(layer, "attn")
+    size = max(1, BATCH_BYTES // state.bytes_per_variant())
+    scores, done = np.zeros(graph.legal.shape), 0
+    for reader in reversed(range(len(graph.readers))):
+        senders = np.arange(graph.senders[reader])
+        for writers in np.split(senders, range(size, len(senders), size)):
+            trial = state.trial([Cut(reader, (w,)) for w in writers.tolist()], single=True)
+            values = np.array(list(state.values(trial)))
+            scores[writers, reader] = metric.sign * (values - state.value)
+            done += len(writers)
+            if progress is not None:
+                progress(done, graph.n_edges)
+    return _finite(scores)
+
+
+def random_scores(graph: Graph, seed: int) -> Scores:
+    """Standard normal noise on every edge: what a method has to beat. [writers, readers]."""
+    noise = np.random.default_rng(seed).standard_normal(graph.legal.shape)
+    return np.where(graph.legal, noise, 0.0)
+
+
+# ---- checks --------------------------------------------------------------------------------------
+
+
+def _check_steps(steps: int) -> None:
+    if steps < 1:
+        raise InputError(f"method.steps={steps}: integrated gradients need at least 1 step")
+
+
+def _refuse_kl(metric: Metric, method: str, instead: str) -> None:
+    if metric.name == "kl":
+        raise InputError(
+            f"method.name={method} with method.metric=kl: the gradient of KL(clean || .) at the"
+            f" clean run is exactly zero, so every score would be 0; use {instead}"
+        )
+
+
+def _finite(scores: Scores) -> Scores:
+    if not np.isfinite(scores).all():
+        raise FloatingPointError("an edge score is NaN or infinite: so is the metric or a gradient")
+    return scores
+
+
+# ---- runs: the residual streams of several points at once, [point, batch, pos, d_model] each -----
+
+
+@dataclass(frozen=True)
+class _Component:
+    """Writers that `eap_ig_activations` moves together, and the first stream they change."""
+
+    writers: range
+    stream: int
+
+
+def _components(graph: Graph) -> list[_Component]:
+    out = [_Component(range(1), 0)]
+    for layer in range(graph.n_layers):
+        first, behind = graph.head(layer, 0), graph.head(layer, graph.n_heads)
+        out.append(_Component(range(first, behind), 2 * layer + 1))
+        if graph.has_mlp:
+            out.append(_Component(range(behind, behind + 1), 2 * layer + 2))
+    return out
+
+
+def _blocks(forward: PatchedForward, points: Sequence[float]) -> Iterator[Tensor]:
+    """Points of a path, as many at a time as fit in a pass, shaped to scale a stream."""
+    column = torch.tensor(points, dtype=torch.float64).to(forward.clean.streams)
+    yield from column[:, None, None, None].split(max(1, POINT_ROWS // len(forward.prompts)))
+
+
+def _along_the_input(forward: PatchedForward, metric: Metric, points: Sequence[float]) -> Scores:
+    """EAP with the gradient's mean over runs whose input is a' + point (a - a')."""
+    if forward.ablation == "zero":
+        raise InputError(
+            "method.ablation=zero: the path along the input would start at a zero input, where the"
+            " norms' gradient is 1/sqrt(eps) and swamps the rest; use resample or mean, or another"
+            " method (eap, eap_ig_activations, exact)"
+        )
+    total = _Total(forward, metric)
+    clean, ablated = forward.clean.writers[0], forward.ablated[0]
+    for block in _blocks(forward, points):
+        total.add(_complete(forward, [ablated + block * (clean - ablated)]))
+    return total.scores(len(points))
+
+
+@torch.no_grad()
+def _complete(forward: PatchedForward, streams: list[Tensor]) -> list[Tensor]:
+    """All 2 layers + 1 streams (as in Trace) from the first few, by plain forward passes."""
+    model, graph = forward.model, forward.graph
+    streams = list(streams)
+    while len(streams) <= 2 * graph.n_layers:
+        layer, after_heads = divmod(len(streams) - 1, 2)
+        x = streams[-1]
+        if not after_heads:
+            shared, bias = x.flatten(0, 1)[None], model.blocks[layer].attn.b_O
+            heads, _ = head_outputs(model, layer, shared, shared, shared, forward.n_pos)
+            change = heads.sum(0).view_as(x)
+            x = x + change if bias is None else x + change + bias
+        elif graph.has_mlp:
+            x = x + model.mlp_out(layer, streams[stream_of(graph, layer, "mlp")])
+        streams.append(x)
+    return streams
+
+
+# ---- gradients -----------------------------------------------------------------------------------
+
+
+def _pull(function: Callable[..., Tensor], upstream: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    """Gradients at the inputs of <function(*inputs), upstream>."""
+    with torch.enable_grad():
+        leaves = [x.detach().requires_grad_() for x in inputs]
+        return torch.autograd.grad(function(*leaves), leaves, upstream)
+
+
+def _sweep(
+    forward: PatchedForward, metric: Metric, streams: Sequence[Tensor], blocked: int
+) -> Iterator[tuple[int, Tensor]]:
+    """Gradients of the summed loss at every reader's input, from the logits down.
+
+    Yields the first of consecutive readers and [reader, batch, pos, d_model], summed over points.
+    Nothing passes through the component whose outputs enter stream number `blocked`, since they are
+    set by hand.
+    """
+    graph, model = forward.graph, forward.model
+    last = streams[-1]
+    (above,) = _pull(lambda x: _loss(forward, metric, x), last.new_ones(()), last)
+    yield graph.reader(graph.n_layers, "logits"), above.sum(0, keepdim=True)
+    for layer in reversed(range(graph.n_layers)):
+        below = above
+        if graph.has_mlp and blocked != 2 * layer + 2:
+            x = streams[stream_of(graph, layer, "mlp")]
+            (gradient,) = _pull(partial(model.mlp_out, layer), above, x)
+            yield graph.reader(layer, "mlp"), gradient.sum(0, keepdim=True)
+            below = above + gradient
+            above = above if graph.parallel else below
+        if blocked != 2 * layer + 1:
+            gradients = _pull_heads(forward, layer, streams[2 * layer], above)
+            yield graph.reader(layer, "q"), torch.cat([g.sum(1) for g in gradients])
+            below = below + sum(g.sum(0) for g in gradients)
+        above = below
+
+
+def _pull_heads(
+    forward: PatchedForward, layer: int, x: Tensor, upstream: Tensor
+) -> tuple[Tensor, ...]:
+    """Gradients at the inputs of all q, k and v readers: 3 x [reader, point, batch, pos, d_model].
+
+    The norm is left to `_through_norm`: autograd would run it once a reader.
+    """
+    graph, model, norm = forward.graph, forward.model, forward.model.blocks[layer].ln1
+    bare = replace(model, blocks=tuple(replace(b, ln1=Norm("none")) for b in model.blocks))
+
+    def heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return head_outputs(bare, layer, q, k, v, forward.n_pos)[0].sum(0)
+
+    y = norm(x).flatten(0, 1)
+    copies = [y.expand(n, *y.shape) for n in (graph.n_heads, *2 * [graph.n_kv_readers])]
+    gradients = _pull(heads, upstream.flatten(0, 1), *copies)
+    return tuple(_through_norm(norm, x, g.unflatten(1, x.shape[:2])) for g in gradients)
+
+
+def _through_norm(norm: Norm, x: Tensor, gradient: Tensor) -> Tensor:
+    """Gradients at x [*n, d_model] from those at norm(x), [reader, *n, d_model]; reuses these."""
+    if norm.kind == "none":
+        return gradient
+    if norm.kind == "layer":
+        x = x - x.mean(-1, keepdim=True)
+    scale = (x.pow(2).mean(-1, keepdim=True) + norm.eps).rsqrt()
+    gradient *= scale if norm.weight is None else scale * norm.weight
+    if norm.kind == "layer":
+        gradient -= gradient.mean(-1, keepdim=True)
+    unit = x * scale
+    along = torch.einsum("r...d,...d->r...", gradient, unit) / x.shape[-1]
+    return gradient.addcmul_(along[..., None], unit, value=-1)
+
+
+def _loss(forward: PatchedForward, metric: Metric, x: Tensor) -> Tensor:
+    """Sum over points and prompts of the loss, from the last stream."""
+    return metric.sign * metric.of_logits(forward.model.unembed(x[..., -1, :])).sum()
+
+
+class _Total:
+    """(a'_u - a_u) . dm/dx_v summed over prompts and the runs added so far."""
+
+    def __init__(self, forward: PatchedForward, metric: Metric) -> None:
+        if forward.clean.logits.is_inference():
+            raise ValueError("gradients need a forward pass made outside torch.inference_mode")
+        self.forward, self.metric = forward, metric
+        self.delta = forward.ablated - forward.clean.writers  # corrupted minus clean
+        self.sums = np.zeros(forward.graph.legal.shape)
+
+    def add(
+        self, streams: Sequence[Tensor], writers: range | None = None, blocked: int = -1
+    ) -> None:
+        """Add the gradients of runs given by their streams, to some writers' edges (None: all)."""
+        graph = self.forward.graph
+        first, behind = (writers.start, writers.stop) if writers else (0, len(graph.writers))
+        for reader, gradient in _sweep(self.forward, self.metric, streams, blocked):
+            last = min(behind, int(graph.senders[reader]))
+            if last <= first:
+                return  # nothing from here on reads these writers
+            delta = self.delta[first:last].flatten(1)
+            product = gradient.flatten(1) @ delta.T
+            columns = slice(reader, reader + len(gradient))
+            self.sums[first:last, columns] += product.T.double().cpu().numpy()
+
+    def scores(self, runs: int) -> Scores:
+        """Mean over `runs` and over prompts."""
+        return _finite(self.sums / (runs * len(self.forward.prompts)))
