@@ -111,7 +111,8 @@ def test_top_n_takes_the_best_and_of_equals_the_first():
     ranked = sorted(np.argwhere(graph.legal).tolist(), key=lambda e: (-abs(rounded[tuple(e)]), e))
     for n_edges in range(0, graph.n_edges, 10):
         taken = np.zeros_like(graph.legal)
-        taken[tuple(np.array(ranked[:n_edges]).reshape(-1, 2).T)] = True
+        for edge in ranked[:n_edges]:
+            taken[tuple(edge)] = True
         found = top_n(graph, rounded, n_edges)
         assert (found.circuit.mask == Circuit(graph, taken).pruned().mask).all()
     zeros = np.zeros(graph.legal.shape)

@@ -317,7 +317,7 @@ def test_logit_step_worked_by_hand(hand_model):
 
 
 def test_top_of_the_walk_and_its_parts(hand_model):
-    graph = flow_graph(hand_model, torch.tensor([[0, 1], [1, 1]]), right=[[0]] * 2)
+    graph = flow_graph(hand_model, torch.tensor([[0, 1], [1, 0]]), right=[[0]] * 2)
     (layer,) = list(descend(graph))
     total = layer.below.sum(1) + layer.constant.sum(1) + layer.logit.constant
     assert total.tolist() == pytest.approx([1, 1])
