@@ -77,7 +77,7 @@ class MLP:
         if self.W_gate is None:
             hidden = self.act(hidden)
         else:
-            hidden = self.act(_linear(x, self.W_gate, self.b_gate)).mul_(hidden)
+            hidden = self.act(_linear(x, self.W_gate, self.b_gate)) * hidden
         return _linear(hidden, self.W_out, self.b_out)
 
 

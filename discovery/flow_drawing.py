@@ -10,7 +10,6 @@ coordinates are inches from the lower left corner. Equal input gives equal SVG b
 
 from __future__ import annotations
 
-import io
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,9 +24,8 @@ from matplotlib.patches import FancyBboxPatch, PathPatch
 from matplotlib.path import Path as Curve
 
 from acdc.errors import InputError
-from discovery.drawing import COLOURS, DPI, FAINT, GREY, INK, MAX_PIXELS
+from discovery.drawing import COLOURS, FAINT, GREY, INK, save_figure
 from discovery.flow_routes import Kind, Route
-from discovery.records import write_bytes
 
 ATTENTION, MLP, STREAM, DIRECT = COLOURS["value"], COLOURS["MLP"], "#9AA3AB", COLOURS["logits"]
 LEFT, RIGHT, HEADER, FOOTER = 0.7, 0.5, 1.45, 0.8  # inches around the grid
@@ -83,17 +81,8 @@ def draw_route(
         _draw_attention(axes, grid, route)
         _draw_top(axes, grid, route, top)
         _draw_header(axes, grid, route, title, subtitle)
-        return _save(figure, folder, "png"), _save(figure, folder, "svg")
-
-
-def _save(figure: Figure, folder: Path, kind: str) -> Path:
-    dpi = min(DPI, MAX_PIXELS / max(figure.get_size_inches()))
-    metadata = {"svg": {"Date": None}, "png": {"Software": None}}[kind]
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
-    path = folder / f"route.{kind}"
-    write_bytes(path, buffer.getvalue())
-    return path
+        png = save_figure(figure, folder, "route", "png")
+        return png, save_figure(figure, folder, "route", "svg")
 
 
 def _draw_grid(axes: Axes, grid: Grid, route: Route, tokens: Sequence[str]) -> None:
