@@ -1,0 +1,52 @@
+"""scripts/compare.py on the embedded model: one table, one picture, noise last."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from discovery.records import read_run
+
+ROOT = Path(__file__).parents[1]
+
+
+def compare(*overrides, folder):
+    command = [sys.executable, "scripts/compare.py", f"hydra.run.dir={folder}", *overrides]
+    env = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(command, cwd=ROOT, env=env, text=True, capture_output=True, timeout=300)
+
+
+def test_table_and_curves(tmp_path):
+    methods = ["acdc", "ifr", "eap_ig", "exact", "random"]
+    done = compare(f"methods=[{','.join(methods)}]", "task.n=8", folder=tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert read_run(tmp_path / "run").state == "done"
+    found = json.loads((tmp_path / "run" / "compare.json").read_text())
+    rows = {row["method"]: row for row in found["table"]}
+    assert list(rows) == methods and all(f"| {m} |" in done.stdout for m in methods)
+    assert rows["acdc"]["shared"] == rows["acdc"]["edges"] > 0
+    for name in ("ifr", "eap_ig", "exact"):
+        assert rows[name]["cmd"] < rows["random"]["cmd"]
+        assert rows["random"]["shared"] < rows[name]["shared"] <= rows["acdc"]["edges"]
+    for name in methods:
+        points = found["curves"][name]["absolute"]["points"]
+        assert len(points) == 10 and points[-1]["faithfulness"] == pytest.approx(1, abs=1e-4)
+    assert (tmp_path / "run" / "curve.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        ("methods=[nonesuch]", ["nonesuch"]),
+        ("methods=[]", ["name at least one"]),
+        ("metric=nll2", ["nll2", "'kl'"]),
+        ("rule=best", ["rule", "best", "top_n"]),
+    ],
+)
+def test_bad_input_is_one_clear_error(override, words, tmp_path):
+    done = compare(override, folder=tmp_path / "run")
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
