@@ -6,14 +6,15 @@ is signed so that lower is better (KL as it is, logit difference negated). Reade
 a kept edge out go untested. With gates (the original's DIRECT edges) all edges into a head's q, k
 or v are first tried at once. The search is the plain greedy one, decision for decision; most tests
 pass, so it guesses that they all do, tries cumulative cuts in one batch, and takes the results up
-to the first that fails. Knows no tasks, files or trackers.
+to the first that fails. A Guide, scores of another method, may change the order of the tests and
+leave edges out of them; without one this is the exact search. Knows no tasks, files or trackers.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal
 
@@ -28,7 +29,7 @@ from acdc.metrics import Metric
 
 ReaderOrder = Literal["layer", "head"]
 SenderHeads = Literal["descending", "ascending", "random"]
-Reason = Literal["tested", "disconnected", "gate removed"]
+Reason = Literal["tested", "disconnected", "gate removed", "skipped"]
 BATCH_BYTES = 1 << 30  # what one batch of variants may hold
 
 
@@ -43,11 +44,19 @@ class Order:
 
 
 @dataclass(frozen=True)
+class Guide:
+    """What another method's scores tell the search. The result is then not the exact search's."""
+
+    weakest_first: NDArray[np.float64] | None = None  # [writers, readers]: senders by size of these
+    shortlist: NDArray[np.bool_] | None = None  # [writers, readers]: all other edges go untested
+
+
+@dataclass(frozen=True)
 class Visit:
-    """One entry of the search's itinerary: a reader's gate, or its edges."""
+    """One entry of the search's itinerary: a reader's edges off the shortlist, gate, or edges."""
 
     reader: int
-    kind: Literal["gate", "edges"]
+    kind: Literal["skip", "gate", "edges"]
 
 
 @dataclass(frozen=True)
@@ -83,19 +92,25 @@ class Step:
     n_tests: int
     n_passes: int  # batched passes so far
     mask: NDArray[np.bool_]  # [writers, readers] so far
+    n_skipped: int = 0  # edges of this visit cut untested, being off the shortlist
+    damage: float = 0.0  # what that cost, signed so that positive = worse
 
 
-def itinerary(graph: Graph, order: Order) -> list[Visit]:
-    """Readers (and gates) in the order of visit."""
-    visits = [Visit(graph.reader(graph.n_layers, "logits"), "edges")]
+def itinerary(graph: Graph, order: Order, shortlist: bool = False) -> list[Visit]:
+    """Readers (and gates, and what a shortlist skips) in the order of visit."""
+    skip: list[Literal["skip", "gate", "edges"]] = ["skip"] if shortlist else []
+    visits: list[Visit] = []
+
+    def visit(readers: list[int], kinds: list[Literal["skip", "gate", "edges"]]) -> None:
+        visits.extend(Visit(r, kind) for kind in kinds for r in readers)
+
+    visit([graph.reader(graph.n_layers, "logits")], [*skip, "edges"])
     for layer in reversed(range(graph.n_layers)):
         if graph.has_mlp:
-            visits.append(Visit(graph.reader(layer, "mlp"), "edges"))
+            visit([graph.reader(layer, "mlp")], [*skip, "edges"])
         by_head = order.reader_order == "head"
         for readers in _by_head(graph, layer) if by_head else [_by_part(graph, layer)]:
-            if order.gates:
-                visits += [Visit(r, "gate") for r in readers]
-            visits += [Visit(r, "edges") for r in readers]
+            visit(readers, [*skip, "gate", "edges"] if order.gates else [*skip, "edges"])
     return visits
 
 
@@ -137,23 +152,26 @@ def acdc(
     threshold: float,
     order: Order | None = None,
     chunk: int | None = None,
+    guide: Guide | None = None,
 ) -> Iterator[Step]:
     """Search; yields one frozen Step a visit, and the mask of the last one is the circuit.
 
     `threshold` is in the metric's unit. `chunk` fixes how many cuts are tried in one batch (None:
     adapts to how often edges are kept, and to memory); it changes the time, not the result.
+    A `guide` does change the result; what its shortlist skips is cut when its reader is reached.
     FloatingPointError if the metric becomes NaN or infinite.
     """
     graph = forward.graph
-    search = _Search(State(forward, metric), threshold, order or Order(), chunk)
+    guide = guide or Guide()
+    search = _Search(State(forward, metric), threshold, order or Order(), chunk, guide)
     where = (graph.n_layers, "logits")  # the state starts there
-    visits = itinerary(graph, search.order)
+    visits = itinerary(graph, search.order, guide.shortlist is not None)
     for (stage, kind), group in groupby(visits, lambda v: (_stage(graph, v.reader), v.kind)):
         batch = list(group)
         if stage != where:
             search.state.enter(*stage)
             where = stage
-        yield from search.gates(batch) if kind == "gate" else search.edges(batch)
+        yield from {"skip": search.skip, "gate": search.gates, "edges": search.edges}[kind](batch)
 
 
 def _stage(graph: Graph, reader: int) -> tuple[int, str]:
@@ -164,30 +182,54 @@ def _stage(graph: Graph, reader: int) -> tuple[int, str]:
 class _Search:
     """Counters and the chunked trial loop."""
 
-    def __init__(self, state: State, threshold: float, order: Order, chunk: int | None) -> None:
+    def __init__(
+        self, state: State, threshold: float, order: Order, chunk: int | None, guide: Guide
+    ) -> None:
         self.state, self.threshold, self.order, self.chunk = state, threshold, order, chunk
+        self.guide = guide
         self.senders = sender_order(state.graph, order)
         self.mask = state.graph.legal.copy()  # as of the last step; the state may be ahead of it
         self.metric, self.sign = state.value, state.metric.sign
         self.guess = 16  # how many tests in a row are expected to pass
         self.n_tests = self.n_tried = self.n_passes = self.n_kept = self.n_settled = 0
 
+    def skip(self, visits: list[Visit]) -> Iterator[Step]:
+        """Cut what is off the shortlist, without a decision, and measure the damage."""
+        assert self.guide.shortlist is not None  # else there are no such visits
+        state, shortlist, cuts = self.state, self.guide.shortlist, dict[int, Cut]()
+        for reader in (v.reader for v in visits if v.reader in state.span):
+            off = tuple(w for w in state.kept[reader] if not shortlist[w, reader])
+            if off:
+                cuts[reader] = Cut(reader, off, gate=True)
+        damages = self._force(list(cuts.values()))
+        for visit in visits:
+            if visit.reader not in state.span:
+                yield self._step(visit, (), "disconnected", 0)
+            elif visit.reader not in cuts:
+                yield self._step(visit, (), "skipped", 0)
+            else:
+                cut, (damage, self.metric) = cuts[visit.reader], next(damages)
+                self.mask[list(cut.writers), visit.reader] = False
+                step = self._step(visit, (), "skipped", 0)
+                yield replace(step, n_skipped=len(cut.writers), damage=damage)
+
     def gates(self, visits: list[Visit]) -> Iterator[Step]:
         """Try to cut all edges into each reader at once."""
         state = self.state
-        alive = [v for v in visits if v.reader in state.span]
-        results = self._run([Cut(v.reader, tuple(state.kept[v.reader]), gate=True) for v in alive])
+        alive = [v.reader for v in visits if v.reader in state.span and state.kept[v.reader]]
+        results = self._run([Cut(r, tuple(state.kept[r]), gate=True) for r in alive])
         for visit in visits:
-            if visit.reader in state.span:
+            if visit.reader in alive:
                 yield self._step(visit, (next(results),), "tested", 0)
             else:
-                yield self._step(visit, (), "disconnected", 0)
+                dead = visit.reader not in state.span
+                yield self._step(visit, (), "disconnected" if dead else "skipped", 0)
 
     def edges(self, visits: list[Visit]) -> Iterator[Step]:
         """Try each kept edge into each reader."""
         state, graph = self.state, self.state.graph
         cuts = {
-            v.reader: [Cut(v.reader, (w,)) for w in self.senders if state.mask[w, v.reader]]
+            v.reader: [Cut(v.reader, (w,)) for w in self._senders(v.reader)]
             for v in visits
             if v.reader in state.span
         }
@@ -197,10 +239,34 @@ class _Search:
             if reader not in cuts:
                 yield self._step(visit, (), "disconnected", size)
             elif not cuts[reader]:
-                yield self._step(visit, (), "gate removed", size)
+                yield self._step(visit, (), self._why_empty(reader), size)
             else:
                 tests = tuple(next(results) for _ in cuts[reader])
                 yield self._step(visit, tests, "tested", size)
+
+    def _senders(self, reader: int) -> list[int]:
+        """The reader's kept senders in the order of their tests."""
+        senders = [w for w in self.senders if self.state.mask[w, reader]]
+        scores = self.guide.weakest_first
+        return senders if scores is None else sorted(senders, key=lambda w: abs(scores[w, reader]))
+
+    def _why_empty(self, reader: int) -> Reason:
+        shortlist = self.guide.shortlist
+        return "gate removed" if shortlist is None or shortlist[:, reader].any() else "skipped"
+
+    def _force(self, cuts: list[Cut]) -> Iterator[tuple[float, float]]:
+        """Make the cuts, a batch at a time; the damage of each and the metric after it."""
+        done = 0
+        while done < len(cuts):
+            batch, before = cuts[done : done + self._size()], self.state.value
+            trial = self.state.trial(batch)
+            values = list(self.state.values(trial))
+            self.n_passes += 1
+            self.state.commit(trial, len(batch) - 1, values[-1])
+            done += len(batch)
+            for cut, after in zip(batch, values, strict=True):
+                yield self._effect(cut, before, after), after
+                before = after
 
     def _step(
         self, visit: Visit, tests: tuple[Decision, ...], reason: Reason, settled: int
@@ -254,11 +320,15 @@ class _Search:
             state.commit(trial, accepted - 1, before)
         return tests
 
-    def _test(self, cut: Cut, before: float, after: float) -> Decision:
+    def _effect(self, cut: Cut, before: float, after: float) -> float:
         effect = self.sign * (after - before)
         if not math.isfinite(effect):
             name = self.state.graph.readers[cut.reader].name
             raise FloatingPointError(f"the metric is {after} after a cut into {name}")
+        return effect
+
+    def _test(self, cut: Cut, before: float, after: float) -> Decision:
+        effect = self._effect(cut, before, after)
         writer = None if cut.gate else cut.writers[0]
         kept, tie = effect >= self.threshold, abs(effect - self.threshold) < 1e-6
         self.n_tried += 1

@@ -52,13 +52,20 @@ def top_n(
     graph: Graph, scores: NDArray[np.float64], n_edges: int, ranking: Ranking = "absolute"
 ) -> Selection:
     """The n best edges. InputError unless 0 <= n_edges <= the graph's."""
+    return _selection(graph, scores, best_edges(graph, scores, n_edges, ranking), n_edges)
+
+
+def best_edges(
+    graph: Graph, scores: NDArray[np.float64], n_edges: int, ranking: Ranking = "absolute"
+) -> NDArray[np.bool_]:
+    """[writers, readers]: the n best edges, dangling ones included; errors as `top_n`."""
     _check_size(graph, n_edges)
     value = _ranked(graph, scores, ranking)
     legal = np.flatnonzero(graph.legal)
     best = legal[np.argsort(-value.ravel()[legal], kind="stable")[:n_edges]]
     chosen = np.zeros_like(graph.legal)
     chosen.flat[best] = True
-    return _selection(graph, scores, chosen, n_edges)
+    return chosen
 
 
 def greedy(

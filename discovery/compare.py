@@ -25,7 +25,7 @@ from acdc.metrics import Metric, make_metric
 from acdc.search import Order, acdc
 from acdc.selection import Rule, top_n
 from discovery.drawing import save_figure
-from discovery.propose import edge_scores
+from discovery.propose import edge_scores, guide_of
 from discovery.settings import ACDCMethod, Settings
 
 FACTS = ("method", "edges", "cpr", "cmd", "shared", "seconds")
@@ -66,7 +66,8 @@ def _scores(
     own = make_metric(method.metric, forward.prompts, forward.clean.logits)
     order = Order(method.reader_order, method.sender_heads, method.gates, settings.seed)
     effects, last = np.zeros(forward.graph.legal.shape), None
-    for last in acdc(forward, own, method.threshold, order, method.chunk):
+    guide = guide_of(method, settings.seed, forward, own)
+    for last in acdc(forward, own, method.threshold, order, method.chunk, guide):
         for test in last.tests:
             if test.writer is not None:
                 effects[test.writer, test.reader] = test.effect

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from acdc import attribution
+from acdc.errors import InputError
 from acdc.forward import PatchedForward
 from acdc.graph import Circuit, Graph
 from acdc.metrics import Metric
-from acdc.search import Decision, Order, Step, acdc
-from acdc.selection import Selection, select, threshold
+from acdc.search import Decision, Guide, Order, Step, acdc
+from acdc.selection import Selection, best_edges, select, threshold
 from discovery.flow_scores import edge_flow
 from discovery.records import RunFolder
 from discovery.settings import ACDCMethod, IGMethod, ScoreMethod, Settings
@@ -36,7 +37,7 @@ class Found:
     circuit: Circuit
     metric: float | None  # of the circuit, where the method itself says so
     edges: tuple[TestedEdge, ...]  # tested or scored, in order
-    counts: Mapping[str, int]  # what the method counts; goes into result.json
+    counts: Mapping[str, int | float]  # what the method counts; goes into result.json
     score: str  # what circuit.json's scores are, in words
     seconds: float
 
@@ -61,9 +62,13 @@ def _search(
     graph = forward.graph
     order = Order(method.reader_order, method.sender_heads, method.gates, seed)
     start, tests, step = time.perf_counter(), list[Decision](), None
+    guide = guide_of(method, seed, forward, metric)
+    skipped, damage = 0, 0.0
+    steps = acdc(forward, metric, method.threshold, order, method.chunk, guide)
     with tqdm(total=graph.n_edges, unit="edge", dynamic_ncols=True, smoothing=0.05) as bar:
-        for number, step in enumerate(acdc(forward, metric, method.threshold, order, method.chunk)):
+        for number, step in enumerate(steps):
             tests += step.tests
+            skipped, damage = skipped + step.n_skipped, damage + step.damage
             seconds = time.perf_counter() - start
             row = _metrics_row(graph, step)
             run.append_edges(_edge_row(graph, test) for test in step.tests)
@@ -75,7 +80,27 @@ def _search(
             counts = f"{step.n_kept} kept, {step.n_tests} tests"
             bar.set_postfix_str(f"{name}, {counts}, {metric.name} {step.metric:.4g}", refresh=False)
     assert step is not None  # every graph has the reader `logits`
-    return _found(graph, metric, step, tests, time.perf_counter() - start)
+    found = _found(graph, metric, step, tests, time.perf_counter() - start)
+    if method.shortlist is None:
+        return found
+    return replace(found, counts={**found.counts, "n_skipped": skipped, "skipped_damage": damage})
+
+
+def guide_of(
+    method: ACDCMethod, seed: int, forward: PatchedForward, metric: Metric
+) -> Guide | None:
+    """What steers the search, if anything: the guide's scores as an order, as a shortlist."""
+    scorer = method.guiding()
+    if scorer is None:
+        return None
+    shortlist, n_edges = method.shortlist, forward.graph.n_edges
+    if shortlist is not None and shortlist > n_edges:
+        raise InputError(f"method.shortlist={shortlist}: the graph has {n_edges} edges")
+    scores = edge_scores(scorer, seed, forward, metric)
+    return Guide(
+        scores if method.weakest_first else None,
+        None if shortlist is None else best_edges(forward.graph, scores, shortlist),
+    )
 
 
 def _found(
@@ -115,6 +140,8 @@ def _metrics_row(graph: Graph, step: Step) -> dict[str, Any]:
         "n_settled": step.n_settled,
         "n_tests": step.n_tests,
         "n_passes": step.n_passes,
+        "n_skipped": step.n_skipped,
+        "damage": step.damage,
     }
 
 

@@ -97,7 +97,10 @@ class GraphSettings(_Strict):
 
 
 class ACDCMethod(_Strict):
-    """The exact greedy search; the fields of acdc.search.Order and what it minimises."""
+    """The greedy search; the fields of acdc.search.Order, what it minimises, and what guides it.
+
+    With `guide=null` it is the exact search.
+    """
 
     name: Literal["acdc"]
     threshold: Annotated[FiniteFloat, Field(ge=0)]
@@ -107,6 +110,34 @@ class ACDCMethod(_Strict):
     sender_heads: Literal["descending", "ascending", "random"]
     gates: bool
     chunk: Count | None
+    guide: Literal["ifr", "eap", "eap_ig", "eap_ig_activations", "exact", "random"] | None
+    guide_steps: Count
+    weakest_first: bool
+    shortlist: Count | None
+
+    @model_validator(mode="after")
+    def _guide_is_used(self) -> ACDCMethod:
+        uses = self.weakest_first or self.shortlist is not None
+        if uses and self.guide is None:
+            field = "shortlist" if self.shortlist is not None else "weakest_first"
+            raise ValueError(f"{field} needs scores: give guide=eap_ig, ifr, ...")
+        if self.guide is not None and not uses:
+            raise ValueError("guide is given but not used: add weakest_first=true or shortlist=N")
+        if self.guide == "eap" and self.metric == "kl":
+            raise ValueError("guide=eap has no gradient of kl at the clean run; use guide=eap_ig")
+        return self
+
+    def guiding(self) -> ScoreMethod | IGMethod | None:
+        """The scoring method that guides the search, if any."""
+        if self.guide is None:
+            return None
+        plain = {
+            "name": self.guide, "n_edges": self.shortlist or 1, "threshold": None, "rule": "top_n",
+            "ranking": "absolute", "metric": self.metric, "ablation": self.ablation,
+        }  # fmt: skip
+        if self.guide.startswith("eap_ig"):
+            return IGMethod.model_validate({**plain, "steps": self.guide_steps})
+        return ScoreMethod.model_validate(plain)
 
 
 class ScoreMethod(_Strict):

@@ -41,12 +41,24 @@ def table(result: dict[str, Any], folder: Path) -> str:
         ("tests", f"{result['n_tests']:,} in {result['n_passes']:,} batched passes")
         if "n_tests" in result
         else ("asked for", f"{result['n_edges_requested']:,} edges"),
+        *_skipped(result),
         ("search", f"{result['seconds']['search']:.1f} s ="
          f" {result['search_in_forwards']:,.0f} plain forward passes of the same batch"),
         ("picture", str(folder / "circuit.png")),
         ("results", str(folder / "result.json")),
     ]  # fmt: skip
     return "\n".join(f"{name:14}{text}" for name, text in rows)
+
+
+def _skipped(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """What a shortlist left untested, if there was one."""
+    if "n_skipped" not in result:
+        return []
+    cost = f"{result['skipped_damage']:+.4f} (positive = worse)"
+    text = (
+        f"{result['n_skipped']:,} edges cut untested, off the shortlist; {result['metric']} {cost}"
+    )
+    return [("skipped", text)]
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")

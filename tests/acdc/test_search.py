@@ -8,9 +8,11 @@ import pytest
 import torch
 from twin import Twin
 
+from acdc.attribution import random_scores
 from acdc.forward import ABLATIONS, PatchedForward
 from acdc.metrics import make_metric
-from acdc.search import Order, acdc
+from acdc.search import Guide, Order, acdc
+from acdc.selection import best_edges
 
 CASES = [
     ("gpt2", "per_query_head"),
@@ -22,10 +24,10 @@ SHAPES = list(itertools.product(ABLATIONS, ["layer", "head"], [True, False]))
 THRESHOLDS = {"kl": (0.002, 0.02, 0.2), "logit_diff": (0.01, 0.1, 0.6)}
 
 
-def search(model, kv, prompts, ablation, metric, threshold, order, chunk=None):
+def search(model, kv, prompts, ablation, metric, threshold, order, chunk=None, guide=None):
     forward = PatchedForward(model, model.graph(kv), prompts, ablation)
     bound = make_metric(metric, forward.prompts, forward.clean.logits)
-    return list(acdc(forward, bound, threshold, order, chunk))
+    return list(acdc(forward, bound, threshold, order, chunk, guide))
 
 
 @pytest.mark.parametrize("family, kv", CASES, ids=["-".join(c) for c in CASES])
@@ -50,6 +52,41 @@ def test_same_decisions_and_effects_as_the_twin(family, kv, ablation, reader_ord
                 assert steps[-1].metric == pytest.approx(value, abs=1e-9)
             kept_counts.append(int(mask.sum()))
     assert len(set(kept_counts)) > 2 and max(kept_counts) > 5  # the thresholds do bite
+
+
+@pytest.mark.parametrize("family, kv", CASES, ids=["-".join(c) for c in CASES])
+@pytest.mark.parametrize("gates", [True, False])
+@pytest.mark.parametrize("reader_order", ["layer", "head"])
+def test_a_guided_search_is_its_twins_too(family, kv, reader_order, gates):
+    model, prompts = families.view(family), families.prompts(n=2, length=4)
+    graph = model.graph(kv)
+    scores = random_scores(graph, seed=1)
+    shortlist = best_edges(graph, scores, graph.n_edges // 3, "absolute")
+    twin, order = Twin(model, graph, prompts, "resample", "kl"), Order(reader_order, gates=gates)
+    for guide in (Guide(scores), Guide(None, shortlist), Guide(scores, shortlist)):
+        mask, _, tests, value = twin.search(
+            0.02, reader_order, gates, scores=guide.weakest_first, shortlist=guide.shortlist
+        )
+        for chunk in (1, 1000):
+            args = model, kv, prompts, "resample", "kl", 0.02, order, chunk, guide
+            steps = search(*args)
+            found = [t for s in steps for t in s.tests]
+            assert [(t.name(graph), t.kept) for t in found] == [(n, k) for n, _, k in tests]
+            assert (steps[-1].mask == mask).all()
+            assert steps[-1].metric == pytest.approx(value, abs=1e-9)
+            assert sum(s.damage for s in steps) == pytest.approx(twin.damage, abs=1e-9)
+            skipped = sum(s.n_skipped for s in steps)
+            assert (skipped > 0) == (guide.shortlist is not None)
+            assert guide.shortlist is None or not (mask & ~guide.shortlist).any()
+
+
+def test_a_guide_that_lists_everything_changes_nothing():
+    model, prompts = families.view("gpt2"), families.prompts()
+    args = model, "per_query_head", prompts, "resample", "kl", 0.02, Order(), None
+    plain = search(*args)
+    listed = [s for s in search(*args, Guide(None, model.graph().legal)) if s.visit.kind != "skip"]
+    assert [s.tests for s in plain] == [s.tests for s in listed]
+    assert sum(s.n_skipped for s in listed) == 0
 
 
 @pytest.mark.parametrize("family", families.FAMILIES)

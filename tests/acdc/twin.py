@@ -134,10 +134,17 @@ class Twin:
         _, logits = run(self.model, self.graph, self.prompts.clean, mask, self.abl)
         return metric_value(self.metric, self.prompts, self.clean, logits)
 
-    def search(self, threshold: float, reader_order: str, gates: bool, heads: str = "descending"):
-        """(mask, kept gates, tests as (edge or reader name, effect, kept), final value)."""
+    def search(
+        self, threshold: float, reader_order: str, gates: bool, heads: str = "descending",
+        scores: np.ndarray | None = None, shortlist: np.ndarray | None = None,
+    ):  # fmt: skip
+        """(mask, kept gates, tests as (edge or reader name, effect, kept), final value).
+
+        With `scores` the weakest sender comes first; what is off the `shortlist` is cut untested,
+        and self.damage is what that cost.
+        """
         graph, sign = self.graph, -1 if self.metric in ("logit_diff", "prob_diff") else 1
-        mask, tests, kept_gates = graph.legal.copy(), [], []
+        mask, tests, kept_gates, self.damage = graph.legal.copy(), [], [], 0.0
         now = self.value(mask)
 
         def attempt(name: str, writers: list[int], reader: int) -> bool:
@@ -152,22 +159,33 @@ class Twin:
                 mask[:], now = trial, new
             return kept
 
-        def visit(reader: str, gate: bool) -> None:
+        def skip(r: int) -> None:
+            nonlocal now
+            mask[~shortlist[:, r], r] = False
+            new = self.value(mask)
+            self.damage, now = self.damage + sign * (new - now), new
+
+        def visit(reader: str, kind: str) -> None:
             r = graph.reader_index[reader]
             nodes = graph.readers[r].nodes
             if reader != "logits" and not any(mask[n].any() for n in nodes):
                 mask[:, r] = False
                 return
             senders = [w for w in self.senders(heads) if mask[w, r]]
-            if gate:
-                if attempt(reader, senders, r):
+            if scores is not None:
+                senders.sort(key=lambda w: abs(scores[w, r]))
+            if kind == "skip":
+                skip(r)
+            elif kind == "gate":
+                if senders and attempt(reader, senders, r):
                     kept_gates.append(reader)
             else:
                 for w in senders:
                     attempt(graph.edge_name(w, r), [w], r)
 
-        for reader, gate in self.visits(reader_order, gates):
-            visit(reader, gate)
+        kinds = ["skip"] * (shortlist is not None) + ["gate"] * gates + ["edges"]
+        for reader, kind in self.visits(reader_order, kinds):
+            visit(reader, kind)
         return mask, kept_gates, tests, now
 
     def senders(self, heads: str) -> list[int]:
@@ -179,14 +197,15 @@ class Twin:
             names += [f"a{layer}.h{h}" for h in order]
         return [self.graph.writer_index[n] for n in [*names, "input"]]
 
-    def visits(self, reader_order: str, gates: bool) -> list[tuple[str, bool]]:
-        out = [("logits", False)]
+    def visits(self, reader_order: str, kinds: list[str]) -> list[tuple[str, str]]:
+        plain = [k for k in kinds if k != "gate"]
+        out = [("logits", kind) for kind in plain]
         heads = range(self.graph.n_heads - 1, -1, -1)
         shared = self.graph.kv == "per_group"
         size = self.graph.n_heads // self.graph.n_kv_heads if shared else 1
         for layer in reversed(range(self.graph.n_layers)):
             if self.graph.has_mlp:
-                out.append((f"m{layer}", False))
+                out += [(f"m{layer}", kind) for kind in plain]
             kv = f"a{layer}.kv" if shared else f"a{layer}.h"
             groups = range(self.graph.n_heads // size - 1, -1, -1)
             if reader_order == "layer":
@@ -199,5 +218,5 @@ class Twin:
                     own = [f"{kv}{h // size}<v>", f"{kv}{h // size}<k>"] if first else []
                     batches.append([*own, f"a{layer}.h{h}<q>"])
             for names in batches:
-                out += [(n, True) for n in names if gates] + [(n, False) for n in names]
+                out += [(n, kind) for kind in kinds for n in names]
         return out

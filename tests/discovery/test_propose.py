@@ -74,9 +74,28 @@ def test_threshold_instead_of_a_number(tmp_path):
     assert run.result["n_edges_requested"] == sum(abs(e["effect"]) >= 0.05 for e in run.edges)
 
 
+def test_a_shortlist_is_reported_and_the_circuit_stays_within_it(tmp_path):
+    guide = ("method=acdc", "method.guide=exact", "method.shortlist=40")
+    discover(settings("tracking=disabled", *guide), tmp_path / "run", [], print)
+    run = read_run(tmp_path / "run")
+    skipped = [row for row in run.metrics if row["kind"] == "skip"]
+    assert run.result["n_skipped"] == sum(row["n_skipped"] for row in skipped) > 0
+    damage = sum(row["damage"] for row in skipped)
+    assert run.result["skipped_damage"] == pytest.approx(damage, abs=1e-9)
+    assert 0 < run.result["n_edges"] <= 40
+    exact = settings("tracking=disabled", "method=acdc")
+    discover(exact, tmp_path / "exact", [], print)
+    assert "n_skipped" not in read_run(tmp_path / "exact").result
+
+
 @pytest.mark.parametrize(
     "overrides, message",
     [
+        (["method.shortlist=40"], "method: shortlist needs scores.*guide="),
+        (["method.weakest_first=true"], "method: weakest_first needs scores"),
+        (["method.guide=ifr"], "guide is given but not used.*shortlist=N"),
+        (["method.guide=eap", "method.shortlist=9"], "guide=eap.*kl.*eap_ig"),
+        (["method.guide=ifr", "method.shortlist=258"], "method.shortlist=258: .* 257"),
         (["method=eap", "method.threshold=1"], "method: give exactly one of n_edges and thresh"),
         (["method=eap", "method.n_edges=null"], "method: give exactly one"),
         (["method=eap", "method.n_edges=258"], "n_edges=258.*257"),
