@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from acdc.errors import InputError
 from acdc.forward import PatchedForward
-from acdc.metrics import Metric
+from acdc.metrics import Metric, differ
 from acdc.selection import RANKINGS, Ranking, Rule, select
 
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -90,7 +90,7 @@ def faithfulness_curves(
         raise InputError(f"shares={list(shares)}: must increase within (0, 1]")
     model = _mean(metric, forward.clean.logits)
     empty = _mean(metric, forward.run(np.zeros_like(forward.graph.legal)))
-    if model == empty:
+    if not differ(model, empty):
         raise InputError(
             f"metric {metric.name} is {model} for the model and the empty circuit alike, so"
             " faithfulness is not defined; take prompts that differ, or another metric"

@@ -7,28 +7,30 @@ clean prompts, and let every reader v receive
 
 where cur(u) is what writer u puts out in this very run (patches propagate), and abl(u) its value
 in the corrupted run (`resample`), its mean over the corrupted prompts at each position (`mean`),
-or 0 (`zero`). All edges kept is the model; none kept under `resample` is the corrupted run. A mask
-between 0 and 1 mixes, so the gradient on the mask is an edge's attribution. This is the plain
-form; acdc/incremental.py is the fast one.
+or 0 (`zero`). All edges kept is the model; none kept under `resample` is the corrupted run.
+acdc/live.py runs one circuit, acdc/incremental.py the many variants of a search.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from acdc.errors import InputError
 from acdc.graph import Graph
+from acdc.live import run_live
 from acdc.model import Model
 from acdc.prompts import Prompts
 
 Ablation = Literal["resample", "zero", "mean"]
-Mask = Shaped[Tensor, "writer reader"] | Shaped[np.ndarray, "writer reader"]
 ABLATIONS = ("resample", "zero", "mean")
 
 
@@ -116,49 +118,52 @@ class PatchedForward:
         self.corrupt = trace(model, self.prompts.corrupt)
         self.ablated = ablated_writers(self.corrupt.writers, ablation)
 
-    def run(self, mask: Mask) -> Float[Tensor, "batch vocab"]:
-        """Logits at the answer position with the edges of `mask` kept (1), cut (0) or mixed."""
-        mask = torch.as_tensor(mask.copy() if isinstance(mask, np.ndarray) else mask)
-        mask = mask.to(device=self.model.device, dtype=self.model.dtype)
-        run = _Run(self, mask)
-        run.write(self.model.embed(self.prompts.clean)[None])
-        for layer, block in enumerate(self.model.blocks):
-            mlp = self.graph.reader(layer, "mlp") if block.mlp else 0
-            early = run.read(mlp, 1) if block.mlp and self.model.parallel else None
-            q, k, v = self._attention_inputs(run, layer)
-            heads, _ = head_outputs(self.model, layer, q, k, v, self.n_pos)
-            run.write(heads, block.attn.b_O)
-            if block.mlp is not None:
-                run.write(self.model.mlp_out(layer, run.read(mlp, 1) if early is None else early))
-        return self.model.unembed(run.read(len(self.graph.readers) - 1, 1)[0, :, -1])
+    @cached_property
+    def cuts(self) -> PairedCuts:
+        """What edges outside a circuit carry."""
+        return PairedCuts(self.model, self.graph, self.ablated)
 
-    def _attention_inputs(self, run: _Run, layer: int) -> tuple[Tensor, ...]:
-        """Inputs of a layer's q, k and v readers, each [reader, batch, pos, d_model]."""
-        sizes = [self.graph.n_heads, self.graph.n_kv_readers, self.graph.n_kv_readers]
-        return run.read(self.graph.reader(layer, "q"), sum(sizes)).split(sizes)
+    def run(self, mask: NDArray[np.bool_]) -> Float[Tensor, "batch vocab"]:
+        """Logits at the answer position with the edges of `mask` kept and all others cut."""
+        return run_live(self.model, self.graph, self.prompts.clean, mask, self.cuts)
 
 
-class _Run:
-    """The writers so far of one patched run, read through the mask."""
+class PairedCuts:
+    """Cut edges carry each prompt's own ablated value (see acdc/live.py, Cuts)."""
 
-    def __init__(self, forward: PatchedForward, mask: Tensor) -> None:
-        self.forward, self.mask = forward, mask
-        self.cut = torch.zeros_like(forward.ablated[0])  # what a reader gets with no edge kept
-        self.change = self.cut.new_empty(0, self.cut.numel())  # cur - abl, a row a writer
+    def __init__(self, model: Model, graph: Graph, ablated: Tensor) -> None:
+        self.graph, self.ablated = graph, ablated
+        sums = [ablated[: graph.writers_before(*place)].sum(0) for place in _places(graph)]
+        self.streams = torch.stack(sums) + bias_streams(model)[:, None, None]
 
-    def write(self, outputs: Tensor, bias: Tensor | None = None) -> None:
-        """Add writers [n, batch, pos, d_model], in index order, and a bias of nobody's."""
-        start = len(self.change)
-        ablated = self.forward.ablated[start : start + len(outputs)]
-        self.change = torch.cat([self.change, (outputs - ablated).flatten(1)])
-        self.cut = self.cut + ablated.sum(0)
-        if bias is not None:
-            self.cut = self.cut + bias
+    def key(self, reader: int) -> None:
+        """All readers of one place receive the same."""
 
-    def read(self, first: int, count: int) -> Tensor:
-        """Inputs of consecutive readers from the writers so far: [reader, batch, pos, d_model]."""
-        columns = self.mask[: len(self.change), first : first + count]
-        return self.cut + (columns.T @ self.change).view(count, *self.cut.shape)
+    def offset(self, writer: int) -> Tensor:
+        """The one value that all cut edges of this writer carry."""
+        return self.ablated[writer]
+
+    def base(self, reader: int, kept: Sequence[int], span: int) -> Tensor:
+        """The whole ablated stream: kept edges add the difference."""
+        info = self.graph.readers[reader]
+        return self.streams[stream_of(self.graph, info.layer, info.part)][:, -span:]
+
+
+def _places(graph: Graph) -> list[tuple[int, str]]:
+    """(layer, part) of the readers that see each of Trace.streams."""
+    places = [(layer, part) for layer in range(graph.n_layers) for part in ("q", "mlp")]
+    return [*places, (graph.n_layers, "logits")]
+
+
+def bias_streams(model: Model) -> Float[Tensor, "stream d_model"]:
+    """What belongs to no writer in each of Trace.streams: the attention output biases so far."""
+    total, out = model.W_E.new_zeros(model.d_model), []
+    for block in model.blocks:
+        out.append(total)
+        if block.attn.b_O is not None:
+            total = total + block.attn.b_O
+        out.append(total)
+    return torch.stack([*out, total])
 
 
 def ablated_writers(

@@ -134,6 +134,11 @@ def _token_metric(name: str, prompts: Prompts, logits: Tensor) -> Metric:
     )  # fmt: skip
 
 
+def differ(a: float, b: float) -> bool:
+    """Whether two values of a metric differ by more than rounding: what may be divided by."""
+    return abs(a - b) > 1e-6 * max(1.0, abs(a), abs(b))
+
+
 def accuracy(prompts: Prompts, logits: Float[Tensor, "batch vocab"]) -> float | None:
     """Share of prompts whose best answer beats every wrong token (or, if none is named, all)."""
     if not prompts.has_answers:

@@ -13,7 +13,7 @@ import torch
 
 from acdc.forward import PatchedForward
 from acdc.graph import Circuit
-from acdc.metrics import Metric, accuracy, make_metric, top1
+from acdc.metrics import Metric, accuracy, differ, make_metric, top1
 from acdc.prompts import Prompts
 from discovery.attention import head_attention
 
@@ -48,7 +48,9 @@ def evaluate(
     part = values["metric_circuit"] - values["metric_corrupt"]
     return {
         **values,
-        "faithfulness": part / span if span else None,
+        "faithfulness": part / span
+        if differ(values["metric_clean"], values["metric_corrupt"])
+        else None,
         "model": task_scores(forward.prompts, forward.clean.logits),
         "circuit": task_scores(forward.prompts, logits),
     }

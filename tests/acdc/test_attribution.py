@@ -6,6 +6,7 @@ import families
 import numpy as np
 import pytest
 import torch
+from dense import dense_run
 from test_parity import parity_model, parity_prompts
 from twin import Twin
 
@@ -50,7 +51,7 @@ def setup(family, kv="per_query_head", ablation="resample", metric="logit_diff",
 
 
 def loss(forward, metric, mask):
-    return metric.sign * metric.of_logits(forward.run(mask)).mean()
+    return metric.sign * metric.of_logits(dense_run(forward, mask)).mean()
 
 
 @pytest.fixture(scope="module")

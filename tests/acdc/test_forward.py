@@ -1,10 +1,13 @@
 """Laws of the patched forward on every supported family."""
 
 import families
+import numpy as np
 import pytest
 import torch
+from dense import dense_run
 
 from acdc.forward import ABLATIONS, PatchedForward, stream_of
+from acdc.live import plan
 
 
 @pytest.fixture(scope="module", params=families.FAMILIES)
@@ -29,7 +32,42 @@ def test_float64_all_edges_is_exact(loaded, ablation):
     forward = PatchedForward(model, graph, families.prompts(), ablation)
     full = forward.run(graph.legal)
     torch.testing.assert_close(full, forward.clean.logits, atol=1e-11, rtol=1e-11)
-    assert (forward.run(torch.zeros(graph.legal.shape)) - full).abs().max() > 0.1
+    assert (forward.run(graph.legal & False) - full).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("kv", ["per_query_head", "per_group"])
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_any_circuit_is_what_its_dense_twin_says(loaded, kv, ablation):
+    model = loaded.model.to(torch.float64)
+    graph, generator = model.graph(kv), np.random.default_rng(0)
+    forward = PatchedForward(model, graph, families.prompts(), ablation)
+    noise = generator.random(graph.legal.shape)
+    knocked = graph.legal & (np.arange(len(graph.writers)) != graph.head(0, 1))[:, None]
+    one = np.zeros_like(graph.legal)
+    one[0, -1] = True
+    masks = [graph.legal & (noise < share) for share in (0.05, 0.15, 0.3, 0.5, 0.8, 0.97)]
+    for mask in (*masks, knocked, one, *(graph.legal & ~m for m in masks)):
+        torch.testing.assert_close(forward.run(mask), dense_run(forward, mask), atol=1e-10, rtol=0)
+
+
+def test_prompts_of_one_token(loaded):
+    """The last position is all positions."""
+    model, prompts = loaded.model.to(torch.float64), families.prompts(length=1)
+    forward = PatchedForward(model, model.graph(), prompts)
+    mask = model.graph().legal & (np.random.default_rng(1).random(model.graph().legal.shape) < 0.5)
+    torch.testing.assert_close(forward.run(mask), dense_run(forward, mask), atol=1e-10, rtol=0)
+
+
+def test_only_what_the_answer_can_see_is_planned():
+    """A head that only `logits` reads: its query at one position, its keys and values at all."""
+    graph = families.view("gpt2").graph()
+    mask = graph.mask(["a1.h0->logits", "m0->a1.h0<q>", "a0.h2->a1.h0<k>", "input->m1"])
+    wanted = plan(graph, mask, 6)
+    named = zip(graph.writers, wanted.writers.tolist(), strict=True)
+    assert {w: n for w, n in named if n} == {"a0.h2": 6, "m0": 1, "a1.h0": 1}
+    spans = {r.name: n for r, n in zip(graph.readers, wanted.readers.tolist(), strict=True) if n}
+    assert spans["a1.h0<q>"] == 1 and spans["a1.h0<k>"] == spans["a0.h2<q>"] == 6
+    assert spans["m0"] == 1 and "m1" not in spans
 
 
 def test_writers_and_biases_sum_to_every_stream(loaded):
