@@ -14,7 +14,8 @@ acdc/live.py runs one circuit, acdc/incremental.py the many variants of a search
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -118,14 +119,40 @@ class PatchedForward:
         self.corrupt = trace(model, self.prompts.corrupt)
         self.ablated = ablated_writers(self.corrupt.writers, ablation)
 
+    def under(self, ablation: Ablation) -> PatchedForward:
+        """The same two runs with other values on cut edges."""
+        return self._like(ablation, self.prompts, self.clean, self.corrupt)
+
+    def swapped(self) -> PatchedForward:
+        """The corrupted prompts' run, into which cut edges carry clean outputs (denoising)."""
+        prompts = replace(self.prompts, clean=self.prompts.corrupt, corrupt=self.prompts.clean)
+        return self._like(self.ablation, prompts, self.corrupt, self.clean)
+
+    def _like(
+        self, ablation: Ablation, prompts: Prompts, clean: Trace, corrupt: Trace
+    ) -> PatchedForward:
+        other = copy(self)
+        other.__dict__.pop("cuts", None)
+        other.ablation, other.prompts, other.clean, other.corrupt = (
+            ablation, prompts, clean, corrupt,
+        )  # fmt: skip
+        other.ablated = ablated_writers(corrupt.writers, ablation)
+        return other
+
     @cached_property
     def cuts(self) -> PairedCuts:
         """What edges outside a circuit carry."""
         return PairedCuts(self.model, self.graph, self.ablated)
 
-    def run(self, mask: NDArray[np.bool_]) -> Float[Tensor, "batch vocab"]:
-        """Logits at the answer position with the edges of `mask` kept and all others cut."""
-        return run_live(self.model, self.graph, self.prompts.clean, mask, self.cuts)
+    def run(
+        self, mask: NDArray[np.bool_], at: Literal["all", "answer"] = "all"
+    ) -> Float[Tensor, "batch vocab"]:
+        """Logits at the answer position with the edges of `mask` kept and all others cut.
+
+        `at="answer"` cuts them at the answer position only; the others are as in the clean run.
+        """
+        streams = self.clean.streams if at == "answer" else None
+        return run_live(self.model, self.graph, self.prompts.clean, mask, self.cuts, streams)
 
 
 class PairedCuts:

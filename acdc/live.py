@@ -70,20 +70,33 @@ def plan(graph: Graph, mask: Mask, n_pos: int) -> Plan:
 
 
 def run_live(
-    model: Model, graph: Graph, tokens: Int[Tensor, "batch pos"], mask: Mask, cuts: Cuts
+    model: Model,
+    graph: Graph,
+    tokens: Int[Tensor, "batch pos"],
+    mask: Mask,
+    cuts: Cuts,
+    before: Float[Tensor, "stream batch pos d_model"] | None = None,
 ) -> Float[Tensor, "batch vocab"]:
-    """Logits at the last position of the circuit `mask` on these tokens."""
-    return _Run(model, graph, tokens, mask, cuts).logits()
+    """Logits at the last position of the circuit `mask` on these tokens.
+
+    With `before`, a full run's streams (Trace.streams), only the last position is the circuit's;
+    keys and values of the positions before it are that run's.
+    """
+    return _Run(model, graph, tokens, mask, cuts, before).logits()
 
 
 class _Run:
     """Outputs so far, of writers wanted at all positions (`full`) and at the last one (`last`)."""
 
-    def __init__(self, model: Model, graph: Graph, tokens: Tensor, mask: Mask, cuts: Cuts) -> None:
+    def __init__(
+        self, model: Model, graph: Graph, tokens: Tensor, mask: Mask, cuts: Cuts,
+        before: Tensor | None,
+    ) -> None:  # fmt: skip
         self.model, self.graph, self.mask, self.cuts = model, graph, mask, cuts
-        self.tokens, self.n_pos = tokens, tokens.shape[1]
-        self.plan = plan(graph, mask, self.n_pos)
-        self.stores = {s: _Store(graph, self.plan, s, tokens, model) for s in (self.n_pos, 1)}
+        self.tokens, self.n_pos, self.before = tokens, tokens.shape[1], before
+        self.widest = self.n_pos if before is None else 1
+        self.plan = plan(graph, mask, self.widest)
+        self.stores = {s: _Store(graph, self.plan, s, tokens, model) for s in (self.widest, 1)}
 
     def logits(self) -> Tensor:
         """Run the live part, layer by layer."""
@@ -109,7 +122,7 @@ class _Run:
         graph, first = self.graph, self.graph.head(layer, 0)
         spans = self.plan.writers[first : first + graph.n_heads]
         outputs: dict[int, Tensor] = {}
-        for span in (self.n_pos, 1) if self.n_pos > 1 else (1,):
+        for span in self.stores:
             heads = np.flatnonzero(spans == span).tolist()
             if heads:
                 outputs |= zip(heads, self._head_group(layer, heads, span), strict=True)
@@ -132,7 +145,10 @@ class _Run:
         self, layer: int, part: Part, heads: list[int], readers: list[int]
     ) -> Tensor:
         """k or v of each head; heads of a group that read the same share one projection."""
-        x, slots = self._read(readers, self.n_pos)
+        x, slots = self._read(readers, self.widest)
+        if self.before is not None:  # q, k and v of a layer read stream number 2 layer
+            earlier = self.before[2 * layer, :, :-1].expand(len(x), -1, -1, -1)
+            x = torch.cat([earlier, x], dim=2)
         wanted = [(self.model.kv_head(h), s) for h, s in zip(heads, slots, strict=True)]
         unique = list(dict.fromkeys(wanted))
         inputs = x[[s for _, s in unique]] if len(x) > 1 else x

@@ -5,14 +5,17 @@ Knows token ids only; no tokenizer, no text.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from acdc.errors import InputError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,9 @@ class Prompts:
     answer_position: int  # index of the position whose next-token logits are read
     # name of a token (such as "io") -> its position in each prompt; for reviewing, not for search
     marks: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    # what of a prompt a part of the model may be said to carry: name (such as "order") -> its value
+    # in each prompt; hypotheses about circuits are made of these
+    features: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     # what the task has to tell about its making (dropped names, mode, ...); printed and recorded
     notes: Mapping[str, int | str] = field(default_factory=dict)
 
@@ -87,7 +93,18 @@ class Prompts:
 
     def to(self, device: torch.device | str) -> Prompts:
         """The same prompts with their token tensors on another device."""
-        return Prompts(
-            self.clean.to(device), self.corrupt.to(device), self.answers, self.wrong,
-            self.answer_position, self.marks, self.notes,
+        return replace(self, clean=self.clean.to(device), corrupt=self.corrupt.to(device))
+
+    def take(self, rows: Sequence[int]) -> Prompts:
+        """Some of the prompts, in the order given; a row may come twice."""
+        chosen = list(rows)
+
+        def of(values: Sequence[T]) -> tuple[T, ...]:
+            return tuple(values[i] for i in chosen)
+
+        return replace(
+            self, clean=self.clean[chosen], corrupt=self.corrupt[chosen],
+            answers=of(self.answers), wrong=of(self.wrong),
+            marks={name: of(values) for name, values in self.marks.items()},
+            features={name: of(values) for name, values in self.features.items()},
         )  # fmt: skip

@@ -102,4 +102,8 @@ def _collect(pairs: list[_Pair], bos: list[int]) -> Prompts:
             "match": tuple(position + 1 for position in previous),
             "end": (end,) * len(pairs),
         },
+        features={
+            "previous token": tuple(pair.clean[-1] for pair in pairs),
+            "match position": tuple(position + 1 for position in previous),
+        },
     )

@@ -240,5 +240,11 @@ def _collect(pairs: Sequence[_Pair], notes: Mapping[str, int | str]) -> Prompts:
             "s2": s2,
             "end": (end,) * len(pairs),
         },
+        features={
+            "indirect object": tuple(pair.io for pair in pairs),
+            "subject": tuple(pair.s for pair in pairs),
+            "order": tuple(int(pair.marks[0] > pair.marks[1]) for pair in pairs),
+            "name position": io,
+        },
         notes=notes,
     )

@@ -1,5 +1,7 @@
 """Laws of the patched forward on every supported family."""
 
+from dataclasses import replace
+
 import families
 import numpy as np
 import pytest
@@ -48,6 +50,35 @@ def test_any_circuit_is_what_its_dense_twin_says(loaded, kv, ablation):
     masks = [graph.legal & (noise < share) for share in (0.05, 0.15, 0.3, 0.5, 0.8, 0.97)]
     for mask in (*masks, knocked, one, *(graph.legal & ~m for m in masks)):
         torch.testing.assert_close(forward.run(mask), dense_run(forward, mask), atol=1e-10, rtol=0)
+
+
+def test_cuts_at_the_answer_position_only(loaded):
+    """On prompts that agree everywhere else, cutting there is cutting everywhere."""
+    model, p = loaded.model.to(torch.float64), families.prompts()
+    corrupt = p.clean.clone()
+    corrupt[:, -1] = p.corrupt[:, -1]
+    graph = model.graph()
+    mask = graph.legal & (np.random.default_rng(0).random(graph.legal.shape) < 0.4)
+    same = PatchedForward(model, graph, replace(p, corrupt=corrupt))
+    torch.testing.assert_close(same.run(mask, "answer"), same.run(mask), atol=1e-10, rtol=0)
+    other = PatchedForward(model, graph, p)
+    assert (other.run(mask, "answer") - other.run(mask)).abs().max() > 1e-3
+    torch.testing.assert_close(
+        other.run(graph.legal, "answer"), other.clean.logits, atol=1e-10, rtol=0
+    )
+
+
+def test_the_same_runs_under_another_ablation_and_swapped(loaded):
+    model, p = loaded.model.to(torch.float64), families.prompts()
+    graph = model.graph()
+    mask = graph.legal & (np.random.default_rng(0).random(graph.legal.shape) < 0.4)
+    forward = PatchedForward(model, graph, p)
+    assert forward.run(mask) is not None
+    for ablation in ABLATIONS:
+        fresh = PatchedForward(model, graph, p, ablation).run(mask)
+        assert torch.equal(forward.under(ablation).run(mask), fresh)
+    swapped = PatchedForward(model, graph, replace(p, clean=p.corrupt, corrupt=p.clean))
+    assert torch.equal(forward.swapped().run(mask), swapped.run(mask))
 
 
 def test_prompts_of_one_token(loaded):
