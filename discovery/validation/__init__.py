@@ -1,0 +1,1 @@
+"""Is a circuit true? Knock-outs, resampling and tests on prompts that it was not found on."""

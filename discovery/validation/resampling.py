@@ -1,0 +1,161 @@
+"""Causal scrubbing of a circuit: kept edges see the reference prompt, all others resampled ones.
+
+The hypothesis that a circuit stands for (Chan et al. 2022): only the kept edges matter, so what the
+others carry may come from any prompt of the task. Three questions, since the draws differ:
+
+    shared     one other prompt supplies everything that is not in the circuit
+    per node   each node draws its own (the algorithm's rule: one for all unimportant inputs)
+    per edge   each cut edge draws its own; what it carries no longer fits together
+
+and a stronger claim, `agree`: what the circuit reads of the reference prompt itself (kept edges out
+of `input`) may come from any prompt that agrees with it on named features, drawn by each node.
+Drawn from the prompts of one part, with replacement, the reference included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from acdc.forward import PatchedForward, bias_streams, stream_of
+from acdc.live import run_live
+from discovery.validation.bench import Bench, Floats, Mask
+
+How = Literal["shared", "per node", "per edge"]
+HOWS: tuple[How, ...] = ("shared", "per node", "per edge")
+EDGE_ROWS = 512  # edges x prompts gathered at a time
+
+
+@dataclass(frozen=True)
+class Scrubbed:
+    """Scores of one hypothesis, and how much was really swapped."""
+
+    score: Floats  # [prompts, draws]
+    smallest_class: int  # prompts in the smallest class of agreeing ones met
+    lonely: float  # share of prompts that agree with nobody but themselves: nothing is swapped
+
+
+class ResampledCuts:
+    """Cut edges carry clean outputs of other prompts (see acdc/live.py, Cuts)."""
+
+    def __init__(
+        self, forward: PatchedForward, how: How, rng: np.random.Generator,
+        agree: Int[np.ndarray, " batch"] | None = None,
+    ) -> None:  # fmt: skip
+        self.forward, self.graph, self.how, self.rng = forward, forward.graph, how, rng
+        self.n = len(forward.prompts)
+        self.biases = bias_streams(forward.model)
+        self.shared = self._rows()
+        self.agree = agree
+        self.nodes: dict[int, Tensor] = {}
+        self.inputs: dict[int, Tensor] = {}
+
+    def key(self, reader: int) -> tuple[int, int]:
+        """Readers of one node receive the same (their whole draw, if each edge has its own)."""
+        node = self._node(reader)
+        alone = self.how == "per edge"
+        return reader if alone else 0, -1 if self.how == "shared" and self.agree is None else node
+
+    def offset(self, writer: int) -> None:
+        """None: what a kept edge replaces depends on its reader."""
+
+    def base(self, reader: int, kept: Sequence[int], span: int) -> Tensor:
+        """Biases and the cut edges' resampled sum; where `agree`, the change of the input too."""
+        graph, info = self.graph, self.graph.readers[reader]
+        stream, n = stream_of(graph, info.layer, info.part), int(graph.senders[reader])
+        clean = self.forward.clean
+        if self.how == "per edge":
+            cut = np.setdiff1d(np.arange(n), kept)
+            total = self._each_edge(cut, span) + self.biases[stream]
+        elif 2 * len(kept) <= n:
+            rows = self._draw(reader)
+            total = clean.streams[stream, rows, -span:]
+            if kept:
+                total = total - clean.writers[list(kept)][:, rows, -span:].sum(0)
+        else:
+            cut = np.setdiff1d(np.arange(n), kept).tolist()
+            rows = self._draw(reader)
+            total = clean.writers[cut][:, rows, -span:].sum(0) + self.biases[stream]
+        if self.agree is not None and 0 in kept:
+            own = clean.writers[0][:, -span:]
+            total = total + own[self._agreeing(self._node(reader))] - own
+        return total
+
+    def _node(self, reader: int) -> int:
+        nodes = self.graph.readers[reader].nodes
+        return nodes[0] if nodes else len(self.graph.writers)
+
+    def _rows(self) -> Tensor:
+        return torch.as_tensor(self.rng.integers(self.n, size=self.n))
+
+    def _draw(self, reader: int) -> Tensor:
+        if self.how == "shared":
+            return self.shared
+        node = self._node(reader)
+        if node not in self.nodes:
+            self.nodes[node] = self._rows()
+        return self.nodes[node]
+
+    def _agreeing(self, node: int) -> Tensor:
+        assert self.agree is not None  # asked for only then
+        if node not in self.inputs:
+            rows = [self.rng.choice(np.flatnonzero(self.agree == c)) for c in self.agree]
+            self.inputs[node] = torch.as_tensor(np.array(rows))
+        return self.inputs[node]
+
+    def _each_edge(self, cut: Int[np.ndarray, " cut"], span: int) -> Tensor:
+        writers = self.forward.clean.writers
+        total = writers.new_zeros(self.n, span, writers.shape[-1])
+        step = max(1, EDGE_ROWS // self.n)
+        for start in range(0, len(cut), step):
+            some = torch.as_tensor(cut[start : start + step])
+            rows = torch.as_tensor(self.rng.integers(self.n, size=(len(some), self.n)))
+            total = total + writers[some[:, None], rows, -span:].sum(0)
+        return total
+
+
+def scrub_circuit(
+    bench: Bench, mask: Mask, how: How, draws: int, rng: np.random.Generator,
+    agree: Sequence[str] = (),
+) -> Scrubbed:  # fmt: skip
+    """Scores of a circuit under resampling, several draws a prompt.
+
+    `agree` names features (Prompts.features) on which the circuit's own inputs need only agree.
+    """
+    scores, classes = [], [feature_classes(p.forward, agree) for p in bench.parts]
+    for _ in range(draws):
+        parts = []
+        for part, ids in zip(bench.parts, classes, strict=True):
+            forward = part.forward
+            cuts = ResampledCuts(forward, how, rng, ids if agree else None)
+            tokens = forward.prompts.clean
+            logits = run_live(forward.model, forward.graph, tokens, mask, cuts)
+            parts.append(part.values(logits).score)
+        scores.append(np.concatenate(parts))
+    sizes = np.concatenate([np.bincount(ids)[ids] for ids in classes])
+    return Scrubbed(np.stack(scores, axis=1), int(sizes.min()), float((sizes == 1).mean()))
+
+
+def feature_classes(forward: PatchedForward, names: Sequence[str]) -> Int[np.ndarray, " batch"]:
+    """Class of each prompt: equal where all named features are (no names: one class)."""
+    prompts = forward.prompts
+    columns = [np.zeros(len(prompts), dtype=np.int64)]
+    columns += [np.array(prompts.features[name], dtype=np.int64) for name in names]
+    return np.unique(np.stack(columns), axis=1, return_inverse=True)[1].ravel()
+
+
+def resampled_baseline(bench: Bench) -> Floats:
+    """[prompts]: expected score with all input from any prompt of the part, in closed form."""
+    out = []
+    for part in bench.parts:
+        logits, sign = part.forward.clean.logits, -part.score.sign
+        shifts = range(len(logits))
+        scores = [sign * part.score.of_logits(logits.roll(k, dims=0)) for k in shifts]
+        out.append(torch.stack(scores).double().mean(0).cpu().numpy())
+    return np.concatenate(out)
