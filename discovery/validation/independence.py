@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.spatial.distance import pdist, squareform
+from scipy.spatial.distance import pdist
 
 from acdc.errors import InputError
 from discovery.validation.result import (
@@ -23,7 +23,7 @@ from discovery.validation.result import (
     undefined,
 )
 
-RANK_TOLERANCE = 1e-12  # eigenvalues below this share of the largest are rounding
+TOLERANCE = 1e-12  # of a kernel's diagonal, which is 1
 
 
 def independence(
@@ -81,17 +81,21 @@ def _fewest(level: float) -> int:
 def _features(scores: Floats) -> Floats:
     """[n, rank] with features @ features.T = H K H.
 
-    A Gaussian kernel on a line has few eigenvalues above rounding, so a permutation costs
-    n x rank^2 instead of n^2, with the same result.
+    Pivoted Cholesky: a Gaussian kernel on a line has few dimensions above rounding, so that a
+    permutation costs n x rank^2 instead of n^2, with the same result.
     """
     distance = pdist(scores[:, None])
     width = np.median(distance[distance > 0])
-    kernel = np.exp(-(squareform(distance) ** 2) / (2 * width**2))
-    kernel -= kernel.mean(axis=0, keepdims=True)
-    kernel -= kernel.mean(axis=1, keepdims=True)
-    values, vectors = np.linalg.eigh(kernel)
-    large = values > RANK_TOLERANCE * values[-1]
-    return vectors[:, large] * np.sqrt(values[large])
+    rest = np.ones_like(scores)  # the diagonal that the columns do not explain yet
+    columns = np.zeros((len(scores), 0))
+    while rest.max() > TOLERANCE:
+        pivot = int(rest.argmax())
+        column = np.exp(-((scores - scores[pivot]) ** 2) / (2 * width**2))
+        column -= columns @ columns[pivot]
+        column /= math.sqrt(rest[pivot])
+        columns = np.column_stack([columns, column])
+        rest -= column**2
+    return columns - columns.mean(axis=0)
 
 
 def _product(x: Floats, y: Floats) -> float:

@@ -51,13 +51,15 @@ def inflate(graph: Graph, mask: Mask, rng: np.random.Generator) -> Inflated:
     """
     if not complement(graph, mask).any():
         raise InputError(f"mask: all {graph.n_edges} edges are in, so no path can be added")
-    path, writer, reader = _Walks(graph).draw(BLOCK, rng)
-    first = _first_new(mask, writer, reader)
-    if len(first):
-        first = first[path[first] == path[first].min()]
-        added = np.stack([writer[first], reader[first]], axis=1)
-    else:
-        added = _short_cuts(graph, Circuit(graph, mask).pruned().mask, 1, rng)
+    walks, added = _Walks(graph), np.zeros((0, 2), dtype=np.int64)
+    while not len(added):  # short cuts lack where a whole node is missing and no path met it
+        path, writer, reader = walks.draw(BLOCK, rng)
+        first = _first_new(mask, writer, reader)
+        if len(first):
+            first = first[path[first] == path[first].min()]
+            added = np.stack([writer[first], reader[first]], axis=1)
+        else:
+            added = _short_cuts(graph, Circuit(graph, mask).pruned().mask, 1, rng)
     inflated = mask.copy()
     inflated[tuple(added.T)] = True
     return Inflated(inflated, added)

@@ -35,7 +35,7 @@ class Tried:
 
 @dataclass(frozen=True)
 class WorstSearch:
-    """Everything that was tried, in order; a set met again is not measured again."""
+    """Everything that was tried, in order; a set that two searches meet is measured once."""
 
     trail: tuple[Tried, ...]
     evaluations: int  # different sets measured
@@ -138,7 +138,7 @@ class _Search:
         if len(values) != len(fresh) or not all(math.isfinite(v) for v in values):
             raise InputError(f"gaps: {len(fresh)} finite numbers expected, got {values[:5]}")
         self.known.update(zip(fresh, map(float, values), strict=True))
-        self.trail += self._named(fresh, label)
+        self.trail += self._named(dict.fromkeys(subsets), label)
         return [self.known[s] for s in subsets]
 
     def _named(self, subsets: Iterable[Subset], label: str) -> list[Tried]:

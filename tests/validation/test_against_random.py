@@ -1,5 +1,8 @@
 """Decision figures against random circuits, corrections over edges, percentiles."""
 
+import json
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -95,6 +98,13 @@ def test_corrections_are_ordered_and_bh_is_the_step_up_rule():
     )
     assert set(bonferroni) < set(bh) < set(plain)
     assert result.holds is False and result.correction == "Benjamini-Hochberg"
+
+
+def test_results_are_ready_for_json():
+    result = minimality(["a", "b"], *edges_exceeding([70, 100]))
+    again = json.loads(json.dumps(asdict(result), allow_nan=False))
+    assert again["extra"]["edges"][0] == result.extra["edges"][0]
+    assert again["holds"] is False and again["correction"] == "Benjamini-Hochberg"
 
 
 def test_minimality_is_shown_only_if_every_edge_matters():

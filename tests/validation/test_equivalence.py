@@ -129,3 +129,17 @@ def test_mean_equivalence_without_spread():
     assert mean_equivalence(model + 8.0, model).holds is False
     result = mean_equivalence(np.arange(4.0), np.ones(4))
     assert result.p_value is None and result.holds is None and "same" in result.extra["undefined"]
+
+
+def test_the_mean_is_refuted_by_the_t_test_beyond_the_margin():
+    rng = np.random.default_rng(3)
+    model = rng.normal(size=50)
+    delta = rng.normal(0.4, 1, 50)
+    result = mean_equivalence(model + delta, model)
+    outer = [
+        stats.ttest_1samp(delta, margin, alternative="greater").pvalue
+        for margin in (result.extra["margin"], -result.extra["margin"])
+    ]
+    far = 1 - stats.t.cdf((delta.mean() + result.extra["margin"]) / stats.sem(delta), 49)
+    assert result.extra["p_opposite"] == pytest.approx(outer[0] + far)
+    assert outer[1] == pytest.approx(far)

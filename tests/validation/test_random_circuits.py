@@ -106,6 +106,14 @@ def test_short_cuts_take_over_where_paths_bring_nothing_new():
     assert inflate(SMOLLM2, mask, rng()).added.tolist() == [list(edge)]
 
 
+def test_a_node_that_paths_rarely_meet_is_found_in_the_end():
+    graph = Graph(12, 8, 8, 64)
+    mask = graph.legal.copy()
+    mask[graph.mlp(11)] = mask[:, graph.reader(11, "mlp")] = False
+    for seed in range(6):
+        assert len(inflate(graph, mask, rng(seed)).added) == 2
+
+
 def test_complement():
     graph = GRAPHS["plain"]
     mask = random_mask(graph, 20, rng())
