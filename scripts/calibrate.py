@@ -1,4 +1,4 @@
-"""Do the tests of discovery.validation hold what they promise? Simulated data, known truth.
+"""Do the tests of discovery.statistics hold what they promise? Simulated data, known truth.
 
     python scripts/calibrate.py                  # about two minutes on one thread
 
@@ -20,21 +20,21 @@ import numpy as np
 from scipy import stats
 
 from discovery.records import write_bytes, write_json
-from discovery.validation.against_random import (
+from discovery.statistics.against_random import (
     minimality,
     null_percentile,
     partial_necessity,
     sufficiency,
 )
-from discovery.validation.equivalence import equivalence, mean_equivalence, non_equivalence
-from discovery.validation.independence import independence
-from discovery.validation.intervals import (
+from discovery.statistics.equivalence import equivalence, mean_equivalence, non_equivalence
+from discovery.statistics.independence import independence
+from discovery.statistics.intervals import (
     Interval,
     binomial_interval,
     mean_interval,
     ratio_of_means,
 )
-from discovery.validation.result import TestResult
+from discovery.statistics.result import TestResult
 
 LEVEL = 0.05
 PROMPTS = (100, 400, 1000)

@@ -14,7 +14,7 @@ import math
 import numpy as np
 from scipy import stats
 
-from discovery.validation.result import (
+from discovery.statistics.result import (
     Floats,
     TestResult,
     check_between,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from discovery.validation.intervals import Interval
+from discovery.statistics.intervals import Interval
 from scripts import calibrate
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from acdc.errors import InputError
-from discovery.validation.intervals import binomial_interval
-from discovery.validation.stability import inclusion, jaccard, nogueira
+from discovery.statistics.intervals import binomial_interval
+from discovery.statistics.stability import inclusion, jaccard, nogueira
 
 
 def columns(*counts, b=100):

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acdc.errors import InputError
-from discovery.validation.intervals import binomial_interval
-from discovery.validation.result import Floats, check_need
+from discovery.statistics.intervals import binomial_interval
+from discovery.statistics.result import Floats, check_need
 
 Mask = NDArray[np.bool_]
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from acdc.errors import InputError
-from discovery.validation.result import Floats, check_between, check_need, check_scores
+from discovery.statistics.result import Floats, check_between, check_need, check_scores
 
 CELLS = 2_000_000  # resampled numbers held at once
 

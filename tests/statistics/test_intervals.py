@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from acdc.errors import InputError
-from discovery.validation.intervals import (
+from discovery.statistics.intervals import (
     binomial_interval,
     mean_interval,
     mean_of_ratios,

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from acdc.errors import InputError
-from discovery.validation.against_random import (
+from discovery.statistics.against_random import (
     mean_squared,
     minimality,
     null_percentile,

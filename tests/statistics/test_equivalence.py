@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from acdc.errors import InputError
-from discovery.validation.equivalence import equivalence, mean_equivalence, non_equivalence
+from discovery.statistics.equivalence import equivalence, mean_equivalence, non_equivalence
 
 
 def scores(wins, n, ties=0):

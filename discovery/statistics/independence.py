@@ -14,7 +14,7 @@ import numpy as np
 from scipy.spatial.distance import pdist
 
 from acdc.errors import InputError
-from discovery.validation.result import (
+from discovery.statistics.result import (
     Floats,
     TestResult,
     check_between,

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from acdc.errors import InputError
-from discovery.validation.independence import independence
+from discovery.statistics.independence import independence
 
 
 def rng(seed=0):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from acdc.errors import InputError
-from discovery.validation.search_worst import Effort, all_subsets, one_by_one, search_worst
+from discovery.statistics.search_worst import Effort, all_subsets, one_by_one, search_worst
 
 SMALL = Effort(random=5, runs=3, iterations=4, candidates=3)
 

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import stats
 
 from acdc.errors import InputError
-from discovery.validation.result import (
+from discovery.statistics.result import (
     Floats,
     TestResult,
     check_between,

@@ -7,7 +7,7 @@ from scipy import stats
 
 from acdc.errors import InputError
 from acdc.graph import Circuit, Graph
-from discovery.validation.random_circuits import complement, inflate, random_mask, random_nodes
+from discovery.statistics.random_circuits import complement, inflate, random_mask, random_nodes
 
 GRAPHS = {
     "plain": Graph(3, 4, 4, 8),
