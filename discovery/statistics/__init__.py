@@ -1,0 +1,1 @@
+"""Is a circuit right? Statistics of scores, stability of edges, random circuits to compare with."""

@@ -1,0 +1,142 @@
+"""Random circuits to compare with: unions of paths from `input` to `logits`.
+
+A path is drawn from the logits backwards: at every node each of its incoming edges is equally
+likely, until the node is `input`. A node with i writers before it is thus passed with probability
+of about 1 / (i + 1), and paths are short: about ln(writers) edges. Circuits are unions of such
+paths; the last few edges, where a whole path would be too many, are short cuts between nodes that
+are on a path already, each equally likely. So every edge lies on a path, and the count is met.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from acdc.errors import InputError
+from acdc.graph import Circuit, Graph
+
+Mask = NDArray[np.bool_]
+Ints = NDArray[np.int64]
+
+BLOCK = 100  # paths drawn at least at once; if none has a new edge, short cuts take over
+
+
+@dataclass(frozen=True, eq=False)
+class Inflated:
+    """A circuit and one random path more."""
+
+    mask: Mask  # [writers, readers]
+    added: Ints  # [new edges, 2]: writer, reader
+
+
+def random_mask(graph: Graph, n_edges: int, rng: np.random.Generator) -> Mask:
+    """[writers, readers]: a random union of paths with exactly `n_edges` edges."""
+    if not 1 <= n_edges <= graph.n_edges:
+        raise InputError(f"n_edges={n_edges}: must lie within 1 and the graph's {graph.n_edges}")
+    walks = _Walks(graph)
+    while True:  # small circuits may get stuck on too few nodes; then start again
+        mask = _grow(walks, graph, n_edges, rng)
+        if mask.sum() == n_edges:
+            return mask
+
+
+def inflate(graph: Graph, mask: Mask, rng: np.random.Generator) -> Inflated:
+    """Add a random path that has at least one new edge; InputError if the circuit is full.
+
+    Knocking out one of the added edges gives the null of minimality (Shi et al. 2024). Every edge
+    of the result lies on a path if every edge of `mask` does.
+    """
+    if not complement(graph, mask).any():
+        raise InputError(f"mask: all {graph.n_edges} edges are in, so no path can be added")
+    walks, added = _Walks(graph), np.zeros((0, 2), dtype=np.int64)
+    while not len(added):  # short cuts lack where a whole node is missing and no path met it
+        path, writer, reader = walks.draw(BLOCK, rng)
+        first = _first_new(mask, writer, reader)
+        if len(first):
+            first = first[path[first] == path[first].min()]
+            added = np.stack([writer[first], reader[first]], axis=1)
+        else:
+            added = _short_cuts(graph, Circuit(graph, mask).pruned().mask, 1, rng)
+    inflated = mask.copy()
+    inflated[tuple(added.T)] = True
+    return Inflated(inflated, added)
+
+
+def complement(graph: Graph, mask: Mask) -> Mask:
+    """[writers, readers]: every edge that is not in the circuit."""
+    return graph.legal & ~mask
+
+
+def random_nodes(names: Sequence[str], size: int, rng: np.random.Generator) -> tuple[str, ...]:
+    """`size` different names, each set equally likely, in the order given."""
+    if not 0 <= size <= len(names):
+        raise InputError(f"size={size}: there are {len(names)} nodes to choose from")
+    chosen = rng.choice(len(names), size, replace=False)
+    return tuple(names[int(i)] for i in np.sort(chosen))
+
+
+class _Walks:
+    """Draws paths; holds the readers of each node as arrays."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.senders = graph.senders
+        readers: list[list[int]] = [[] for _ in graph.writers]
+        for index, reader in enumerate(graph.readers):
+            for node in reader.nodes:
+                readers[node].append(index)
+        self.count = np.array([len(found) for found in readers])
+        self.readers = np.zeros((len(readers), self.count.max(initial=1)), dtype=np.int64)
+        for node, found in enumerate(readers):
+            self.readers[node, : len(found)] = found
+        self.logits = len(graph.readers) - 1
+
+    def draw(self, paths: int, rng: np.random.Generator) -> tuple[Ints, Ints, Ints]:
+        """[edges] each: number of the path, in order, and writer and reader."""
+        path, reader = np.arange(paths), np.full(paths, self.logits)
+        steps = []
+        while len(path):
+            writer = rng.integers(self.senders[reader])
+            steps.append((path, writer, reader))
+            on = writer > 0
+            path, node = path[on], writer[on]
+            # All readers of a node see the same writers, so this is uniform over its edges.
+            reader = self.readers[node, rng.integers(self.count[node])]
+        path, writer, reader = map(np.concatenate, zip(*steps, strict=True))
+        order = np.argsort(path, kind="stable")
+        return path[order], writer[order], reader[order]
+
+
+def _grow(walks: _Walks, graph: Graph, n_edges: int, rng: np.random.Generator) -> Mask:
+    """A union of paths and short cuts with at most `n_edges` edges."""
+    mask, missing = np.zeros_like(graph.legal), n_edges
+    while missing:
+        paths = BLOCK + missing // 4
+        path, writer, reader = walks.draw(paths, rng)
+        first = _first_new(mask, writer, reader)
+        total = np.cumsum(np.bincount(path[first], minlength=paths))
+        taken = first[path[first] < int((total <= missing).sum())]
+        mask[writer[taken], reader[taken]] = True
+        missing -= len(taken)
+        if len(taken) < len(first) or not len(first):
+            break
+    if 0 < missing < n_edges:
+        mask[tuple(_short_cuts(graph, mask, missing, rng).T)] = True
+    return mask
+
+
+def _first_new(mask: Mask, writer: Ints, reader: Ints) -> Ints:
+    """Where each edge that is not in the mask occurs first."""
+    edge = writer * mask.shape[1] + reader
+    first = np.unique(edge, return_index=True)[1]
+    return first[~mask[writer[first], reader[first]]]
+
+
+def _short_cuts(graph: Graph, mask: Mask, count: int, rng: np.random.Generator) -> Ints:
+    """[up to count, 2]: absent edges between nodes of a union of paths, each equally likely."""
+    writers = np.any(mask, axis=1)
+    readers = np.array([not r.nodes or bool(writers[list(r.nodes)].any()) for r in graph.readers])
+    free = np.argwhere(graph.legal & ~mask & writers[:, None] & readers[None, :])
+    return free[rng.permutation(len(free))[:count]]
