@@ -112,7 +112,8 @@ class PatchedForward:
             raise InputError(
                 f"prompts have {prompts.clean.shape[1]} tokens; the model takes {model.n_ctx}"
             )
-        self.model, self.graph, self.ablation = model, graph, ablation
+        self.model, self.graph = model, graph
+        self.ablation: Ablation = ablation
         self.prompts = prompts.to(model.device)
         self.n_pos = prompts.clean.shape[1]
         self.clean = trace(model, self.prompts.clean)
@@ -160,7 +161,11 @@ class PairedCuts:
 
     def __init__(self, model: Model, graph: Graph, ablated: Tensor) -> None:
         self.graph, self.ablated = graph, ablated
-        sums = [ablated[: graph.writers_before(*place)].sum(0) for place in _places(graph)]
+        total, seen, sums = torch.zeros_like(ablated[0]), 0, list[Tensor]()
+        for place in _places(graph):
+            n = graph.writers_before(*place)
+            total, seen = total + ablated[seen:n].sum(0), n
+            sums.append(total)
         self.streams = torch.stack(sums) + bias_streams(model)[:, None, None]
 
     def key(self, reader: int) -> None:

@@ -60,7 +60,8 @@ class Bench:
     """A model's prompts in parts; `run` decides what is done on each."""
 
     def __init__(self, parts: Sequence[Part], score: ScoreName) -> None:
-        self.parts, self.score = tuple(parts), score
+        self.parts = tuple(parts)
+        self.score: ScoreName = score
         self.graph: Graph = parts[0].forward.graph
         self.n = sum(len(p.forward.prompts) for p in parts)
         self.model = self.run(lambda forward: forward.clean.logits)

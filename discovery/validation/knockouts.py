@@ -1,0 +1,165 @@
+"""Completeness and minimality (Wang et al. 2022, section 4): knock parts out of circuit and model.
+
+Completeness: F(C without K) should be F(M without K) for every set K of the circuit's nodes, so a
+backup that the circuit lacks shows up once its primary is gone. Minimality: each node and edge
+should matter, alone or once something else (K) is gone. Sets and their best partners are chosen on
+one half of the prompts and measured on the other: a maximum over many sets is high by chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from acdc.errors import InputError
+from discovery.statistics.against_random import minimality
+from discovery.statistics.intervals import Interval, mean_interval
+from discovery.statistics.random_circuits import inflate
+from discovery.statistics.result import TestResult
+from discovery.statistics.search_worst import Effort, search_worst
+from discovery.validation.bench import Bench, Floats, Mask, without
+
+ATTEMPTS = 20  # random paths tried for one that brings in a new node
+
+
+@dataclass(frozen=True)
+class KnockOut:
+    """One set K: what circuit and model still do without it."""
+
+    nodes: tuple[str, ...]
+    search: str  # how K was come by: empty, class <name>, random, greedy <run>, exact
+    circuit: float  # mean F(C without K)
+    model: float  # mean F(M without K)
+    gap: float  # |difference of the means| on the half that K was chosen on
+
+
+@dataclass(frozen=True)
+class Completeness:
+    """The worst K found and what it is worth on prompts that it was not chosen on."""
+
+    tried: tuple[KnockOut, ...]
+    worst: KnockOut
+    worst_gap: Interval  # mean F(C without K) - F(M without K), other half
+    empty_gap: Interval  # the same for no K: plain faithfulness
+    evaluations: int
+    budget: int
+
+
+def circuit_nodes(bench: Bench, mask: Mask) -> list[int]:
+    """Writers that kept edges touch, `input` not among them."""
+    touched = np.any(mask, axis=1)
+    for reader in np.flatnonzero(np.any(mask, axis=0)).tolist():
+        touched[list(bench.graph.readers[reader].nodes)] = True
+    return [w for w in np.flatnonzero(touched).tolist() if w != 0]
+
+
+def completeness(
+    bench: Bench, mask: Mask, rng: np.random.Generator,
+    classes: Mapping[str, Sequence[str]], effort: Effort,
+) -> Completeness:  # fmt: skip
+    """Search for the K under which circuit and model differ most."""
+    names, nodes = bench.graph.writers, circuit_nodes(bench, mask)
+    if not nodes:
+        raise InputError("completeness: the circuit has no nodes to knock out")
+    half = np.arange(bench.n) % 2 == 0
+    known: dict[tuple[int, ...], tuple[Floats, Floats]] = {}
+
+    def gaps(subsets: Sequence[tuple[int, ...]]) -> list[float]:
+        for subset in subsets:
+            writers = [nodes[i] for i in subset]
+            masks = [without(mask, writers), without(bench.graph.legal, writers)]
+            known[subset] = (bench.circuit(masks[0]).score, bench.circuit(masks[1]).score)
+        return [abs(float((known[s][0] - known[s][1])[half].mean())) for s in subsets]
+
+    here = set(names[n] for n in nodes)
+    inside = {c: [m for m in members if m in here] for c, members in classes.items()}
+    found = search_worst(
+        [names[n] for n in nodes], gaps, rng, {c: m for c, m in inside.items() if m}, effort
+    )
+    tried = tuple(
+        KnockOut(t.nodes, t.search, *(float(s.mean()) for s in known[t.subset]), gap=t.gap)
+        for t in found.trail
+    )
+    best = max(range(len(tried)), key=lambda i: tried[i].gap)
+    differences = [(c - m)[~half] for c, m in (known[found.trail[best].subset], known[()])]
+    return Completeness(
+        tried, tried[best], *(mean_interval(d, rng) for d in differences),
+        evaluations=found.evaluations, budget=found.budget,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Minimality:
+    """Whether edges and nodes matter more than ones from random paths put into the circuit."""
+
+    edges: TestResult
+    nodes: TestResult
+    partners: tuple[tuple[str, ...], ...]  # the sets K that an item may need gone to matter
+
+
+def minimality_tests(
+    bench: Bench, mask: Mask, rng: np.random.Generator,
+    partners: Sequence[Sequence[int]], draws: int, level: float,
+) -> Minimality:  # fmt: skip
+    """Test each edge and node; `partners` are sets of writers, the empty one among them."""
+    graph, trial = bench.graph, _Trial(bench, partners)
+    edges, nodes = np.argwhere(mask).tolist(), circuit_nodes(bench, mask)
+    edge_effects = trial.effects(mask, [_cut_edge(mask, w, r) for w, r in edges])
+    node_effects = trial.effects(mask, [without(mask, [n]) for n in nodes])
+    null_edges, null_nodes = [], []
+    for _ in range(draws):
+        grown, edge, node = _random_part(bench, mask, rng)
+        effects = trial.effects(grown, [_cut_edge(grown, *edge), without(grown, [node])])
+        null_edges.append(effects[0])
+        null_nodes.append(effects[1])
+    edge_names = [graph.edge_name(w, r) for w, r in edges]
+    node_names = [graph.writers[n] for n in nodes]
+    return Minimality(
+        minimality(edge_names, edge_effects, np.array(null_edges), level=level),
+        minimality(node_names, node_effects, np.array(null_nodes), level=level),
+        tuple(tuple(graph.writers[w] for w in k) for k in partners),
+    )  # fmt: skip
+
+
+def _cut_edge(mask: Mask, writer: int, reader: int) -> Mask:
+    out = mask.copy()
+    out[writer, reader] = False
+    return out
+
+
+def _random_part(
+    bench: Bench, mask: Mask, rng: np.random.Generator
+) -> tuple[Mask, tuple[int, int], int]:
+    """The circuit with a random path put in, one edge of it, and one node that it brought in."""
+    own = {0, *circuit_nodes(bench, mask)}
+    for _ in range(ATTEMPTS):
+        grown = inflate(bench.graph, mask, rng)
+        edge = tuple(grown.added[rng.integers(len(grown.added))].tolist())
+        fresh = [n for n in circuit_nodes(bench, grown.mask) if n not in own]
+        if fresh:
+            return grown.mask, edge, int(rng.choice(fresh))
+    raise InputError(
+        f"minimality: {ATTEMPTS} random paths brought no new node into the circuit; it holds"
+        " almost the whole model, so there is nothing to compare its nodes with"
+    )
+
+
+class _Trial:
+    """Mean squared change of the score by a cut, under the partner set that shows it best."""
+
+    def __init__(self, bench: Bench, partners: Sequence[Sequence[int]]) -> None:
+        self.bench, self.partners = bench, [list(k) for k in partners]
+        self.half = np.arange(bench.n) % 2 == 0
+
+    def effects(self, whole: Mask, cuts: Sequence[Mask]) -> Floats:
+        """[cuts]: the partner chosen on one half of the prompts, the effect on the other."""
+        squares = []
+        for writers in self.partners:
+            before = self.bench.circuit(without(whole, writers)).score
+            after = self.bench.scores([without(cut, writers) for cut in cuts])
+            squares.append(np.square(after - before))
+        each = np.array(squares)  # [partners, cuts, prompts]
+        best = each[:, :, self.half].mean(-1).argmax(0)
+        return each[:, :, ~self.half].mean(-1)[best, np.arange(len(cuts))]
