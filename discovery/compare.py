@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from acdc.curve import FaithfulnessCurves, faithfulness_curves
+from acdc.errors import InputError
 from acdc.forward import PatchedForward
 from acdc.metrics import Metric, make_metric
 from acdc.search import Order, acdc
@@ -45,7 +46,12 @@ class Compared:
 def compare(
     forward: PatchedForward, metric: Metric, methods: Sequence[Settings], rule: Rule
 ) -> list[Compared]:
-    """Scores and curves of each settings' method; the forward and the metric are shared."""
+    """Scores and curves of each settings' method; the forward and the metric are shared.
+
+    InputError without corrupt prompts, which faithfulness is measured against.
+    """
+    if not forward.prompts.has_corrupt:
+        raise InputError("task: a comparison needs corrupt prompts, and the task has none")
     found = []
     for settings in methods:
         start = time.perf_counter()

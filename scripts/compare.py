@@ -12,17 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-import torch
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from acdc.errors import InputError
-from acdc.forward import PatchedForward
-from acdc.metrics import make_metric
-from discovery.build import build_prompts, load_model
 from discovery.compare import compare, draw_curves, facts, markdown
-from discovery.pipeline import describe_model, describe_prompts, set_threads
+from discovery.prepare import prepare
 from discovery.records import RunFolder, termination_as_exit
 from discovery.settings import Settings, read_settings
 
@@ -51,20 +47,14 @@ def run(config: DictConfig, overrides: list[str], folder: Path) -> None:
     methods = method_settings(config, overrides)
     plain: Any = OmegaConf.to_container(config, resolve=True)
     with termination_as_exit(), RunFolder.create(folder, plain, overrides) as record:
-        loaded = load_model(methods[0])
-        set_threads(methods[0], loaded)
-        prompts = build_prompts(methods[0], loaded)
-        with torch.no_grad():
-            graph = loaded.model.graph(methods[0].graph.kv)
-            forward = PatchedForward(loaded.model, graph, prompts, config.ablation)
-            metric = make_metric(config.metric, forward.prompts, forward.clean.logits)
-        print(describe_prompts(loaded, forward.prompts))
-        print(describe_model(loaded.model.name, forward))
+        job = prepare(methods[0], config.metric, config.ablation)
+        forward, metric = job.forward, job.metric
+        print(job.describe())
         found = compare(forward, metric, methods, config.rule)
         rows = facts(found, forward)
         curves = {one.method: one.curves.to_json() for one in found}
         record.write("compare.json", {"table": rows, "curves": curves})
-        title = f"{methods[0].task.name} in {loaded.model.name}, {metric.name}, {config.ablation}"
+        title = f"{methods[0].task.name} in {forward.model.name}, {metric.name}, {config.ablation}"
         picture = draw_curves(folder, found, title)
         print(markdown(rows) + f"\npicture  {picture}\nresults  {record.path('compare.json')}")
 

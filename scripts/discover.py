@@ -31,10 +31,13 @@ def table(result: dict[str, Any], folder: Path) -> str:
     rows = [
         ("edges", f"{result['n_edges']} of {result['n_edges_total']:,}"
          f" ({result['n_nodes']} nodes)"),
-        (result["metric"], f"{result['metric_circuit']:.4f} (model {result['metric_clean']:.4f},"
-         f" corrupted {result['metric_corrupt']:.4f})"),
-        ("faithfulness", "undefined" if faith is None else f"{faith:.1%}"),
     ]  # fmt: skip
+    if result["metric_circuit"] is None:
+        rows.append(("faithfulness", "undefined: the task has no corrupt prompts"))
+    else:
+        values = [f"{result[f'metric_{run}']:.4f}" for run in ("circuit", "clean", "corrupt")]
+        rows.append((result["metric"], "{} (model {}, corrupted {})".format(*values)))
+        rows.append(("faithfulness", "undefined" if faith is None else f"{faith:.1%}"))
     for name, value in scores["circuit"].items():
         rows.append((name, f"{value:.3f} (model {scores['model'][name]:.3f})"))
     rows += [
