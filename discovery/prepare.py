@@ -71,13 +71,13 @@ def describe_prompts(loaded: LoadedModel, prompts: Prompts) -> str:
     """What the task made, with its first pair."""
     notes = "".join(f", {k} {v}" for k, v in prompts.notes.items())
     lines = [f"prompts: {len(prompts)} of {prompts.clean.shape[1]} tokens{notes}"]
-    lines.append(f"  {'clean':8}{shown(loaded, prompts.clean[0].tolist())}")
+    lines.append(f"  {'clean':8}{describe_ids(loaded, prompts.clean[0].tolist())}")
     if prompts.has_corrupt:
-        lines.append(f"  {'corrupt':8}{shown(loaded, prompts.corrupt[0].tolist())}")
+        lines.append(f"  {'corrupt':8}{describe_ids(loaded, prompts.corrupt[0].tolist())}")
     return "\n".join(lines)
 
 
-def shown(loaded: LoadedModel, ids: list[int]) -> str:
+def describe_ids(loaded: LoadedModel, ids: list[int]) -> str:
     """Tokens as a quoted text, or as ids where the model has no tokenizer."""
     return str(ids) if loaded.tokenizer is None else repr(loaded.tokenizer.decode(ids))
 

@@ -180,7 +180,7 @@ class RouteSettings(ModelSettings):
     text: str | None
     prepend_bos: bool  # to the text
     ids: tuple[Annotated[int, Field(ge=0)], ...] | None
-    task: Task | None
+    task: Task | None = None  # Hydra leaves out a question that is answered by null
     prompt: Annotated[int, Field(ge=0)]  # of the task, from 0
     position: int
     target: Token | None

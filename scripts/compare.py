@@ -7,14 +7,12 @@ Writes compare.json, curve.png and curve.svg into the run folder.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Any
 
 import hydra
+from command import plain, refusals_as_exit, this_run
 from hydra import compose
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from acdc.errors import InputError
 from discovery.compare import compare, draw_curves, facts, markdown
@@ -35,18 +33,16 @@ def method_settings(config: DictConfig, overrides: list[str]) -> list[Settings]:
     for name in config.methods:
         own = [f"method={name}", f"method.ablation={config.ablation}"]
         own += [] if name == "acdc" else [f"method.metric={config.metric}"]
-        plain: Any = OmegaConf.to_container(compose("config", own + shared), resolve=True)
-        out.append(read_settings(plain))
+        out.append(read_settings(plain(compose("config", own + shared))))
     if not out:
         raise InputError("methods=[]: name at least one, such as methods=[eap_ig,random]")
     return out
 
 
-def run(config: DictConfig, overrides: list[str], folder: Path) -> None:
+def run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     """Compare, write, print."""
     methods = method_settings(config, overrides)
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    with termination_as_exit(), RunFolder.create(folder, plain, overrides) as record:
+    with termination_as_exit(), RunFolder.create(folder, plain(config), overrides) as record:
         job = prepare(methods[0], config.metric, config.ablation)
         forward, metric = job.forward, job.metric
         print(job.describe())
@@ -62,12 +58,8 @@ def run(config: DictConfig, overrides: list[str], folder: Path) -> None:
 @hydra.main(version_base="1.3", config_path="../conf", config_name="compare")
 def main(config: DictConfig) -> None:
     """One comparison."""
-    runtime = HydraConfig.get()
-    try:
-        run(config, list(runtime.overrides.task), Path(runtime.runtime.output_dir))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    with refusals_as_exit():
+        run(config, *this_run())
 
 
 if __name__ == "__main__":
