@@ -29,8 +29,6 @@ from discovery.drawing import save_figure
 from discovery.propose import edge_scores
 from discovery.settings import ACDCMethod, Settings
 
-FACTS = ("method", "edges", "cpr", "cmd", "shared", "seconds")
-
 
 @dataclass(frozen=True)
 class Compared:
@@ -102,13 +100,6 @@ def facts(found: Sequence[Compared], forward: PatchedForward) -> list[dict[str, 
             }
         )
     return rows
-
-
-def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as a Markdown table."""
-    lines = [" | ".join(FACTS), " | ".join("---" for _ in FACTS)]
-    lines += [" | ".join("" if r[f] is None else str(r[f]) for f in FACTS) for r in rows]
-    return "".join(f"| {line} |\n" for line in lines)
 
 
 def draw_curves(folder: Path, found: Sequence[Compared], title: str) -> Path:

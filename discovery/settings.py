@@ -208,7 +208,7 @@ class ComponentsSettings(ModelSettings):
     """Component importances over the prompts of a task, and of another to compare with."""
 
     task: Task
-    versus: Task | None
+    versus: Task | None = None
     start: Literal["state", "answers", "contrast"]
     threshold: Share
 

@@ -15,10 +15,11 @@ from hydra import compose
 from omegaconf import DictConfig
 
 from acdc.errors import InputError
-from discovery.compare import compare, draw_curves, facts, markdown
+from discovery.compare import compare, draw_curves, facts
 from discovery.prepare import prepare
 from discovery.records import RunFolder, termination_as_exit
 from discovery.settings import Settings, read_settings
+from discovery.tables import markdown
 
 OWN = ("methods", "metric", "ablation", "rule")  # fields of conf/compare.yaml
 
