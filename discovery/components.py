@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from jaxtyping import Bool, Float64
 from matplotlib.axes import Axes
@@ -197,8 +198,9 @@ def draw_components(
         part = None if marked is None else marked[index]
         _draw_block(figure, axes, values[index], label, colour, part)
     panels[0].set_ylabel("layer", color=GREY)
-    save_figure(figure, folder, name, "svg")
-    return save_figure(figure, folder, name, "png")
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        save_figure(figure, folder, name, "svg")
+        return save_figure(figure, folder, name, "png")
 
 
 def _draw_block(
