@@ -1,4 +1,4 @@
-"""scripts/route.py, scripts/components.py and prompts without corrupt ones, as a person runs them."""
+"""scripts/route.py, scripts/components.py and prompts without a corrupt side, by command line."""
 
 import json
 import os
