@@ -27,7 +27,7 @@ class Prompts:
     """
 
     clean: Int[Tensor, "batch pos"]
-    corrupt: Int[Tensor, "batch pos"]
+    corrupt: Int[Tensor, "batch pos"]  # equal to clean where there are none
     # per prompt: token ids that are right, and those they are compared with; empty if not named
     answers: tuple[tuple[int, ...], ...]
     wrong: tuple[tuple[int, ...], ...]
@@ -61,6 +61,11 @@ class Prompts:
 
     def __len__(self) -> int:
         return self.clean.shape[0]
+
+    @property
+    def has_corrupt(self) -> bool:
+        """Whether any corrupt prompt differs from its clean one."""
+        return not torch.equal(self.clean, self.corrupt)
 
     @property
     def has_answers(self) -> bool:

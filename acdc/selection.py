@@ -59,7 +59,7 @@ def best_edges(
     graph: Graph, scores: NDArray[np.float64], n_edges: int, ranking: Ranking = "absolute"
 ) -> NDArray[np.bool_]:
     """[writers, readers]: the n best edges, dangling ones included; errors as `top_n`."""
-    _check_size(graph, n_edges)
+    check_size(graph, n_edges)
     value = _ranked(graph, scores, ranking)
     legal = np.flatnonzero(graph.legal)
     best = legal[np.argsort(-value.ravel()[legal], kind="stable")[:n_edges]]
@@ -76,7 +76,7 @@ def greedy(
     An edge brings its writer in, with q, k and v; a shared k or v is open once one of its heads is
     in. InputError unless 0 <= n_edges <= the graph's.
     """
-    _check_size(graph, n_edges)
+    check_size(graph, n_edges)
     value, inputs = _ranked(graph, scores, ranking), _readers_of(graph)
     chosen, opened = np.zeros_like(graph.legal), set()
     heap: list[tuple[float, int, int]] = []
@@ -104,6 +104,14 @@ def select(
     return (greedy if rule == "greedy" else top_n)(graph, scores, n_edges, ranking)
 
 
+def check_size(graph: Graph, n_edges: int) -> None:
+    """Raise InputError unless the graph has so many edges."""
+    if not 0 <= n_edges <= graph.n_edges:
+        raise InputError(
+            f"method.n_edges={n_edges}: allowed are 0 to {graph.n_edges}, the edges of the graph"
+        )
+
+
 def _readers_of(graph: Graph) -> list[list[int]]:
     """[writer] -> readers that shape its output."""
     out: list[list[int]] = [[] for _ in graph.writers]
@@ -121,11 +129,6 @@ def _ranked(graph: Graph, scores: NDArray[np.float64], ranking: Ranking) -> NDAr
             f"scores {scores.shape} must be finite and [writers, readers] = {graph.legal.shape}"
         )
     return np.abs(scores) if ranking == "absolute" else scores
-
-
-def _check_size(graph: Graph, n_edges: int) -> None:
-    if not 0 <= n_edges <= graph.n_edges:
-        raise InputError(f"n_edges={n_edges}: the graph has {graph.n_edges} edges")
 
 
 def _selection(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 
 from acdc.bridge import LoadedModel, from_bridge, load_pretrained
@@ -15,13 +17,17 @@ from discovery.settings import (
     HFModel,
     InductionTask,
     IOITask,
+    ModelSettings,
     Settings,
     SmolLM2Model,
+    Task,
 )
 from discovery.tasks import greater_than, induction, ioi, pairs
 
+CLEAN_ONLY = ("ifr",)  # methods that look at clean runs only
 
-def load_model(settings: Settings) -> LoadedModel:
+
+def load_model(settings: ModelSettings) -> LoadedModel:
     """The configured model on the configured device, its identities checked."""
     dtype = getattr(torch, settings.model.dtype)
     if isinstance(settings.model, HFModel):
@@ -33,9 +39,30 @@ def load_model(settings: Settings) -> LoadedModel:
 
 
 def build_prompts(settings: Settings, loaded: LoadedModel) -> Prompts:
-    """The configured task for this model; InputError if the two do not fit."""
-    task, tokenizer = settings.task, loaded.tokenizer
-    common = {"seed": settings.seed, "prepend_bos": task.prepend_bos}
+    """The configured task for this model; InputError if the two and the method do not fit."""
+    method = settings.method
+    user = None if method.name in CLEAN_ONLY else f"method={method.name}"
+    prompts = task_prompts(settings.task, loaded, settings.seed, NEEDS[method.metric], user)
+    check_metric(method.metric, prompts)
+    if user is not None and not prompts.has_corrupt:
+        raise InputError("task: clean and corrupt prompts are all the same up to the answer")
+    return prompts
+
+
+def task_prompts(
+    task: Task,
+    loaded: LoadedModel,
+    seed: int,
+    needs: Collection[str] = (),
+    corrupt_for: str | None = None,
+) -> Prompts:
+    """A task's prompts for this model.
+
+    Of the user's own pairs, `needs` says what has to be there ("answers", "wrong"), and
+    `corrupt_for` who needs corrupt prompts, if anybody. InputError if the two do not fit.
+    """
+    tokenizer = loaded.tokenizer
+    common = {"seed": seed, "prepend_bos": task.prepend_bos}
     if isinstance(task, IOITask):
         prompts = ioi.build(tokenizer, n=task.n, corruption=task.corruption, **common)
     elif isinstance(task, GreaterThanTask):
@@ -46,23 +73,15 @@ def build_prompts(settings: Settings, loaded: LoadedModel) -> Prompts:
             d_vocab=loaded.model.d_vocab, n=task.n, length=task.length, bos_id=bos, **common
         )
     else:
-        needs = NEEDS[settings.method.metric]
         prompts = pairs.load(
             task.path, tokenizer=tokenizer, d_vocab=loaded.model.d_vocab, n=task.n,
             length=task.length, needs_answers="answers" in needs, needs_wrong="wrong" in needs,
-            **common,
+            corrupt_for=corrupt_for, **common,
         )  # fmt: skip
-    _check_fit(prompts, loaded, settings.method.metric)
-    return prompts
-
-
-def _check_fit(prompts: Prompts, loaded: LoadedModel, metric: str) -> None:
     prompts.check_vocabulary(loaded.model.d_vocab)
-    check_metric(metric, prompts)
     if prompts.clean.shape[1] > loaded.model.n_ctx:
         raise InputError(
             f"task: prompts have {prompts.clean.shape[1]} tokens, the model takes at most"
             f" {loaded.model.n_ctx}"
         )
-    if bool((prompts.clean == prompts.corrupt).all()):
-        raise InputError("task: clean and corrupt prompts are all the same up to the answer")
+    return prompts

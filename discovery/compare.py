@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from acdc.curve import FaithfulnessCurves, faithfulness_curves
+from acdc.errors import InputError
 from acdc.forward import PatchedForward
 from acdc.metrics import Metric, make_metric
 from acdc.search import Order, acdc
@@ -27,8 +28,6 @@ from acdc.selection import Rule, top_n
 from discovery.drawing import save_figure
 from discovery.propose import edge_scores, guide_of
 from discovery.settings import ACDCMethod, Settings
-
-FACTS = ("method", "edges", "cpr", "cmd", "shared", "seconds")
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,12 @@ class Compared:
 def compare(
     forward: PatchedForward, metric: Metric, methods: Sequence[Settings], rule: Rule
 ) -> list[Compared]:
-    """Scores and curves of each settings' method; the forward and the metric are shared."""
+    """Scores and curves of each settings' method; the forward and the metric are shared.
+
+    InputError without corrupt prompts, which faithfulness is measured against.
+    """
+    if not forward.prompts.has_corrupt:
+        raise InputError("task: a comparison needs corrupt prompts, and the task has none")
     found = []
     for settings in methods:
         start = time.perf_counter()
@@ -97,13 +101,6 @@ def facts(found: Sequence[Compared], forward: PatchedForward) -> list[dict[str, 
             }
         )
     return rows
-
-
-def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as a Markdown table."""
-    lines = [" | ".join(FACTS), " | ".join("---" for _ in FACTS)]
-    lines += [" | ".join("" if r[f] is None else str(r[f]) for f in FACTS) for r in rows]
-    return "".join(f"| {line} |\n" for line in lines)
 
 
 def draw_curves(folder: Path, found: Sequence[Compared], title: str) -> Path:

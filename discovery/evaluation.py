@@ -27,9 +27,19 @@ def evaluate(
     """Metric of model, circuit and empty circuit (its own unit and sign), and the task's scores.
 
     faithfulness = (circuit - empty) / (model - empty): 0 = the corrupted run, 1 = the full model;
-    None where model and empty circuit do not differ. RuntimeError if `searched`, the value that a
+    None where model and empty circuit do not differ. Without corrupt prompts `resample` changes
+    nothing, so empty circuit and circuit are None. RuntimeError if `searched`, the value that a
     search ended with (None: the method names none), is not what a fresh run gives.
     """
+    if forward.ablation == "resample" and not forward.prompts.has_corrupt:
+        return {
+            "metric_clean": metric.of_logits(forward.clean.logits).double().mean().item(),
+            "metric_corrupt": None,
+            "metric_circuit": None,
+            "faithfulness": None,
+            "model": task_scores(forward.prompts, forward.clean.logits),
+            "circuit": {},
+        }
     logits = forward.run(circuit.mask)
     empty = forward.run(np.zeros_like(circuit.mask))
     values = {

@@ -22,20 +22,17 @@ import numpy as np
 import torch
 
 from acdc.bridge import LoadedModel
-from acdc.forward import PatchedForward
-from acdc.metrics import Metric, make_metric
+from acdc.metrics import Metric
 from acdc.prompts import Prompts
-from discovery.build import build_prompts, load_model
 from discovery.drawing import DrawnEdge, Layout, draw_circuit
-from discovery.evaluation import circuit_heads, evaluate, task_scores
+from discovery.evaluation import circuit_heads, evaluate
+from discovery.prepare import Job, prepare
 from discovery.propose import Found, propose
 from discovery.records import RunFolder, termination_as_exit
 from discovery.settings import Settings
 from discovery.tracking import Outcome, Tracker, check_tracking, start_tracker
 
 FORWARD_REPEATS = 5  # plain passes timed before the search, and again after it
-SMALL_MODEL = 10_000_000  # parameters
-DEFAULT_THREADS = torch.get_num_threads()
 Say = Callable[[str], None]
 
 
@@ -51,29 +48,21 @@ def discover(
         check_tracking(settings.tracking.mode)
         clock = _Clock()
         with clock("load"):
-            loaded = load_model(settings)
-            set_threads(settings, loaded)
-            prompts = build_prompts(settings, loaded)
-        job = f"{settings.model.kind}-{settings.task.name}-{settings.method.name}"
+            job = prepare(settings)
+        name = f"{settings.model.kind}-{settings.task.name}-{settings.method.name}"
         with start_tracker(
             settings.tracking.mode, folder=folder, project=settings.tracking.project,
-            config=config, name=job, group=group, job_type=settings.method.name, tags=[],
+            config=config, name=name, group=group, job_type=settings.method.name, tags=[],
         ) as tracker:  # fmt: skip
-            return _discover(settings, run, tracker, loaded, prompts, clock, say)
+            return _discover(settings, run, tracker, job, clock, say)
 
 
 def _discover(
-    settings: Settings, run: RunFolder, tracker: Tracker, loaded: LoadedModel, prompts: Prompts,
-    clock: _Clock, say: Say,
-) -> dict[str, Any]:  # fmt: skip
-    method = settings.method
-    with clock("setup"), torch.no_grad():  # attribution needs tensors that gradients may pass
-        graph = loaded.model.graph(settings.graph.kv)
-        forward = PatchedForward(loaded.model, graph, prompts, method.ablation)
-        metric = make_metric(method.metric, forward.prompts, forward.clean.logits)
-    say(describe_prompts(loaded, forward.prompts))
-    say(describe_model(loaded.model.name, forward))
-    say(f"graph: {graph.describe()}")
+    settings: Settings, run: RunFolder, tracker: Tracker, job: Job, clock: _Clock, say: Say
+) -> dict[str, Any]:
+    loaded, forward, metric = job.loaded, job.forward, job.metric
+    say(job.describe())
+    say(f"graph: {forward.graph.describe()}")
     plain = _time_forward(loaded, forward.prompts)
     with clock("search"):
         found = propose(settings, run, tracker, forward, metric)
@@ -84,43 +73,6 @@ def _discover(
     result = _result(settings, run, found, scores, clock, statistics.median(plain))
     _write(run, tracker, found, metric, result, heads)
     return result
-
-
-def set_threads(settings: Settings, loaded: LoadedModel) -> None:
-    """As configured; by default one for a small model, where a second costs more than it brings."""
-    small = sum(w.numel() for w in loaded.bridge.parameters()) < SMALL_MODEL
-    threads = settings.threads or (1 if small else DEFAULT_THREADS)
-    torch.set_num_threads(threads)
-
-
-# --- before the search
-
-
-def describe_prompts(loaded: LoadedModel, prompts: Prompts) -> str:
-    """What the task made, with its first pair."""
-    notes = "".join(f", {k} {v}" for k, v in prompts.notes.items())
-    lines = [f"prompts: {len(prompts)} of {prompts.clean.shape[1]} tokens{notes}"]
-    for name, tokens in (("clean", prompts.clean[0]), ("corrupt", prompts.corrupt[0])):
-        ids = tokens.tolist()
-        text = repr(loaded.tokenizer.decode(ids)) if loaded.tokenizer is not None else str(ids)
-        lines.append(f"  {name:8}{text}")
-    return "\n".join(lines)
-
-
-@torch.inference_mode()
-def describe_model(name: str, forward: PatchedForward) -> str:
-    """The model's own score on the task, so that nobody searches for what it cannot do."""
-    lines = [f"{name} on the task:"]
-    for run, logits in (("clean", forward.clean.logits), ("corrupt", forward.corrupt.logits)):
-        lines.append(f"  {run:8}{_score_line(task_scores(forward.prompts, logits))}")
-    return "\n".join(lines)
-
-
-def _score_line(scores: Mapping[str, float]) -> str:
-    if not scores:
-        return "no answers named"
-    words = {"accuracy": "accuracy {:.1%}", "top1": "top-1 {:.1%}"}
-    return ", ".join(words.get(k, "logit diff {:.3f}").format(v) for k, v in scores.items())
 
 
 def _time_forward(loaded: LoadedModel, prompts: Prompts) -> list[float]:
@@ -168,14 +120,14 @@ def _result(
         "seconds": clock.seconds,
         "forward_seconds": forward_seconds,
         "search_in_forwards": found.seconds / forward_seconds,
-        "peak_memory_gib": _peak_memory(),
+        "peak_memory_gib": peak_memory(),
         "config_hash": run.config_hash,
         "versions": _versions(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {settings.device}",
     }
 
 
-def _peak_memory() -> float:
+def peak_memory() -> float:
     """Largest resident size of this process so far, in GiB (Linux counts KiB, macOS bytes)."""
     unit = 2**30 if sys.platform == "darwin" else 2**20
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 3)
@@ -211,11 +163,11 @@ def _write(
 def _subtitle(result: Mapping[str, Any], metric: Metric) -> str:
     faith, size = result["faithfulness"], result["threshold"]
     how = result["method"] if size is None else f"{result['method']}, threshold {size:g}"
-    return (
-        f"{how}: {result['n_edges']} of {result['n_edges_total']:,} edges, {metric.name}"
-        f" {result['metric_circuit']:.3g} {metric.unit}, faithfulness "
-        + ("undefined" if faith is None else f"{faith:.1%}")
-    )
+    how += f": {result['n_edges']} of {result['n_edges_total']:,} edges"
+    if result["metric_circuit"] is None:
+        return f"{how}, not evaluated: the task has no corrupt prompts"
+    how += f", {metric.name} {result['metric_circuit']:.3g} {metric.unit}"
+    return f"{how}, faithfulness " + ("undefined" if faith is None else f"{faith:.1%}")
 
 
 class _Clock:

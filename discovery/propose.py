@@ -23,11 +23,16 @@ from acdc.forward import PatchedForward
 from acdc.graph import Circuit, Graph
 from acdc.metrics import Metric
 from acdc.search import Decision, Guide, Order, Step, acdc
-from acdc.selection import Selection, best_edges, select, threshold
+from acdc.selection import Selection, best_edges, check_size, select, threshold
 from discovery.flow_scores import edge_flow
 from discovery.records import RunFolder
 from discovery.settings import ACDCMethod, IGMethod, ScoreMethod, Settings
 from discovery.tracking import TestedEdge, Tracker
+
+INTEGRATED = {
+    "eap_ig": attribution.eap_ig,
+    "eap_ig_activations": attribution.eap_ig_activations,
+}
 
 
 @dataclass(frozen=True)
@@ -165,8 +170,7 @@ def edge_scores(
 ) -> NDArray[np.float64]:
     """[writers, readers] of the configured method; positive = the edge helps (ifr: always >= 0)."""
     if isinstance(method, IGMethod):
-        run = getattr(attribution, method.name)
-        return run(forward, metric, method.steps)
+        return INTEGRATED[method.name](forward, metric, method.steps)
     if method.name == "eap":
         return attribution.eap(forward, metric)
     if method.name == "random":
@@ -195,8 +199,10 @@ def _score(
     metric: Metric,
 ) -> Found:  # fmt: skip
     graph, start = forward.graph, time.perf_counter()
+    if method.n_edges is not None:
+        check_size(graph, method.n_edges)  # before the scores, which may take hours
     scores = edge_scores(method, seed, forward, metric)
-    chosen = _select(method, graph, scores)
+    chosen = select_edges(method, graph, scores)
     seconds = time.perf_counter() - start
     order = np.argsort(-np.abs(scores[graph.legal]), kind="stable")
     places = np.argwhere(graph.legal)[order].tolist()
@@ -221,7 +227,10 @@ def _score(
     )
 
 
-def _select(method: ScoreMethod | IGMethod, graph: Graph, scores: NDArray[np.float64]) -> Selection:
+def select_edges(
+    method: ScoreMethod | IGMethod, graph: Graph, scores: NDArray[np.float64]
+) -> Selection:
+    """The circuit that the method's own size or threshold makes of its scores."""
     if method.n_edges is not None:
         return select(graph, scores, method.n_edges, method.ranking, method.rule)
     assert method.threshold is not None  # settings: exactly one of the two is given

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     FiniteFloat,
@@ -26,6 +27,17 @@ Dtype = Literal["float32", "float64", "bfloat16"]
 MetricName = Literal["kl", "logit_diff", "prob_diff", "nll"]
 Ablation = Literal["resample", "zero", "mean"]
 Count = Annotated[int, Field(ge=1)]
+Share = Annotated[FiniteFloat, Field(ge=0, lt=1)]
+
+
+def _token(value: Any) -> Any:
+    if not isinstance(value, int | str) or isinstance(value, bool):
+        raise ValueError(f"{value!r} is neither the text of a token nor its id")
+    return value
+
+
+Token = Annotated[int | str, BeforeValidator(_token)]
+Read = TypeVar("Read", bound="ModelSettings")
 
 
 class _Strict(BaseModel):
@@ -172,41 +184,93 @@ class TrackingSettings(_Strict):
     project: Annotated[str, Field(min_length=1)]
 
 
-class Settings(_Strict):
-    """One run."""
+Task = Annotated[InductionTask | IOITask | GreaterThanTask | PairsTask, Field(discriminator="name")]
+
+
+class ModelSettings(_Strict):
+    """A model, where it runs, and the seed of whatever is drawn."""
 
     model: Annotated[InductionModel | SmolLM2Model | HFModel, Field(discriminator="kind")]
-    task: Annotated[
-        InductionTask | IOITask | GreaterThanTask | PairsTask, Field(discriminator="name")
-    ]
-    graph: GraphSettings
-    method: Annotated[ACDCMethod | ScoreMethod | IGMethod, Field(discriminator="name")]
-    tracking: TrackingSettings
     seed: Annotated[int, Field(ge=0)]
     device: str
     threads: Count | None
 
 
+class Settings(ModelSettings):
+    """One run."""
+
+    task: Task
+    graph: GraphSettings
+    method: Annotated[ACDCMethod | ScoreMethod | IGMethod, Field(discriminator="name")]
+    tracking: TrackingSettings
+
+
+class RouteSettings(ModelSettings):
+    """The route of one prompt, given as a text, as token ids, or as one of a task."""
+
+    text: str | None
+    prepend_bos: bool  # to the text
+    ids: tuple[Annotated[int, Field(ge=0)], ...] | None
+    task: Task | None = None  # Hydra leaves out a question that is answered by null
+    prompt: Annotated[int, Field(ge=0)]  # of the task, from 0
+    position: int
+    target: Token | None
+    contrast: Token | None
+    from_state: bool
+    threshold: Share
+    renormalise: bool
+
+    @model_validator(mode="after")
+    def _one_prompt(self) -> RouteSettings:
+        given = [name for name in ("text", "ids", "task") if getattr(self, name) is not None]
+        if len(given) != 1:
+            shown = " and ".join(given) or "none"
+            raise ValueError(f"give exactly one of text, ids and task, not {shown}")
+        if self.task is not None and self.position != -1:
+            raise ValueError(f"position={self.position} is for text and ids; a task has its own")
+        if self.contrast is not None and self.target is None and self.task is None:
+            raise ValueError(f"contrast={self.contrast!r} needs a target to be compared with")
+        if self.from_state and (self.target is not None or self.contrast is not None):
+            raise ValueError("from_state=true starts at no token; leave out target and contrast")
+        return self
+
+
+class ComponentsSettings(ModelSettings):
+    """Component importances over the prompts of a task, and of another to compare with."""
+
+    task: Task
+    versus: Task | None = None
+    start: Literal["state", "answers", "contrast"]
+    threshold: Share
+
+
 def read_settings(config: Mapping[str, Any]) -> Settings:
+    """The main job's settings; see `read_as`."""
+    return read_as(Settings, config)
+
+
+def read_as(kind: type[Read], config: Mapping[str, Any]) -> Read:
     """Check a resolved configuration; InputError names every field that is wrong and why.
 
-    Also checks what can be known before a model is loaded: the device is there, the task's file
-    exists.
+    Also checks what can be known before a model is loaded: the device is there, files of tasks
+    exist.
     """
     try:
-        settings = Settings.model_validate(config)
+        settings = kind.model_validate(config)
     except ValidationError as error:
-        raise InputError("\n".join(_sentence(e) for e in error.errors())) from None
+        raise InputError("\n".join(error_sentence(e) for e in error.errors())) from None
     check_device(settings.device)
-    if isinstance(settings.task, PairsTask) and not Path(settings.task.path).is_file():
-        raise InputError(f"task.path={settings.task.path!r}: there is no such file")
+    for field in ("task", "versus"):
+        task = getattr(settings, field, None)
+        if isinstance(task, PairsTask) and not Path(task.path).is_file():
+            raise InputError(f"{field}.path={task.path!r}: there is no such file")
     return settings
 
 
-def _sentence(error: Any) -> str:
+def error_sentence(error: Any) -> str:
     """One line for one pydantic error: field, value, what is allowed."""
     path = [str(part) for part in error["loc"]]
-    if len(path) > 1 and path[0] in ("model", "task", "method"):
+    if len(path) > 1 and path[0] in ("model", "task", "versus", "method"):
         del path[1]  # the union's tag
     field = ".".join(path)
     if error["type"] == "extra_forbidden":
@@ -214,7 +278,7 @@ def _sentence(error: Any) -> str:
     if error["type"] == "missing":
         return f"{field}: missing"
     if error["type"] == "value_error":
-        return f"{field}: {error['ctx']['error']}"
+        return f"{field}: {error['ctx']['error']}" if field else str(error["ctx"]["error"])
     return f"{field}={error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 

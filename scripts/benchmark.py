@@ -29,6 +29,7 @@ from acdc.search import Order, acdc, itinerary, sender_order
 from discovery.models.induction import load_induction
 from discovery.models.smollm2 import smollm2_folder
 from discovery.records import write_bytes, write_json
+from discovery.tables import markdown
 from discovery.tasks import induction, ioi
 
 
@@ -124,14 +125,6 @@ def measure(case: Case) -> dict[str, float | int | str | bool | None]:
         "dense_over_search": None if dense is None else round(dense / search, 1),
         "same_circuit": same,
     }
-
-
-def markdown(rows: list[dict[str, float | int | str | bool | None]]) -> str:
-    """The rows as a Markdown table."""
-    names = list(rows[0])
-    lines = [" | ".join(names), " | ".join("---" for _ in names)]
-    lines += [" | ".join("" if r[n] is None else str(r[n]) for n in names) for r in rows]
-    return "".join(f"| {line} |\n" for line in lines)
 
 
 def main() -> None:

@@ -7,24 +7,19 @@ Writes compare.json, curve.png and curve.svg into the run folder.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Any
 
 import hydra
-import torch
+from command import plain, refusals_as_exit, this_run
 from hydra import compose
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from acdc.errors import InputError
-from acdc.forward import PatchedForward
-from acdc.metrics import make_metric
-from discovery.build import build_prompts, load_model
-from discovery.compare import compare, draw_curves, facts, markdown
-from discovery.pipeline import describe_model, describe_prompts, set_threads
+from discovery.compare import compare, draw_curves, facts
+from discovery.prepare import prepare
 from discovery.records import RunFolder, termination_as_exit
 from discovery.settings import Settings, read_settings
+from discovery.tables import markdown
 
 OWN = ("methods", "metric", "ablation", "rule")  # fields of conf/compare.yaml
 
@@ -39,32 +34,24 @@ def method_settings(config: DictConfig, overrides: list[str]) -> list[Settings]:
     for name in config.methods:
         own = [f"method={name}", f"method.ablation={config.ablation}"]
         own += [] if name == "acdc" else [f"method.metric={config.metric}"]
-        plain: Any = OmegaConf.to_container(compose("config", own + shared), resolve=True)
-        out.append(read_settings(plain))
+        out.append(read_settings(plain(compose("config", own + shared))))
     if not out:
         raise InputError("methods=[]: name at least one, such as methods=[eap_ig,random]")
     return out
 
 
-def run(config: DictConfig, overrides: list[str], folder: Path) -> None:
+def run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     """Compare, write, print."""
     methods = method_settings(config, overrides)
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    with termination_as_exit(), RunFolder.create(folder, plain, overrides) as record:
-        loaded = load_model(methods[0])
-        set_threads(methods[0], loaded)
-        prompts = build_prompts(methods[0], loaded)
-        with torch.no_grad():
-            graph = loaded.model.graph(methods[0].graph.kv)
-            forward = PatchedForward(loaded.model, graph, prompts, config.ablation)
-            metric = make_metric(config.metric, forward.prompts, forward.clean.logits)
-        print(describe_prompts(loaded, forward.prompts))
-        print(describe_model(loaded.model.name, forward))
+    with termination_as_exit(), RunFolder.create(folder, plain(config), overrides) as record:
+        job = prepare(methods[0], config.metric, config.ablation)
+        forward, metric = job.forward, job.metric
+        print(job.describe())
         found = compare(forward, metric, methods, config.rule)
         rows = facts(found, forward)
         curves = {one.method: one.curves.to_json() for one in found}
         record.write("compare.json", {"table": rows, "curves": curves})
-        title = f"{methods[0].task.name} in {loaded.model.name}, {metric.name}, {config.ablation}"
+        title = f"{methods[0].task.name} in {forward.model.name}, {metric.name}, {config.ablation}"
         picture = draw_curves(folder, found, title)
         print(markdown(rows) + f"\npicture  {picture}\nresults  {record.path('compare.json')}")
 
@@ -72,12 +59,8 @@ def run(config: DictConfig, overrides: list[str], folder: Path) -> None:
 @hydra.main(version_base="1.3", config_path="../conf", config_name="compare")
 def main(config: DictConfig) -> None:
     """One comparison."""
-    runtime = HydraConfig.get()
-    try:
-        run(config, list(runtime.overrides.task), Path(runtime.runtime.output_dir))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    with refusals_as_exit():
+        run(config, *this_run())
 
 
 if __name__ == "__main__":

@@ -7,21 +7,16 @@ Configuration is in conf/; the run folder is described in README.md.
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from command import plain, refusals_as_exit, shown, this_run
+from omegaconf import DictConfig
 
 from acdc.errors import InputError
 from discovery.records import record_refusal
 from discovery.settings import Settings, read_settings
-
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 def table(result: dict[str, Any], folder: Path) -> str:
@@ -31,10 +26,13 @@ def table(result: dict[str, Any], folder: Path) -> str:
     rows = [
         ("edges", f"{result['n_edges']} of {result['n_edges_total']:,}"
          f" ({result['n_nodes']} nodes)"),
-        (result["metric"], f"{result['metric_circuit']:.4f} (model {result['metric_clean']:.4f},"
-         f" corrupted {result['metric_corrupt']:.4f})"),
-        ("faithfulness", "undefined" if faith is None else f"{faith:.1%}"),
     ]  # fmt: skip
+    if result["metric_circuit"] is None:
+        rows.append(("faithfulness", "undefined: the task has no corrupt prompts"))
+    else:
+        values = [f"{result[f'metric_{run}']:.4f}" for run in ("circuit", "clean", "corrupt")]
+        rows.append((result["metric"], "{} (model {}, corrupted {})".format(*values)))
+        rows.append(("faithfulness", "undefined" if faith is None else f"{faith:.1%}"))
     for name, value in scores["circuit"].items():
         rows.append((name, f"{value:.3f} (model {scores['model'][name]:.3f})"))
     rows += [
@@ -66,34 +64,19 @@ def main(config: DictConfig) -> None:
     """One job."""
     from discovery.pipeline import discover
 
-    runtime = HydraConfig.get()
-    folder, overrides = Path(runtime.runtime.output_dir), list(runtime.overrides.task)
-    try:
+    folder, overrides = this_run()
+    with refusals_as_exit():
         result = discover(_settings(config, folder, overrides), folder, overrides, print)
-    except InputError as error:
-        print(f"error: {str(error).strip()}", file=sys.stderr)
-        sys.exit(2)
-    print(table(result, _shown(folder)))
+    print(table(result, shown(folder)))
 
 
 def _settings(config: DictConfig, folder: Path, overrides: list[str]) -> Settings:
     """The checked settings; a refusal is recorded in the folder that Hydra has made."""
     try:
-        plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        return read_settings(plain)
-    except MissingMandatoryValue as error:
-        refusal = InputError(f"{error.full_key} is required: add {error.full_key}=...")
-    except OmegaConfBaseException as error:
-        refusal = InputError(str(error).splitlines()[0])
+        return read_settings(plain(config))
     except InputError as error:
-        refusal = error
-    record_refusal(folder, overrides, refusal)
-    raise refusal
-
-
-def _shown(folder: Path) -> Path:
-    here = Path.cwd()
-    return folder.relative_to(here) if folder.is_relative_to(here) else folder
+        record_refusal(folder, overrides, error)
+        raise
 
 
 if __name__ == "__main__":

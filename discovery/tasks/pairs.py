@@ -2,7 +2,9 @@
 
     {"clean": "...", "corrupt": "...", "answers": [" Mary"], "wrong": [" John"]}
     {"clean_ids": [5, 9, 2], "corrupt_ids": [5, 7, 2], "answers": [4], "wrong": [3]}
+    {"clean": "..."}
 
+The last form, for who needs no corrupt prompts; a file has them in all lines or in none.
 Every line of the file is checked, also those that are not used, and whatever is wrong is told with
 file, line number and value: a pair that does not line up would be patched at the wrong positions
 without any error. Knows no model and no metric, only what the metric needs of a line.
@@ -22,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 
 from acdc.errors import InputError
 from acdc.prompts import Prompts
-from discovery.tasks.tokens import bos_id, check_count, encode, single_token, spell
+from discovery.tasks.tokens import bos_id, check_count, encode, require_single_token, spell
 
 KEYS = ("clean", "corrupt", "clean_ids", "corrupt_ids", "answers", "wrong", "answer_position")
 
@@ -36,6 +38,7 @@ class _Reader:
     d_vocab: int
     prepend_bos: bool
     needs: Mapping[str, bool]  # "answers", "wrong" -> whether the metric needs it
+    corrupt_for: str | None  # who needs corrupt prompts
 
     def where(self, number: int) -> str:
         return f"{self.path}, line {number}"
@@ -47,7 +50,7 @@ class _Line:
 
     number: int  # in the file, from 1, blank lines counted
     clean: list[int]
-    corrupt: list[int]
+    corrupt: list[int] | None
     answers: tuple[int, ...]
     wrong: tuple[int, ...]
     position: int  # whose next-token logits are read
@@ -64,11 +67,14 @@ def load(
     length: int | None = None,
     needs_answers: bool,
     needs_wrong: bool,
+    corrupt_for: str | None = "task=pairs",
 ) -> Prompts:
     """The lines of the file as prompts [n, pos], in file order; n lines by seed, or all (None).
 
     `length` keeps only lines of that many tokens, a prepended BOS counted. A line's
     answer_position counts its own tokens, from 0 or backwards from -1, without BOS. Mark: "end".
+    `corrupt_for` is named where corrupt prompts are missing; None: nobody needs them, and without
+    them `corrupt` equals `clean`.
     Raises InputError, one sentence with file and line number, for anything that cannot be used.
     """
     if n is not None:
@@ -76,10 +82,11 @@ def load(
     if prepend_bos:
         bos_id(tokenizer)  # refuses before the file is read
     needs = {"answers": needs_answers, "wrong": needs_wrong}
-    reader = _Reader(Path(path), tokenizer, d_vocab, prepend_bos, needs)
+    reader = _Reader(Path(path), tokenizer, d_vocab, prepend_bos, needs, corrupt_for)
     lines = [_understand(reader, number, item) for number, item in _objects(reader)]
     if not lines:
         raise InputError(f"{path}: the file has no lines; one JSON object a line is needed")
+    _check_all_or_none_corrupt(reader, lines)
     kept = _one_length(reader, lines, length)
     _check_one_position(reader, kept)
     notes = {"lines": len(lines), "lines_dropped_by_length": len(lines) - len(kept)}
@@ -123,13 +130,14 @@ def _understand(reader: _Reader, number: int, item: dict[str, object]) -> _Line:
     if both:
         raise InputError(f"{where}: token {both[0]} is both in answers and in wrong")
     bos = [bos_id(reader.tokenizer)] if reader.prepend_bos else []
-    return _Line(number, bos + clean, bos + corrupt, answers, wrong, position + len(bos))
+    corrupt = None if corrupt is None else bos + corrupt
+    return _Line(number, bos + clean, corrupt, answers, wrong, position + len(bos))
 
 
 def _prompt_ids(
     reader: _Reader, where: str, item: dict[str, object]
-) -> tuple[list[int], list[int]]:
-    """(clean, corrupt) ids of one length, without BOS."""
+) -> tuple[list[int], list[int] | None]:
+    """(clean, corrupt) ids of one length, without BOS; None for a line without corrupt."""
     as_text = [key for key in ("clean", "corrupt") if key in item]
     as_ids = [key for key in ("clean_ids", "corrupt_ids") if key in item]
     if as_text and as_ids:
@@ -137,18 +145,31 @@ def _prompt_ids(
             f"{where}: has both text ({as_text[0]}) and ids ({as_ids[0]}); give one of them"
         )
     wanted = ("clean_ids", "corrupt_ids") if as_ids else ("clean", "corrupt")
-    for key in wanted:
-        if key not in item:
-            other = "" if as_text or as_ids else " (or clean_ids and corrupt_ids)"
-            raise InputError(f"{where}: field {key!r} is missing; {' and '.join(wanted)}{other}")
     read = _ids_field if as_ids else _text_field
-    clean, corrupt = (read(reader, where, key, item[key]) for key in wanted)
+    for key in wanted:
+        if key not in item and (key == wanted[0] or reader.corrupt_for is not None):
+            raise InputError(f"{where}: {_missing(reader, key, wanted, bool(as_text or as_ids))}")
+    clean = read(reader, where, wanted[0], item[wanted[0]])
+    if wanted[1] not in item:
+        return clean, None
+    corrupt = read(reader, where, wanted[1], item[wanted[1]])
     if len(clean) != len(corrupt):
         raise InputError(
             f"{where}: clean has {len(clean)} tokens, corrupt {len(corrupt)}, but they are"
             f" compared position by position{_spelled(reader, clean, corrupt, bool(as_text))}"
         )
     return clean, corrupt
+
+
+def _missing(reader: _Reader, key: str, wanted: tuple[str, str], other_there: bool) -> str:
+    if key == wanted[0]:
+        size = 2 if reader.corrupt_for is not None else 1
+        other = "" if other_there else f" (or {' and '.join(('clean_ids', 'corrupt_ids')[:size])})"
+        return f"field {key!r} is missing; {' and '.join(wanted[:size])}{other} must be there"
+    return (
+        f"field {key!r} is missing, and {reader.corrupt_for} needs corrupt prompts;"
+        " only method=ifr does without"
+    )
 
 
 def _spelled(reader: _Reader, clean: list[int], corrupt: list[int], is_text: bool) -> str:
@@ -216,17 +237,7 @@ def _target(reader: _Reader, where: str, key: str, value: object) -> int:
         raise InputError(
             f"{where}: {key} holds the text {value!r}, but this model has no tokenizer; give ids"
         )
-    token = single_token(reader.tokenizer, value)
-    if token is None:
-        parts = spell(reader.tokenizer, encode(reader.tokenizer, value)) or "nothing"
-        spaced = f" {value}"
-        hint = f"; did you mean {spaced!r}, with a leading space?"
-        if single_token(reader.tokenizer, spaced) is None:
-            hint = "" if value.startswith(" ") else "; words inside a text need a leading space"
-        raise InputError(
-            f"{where}: {key} holds {value!r}, which must be exactly one known token but splits into"
-            f" {parts}{hint}"
-        )
+    token = require_single_token(reader.tokenizer, value, f"{where}: {key} holds {value!r}")
     return _token_id(reader, where, key, token)
 
 
@@ -240,6 +251,17 @@ def _position(where: str, item: dict[str, object], tokens: int) -> int:
             f"{where}: answer_position {value} is outside the prompt's {tokens} tokens"
         )
     return value % tokens
+
+
+def _check_all_or_none_corrupt(reader: _Reader, lines: list[_Line]) -> None:
+    first = lines[0]
+    for line in lines:
+        if (line.corrupt is None) != (first.corrupt is None):
+            has, lacks = (line, first) if first.corrupt is None else (first, line)
+            raise InputError(
+                f"{reader.where(lacks.number)}: has no corrupt prompt, but line {has.number} has"
+                " one; all lines need one, or none"
+            )
 
 
 def _one_length(reader: _Reader, lines: list[_Line], length: int | None) -> list[_Line]:
@@ -293,7 +315,7 @@ def _collect(lines: list[_Line], notes: Mapping[str, int | str]) -> Prompts:
     end = lines[0].position
     return Prompts(
         clean=torch.tensor([line.clean for line in lines]),
-        corrupt=torch.tensor([line.corrupt for line in lines]),
+        corrupt=torch.tensor([line.corrupt or line.clean for line in lines]),
         answers=tuple(line.answers for line in lines),
         wrong=tuple(line.wrong for line in lines),
         answer_position=end,

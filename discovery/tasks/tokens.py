@@ -69,6 +69,22 @@ def single_token(tokenizer: PreTrainedTokenizerBase, text: str) -> int | None:
     return ids[0]
 
 
+def require_single_token(tokenizer: PreTrainedTokenizerBase, text: str, what: str) -> int:
+    """The id of a text that is exactly one known token; InputError, with a hint, for any other.
+
+    `what` begins the sentence and names the value.
+    """
+    token = single_token(tokenizer, text)
+    if token is not None:
+        return token
+    parts = spell(tokenizer, encode(tokenizer, text)) or "nothing"
+    spaced = f" {text}"
+    hint = f"; did you mean {spaced!r}, with a leading space?"
+    if single_token(tokenizer, spaced) is None:
+        hint = "" if text.startswith(" ") else "; words inside a text need a leading space"
+    raise InputError(f"{what}, which must be exactly one known token but splits into {parts}{hint}")
+
+
 def single_token_words(
     tokenizer: PreTrainedTokenizerBase, words: Sequence[str]
 ) -> tuple[dict[str, int], int]:

@@ -7,7 +7,9 @@ signed so that higher = the model does the task better.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -64,8 +66,16 @@ class Bench:
         self.score: ScoreName = score
         self.graph: Graph = parts[0].forward.graph
         self.n = sum(len(p.forward.prompts) for p in parts)
-        self.model = self.run(lambda forward: forward.clean.logits)
-        self.empty = self.circuit(self.graph.legal & False)
+
+    @cached_property
+    def model(self) -> Values:
+        """Values of the whole model."""
+        return self.run(lambda forward: forward.clean.logits)
+
+    @cached_property
+    def empty(self) -> Values:
+        """Values with every edge cut."""
+        return self.circuit(self.graph.legal & False)
 
     @property
     def unit(self) -> str:
@@ -94,6 +104,18 @@ class Bench:
     def under(self, ablation: Ablation) -> Bench:
         """The same prompts with other values on cut edges."""
         return self._each(lambda forward: forward.under(ablation))
+
+    def permuted(self, feature: str, rng: np.random.Generator) -> Bench:
+        """The same prompts with one feature's values permuted over each part's."""
+
+        def change(forward: PatchedForward) -> PatchedForward:
+            prompts, other = forward.prompts, copy(forward)
+            values = rng.permutation(prompts.features[feature]).tolist()
+            features = {**prompts.features, feature: tuple(values)}
+            other.prompts = replace(prompts, features=features)
+            return other
+
+        return self._each(change)
 
     def _each(self, change: Callable[[PatchedForward], PatchedForward]) -> Bench:
         parts = [Part(change(p.forward), p.score, p.kl) for p in self.parts]

@@ -98,7 +98,8 @@ def test_a_shortlist_is_reported_and_the_circuit_stays_within_it(tmp_path):
         (["method.guide=ifr", "method.shortlist=258"], "method.shortlist=258: .* 257"),
         (["method=eap", "method.threshold=1"], "method: give exactly one of n_edges and thresh"),
         (["method=eap", "method.n_edges=null"], "method: give exactly one"),
-        (["method=eap", "method.n_edges=258"], "n_edges=258.*257"),
+        (["method=eap", "method.n_edges=258"], "method.n_edges=258: allowed are .* 257"),
+        (["method=exact", "method.n_edges=0"], "method.n_edges=0: .* greater than or equal to 1"),
         (["method=eap", "method.metric=kl"], "exactly zero"),
         (["method=eap_ig", "method.steps=0"], "method.steps=0"),
         (["method=eap_ig", "method.ablation=zero"], "zero"),
@@ -108,3 +109,21 @@ def test_a_shortlist_is_reported_and_the_circuit_stays_within_it(tmp_path):
 def test_refusals(overrides, message, tmp_path):
     with pytest.raises(InputError, match=message):
         discover(settings("tracking=disabled", *overrides), tmp_path / "run", [], print)
+
+
+CLEAN = [{"clean_ids": [9, 4, 7, 9, 4], "answers": [7]}, {"clean_ids": [8, 3, 6, 8, 3]}]
+
+
+@pytest.mark.parametrize("ablation, evaluated", [("resample", False), ("mean", True)])
+def test_routes_need_no_corrupt_prompts(ablation, evaluated, tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in CLEAN))
+    task = ["tracking=disabled", "task=pairs", f"task.path={path}"]
+    chosen = settings(*task, "method=ifr", f"method.ablation={ablation}")
+    result = discover(chosen, tmp_path / "run", [], print)
+    assert result["n_edges"] > 0
+    for name in ("faithfulness", "metric_circuit", "metric_corrupt"):
+        assert (result[name] is not None) == evaluated
+    for method in ("acdc", "eap_ig", "random"):
+        with pytest.raises(InputError, match=f"line 1: .*, and method={method} needs corrupt"):
+            discover(settings(*task, f"method={method}"), tmp_path / method, [], print)

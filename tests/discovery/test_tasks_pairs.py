@@ -80,6 +80,17 @@ def test_answers_may_be_left_out_if_not_needed(load):
     assert prompts.answers == ((), (5,)) and not prompts.has_answers and not prompts.has_wrong
 
 
+def test_corrupt_may_be_left_out_if_nobody_needs_it(load):
+    lines = [without(GOOD, "corrupt_ids"), without(numbered(9), "corrupt_ids")]
+    prompts = load(lines, corrupt_for=None)
+    assert prompts.corrupt.tolist() == prompts.clean.tolist() == [[1, 2, 3], [1, 2, 9]]
+    assert not prompts.has_corrupt and load([GOOD], corrupt_for=None).has_corrupt
+    with pytest.raises(InputError, match="line 2: .*'corrupt_ids' is missing, and method=eap nee"):
+        load([GOOD, lines[1]], corrupt_for="method=eap")
+    with pytest.raises(InputError, match="line 2: has no corrupt prompt, but line 1 has one"):
+        load([GOOD, lines[1]], corrupt_for=None)
+
+
 def test_n_lines_by_seed_in_file_order(load):
     lines = [numbered(k) for k in range(20)]
     chosen = [load(lines, n=6, seed=seed).clean[:, 2].tolist() for seed in (0, 0, 1)]

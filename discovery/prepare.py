@@ -1,0 +1,89 @@
+"""What every job on a task begins with: the model, its prompts, two runs of them, a metric."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from acdc.bridge import LoadedModel
+from acdc.forward import Ablation, PatchedForward
+from acdc.metrics import Metric, make_metric
+from acdc.prompts import Prompts
+from discovery.build import build_prompts, load_model
+from discovery.evaluation import task_scores
+from discovery.settings import MetricName, ModelSettings, Settings
+
+SMALL_MODEL = 10_000_000  # parameters
+DEFAULT_THREADS = torch.get_num_threads()
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a method works on."""
+
+    loaded: LoadedModel
+    forward: PatchedForward  # holds the graph and the prompts
+    metric: Metric
+
+    @torch.inference_mode()
+    def describe(self) -> str:
+        """The prompts, and the model's own score, so that nobody searches for what it cannot do."""
+        forward = self.forward
+        lines = [describe_prompts(self.loaded, forward.prompts)]
+        lines.append(f"{self.loaded.model.name} on the task:")
+        for run, logits in (("clean", forward.clean.logits), ("corrupt", forward.corrupt.logits)):
+            if run == "clean" or forward.prompts.has_corrupt:
+                lines.append(f"  {run:8}{_score_line(task_scores(forward.prompts, logits))}")
+        return "\n".join(lines)
+
+
+def prepare(
+    settings: Settings, metric: MetricName | None = None, ablation: Ablation | None = None
+) -> Job:
+    """The configured job; metric and ablation are the method's own unless given.
+
+    InputError if model, task and metric do not fit.
+    """
+    method = settings.method
+    loaded = load(settings)
+    prompts = build_prompts(settings, loaded)
+    with torch.no_grad():  # attribution needs tensors that gradients may pass
+        graph = loaded.model.graph(settings.graph.kv)
+        forward = PatchedForward(loaded.model, graph, prompts, ablation or method.ablation)
+        chosen = make_metric(metric or method.metric, forward.prompts, forward.clean.logits)
+    return Job(loaded, forward, chosen)
+
+
+def load(settings: ModelSettings) -> LoadedModel:
+    """The configured model, and torch's threads set for it.
+
+    By default one thread for a small model, where a second costs more than it brings.
+    """
+    loaded = load_model(settings)
+    small = sum(w.numel() for w in loaded.bridge.parameters()) < SMALL_MODEL
+    torch.set_num_threads(settings.threads or (1 if small else DEFAULT_THREADS))
+    return loaded
+
+
+def describe_prompts(loaded: LoadedModel, prompts: Prompts) -> str:
+    """What the task made, with its first pair."""
+    notes = "".join(f", {k} {v}" for k, v in prompts.notes.items())
+    lines = [f"prompts: {len(prompts)} of {prompts.clean.shape[1]} tokens{notes}"]
+    lines.append(f"  {'clean':8}{describe_ids(loaded, prompts.clean[0].tolist())}")
+    if prompts.has_corrupt:
+        lines.append(f"  {'corrupt':8}{describe_ids(loaded, prompts.corrupt[0].tolist())}")
+    return "\n".join(lines)
+
+
+def describe_ids(loaded: LoadedModel, ids: list[int]) -> str:
+    """Tokens as a quoted text, or as ids where the model has no tokenizer."""
+    return str(ids) if loaded.tokenizer is None else repr(loaded.tokenizer.decode(ids))
+
+
+def _score_line(scores: Mapping[str, float]) -> str:
+    if not scores:
+        return "no answers named"
+    words = {"accuracy": "accuracy {:.1%}", "top1": "top-1 {:.1%}"}
+    return ", ".join(words.get(k, "logit diff {:.3f}").format(v) for k, v in scores.items())
