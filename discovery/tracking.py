@@ -47,6 +47,7 @@ class Outcome:
     edges: Sequence[TestedEdge]
     picture: Path | None
     circuit: Path | None  # circuit.json
+    page: Path | None = None  # self-contained HTML
 
 
 @runtime_checkable
@@ -81,10 +82,15 @@ class WandbTracker:
     def finish(self, outcome: Outcome) -> None:
         self._run.summary.update(dict(outcome.summary))
         rows = [[e.edge, e.order, e.effect, e.kept] for e in table_edges(outcome.edges)]
-        media = {"edges": self._wandb.Table(["edge", "order", "effect", "kept"], rows)}
+        media: dict[str, Any] = {}
+        if rows:
+            media["edges"] = self._wandb.Table(["edge", "order", "effect", "kept"], rows)
         if outcome.picture is not None:
             media["circuit"] = self._wandb.Image(str(outcome.picture))
-        self._run.log(media)
+        if outcome.page is not None:
+            media["report"] = self._wandb.Html(outcome.page.read_text(encoding="utf-8"))
+        if media:
+            self._run.log(media)
         if outcome.circuit is not None:
             artifact = self._wandb.Artifact(f"circuit-{self._run.id}", type="circuit")
             artifact.add_file(str(outcome.circuit), name="circuit.json")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from acdc.bridge import LoadedModel
+from acdc.errors import InputError
 from acdc.graph import Circuit
 from acdc.prompts import Prompts
 from discovery.scrubbing.score import effect, recovered
@@ -122,21 +124,22 @@ class Validator:
     def _ladder(self, mask: Mask) -> list[dict[str, Any]]:
         """The circuit under each way of resampling, and with inputs that only agree on features."""
         names = list(self.bench.parts[0].forward.prompts.features)
-        rungs: list[tuple[How, list[str]]] = [(how, []) for how in HOWS]
-        rungs += [("shared", names)] if len(names) > 1 else []
-        rungs += [("shared", [name]) for name in names]
+        agreements = [[name] for name in names] if len(names) < 2 else [names, *([n] for n in names)]
+        rungs: list[tuple[How, Sequence[str]]] = [
+            *((how, ()) for how in HOWS),
+            *(("shared", agree) for agree in agreements),
+        ]
         base, model = resampled_baseline(self.bench), self.bench.model.score
         rows = []
         for i, (how, agree) in enumerate(rungs):
             rng = self.rng(100 + i)
             found = scrub_circuit(self.bench, mask, how, self.settings.scrubbing.draws, rng, agree)
-            share = recovered(-model, -base, -found.score, "input of a random prompt", rng)
             rows.append(
                 {
                     "resampled": how,
                     "inputs": " and ".join(agree) if agree else "the reference's own",
                     "score": float(found.score.mean()),
-                    "recovered": asdict(share),
+                    "recovered": _recovered(model, base, found.score, rng),
                     "effect": asdict(effect(-model, -found.score)),
                     "smallest_class": found.smallest_class,
                     "lonely": found.lonely,
@@ -217,11 +220,21 @@ class Validator:
         for _ in range(FORWARDS):
             plain.append(_seconds(lambda: self.loaded.plain_logits(tokens)))
             for how in HOWS:
-                run = lambda h=how: scrub_circuit(bench, mask, h, 1, rng)  # noqa: E731
+                run = partial(scrub_circuit, bench, mask, how, 1, rng)
                 sample.setdefault(how, []).append(_seconds(run))
         one = float(np.median(plain))
         ratios = {f"{how} in forwards": float(np.median(s)) / one for how, s in sample.items()}
         return {"plain forward": one, **ratios}
+
+
+def _recovered(
+    model: Floats, base: Floats, scrubbed: Floats, rng: np.random.Generator
+) -> dict[str, Any] | None:
+    """Share of the way from a random prompt's input to the model; None if these do not differ."""
+    try:
+        return asdict(recovered(-model, -base, -scrubbed, "input of a random prompt", rng))
+    except InputError:
+        return None
 
 
 def _named(result: TestResult, name: str) -> TestResult:

@@ -1,0 +1,150 @@
+"""Validate run folders: read what a run found, try it on other prompts, write the report beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from acdc.errors import InputError
+from acdc.graph import Circuit
+from discovery.build import build_prompts
+from discovery.prepare import load
+from discovery.records import read_run, termination_as_exit, write_json
+from discovery.settings import Settings, read_settings
+from discovery.tracking import Outcome, start_tracker
+from discovery.validation.held_out import held_out
+from discovery.validation.report import write_report
+from discovery.validation.settings import ValidationSettings
+from discovery.validation.validate import Validator
+from discovery.validation.verdicts import Verdict, verdicts
+
+Say = Callable[[str], None]
+LOOKS = 0.4  # mean attention from which a head is put in the class of what it looks at
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run's circuit as it lies on disk."""
+
+    folder: Path
+    settings: Settings
+    circuit: Mapping[str, Any]
+    heads: Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Validated:
+    """One run's outcome."""
+
+    folder: Path
+    validation: Mapping[str, Any]
+    verdicts: list[Verdict]
+    report: Path
+
+
+def read_found(folders: Sequence[Path]) -> list[Found]:
+    """The runs to validate; InputError before any model is loaded if one of them cannot be.
+
+    They must be of one model, task and graph, and hold a circuit of at least one edge.
+    """
+    if not folders:
+        raise InputError("run=[]: name at least one run folder")
+    found = [_read(folder) for folder in folders]
+    for one in found[1:]:
+        for field in ("model", "task", "graph", "seed"):
+            mine, first = getattr(one.settings, field), getattr(found[0].settings, field)
+            if mine != first:
+                raise InputError(
+                    f"run: {one.folder} and {found[0].folder} differ in {field}; runs that are"
+                    " validated together must be of one model and task"
+                )
+    return found
+
+
+def _read(folder: Path) -> Found:
+    run = read_run(folder)
+    if run.state != "done" or run.config is None or run.circuit is None:
+        raise InputError(f"run={folder}: its state is {run.state!r}; only a finished run has a circuit")
+    settings = read_settings(run.config["config"])
+    if run.result is None or not run.result.get("n_edges"):
+        raise InputError(f"run={folder}: its circuit has no edges, so there is nothing to validate")
+    heads = folder / "heads.json"
+    return Found(folder, settings, run.circuit, json.loads(heads.read_text()) if heads.exists() else {})
+
+
+def validate_runs(found: Sequence[Found], settings: ValidationSettings, say: Say) -> list[Validated]:
+    """Validate each; writes validation.json, figures and report.html into each run's folder."""
+    run = found[0].settings
+    if settings.threads is not None:
+        run = run.model_copy(update={"threads": settings.threads})
+    loaded = load(run)
+    used = build_prompts(run, loaded)
+    prompts = held_out(run, loaded, used, settings.prompts, settings.seed)
+    say(f"{len(prompts)} held-out prompts, none of the run's {len(used)}")
+    with torch.inference_mode():
+        validators: dict[str, Validator] = {}
+        out = []
+        for one in found:
+            ablation = one.settings.method.ablation
+            if ablation not in validators:
+                validators[ablation] = Validator.on(settings, one.settings, loaded, prompts)
+            out.append(_validate(one, validators[ablation], used, say))
+    return out
+
+
+def _validate(one: Found, validator: Validator, used: Any, say: Say) -> Validated:
+    circuit = Circuit.from_json(one.circuit, validator.bench.graph)
+    tracking = one.settings.tracking
+    with (
+        termination_as_exit(),
+        start_tracker(
+            tracking.mode, folder=one.folder, project=tracking.project,
+            config=validator.settings.model_dump(), name=f"validate {one.folder.name}", group=None,
+            job_type="validation", tags=[one.settings.method.name],
+        ) as tracker,
+    ):  # fmt: skip
+        validation = {
+            "model": getattr(one.settings.model, "name", one.settings.model.kind),
+            "task": one.settings.task.name,
+            "method": one.settings.method.name,
+            "settings": validator.settings.model_dump(),
+            **validator.validate(
+                one.settings, circuit, used, classes(one.heads),
+                lambda part: say(f"{one.folder.name}: {part}"),
+            ),
+        }  # fmt: skip
+        found = verdicts(validation)
+        validation["verdicts"] = [vars(v) for v in found]
+        write_json(one.folder / "validation.json", validation)
+        page = write_report(one.folder, validation, found)
+        summary = {f"{v.name} holds": str(v.holds) for v in found}
+        tracker.finish(Outcome(summary, (), None, one.folder / "validation.json", page))
+    return Validated(one.folder, validation, found, page)
+
+
+def classes(heads: Mapping[str, Mapping[str, float]]) -> dict[str, list[str]]:
+    """Heads by the marked tokens that they look at most, such as "end->io"; weak ones in none."""
+    out: dict[str, list[str]] = {}
+    for head, looks in heads.items():
+        if looks:
+            place = max(looks, key=lambda mark: looks[mark])
+            if looks[place] >= LOOKS:
+                out.setdefault(place, []).append(head)
+    return out
+
+
+def table(validated: Sequence[Validated]) -> list[dict[str, str]]:
+    """A row a property, a column a run: + shown to hold, - shown to fail, ? not decided."""
+    signs = {True: "+", False: "-", None: "?"}
+    rows: dict[str, dict[str, str]] = {}
+    for one in validated:
+        name = f"{one.validation['method']} ({one.validation['n_edges']})"
+        for verdict in one.verdicts:
+            row = rows.setdefault(verdict.name, {"property": verdict.name})
+            row[name] = signs[verdict.holds]
+    return list(rows.values())
