@@ -1,4 +1,4 @@
-"""Validate run folders: read what a run found, try it on other prompts, write the report beside it."""
+"""Validate run folders: read what a run found, try it on other prompts, report beside it."""
 
 from __future__ import annotations
 
@@ -69,15 +69,21 @@ def read_found(folders: Sequence[Path]) -> list[Found]:
 def _read(folder: Path) -> Found:
     run = read_run(folder)
     if run.state != "done" or run.config is None or run.circuit is None:
-        raise InputError(f"run={folder}: its state is {run.state!r}; only a finished run has a circuit")
+        raise InputError(
+            f"run={folder}: its state is {run.state!r}; only a finished run has a circuit"
+        )
     settings = read_settings(run.config["config"])
     if run.result is None or not run.result.get("n_edges"):
         raise InputError(f"run={folder}: its circuit has no edges, so there is nothing to validate")
     heads = folder / "heads.json"
-    return Found(folder, settings, run.circuit, json.loads(heads.read_text()) if heads.exists() else {})
+    return Found(
+        folder, settings, run.circuit, json.loads(heads.read_text()) if heads.exists() else {}
+    )
 
 
-def validate_runs(found: Sequence[Found], settings: ValidationSettings, say: Say) -> list[Validated]:
+def validate_runs(
+    found: Sequence[Found], settings: ValidationSettings, say: Say
+) -> list[Validated]:
     """Validate each; writes validation.json, figures and report.html into each run's folder."""
     run = found[0].settings
     if settings.threads is not None:

@@ -1,4 +1,4 @@
-"""All tests of one circuit, in the order of the report. Settings and masks in, plain values out."""
+"""All tests of one circuit, in the order of the report. Masks in, plain values out."""
 
 from __future__ import annotations
 
@@ -27,7 +27,13 @@ from discovery.validation.chance import Family, misplaced_scores, random_family
 from discovery.validation.faithfulness import faithfulness_matrix, spread
 from discovery.validation.knockouts import Completeness, completeness, minimality_tests
 from discovery.validation.resamples import stability
-from discovery.validation.resampling import HOWS, How, resampled_baseline, scrub_circuit
+from discovery.validation.resampling import (
+    HOWS,
+    How,
+    Scrubbed,
+    resampled_baseline,
+    scrub_circuit,
+)
 from discovery.validation.settings import ValidationSettings
 
 Progress = Callable[[str], None]
@@ -95,8 +101,8 @@ class Validator:
             "n_edges": circuit.n_edges,
             "score": self.bench.score,
             "unit": self.bench.unit,
-            "model": _summary(self.bench.model.score, self.bench.model.correct),
-            "empty": _summary(self.bench.empty.score, self.bench.empty.correct),
+            "model_values": _summary(self.bench.model.score, self.bench.model.correct),
+            "empty_values": _summary(self.bench.empty.score, self.bench.empty.correct),
             "faithfulness": {
                 "cells": [asdict(c) for c in cells],
                 "spread": {d: spread(cells, d) for d in ("sufficiency", "noising", "denoising")},
@@ -124,28 +130,34 @@ class Validator:
     def _ladder(self, mask: Mask) -> list[dict[str, Any]]:
         """The circuit under each way of resampling, and with inputs that only agree on features."""
         names = list(self.bench.parts[0].forward.prompts.features)
-        agreements = [[name] for name in names] if len(names) < 2 else [names, *([n] for n in names)]
+        agreements = (
+            [[name] for name in names] if len(names) < 2 else [names, *([n] for n in names)]
+        )
         rungs: list[tuple[How, Sequence[str]]] = [
             *((how, ()) for how in HOWS),
             *(("shared", agree) for agree in agreements),
         ]
-        base, model = resampled_baseline(self.bench), self.bench.model.score
-        rows = []
+        base, paired = resampled_baseline(self.bench), self.bench.circuit(mask).score[:, None]
+        rows = [self._rung("no: the paired corrupt prompt", (), Scrubbed(paired, 0, 0.0), base, 99)]
         for i, (how, agree) in enumerate(rungs):
-            rng = self.rng(100 + i)
-            found = scrub_circuit(self.bench, mask, how, self.settings.scrubbing.draws, rng, agree)
-            rows.append(
-                {
-                    "resampled": how,
-                    "inputs": " and ".join(agree) if agree else "the reference's own",
-                    "score": float(found.score.mean()),
-                    "recovered": _recovered(model, base, found.score, rng),
-                    "effect": asdict(effect(-model, -found.score)),
-                    "smallest_class": found.smallest_class,
-                    "lonely": found.lonely,
-                }
-            )
+            draws = self.settings.scrubbing.draws
+            found = scrub_circuit(self.bench, mask, how, draws, self.rng(100 + i), agree)
+            rows.append(self._rung(how, agree, found, base, 100 + i))
         return rows
+
+    def _rung(
+        self, how: str, agree: Sequence[str], found: Scrubbed, base: Floats, part: int
+    ) -> dict[str, Any]:
+        model, rng = self.bench.model.score, self.rng(1000 + part)
+        return {
+            "resampled": how,
+            "inputs": " and ".join(agree) if agree else "the reference's own",
+            "score": float(found.score.mean()),
+            "recovered": _recovered(model, base, found.score, rng),
+            "effect": asdict(effect(-model, -found.score)),
+            "smallest_class": found.smallest_class if agree else None,
+            "lonely": found.lonely if agree else None,
+        }
 
     def _against_chance(self, mask: Mask) -> list[TestResult]:
         chance, level = self.settings.chance, self.settings.level

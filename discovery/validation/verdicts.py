@@ -59,7 +59,7 @@ def interval(found: Mapping[str, Any], digits: int = 2) -> str:
 
 
 def _of_test(test: Mapping[str, Any]) -> Verdict:
-    question = QUESTIONS.get(test["name"], test["name"])
+    question = QUESTIONS.get(test["name"]) or str(test["name"])
     if test["p_value"] is None:
         return Verdict(test["name"], question, None, test["extra"].get("undefined", "undefined"))
     return Verdict(test["name"], question, test["holds"], _p(test))
@@ -83,7 +83,7 @@ def _of_minimality(test: Mapping[str, Any], kind: str) -> Verdict:
 def _of_completeness(validation: Mapping[str, Any]) -> Verdict:
     found, worst = validation["completeness"], validation["completeness"]["worst"]
     gap = found["worst_gap"]
-    span = abs(validation["model"]["score"] - validation["empty"]["score"])
+    span = abs(validation["model_values"]["score"] - validation["empty_values"]["score"])
     holds = None
     if gap["low"] is not None:
         inside = max(abs(gap["low"]), abs(gap["high"])) < TOLERATED * span
