@@ -158,6 +158,7 @@ def main() -> None:
         command = [sys.executable, __file__, f"--case={number}", f"--threads={given.threads}"]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         rows.append(row(case, json.loads(done.stdout.splitlines()[-1])))
+        print(f"{case.name}: {rows[-1]['forward passes']} forward passes", file=sys.stderr)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(given.out.with_suffix(".md"), markdown(rows).encode())
     write_json(given.out.with_suffix(".json"), rows)
