@@ -29,7 +29,7 @@ def run(config: dict[str, Any]) -> list[Validated]:
     found = read_found([Path(f) for f in (folders if isinstance(folders, list) else [folders])])
     done = validate_runs(found, settings, print)
     for one in done:
-        print(f"\n{one.folder}: {headline(one.verdicts)}")
+        print(f"\n{one.folder}: {headline(one.validation, one.verdicts)}")
         for sign, answer in (("+", True), ("-", False), ("?", None)):
             for verdict in (v for v in one.verdicts if v.holds is answer):
                 print(f"  {sign} {verdict.question}: {verdict.figures}")

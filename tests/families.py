@@ -92,5 +92,5 @@ def prompts(n: int = 3, length: int = LENGTH, seed: int = 0) -> Prompts:
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(0, VOCAB, (2, n, length), generator=generator)
     answers = tuple((int(t),) for t in torch.randint(0, 25, (n,), generator=generator))
-    wrong = tuple((30 + i, 40 + i) for i in range(n))
+    wrong = tuple((30 + i % 10, 40 + i % 10) for i in range(n))
     return Prompts(ids[0], ids[1], answers, wrong, length - 1)

@@ -49,12 +49,12 @@ def misplaced(graph: Graph, mask: Mask, rng: np.random.Generator) -> Mask:
     share = graph.n_heads // graph.n_kv_readers
     writers, readers = np.arange(len(graph.writers)), np.arange(len(graph.readers))
     for layer in range(graph.n_layers):
-        groups = rng.permutation(graph.n_kv_readers)
-        heads = [g * share + i for g in groups for i in rng.permutation(share)]
+        groups = rng.permutation(graph.n_kv_readers).tolist()
+        heads = [g * share + i for g in groups for i in rng.permutation(share).tolist()]
         for new, old in enumerate(heads):
             writers[graph.head(layer, new)] = graph.head(layer, old)
             readers[graph.reader(layer, "q", new)] = graph.reader(layer, "q", old)
-        for new, old in enumerate(groups.tolist()):
+        for new, old in enumerate(groups):
             for part in ("k", "v"):
                 readers[graph.reader(layer, part, new)] = graph.reader(layer, part, old)
     return mask[writers][:, readers]

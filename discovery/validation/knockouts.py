@@ -9,7 +9,7 @@ one half of the prompts and measured on the other: a maximum over many sets is h
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,11 +17,9 @@ from acdc.errors import InputError
 from discovery.statistics.against_random import minimality
 from discovery.statistics.intervals import Interval, mean_interval
 from discovery.statistics.random_circuits import inflate
-from discovery.statistics.result import TestResult
+from discovery.statistics.result import TestResult, undefined
 from discovery.statistics.search_worst import Effort, search_worst
 from discovery.validation.bench import Bench, Floats, Mask, without
-
-ATTEMPTS = 20  # random paths tried for one that brings in a new node
 
 
 @dataclass(frozen=True)
@@ -108,19 +106,33 @@ def minimality_tests(
     edges, nodes = np.argwhere(mask).tolist(), circuit_nodes(bench, mask)
     edge_effects = trial.effects(mask, [_cut_edge(mask, w, r) for w, r in edges])
     node_effects = trial.effects(mask, [without(mask, [n]) for n in nodes])
-    null_edges, null_nodes = [], []
+    null_edges, null_nodes = list[float](), list[float]()
     for _ in range(draws):
-        grown, edge, node = _random_part(bench, mask, rng)
-        effects = trial.effects(grown, [_cut_edge(grown, *edge), without(grown, [node])])
-        null_edges.append(effects[0])
-        null_nodes.append(effects[1])
+        grown, edge, fresh = _random_part(bench, mask, rng)
+        cuts = [_cut_edge(grown, *edge), *(without(grown, [n]) for n in fresh)]
+        effect, *others = trial.effects(grown, cuts).tolist()
+        null_edges.append(effect)
+        null_nodes += others
     edge_names = [graph.edge_name(w, r) for w, r in edges]
     node_names = [graph.writers[n] for n in nodes]
     return Minimality(
         minimality(edge_names, edge_effects, np.array(null_edges), level=level),
-        minimality(node_names, node_effects, np.array(null_nodes), level=level),
+        _of_nodes(node_names, node_effects, null_nodes, level),
         tuple(tuple(graph.writers[w] for w in k) for k in partners),
-    )  # fmt: skip
+    )
+
+
+def _of_nodes(
+    names: Sequence[str], effects: Floats, null: Sequence[float], level: float
+) -> TestResult:
+    """Undefined where random paths bring in too few new nodes: the circuit has most of them."""
+    try:
+        return minimality(names, effects, np.array(null), level=level)
+    except InputError as error:
+        reason = f"random paths bring in too few nodes that the circuit lacks ({error})"
+        rows = [{"edge": n, "effect": e} for n, e in zip(names, effects.tolist(), strict=True)]
+        result = undefined("minimality", "every node matters", len(null), level, reason)
+        return replace(result, extra={**result.extra, "edges": rows, "superfluous_bh": []})
 
 
 def _cut_edge(mask: Mask, writer: int, reader: int) -> Mask:
@@ -131,19 +143,13 @@ def _cut_edge(mask: Mask, writer: int, reader: int) -> Mask:
 
 def _random_part(
     bench: Bench, mask: Mask, rng: np.random.Generator
-) -> tuple[Mask, tuple[int, int], int]:
-    """The circuit with a random path put in, one edge of it, and one node that it brought in."""
+) -> tuple[Mask, tuple[int, int], list[int]]:
+    """The circuit with a random path put in, one edge of it, and at most one node it brought in."""
     own = {0, *circuit_nodes(bench, mask)}
-    for _ in range(ATTEMPTS):
-        grown = inflate(bench.graph, mask, rng)
-        edge = tuple(grown.added[rng.integers(len(grown.added))].tolist())
-        fresh = [n for n in circuit_nodes(bench, grown.mask) if n not in own]
-        if fresh:
-            return grown.mask, edge, int(rng.choice(fresh))
-    raise InputError(
-        f"minimality: {ATTEMPTS} random paths brought no new node into the circuit; it holds"
-        " almost the whole model, so there is nothing to compare its nodes with"
-    )
+    grown = inflate(bench.graph, mask, rng)
+    writer, reader = grown.added[rng.integers(len(grown.added))].tolist()
+    fresh = [n for n in circuit_nodes(bench, grown.mask) if n not in own]
+    return grown.mask, (writer, reader), [int(rng.choice(fresh))] if fresh else []
 
 
 class _Trial:

@@ -40,5 +40,5 @@ def page(
         "Not decided": [v for v in found if v.holds is None],
     }
     template = environment.get_template("report.html")
-    return template.render(v=validation, groups=groups, headline=headline(list(found)),
+    return template.render(v=validation, groups=groups, headline=headline(validation, found),
                            figures=figures)  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,10 @@ QUESTIONS = {
     "independence": "nothing about the model's score left outside the circuit",
     "sufficiency": "closer to the model than nine in ten random circuits of its size",
     "partial necessity": "its removal hurts more than that of nine in ten random circuits",
+    "resampled score among random circuits": "under resampling better than 19 in 20 random"
+    " circuits of its size",
+    "resampled score among the same shape on other heads": "under resampling better than 19 in 20"
+    " circuits of its shape with the heads of each layer permuted",
 }
 
 
@@ -40,13 +44,23 @@ def verdicts(validation: Mapping[str, Any]) -> list[Verdict]:
     return out
 
 
-def headline(found: list[Verdict]) -> str:
-    """How many of how many tests."""
+def headline(validation: Mapping[str, Any], found: Sequence[Verdict]) -> str:
+    """The two figures that matter most, with intervals, and how many of how many tests hold."""
     passed, failed = (sum(v.holds is answer for v in found) for answer in (True, False))
+    rows = {row["resampled"]: row["recovered"] for row in reversed(validation["scrubbing"])}
+    paired = next(iter(validation["scrubbing"]))["recovered"]
     return (
-        f"{passed} of {len(found)} properties are shown to hold, {failed} are shown to fail,"
+        f"With its corrupt twin outside the circuit a prompt keeps {_share(paired)} of what the"
+        f" model does, with another prompt outside {_share(rows['shared'])}."
+        f" {passed} of {len(found)} properties are shown to hold, {failed} are shown to fail,"
         f" {len(found) - passed - failed} are not decided."
     )
+
+
+def _share(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return "an undefined share"
+    return f"{found['value']:.0%} [{found['low']:.0%}, {found['high']:.0%}]"
 
 
 def interval(found: Mapping[str, Any], digits: int = 2) -> str:
@@ -59,7 +73,8 @@ def interval(found: Mapping[str, Any], digits: int = 2) -> str:
 
 
 def _of_test(test: Mapping[str, Any]) -> Verdict:
-    question = QUESTIONS.get(test["name"]) or str(test["name"])
+    name = str(test["name"])
+    question = QUESTIONS.get(name) or f"better than 19 in 20: {name}"
     if test["p_value"] is None:
         return Verdict(test["name"], question, None, test["extra"].get("undefined", "undefined"))
     return Verdict(test["name"], question, test["holds"], _p(test))
@@ -72,11 +87,13 @@ def _p(test: Mapping[str, Any]) -> str:
 
 
 def _of_minimality(test: Mapping[str, Any], kind: str) -> Verdict:
+    question = f"every {kind} matters more than nine in ten of random paths'"
+    if test["p_value"] is None:
+        return Verdict(f"minimality of {kind}s", question, None, test["extra"]["undefined"])
     surplus = test["extra"]["superfluous_bh"]
     named = ", ".join(surplus[:8]) + (", ..." if len(surplus) > 8 else "")
     figures = f"{len(surplus)} of {len(test['extra']['edges'])} not needed"
     figures += (f": {named}" if surplus else "") + f" ({_p(test)})"
-    question = f"every {kind} matters more than nine in ten of random paths'"
     return Verdict(f"minimality of {kind}s", question, test["holds"], figures)
 
 

@@ -1,6 +1,7 @@
 """Resampled circuits: laws, and the sums written out."""
 
 from dataclasses import replace
+from functools import cache
 
 import families
 import numpy as np
@@ -17,11 +18,12 @@ from discovery.validation.resampling import (
     scrub_circuit,
 )
 
+view = cache(families.view)
 FAMILIES = ("gpt2", "llama", "pythia", "attention_only")
 
 
 def bench_of(family="gpt2", n=6, kv="per_query_head", **features):
-    model, prompts = families.view(family), families.prompts(n)
+    model, prompts = view(family), families.prompts(n)
     prompts = replace(prompts, features=features)
     return make_bench(model, model.graph(kv), prompts, "resample", chunk=4)
 
@@ -54,7 +56,7 @@ def test_nothing_kept_is_another_prompts_run(how):
 @pytest.mark.parametrize("how", HOWS)
 @pytest.mark.parametrize("kv", ["per_query_head", "per_group"])
 def test_equal_prompts_leave_nothing_to_resample(how, kv):
-    model, p = families.view("llama"), families.prompts(4).take([2, 2, 2, 2])
+    model, p = view("llama"), families.prompts(4).take([2, 2, 2, 2])
     bench = make_bench(model, model.graph(kv), p, "resample")
     found = scrub_circuit(bench, random_mask(bench.graph, 0.3), how, 1, np.random.default_rng(0))
     np.testing.assert_allclose(found.score[:, 0], bench.model.score, atol=1e-10)
@@ -63,7 +65,7 @@ def test_equal_prompts_leave_nothing_to_resample(how, kv):
 @pytest.mark.parametrize("share", [0.1, 0.9])
 @pytest.mark.parametrize("how", HOWS)
 def test_what_a_reader_gets_over_cut_edges_written_out(how, share):
-    model, prompts = families.view("gpt2"), families.prompts(5)
+    model, prompts = view("gpt2"), families.prompts(5)
     forward = PatchedForward(model, model.graph(), prompts)
     graph, clean, biases = forward.graph, forward.clean.writers, bias_streams(model)
     mask = random_mask(graph, share)
@@ -122,11 +124,11 @@ def test_the_baseline_is_the_mean_over_all_pairs():
 
 def test_bench_joins_parts_and_signs_scores():
     bench = bench_of(n=6)
-    whole = make_bench(families.view("gpt2"), bench.graph, families.prompts(6), "resample")
+    whole = make_bench(view("gpt2"), bench.graph, families.prompts(6), "resample")
     np.testing.assert_allclose(bench.model.score, whole.model.score, atol=1e-10)
     assert bench.first(3).n == 4 and bench.first(6).n == 6 and bench.score == "logit_diff"
     no_wrong = replace(families.prompts(6), wrong=((),) * 6)
-    probabilities = make_bench(families.view("gpt2"), bench.graph, no_wrong, "resample")
+    probabilities = make_bench(view("gpt2"), bench.graph, no_wrong, "resample")
     assert probabilities.score == "log_prob" and (probabilities.model.score < 0).all()
     logits = whole.parts[0].forward.clean.logits
     top = [int(row.argmax()) in a for row, a in zip(logits, no_wrong.answers, strict=True)]
@@ -134,7 +136,7 @@ def test_bench_joins_parts_and_signs_scores():
 
 
 def test_nodes_of_a_circuit_and_knock_outs():
-    graph = families.view("gpt2").graph()
+    graph = view("gpt2").graph()
     mask = graph.mask(["a0.h1->a1.h2<q>", "a1.h2->logits"])
     nodes = node_mask(graph, mask)
     assert nodes[graph.edge("a0.h1->logits")] and nodes[graph.edge("a0.h1->a1.h2<k>")]

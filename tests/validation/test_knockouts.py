@@ -1,0 +1,157 @@
+"""Completeness and minimality on circuits whose truth is known."""
+
+import numpy as np
+import pytest
+from test_resampling import bench_of, view
+from toys import or_gate, or_prompts
+
+from acdc.errors import InputError
+from discovery.statistics.random_circuits import random_mask
+from discovery.statistics.search_worst import Effort
+from discovery.validation.bench import make_bench, without
+from discovery.validation.chance import misplaced, misplaced_scores, random_family
+from discovery.validation.faithfulness import faithfulness_matrix, spread
+from discovery.validation.knockouts import circuit_nodes, completeness, minimality_tests
+
+SMALL = Effort(random=4, runs=1, iterations=2, candidates=2)
+
+
+def or_bench():
+    model = or_gate()
+    return make_bench(model, model.graph(), or_prompts(), "zero", chunk=4)
+
+
+def one_head(graph):
+    return graph.mask(["input->a0.h0<v>", "a0.h0->m0", "m0->logits"])
+
+
+def test_a_circuit_without_the_backup_is_faithful_but_not_complete():
+    bench = or_bench()
+    mask = one_head(bench.graph)
+    np.testing.assert_allclose(bench.circuit(mask).score, bench.model.score)  # OR: one is enough
+    found = completeness(bench, mask, np.random.default_rng(0), {}, SMALL)
+    assert found.empty_gap.estimate == pytest.approx(0.0)
+    assert found.worst.nodes == ("a0.h0",) and found.worst.gap == pytest.approx(1.0)
+    assert found.worst_gap.estimate == pytest.approx(-1.0)  # the model has its backup, C does not
+    both = bench.graph.mask(["a0.h0->m0", "a0.h1->m0", "m0->logits"])
+    whole = completeness(bench, both, np.random.default_rng(0), {}, SMALL)
+    assert whole.worst.gap == pytest.approx(0.0)
+
+
+def test_the_whole_model_is_complete_and_its_classes_are_tried():
+    bench = bench_of("gpt2", n=8)
+    classes = {"first": ["a0.h0", "a0.h1"], "elsewhere": ["a9.h9"]}
+    found = completeness(bench, bench.graph.legal, np.random.default_rng(0), classes, SMALL)
+    assert all(t.gap == pytest.approx(0.0, abs=1e-10) for t in found.tried)
+    named = {t.search: t.nodes for t in found.tried}
+    assert named["class first"] == ("a0.h0", "a0.h1") and "class elsewhere" not in named
+
+
+def test_an_empty_circuit_cannot_be_knocked_out():
+    bench = or_bench()
+    with pytest.raises(InputError, match="no nodes"):
+        completeness(bench, bench.graph.legal & False, np.random.default_rng(0), {}, SMALL)
+
+
+def test_an_added_edge_that_does_nothing_is_superfluous():
+    """A head that sees nothing of the prompt says the same on all of them."""
+    bench = bench_of("gpt2", n=12)
+    graph = bench.graph
+    mask = graph.legal & ~without(graph.legal, [graph.mlp(1), graph.mlp(0), 0])
+    dead = graph.edge("a1.h3->logits")
+    mask[:, list(graph.head_readers(1, 3))] = False  # a1.h3 sees nothing of the prompt: constant
+    mask[dead] = True
+    found = minimality_tests(bench, mask, np.random.default_rng(0), [[]], 40, 0.05)
+    rows = {r["edge"]: r for r in found.edges.extra["edges"]}
+    assert rows["a1.h3->logits"]["effect"] == pytest.approx(0.0, abs=1e-12)
+    assert "a1.h3->logits" in found.edges.extra["superfluous_bh"]
+    assert rows["m1->logits"]["exceeds"] > rows["a1.h3->logits"]["exceeds"] == 0
+    assert "a1.h3" in found.nodes.extra["superfluous_bh"]
+
+
+def test_partners_reveal_what_a_backup_hides():
+    """In OR no head matters alone; with the other one gone each does."""
+    bench = or_bench()
+    graph = bench.graph
+    both = graph.mask(["a0.h0->m0", "a0.h1->m0", "m0->logits"])
+    alone = [graph.head(0, 0)], [graph.head(0, 1)]
+    effects = []
+    for partners in ([[]], [[], *alone]):
+        from discovery.validation.knockouts import _Trial
+
+        cuts = [without(both, [w]) for (w,) in alone]
+        effects.append(_Trial(bench, partners).effects(both, cuts))
+    np.testing.assert_allclose(effects, [[0.0, 0.0], [1.0, 1.0]])
+
+
+def test_circuit_nodes_are_named_without_the_input():
+    graph = view("gpt2").graph()
+    mask = graph.mask(["input->a0.h1<q>", "a0.h1->logits"])
+    assert [graph.writers[n] for n in circuit_nodes(bench_of("gpt2"), mask)] == ["a0.h1"]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("kv", ["per_query_head", "per_group"])
+def test_a_misplaced_circuit_has_the_same_shape(family, kv):
+    graph = view(family).graph(kv)
+    mask = random_mask(graph, 20, np.random.default_rng(0))
+    for seed in range(5):
+        moved = misplaced(graph, mask, np.random.default_rng(seed))
+        assert moved.sum() == mask.sum() and not (moved & ~graph.legal).any()
+        assert sorted(moved.sum(1).tolist()) == sorted(mask.sum(1).tolist())
+        for layer in range(graph.n_layers):
+            heads = slice(graph.head(layer, 0), graph.head(layer, graph.n_heads))
+            assert moved[heads].sum() == mask[heads].sum()
+    assert (misplaced(graph, mask, np.random.default_rng(0)) != mask).any()
+
+
+def test_a_misplaced_circuit_keeps_its_heads_whole():
+    """What a head read and who read it move together."""
+    graph = view("gpt2").graph()
+    mask = graph.mask(["a0.h1->a1.h2<q>", "input->a0.h1<v>", "a1.h2->logits"])
+    moved = misplaced(graph, mask, np.random.default_rng(2))
+    (first,) = [n for n in graph.writers if n[:2] == "a0" and moved[graph.writer_index[n]].any()]
+    (second,) = [n for n in graph.writers if n[:2] == "a1" and moved[graph.writer_index[n]].any()]
+    expected = [f"{first}->{second}<q>", f"input->{first}<v>", f"{second}->logits"]
+    assert (moved == graph.mask(expected)).all()
+
+
+def test_families_of_random_circuits():
+    bench = bench_of("gpt2", n=6)
+    found = random_family(bench, 12, 5, np.random.default_rng(0))
+    again = random_family(bench, 12, 5, np.random.default_rng(0))
+    assert found.kept.shape == found.removed.shape == found.scrubbed.shape == (5, 6)
+    assert (found.kept == again.kept).all() and (found.scrubbed == again.scrubbed).all()
+    every = bench.graph.legal
+    moved = misplaced_scores(bench, every, 3, np.random.default_rng(0))
+    np.testing.assert_allclose(moved, bench.model.score.mean(), atol=1e-10)
+
+
+def test_the_matrix_is_one_for_the_model_and_zero_for_nothing():
+    rng = np.random.default_rng(0)
+    for bench in (bench_of("gpt2", n=8), or_bench()):
+        for mask, expected in ((bench.graph.legal, 1.0), (bench.graph.legal & False, 0.0)):
+            cells = faithfulness_matrix(bench, mask, rng)
+            assert len(cells) == 20
+            assert {c.direction for c in cells} == {"sufficiency", "noising", "denoising"}
+            for cell in cells:
+                if cell.ratio_of_means.estimate is not None:
+                    assert cell.ratio_of_means.estimate == pytest.approx(expected, abs=1e-9)
+                if expected == 1.0 and cell.direction != "denoising":
+                    assert cell.gap.estimate == pytest.approx(0.0, abs=1e-9)
+            if bench.score == "logit_diff" and bench.n == 8 and len(bench.parts) == 2:
+                found = spread(cells, "sufficiency")
+                assert not found or found["least"] == pytest.approx(expected, abs=1e-9)
+
+
+def test_directions_part_in_or():
+    """Each head suffices (1), neither is necessary (0): noising misses backups."""
+    bench = or_bench()
+    cells = faithfulness_matrix(bench, one_head(bench.graph), np.random.default_rng(0))
+    zero = {c.direction: c for c in cells if c.ablation == "zero" and c.granularity == "edges"
+            and c.positions == "all"}  # fmt: skip
+    assert zero["sufficiency"].ratio_of_means.estimate == pytest.approx(1.0)
+    head = bench.graph.mask(["a0.h0->m0"])
+    alone = faithfulness_matrix(bench, head, np.random.default_rng(0))
+    noising = [c for c in alone if c.direction == "noising" and c.ablation == "zero"][0]
+    assert noising.ratio_of_means.estimate == pytest.approx(0.0)
