@@ -104,6 +104,25 @@ def select(
     return (greedy if rule == "greedy" else top_n)(graph, scores, n_edges, ranking)
 
 
+def select_on_paths(
+    graph: Graph, scores: NDArray[np.float64], n_edges: int, ranking: Ranking, rule: Rule
+) -> Selection:
+    """The smallest selection of which at least n edges lie on paths from `input` to `logits`.
+
+    More edges are asked for than are on paths; one more may bring in several. InputError as
+    `select`.
+    """
+    check_size(graph, n_edges)
+    low, high = n_edges, graph.n_edges  # circuits grow with the number asked for
+    while low < high:
+        middle = (low + high) // 2
+        if select(graph, scores, middle, ranking, rule).n_edges >= n_edges:
+            high = middle
+        else:
+            low = middle + 1
+    return select(graph, scores, low, ranking, rule)
+
+
 def check_size(graph: Graph, n_edges: int) -> None:
     """Raise InputError unless the graph has so many edges."""
     if not 0 <= n_edges <= graph.n_edges:

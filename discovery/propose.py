@@ -23,10 +23,18 @@ from acdc.forward import PatchedForward
 from acdc.graph import Circuit, Graph
 from acdc.metrics import Metric
 from acdc.search import Decision, Guide, Order, Step, acdc
-from acdc.selection import Selection, best_edges, check_size, select, threshold
+from acdc.selection import (
+    Selection,
+    best_edges,
+    check_size,
+    select,
+    select_on_paths,
+    threshold,
+)
 from discovery.flow_scores import edge_flow
 from discovery.records import RunFolder
 from discovery.settings import ACDCMethod, IGMethod, ScoreMethod, Settings
+from discovery.statistics.random_circuits import random_mask
 from discovery.tracking import TestedEdge, Tracker
 
 INTEGRATED = {
@@ -202,7 +210,7 @@ def _score(
     if method.n_edges is not None:
         check_size(graph, method.n_edges)  # before the scores, which may take hours
     scores = edge_scores(method, seed, forward, metric)
-    chosen = select_edges(method, graph, scores)
+    chosen = select_edges(method, graph, scores, seed)
     seconds = time.perf_counter() - start
     order = np.argsort(-np.abs(scores[graph.legal]), kind="stable")
     places = np.argwhere(graph.legal)[order].tolist()
@@ -228,10 +236,14 @@ def _score(
 
 
 def select_edges(
-    method: ScoreMethod | IGMethod, graph: Graph, scores: NDArray[np.float64]
+    method: ScoreMethod | IGMethod, graph: Graph, scores: NDArray[np.float64], seed: int
 ) -> Selection:
     """The circuit that the method's own size or threshold makes of its scores."""
-    if method.n_edges is not None:
-        return select(graph, scores, method.n_edges, method.ranking, method.rule)
-    assert method.threshold is not None  # settings: exactly one of the two is given
-    return threshold(graph, scores, method.threshold, method.ranking)
+    if method.n_edges is None:
+        assert method.threshold is not None  # settings: exactly one of the two is given
+        return threshold(graph, scores, method.threshold, method.ranking)
+    if method.rule == "paths":
+        mask = random_mask(graph, method.n_edges, np.random.default_rng(seed))
+        return Selection(Circuit(graph, mask, scores), method.n_edges, method.n_edges)
+    choose = select if method.count == "asked" else select_on_paths
+    return choose(graph, scores, method.n_edges, method.ranking, method.rule)

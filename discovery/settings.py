@@ -144,7 +144,7 @@ class ACDCMethod(_Strict):
         if self.guide is None:
             return None
         plain = {
-            "name": self.guide, "n_edges": self.shortlist or 1, "threshold": None, "rule": "top_n",
+            "name": self.guide, "n_edges": self.shortlist or 1, "threshold": None, "count": "asked", "rule": "top_n",
             "ranking": "absolute", "metric": self.metric, "ablation": self.ablation,
         }  # fmt: skip
         if self.guide.startswith("eap_ig"):
@@ -158,7 +158,8 @@ class ScoreMethod(_Strict):
     name: Literal["ifr", "eap", "exact", "random"]
     n_edges: Count | None
     threshold: Annotated[FiniteFloat, Field(ge=0)] | None
-    rule: Literal["top_n", "greedy"]
+    count: Literal["asked", "on_paths"]
+    rule: Literal["top_n", "greedy", "paths"]
     ranking: Literal["signed", "absolute"]
     metric: MetricName
     ablation: Ablation
@@ -167,6 +168,8 @@ class ScoreMethod(_Strict):
     def _one_size(self) -> ScoreMethod:
         if (self.n_edges is None) == (self.threshold is None):
             raise ValueError("give exactly one of n_edges and threshold, the other null")
+        if self.rule == "paths" and (self.name != "random" or self.n_edges is None):
+            raise ValueError("rule=paths is for method=random with n_edges")
         return self
 
 

@@ -86,7 +86,7 @@ def _again(
             yield last.mask
         else:
             scores = edge_scores(method, settings.seed, forward, metric)
-            yield select_edges(method, graph, scores).circuit.mask
+            yield select_edges(method, graph, scores, settings.seed).circuit.mask
 
 
 def _means(
@@ -103,7 +103,7 @@ def _means(
         each.append(edge_scores(method, settings.seed, forward, metric))
     scores = np.stack(each)
     for chosen in rows:
-        yield select_edges(method, graph, scores[chosen].mean(0)).circuit.mask
+        yield select_edges(method, graph, scores[chosen].mean(0), settings.seed).circuit.mask
 
 
 def _floats(values: NDArray[np.float64]) -> tuple[float, ...]:

@@ -161,3 +161,16 @@ def test_what_cannot_be_asked():
     for bad in (scores[1:], np.where(graph.legal, np.nan, 0.0)):
         with pytest.raises(InputError, match="finite"):
             top_n(graph, bad, 1)
+
+
+def test_a_size_on_paths_is_the_smallest_that_has_it():
+    model = families.view("gpt2")
+    graph = model.graph()
+    scores = np.where(graph.legal, np.random.default_rng(0).standard_normal(graph.legal.shape), 0)
+    for rule in RULES:
+        for wanted in (1, 10, 40, graph.n_edges):
+            found = select_on_paths(graph, scores, wanted, "absolute", rule)
+            assert found.n_edges >= wanted and found.requested is not None
+            if found.requested > wanted:
+                less = select(graph, scores, found.requested - 1, "absolute", rule)
+                assert less.n_edges < wanted
