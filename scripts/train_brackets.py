@@ -2,9 +2,10 @@
 
 A string is START, brackets, END. The network (three layers of two bidirectional heads and an MLP,
 pre-LayerNorm, sin/cos positions) reads its verdict at position 0. Most strings are drawn as in the
-causal-scrubbing posts (Chan et al. 2022): even length from 2 to 40, fair brackets, a balanced string
-nine times as likely. The rest, `HARD`, have as many `(` as `)`, so that only the order decides:
-half are balanced, half of those with two characters exchanged, so that some are just not.
+causal-scrubbing posts (Chan et al. 2022): even length from 2 to 40, fair brackets, a balanced
+string nine times as likely. The rest, `HARD` of each batch, have as many `(` as `)`, so that only
+the order decides: half of them shuffled, a quarter balanced, a quarter balanced and then two
+characters exchanged.
 
     python scripts/train_brackets.py             # writes the folder that the package ships
 
@@ -68,8 +69,9 @@ def common_strings(generator: np.random.Generator) -> Iterator[Strings]:
 
 
 def hard_strings(generator: np.random.Generator) -> Iterator[Strings]:
-    """Yield blocks of strings with as many `(` as `)`: a quarter balanced, a quarter nearly so.
+    """Yield blocks of strings with as many `(` as `)`.
 
+    Half are shuffled, a quarter balanced, a quarter balanced and then two characters exchanged.
     A shuffled string turned to begin after its first lowest depth is balanced (the cycle lemma).
     """
     inside = np.arange(LONGEST)
