@@ -265,7 +265,7 @@ def _replace(path: Path, content: bytes) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder to write")
-    parser.add_argument("--steps", type=int, default=14_000, help="training steps")
+    parser.add_argument("--steps", type=int, default=6500, help="training steps")
     parser.add_argument("--seed", type=int, default=0, help="decides start weights and data")
     given = parser.parse_args()
     torch.set_num_threads(1)

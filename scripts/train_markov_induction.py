@@ -35,7 +35,7 @@ from tqdm import tqdm
 from discovery.experiments.markov_text import VOCABULARY, texts
 from discovery.models.two_layer import TwoLayer
 
-HEADS, D_MODEL, D_HEAD, LENGTH = 8, 128, 16, 64
+HEADS, D_MODEL, D_HEAD, LENGTH = 4, 64, 16, 64
 BATCH, LEARNING_RATE, WEIGHT_DECAY, WARM_UP_STEPS = 32, 3e-3, 0.05, 200
 BLOCK = 4096  # texts drawn at once
 HELD_OUT = 1000  # fresh texts for the closing figures, from a seed that training never uses

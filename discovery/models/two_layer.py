@@ -1,10 +1,10 @@
 """A two-layer attention-only network whose head outputs split into exact terms.
 
 Positions enter the queries and keys of every layer and nothing else (shortformer, Press et al.
-2021, arXiv:2012.15832), so the residual stream before layer 0 is the token embedding alone, and what a
-head of layer 0 writes at position t is the sum over s of attention[t, s] times a function of the
-token at s. Every step takes its streams as arguments: a caller may feed queries, keys and values
-from different inputs. LayerNorm before attention and unembedding; no biases in the heads.
+2021, arXiv:2012.15832), so the residual stream before layer 0 is the token embedding alone, and
+what a head of layer 0 writes at position t is the sum over s of attention[t, s] times a function of
+the token at s. Every step takes its streams as arguments: a caller may feed queries, keys and
+values from different inputs. LayerNorm before attention and unembedding; no biases in the heads.
 """
 
 from __future__ import annotations
