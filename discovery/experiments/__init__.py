@@ -1,0 +1,1 @@
+"""Published experiments on their networks: graphs, features, hypotheses and the figures to meet."""
