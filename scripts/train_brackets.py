@@ -28,44 +28,32 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from safetensors.torch import save
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, layer_norm, linear, relu
 from tqdm import tqdm
 
+from discovery.experiments.bracket_strings import (
+    LONGEST,
+    Strings,
+    blocks_of_strings,
+    draw_strings,
+    is_balanced,
+    lengths,
+    pieces,
+    tokens_of,
+)
+from discovery.models.brackets import EPS, MASKED, PAD
+
 LAYERS, HEADS, D_MODEL, D_HEAD, D_MLP = 3, 2, 56, 28, 56
-START, PAD, END, OPEN, CLOSE = range(5)
-LONGEST = 40  # characters
 POSITIONS = LONGEST + 2
-EPSILON = 1e-5  # of the LayerNorms
-BALANCED_WEIGHT = 9  # how much likelier a balanced string is than under fair characters
 BATCH, PARTS = 256, 4  # a batch is cut into parts of like length, so that short strings stay short
+HARD_BLOCK = 4096  # such strings drawn at once
 HARD = 64  # strings per batch with as many `(` as `)`
 LEARNING_RATE, WEIGHT_DECAY, WARM_UP_STEPS = 2e-3, 0.01, 200
 HELD_OUT = 100_000  # fresh strings for the closing figures, from a seed that training never uses
-BLOCK = 1 << 15  # fair strings drawn at once
 FOLDER = Path(__file__).resolve().parents[1] / "discovery" / "models" / "brackets"
-
-Strings = Int[np.ndarray, "string 40"]  # +1 for `(`, -1 for `)`, 0 beyond the end
-
-
-def is_balanced(strings: Strings) -> Bool[np.ndarray, " string"]:
-    """Return whether each string closes what it opens, and nothing before it is opened."""
-    depth = strings.cumsum(axis=1)
-    return (depth[:, -1] == 0) & (depth.min(axis=1) >= 0)
-
-
-def _lengths(count: int, generator: np.random.Generator) -> Int[np.ndarray, " string"]:
-    return 2 * generator.integers(1, LONGEST // 2 + 1, count)
-
-
-def common_strings(generator: np.random.Generator) -> Iterator[Strings]:
-    """Yield blocks of strings of the posts' distribution, by rejection of unbalanced ones."""
-    while True:
-        fair = generator.choice(np.array([1, -1], np.int8), (BLOCK, LONGEST))
-        fair[np.arange(LONGEST) >= _lengths(BLOCK, generator)[:, None]] = 0
-        yield fair[is_balanced(fair) | (generator.random(BLOCK) < 1 / BALANCED_WEIGHT)]
 
 
 def hard_strings(generator: np.random.Generator) -> Iterator[Strings]:
@@ -76,7 +64,7 @@ def hard_strings(generator: np.random.Generator) -> Iterator[Strings]:
     """
     inside = np.arange(LONGEST)
     while True:
-        length = _lengths(BLOCK // 8, generator)[:, None]
+        length = lengths(HARD_BLOCK, generator)[:, None]
         rank = generator.random((len(length), LONGEST)) + (inside >= length)
         rank = rank.argsort(axis=1).argsort(axis=1)
         strings = np.where(inside >= length, 0, np.where(rank < length // 2, 1, -1)).astype(np.int8)
@@ -92,25 +80,10 @@ def hard_strings(generator: np.random.Generator) -> Iterator[Strings]:
         yield np.where(kind == 3, swapped, strings)
 
 
-def drawn(blocks: Iterator[Strings], count: int) -> Iterator[Strings]:
-    """Cut a stream of blocks into pieces of `count` strings."""
-    held = next(blocks)
-    while True:
-        while len(held) < count:
-            held = np.concatenate([held, next(blocks)])
-        yield held[:count]
-        held = held[count:]
-
-
-def tokens_of(strings: Strings) -> Int[Tensor, "string pos"]:
-    """Return token ids, START and END included, padded to the longest of these strings."""
-    length = np.abs(strings).sum(axis=1)
-    width = int(length.max()) + 2
-    tokens = np.full((len(strings), POSITIONS), PAD)
-    tokens[:, 0] = START
-    tokens[:, 1:-1] = np.choose(strings + 1, [CLOSE, PAD, OPEN])
-    tokens[np.arange(len(strings)), length + 1] = END
-    return torch.from_numpy(tokens[:, :width])
+def model_input(strings: Strings) -> Int[Tensor, "string pos"]:
+    """Return token ids, padded to the longest of these strings."""
+    width = int(np.abs(strings).sum(axis=1).max()) + 2
+    return torch.from_numpy(tokens_of(strings)[:, :width])
 
 
 def positions() -> Float[Tensor, "pos d_model"]:
@@ -165,7 +138,7 @@ def attention(
         for which in "QKV"
     )
     scores = q @ k.transpose(-1, -2) / math.sqrt(D_HEAD)
-    pattern = scores.masked_fill(padded[:, None, None], -1e5).softmax(dim=-1)
+    pattern = scores.masked_fill(padded[:, None, None], MASKED).softmax(dim=-1)
     out = torch.einsum("shpe,hed->spd", pattern @ v, weights[f"{name}.W_O"])
     return out + weights[f"{name}.b_O"]
 
@@ -178,7 +151,7 @@ def logit_difference(
     x = weights["embed.W_E"][tokens] + table[: tokens.shape[1]]
 
     def norm(name: str) -> Tensor:
-        return layer_norm(x, (D_MODEL,), weights[f"{name}.w"], weights[f"{name}.b"], EPSILON)
+        return layer_norm(x, (D_MODEL,), weights[f"{name}.w"], weights[f"{name}.b"], EPS)
 
     for layer in range(LAYERS):
         block = f"blocks.{layer}"
@@ -193,8 +166,8 @@ def logit_difference(
 def train(weights: dict[str, Tensor], steps: int, seed: int) -> None:
     """Train in place with AdamW: short warm-up, then half a cosine down to zero."""
     table = positions()
-    common = drawn(common_strings(np.random.default_rng([seed, 0])), BATCH - HARD)
-    hard = drawn(hard_strings(np.random.default_rng([seed, 1])), HARD)
+    common = pieces(blocks_of_strings(np.random.default_rng([seed, 0])), BATCH - HARD)
+    hard = pieces(hard_strings(np.random.default_rng([seed, 1])), HARD)
     parameters = [tensor.requires_grad_() for tensor in weights.values()]
     optimizer = torch.optim.AdamW(
         parameters, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY
@@ -212,7 +185,7 @@ def train(weights: dict[str, Tensor], steps: int, seed: int) -> None:
         total = 0.0
         for part in np.split(batch, PARTS):
             label = torch.from_numpy(is_balanced(part)).float()
-            z = logit_difference(weights, table, tokens_of(part))
+            z = logit_difference(weights, table, model_input(part))
             loss = binary_cross_entropy_with_logits(z, label) / PARTS
             loss.backward()
             total += loss.item()
@@ -226,10 +199,10 @@ def train(weights: dict[str, Tensor], steps: int, seed: int) -> None:
 @torch.inference_mode()
 def facts(weights: dict[str, Tensor], seed: int) -> dict[str, Any]:
     """Return the closing figures on held-out strings of the posts' distribution."""
-    strings = next(drawn(common_strings(np.random.default_rng([seed, 2])), HELD_OUT))
+    strings = draw_strings(HELD_OUT, np.random.default_rng([seed, 2]))
     table, label = positions(), is_balanced(strings)
     parts = np.array_split(strings, HELD_OUT // 1000)
-    z = torch.cat([logit_difference(weights, table, tokens_of(part)) for part in parts])
+    z = torch.cat([logit_difference(weights, table, model_input(part)) for part in parts])
     loss = binary_cross_entropy_with_logits(z, torch.from_numpy(label).float()).item()
     right = (z > 0).numpy() == label
     return {
@@ -242,7 +215,7 @@ def facts(weights: dict[str, Tensor], seed: int) -> dict[str, Any]:
 
 
 def write(weights: dict[str, Tensor], folder: Path, training: dict[str, Any]) -> None:
-    """Write `weights.safetensors` (float32) and `config.json`, each whole or not at all."""
+    """Write `model.safetensors` (float32) and `config.json`, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     named = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
     content = save(named | {"pos_embed.W_pos": positions()})
@@ -252,7 +225,7 @@ def write(weights: dict[str, Tensor], folder: Path, training: dict[str, Any]) ->
     recipe |= {"weight_decay": WEIGHT_DECAY, "warm_up_steps": WARM_UP_STEPS}
     sha256 = hashlib.sha256(content).hexdigest()
     fields = {"sha256": sha256, "config": config, "recipe": recipe, "training": training}
-    _replace(folder / "weights.safetensors", content)
+    _replace(folder / "model.safetensors", content)
     _replace(folder / "config.json", (json.dumps(fields, indent=2) + "\n").encode())
 
 

@@ -32,12 +32,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
+from discovery.experiments.induction import bigram_table, head_scores, sources
 from discovery.experiments.markov_text import VOCABULARY, texts
 from discovery.models.two_layer import TwoLayer
 
 HEADS, D_MODEL, D_HEAD, LENGTH = 4, 64, 16, 64
 BATCH, LEARNING_RATE, WEIGHT_DECAY, WARM_UP_STEPS = 32, 3e-3, 0.05, 200
-BLOCK = 4096  # texts drawn at once
+BLOCK, COUNTED = 4096, 20_000  # texts drawn at once; texts that the bigram model counts
 HELD_OUT = 1000  # fresh texts for the closing figures, from a seed that training never uses
 FOLDER = Path(__file__).resolve().parents[1] / "discovery" / "models" / "markov_induction"
 
@@ -95,68 +96,40 @@ def train(network: TwoLayer, steps: int, seed: int) -> None:
             progress.set_postfix(loss=f"{loss.item():.4f} nats")
 
 
-def sources(tokens: np.ndarray) -> np.ndarray:
-    """Return for each position the one after the last earlier occurrence of its token; -1: none."""
-    length = tokens.shape[1]
-    same = (tokens[:, :, None] == tokens[:, None, :]) & np.tri(length, k=-1, dtype=bool)
-    last = length - 1 - same[:, :, ::-1].argmax(axis=2)
-    return np.where(same.any(axis=2), last + 1, -1)
-
-
 @torch.inference_mode()
 def facts(network: TwoLayer, seed: int) -> dict[str, Any]:
     """Return the closing figures on held-out texts.
 
-    `repeat` positions are those where the last earlier follower of the current token follows
-    again. The bigram loss is that of counts over 20,000 training texts, plus 0.1 unigram.
+    Repeats are positions where the last earlier follower of the current token follows again. The
+    bigram model counts other texts.
     """
     tokens = texts(HELD_OUT, LENGTH + 1, np.random.default_rng([seed, 1]))
     now, following = tokens[:, :-1], tokens[:, 1:]
+    log_p = network(torch.from_numpy(now)).log_softmax(-1).numpy()
+    loss = -np.take_along_axis(log_p, following[..., None], -1)[..., 0]
+    counted = texts(COUNTED, LENGTH + 1, np.random.default_rng([seed, 2]))
+    bigram = -np.log(bigram_table(counted)[now, following])
     source = sources(now)
     repeat = (source > 0) & (np.take_along_axis(tokens, source.clip(0), 1) == following)
-    given = torch.from_numpy(now)
-    losses = cross_entropy(
-        network(given).flatten(0, 1), torch.from_numpy(following).flatten(), reduction="none"
-    )
-    loss = losses.unflatten(0, now.shape).numpy()
-    bigram = -np.log(bigram_table(seed)[now, following])
-    stream = network.embed[given]
-    scores: dict[str, list[list[float]]] = {"previous_token": [], "induction": []}
-    row, query = np.nonzero(repeat)
-    for layer in range(2):
-        pattern = network.pattern(layer, stream, stream)
-        stream = stream + network.attention(layer, pattern, stream)
-        scores["previous_token"].append(pattern.diagonal(-1, 2, 3).mean((0, 2)).tolist())
-        found = pattern[row, :, query, source[row, query]].mean(0)
-        scores["induction"].append(found.tolist())
+    scores = head_scores(network, tokens)
     return {
         "texts": HELD_OUT,
         "loss_nats": float(loss.mean()),
         "loss_at_repeats_nats": float(loss[repeat].mean()),
         "bigram_loss_nats": float(bigram.mean()),
         "bigram_loss_at_repeats_nats": float(bigram[repeat].mean()),
-        "attention": scores,
+        "attention": {field.name: getattr(scores, field.name).tolist() for field in fields(scores)},
     }
 
 
-def bigram_table(seed: int) -> np.ndarray:
-    """Return next-token probabilities from counts: rows current token."""
-    tokens = texts(20_000, LENGTH + 1, np.random.default_rng([seed, 2]))
-    counts = np.zeros((VOCABULARY, VOCABULARY))
-    np.add.at(counts, (tokens[:, :-1], tokens[:, 1:]), 1)
-    unigram = counts.sum(axis=0) + 1
-    counts = counts + unigram / unigram.sum()
-    return counts / counts.sum(axis=1, keepdims=True)
-
-
 def write(network: TwoLayer, folder: Path, training: dict[str, Any]) -> None:
-    """Write `weights.safetensors` (float32) and `config.json`, each whole or not at all."""
+    """Write `model.safetensors` (float32) and `config.json`, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     content = save({f.name: getattr(network, f.name).detach() for f in fields(network)})
     recipe = {"batch": BATCH, "length": LENGTH, "learning_rate": LEARNING_RATE}
     recipe |= {"weight_decay": WEIGHT_DECAY, "warm_up_steps": WARM_UP_STEPS}
     sha256 = hashlib.sha256(content).hexdigest()
-    _replace(folder / "weights.safetensors", content)
+    _replace(folder / "model.safetensors", content)
     text = json.dumps({"sha256": sha256, "recipe": recipe, "training": training}, indent=2) + "\n"
     _replace(folder / "config.json", text.encode())
 
