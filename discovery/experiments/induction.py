@@ -32,7 +32,7 @@ from discovery.scrubbing.score import Losses, Recovered, recovered
 
 Texts = Int[np.ndarray, "text pos"]
 CLEAR = 0.4  # an attention score above this names a head
-KEPT_TOKENS = 0.2  # share of the vocabulary whose repeats count
+KEPT_TOKENS = 0.2  # share of the judged tokens that count
 FEWEST_REPEATS = 20  # of a token, for its repeats to be judged
 OTHER = Unconditioned("x'")
 INPUTS = ("query", "key", "value")
@@ -116,7 +116,8 @@ def candidates(tokens: Texts) -> Bool[np.ndarray, " vocab"]:
     """Current tokens whose repeats tell most beyond bigrams; the fifth that gains most.
 
     For each token, over its repeats: mean of log p_mix(next) - log p_bigram(next), where p_mix
-    gives a share, fitted over all tokens, to the follower of the last occurrence.
+    gives a share, fitted over all tokens, to the follower of the last occurrence. Tokens with fewer
+    than `FEWEST_REPEATS` are not judged; InputError if all are so rare.
     """
     now, following, source = tokens[:, :-1], tokens[:, 1:], sources(tokens[:, :-1])
     bigram = bigram_table(tokens)[now, following]
@@ -128,8 +129,11 @@ def candidates(tokens: Texts) -> Bool[np.ndarray, " vocab"]:
     gain = np.log(best * hit + (1 - best) * plain) - np.log(plain)
     number = np.bincount(now[again], minlength=VOCABULARY)
     total = np.bincount(now[again], gain, minlength=VOCABULARY)
-    mean = np.where(number >= FEWEST_REPEATS, total / np.maximum(number, 1), -np.inf)
-    return mean >= np.quantile(mean, 1 - KEPT_TOKENS)
+    judged = number >= FEWEST_REPEATS
+    if not judged.any():
+        raise InputError(f"tokens: none repeats {FEWEST_REPEATS} times within texts")
+    mean = np.where(judged, total / np.maximum(number, 1), -np.inf)
+    return mean >= np.quantile(mean[judged], 1 - KEPT_TOKENS)
 
 
 @dataclass(frozen=True)
@@ -276,7 +280,7 @@ class Experiment:
         return -(log_p.astype(np.float64) * self.counted[now]).sum(1) / per_text
 
     def losses(self, splits: Mapping[str, Split], claim: Claim, seed: int) -> Losses:
-        """Loss per text under a claim on the output. Equal seeds draw equal x' for equal claims."""
+        """Loss per text under a claim on the output. Equal seeds draw equal x'."""
         generator, rows = np.random.default_rng(seed), np.arange(len(self.tokens))
         with torch.inference_mode():
             computation = self.computation(splits)
@@ -300,7 +304,7 @@ class Experiment:
         children = tuple(
             _claim(name, hypothesis.splits.get(name), hypothesis.strict) for name in INPUTS
         )
-        node = Claim("induction", Exact(), children)
+        node = Claim("induction", Exact(), children, others=Exact())
         return self.losses(hypothesis.splits, _root(node), seed)
 
     def score(self, losses: Losses, seed: int) -> Recovered:
@@ -314,7 +318,7 @@ class Experiment:
 
 
 def _root(node: Claim) -> Claim:
-    return Claim("output", Exact(), (Claim("direct", Exact()), node))
+    return Claim("output", Exact(), (Claim("direct", Exact()), node), others=Exact())
 
 
 def _claim(name: str, split: Split | None, strict: bool) -> Claim:

@@ -5,7 +5,8 @@ start with every part random; at each step make the one claim (part, feature) th
 Claims are chosen on one half of the references and judged on the other, so that the choice does not
 flatter its own score. What the search finds scores high by design; `Found.null` says how random
 features on the same parts would have scored. `noising` asks the opposite question, one part at a
-time with all else exact, and misses parts that back each other up.
+time with all else exact, and misses parts that back each other up. Being greedy, the search misses
+parts of which none tells anything alone.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ class Found:
     """What a search came to."""
 
     steps: tuple[Step, ...]
-    refused: Step | None  # the best next claim, whose gain is not above 0; None: no part left
+    refused: Step | None  # the best next claim, if its gain is not clearly above 0
     trivial: tuple[str, ...]  # features left out because they are the label
     null: NullRank | None  # rank of the found roles; None if nothing was found
     null_scores: NDArray[np.float64]  # fraction recovered of random features on the same parts
@@ -132,15 +133,21 @@ class Found:
         return {step.part: step.feature for step in self.steps}
 
 
-def search(problem: Problem, references: NDArray[Any], seed: int) -> Found:
-    """Find roles by denoising. `references` are rows of the data, halved at random."""
+def search(
+    problem: Problem, references: NDArray[Any], seed: int, limit: int | None = None
+) -> Found:
+    """Find roles by denoising, until a gain's interval includes 0 or `limit` claims are made.
+
+    `references` are rows of the data, halved at random. Raises InputError for fewer than 4.
+    """
     if len(references) < 4:
         raise InputError(f"{len(references)} references: at least 4 are needed")
     shuffled = np.random.default_rng([seed, 0]).permutation(references)
     choosing, judging = np.array_split(shuffled, 2)
     steps: list[Step] = []
     refused = None
-    while refused is None and len(steps) < len(problem.parts):
+    most = len(problem.parts) if limit is None else min(limit, len(problem.parts))
+    while refused is None and len(steps) < most:
         roles = {step.part: step.feature for step in steps}
         part, feature = _best(problem, roles, choosing, (seed, 1, len(steps)))
         step = _judged(problem, roles, (part, feature), judging, (seed, 2))

@@ -22,6 +22,8 @@ from torch.nn.functional import layer_norm
 
 from acdc.errors import InputError
 
+FOLDER = Path(__file__).parent / "markov_induction"
+
 Stream = Float[Tensor, "batch pos d_model"]
 Pattern = Float[Tensor, "batch head query key"]
 
@@ -85,8 +87,12 @@ class TwoLayer:
         return self.logits(stream)
 
 
-def load_two_layer(path: Path) -> TwoLayer:
-    """Return the network of a safetensors file, on the CPU. Raises InputError if unreadable."""
+def load_two_layer(folder: Path = FOLDER) -> TwoLayer:
+    """Return the network in a folder, on the CPU. Raises InputError if it is unreadable.
+
+    The default is the one that `scripts/train_markov_induction.py` wrote.
+    """
+    path = folder / "model.safetensors"
     names = [field.name for field in fields(TwoLayer)]
     try:
         tensors = load_file(path)
