@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from discovery.experiments.induction import bigram_table, head_scores, sources
+from discovery.experiments.induction_heads import bigram_table, head_scores, sources
 from discovery.experiments.markov_text import VOCABULARY, texts
 from discovery.models.two_layer import TwoLayer
 

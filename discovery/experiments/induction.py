@@ -13,8 +13,9 @@ shape can be compared.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from acdc.errors import InputError
-from discovery.experiments.markov_text import VOCABULARY
+from discovery.experiments.induction_heads import Heads, Texts
 from discovery.models.two_layer import Pattern, TwoLayer
 from discovery.scrubbing.computation import Computation, Node
 from discovery.scrubbing.engine import scrub
@@ -30,110 +31,9 @@ from discovery.scrubbing.hypothesis import Claim
 from discovery.scrubbing.samplers import Exact, Unconditioned
 from discovery.scrubbing.score import Losses, Recovered, recovered
 
-Texts = Int[np.ndarray, "text pos"]
-CLEAR = 0.4  # an attention score above this names a head
-KEPT_TOKENS = 0.2  # share of the judged tokens that count
-FEWEST_REPEATS = 20  # of a token, for its repeats to be judged
+EXACT = 1e-3  # logits by which float32 sums in another order may differ
 OTHER = Unconditioned("x'")
 INPUTS = ("query", "key", "value")
-
-
-def sources(tokens: Texts) -> Int[np.ndarray, "text pos"]:
-    """Position after the last earlier occurrence of each position's token; -1 where none is."""
-    length = tokens.shape[1]
-    same = (tokens[:, :, None] == tokens[:, None, :]) & np.tri(length, k=-1, dtype=bool)
-    last = length - 1 - same[:, :, ::-1].argmax(axis=2)
-    return np.where(same.any(axis=2), last + 1, -1)
-
-
-@dataclass(frozen=True)
-class HeadScores:
-    """Mean attention per layer and head, each between 0 and 1."""
-
-    previous: Float[np.ndarray, "2 head"]  # to the position before
-    near: Float[np.ndarray, "2 head"]  # to the three positions before
-    same: Float[np.ndarray, "2 head"]  # to the current token, here or earlier, where it has been
-    induction: Float[np.ndarray, "2 head"]  # to what followed the current token, where it repeats
-
-
-@torch.inference_mode()
-def head_scores(network: TwoLayer, tokens: Texts) -> HeadScores:
-    """Score all heads on texts of one token more than the network reads."""
-    now, source = tokens[:, :-1], sources(tokens[:, :-1])
-    repeat = (source > 0) & (np.take_along_axis(tokens, source.clip(0), 1) == tokens[:, 1:])
-    row, query = np.nonzero(repeat)
-    again = torch.from_numpy(source > 0)
-    equal = torch.from_numpy(now[:, None, :, None] == now[:, None, None, :])
-    found: dict[str, list[np.ndarray]] = {"previous": [], "near": [], "same": [], "induction": []}
-    stream = network.embed[torch.from_numpy(now)]
-    for layer in range(2):
-        pattern = network.pattern(layer, stream, stream)
-        stream = stream + network.attention(layer, pattern, stream)
-        offsets = [pattern.diagonal(-back, 2, 3)[:, :, 2:].mean((0, 2)) for back in (1, 2, 3)]
-        found["previous"].append(offsets[0].numpy())
-        found["near"].append(sum(offsets).numpy())
-        same = (pattern * equal).sum(3).transpose(1, 2)[again].mean(0)
-        found["same"].append(same.numpy())
-        found["induction"].append(pattern[row, :, query, source[row, query]].mean(0).numpy())
-    return HeadScores(**{name: np.stack(rows) for name, rows in found.items()})
-
-
-@dataclass(frozen=True)
-class Heads:
-    """The heads the hypotheses speak of."""
-
-    previous: int  # of layer 0
-    near: tuple[int, ...]  # of layer 0: attend to the last three tokens
-    same: tuple[int, ...]  # of layer 0: attend to the current token and its repeats
-    induction: tuple[int, ...]  # of layer 1, one node
-
-
-def named_heads(scores: HeadScores) -> Heads:
-    """Name heads by score; InputError if no clear previous-token or induction head is there."""
-    previous = int(scores.previous[0].argmax())
-    induction = tuple(np.flatnonzero(scores.induction[1] > CLEAR).tolist())
-    for name, best in (
-        ("previous-token head in layer 0", scores.previous[0].max()),
-        ("induction head in layer 1", scores.induction[1].max()),
-    ):
-        if best <= CLEAR:
-            raise InputError(f"network: the best {name} scores {best:.2f}; needed is over {CLEAR}")
-    near = tuple(np.flatnonzero(scores.near[0] > CLEAR).tolist())
-    same = tuple(h for h in np.flatnonzero(scores.same[0] > CLEAR).tolist() if h not in near)
-    return Heads(previous, near, same, induction)
-
-
-def bigram_table(tokens: Texts) -> Float[np.ndarray, "now following"]:
-    """Probabilities of the next token from counts, each row with one unigram count added."""
-    counts = np.zeros((VOCABULARY, VOCABULARY))
-    np.add.at(counts, (tokens[:, :-1], tokens[:, 1:]), 1)
-    unigram = counts.sum(axis=0) + 1
-    counts += unigram / unigram.sum()
-    return counts / counts.sum(axis=1, keepdims=True)
-
-
-def candidates(tokens: Texts) -> Bool[np.ndarray, " vocab"]:
-    """Current tokens whose repeats tell most beyond bigrams; the fifth that gains most.
-
-    For each token, over its repeats: mean of log p_mix(next) - log p_bigram(next), where p_mix
-    gives a share, fitted over all tokens, to the follower of the last occurrence. Tokens with fewer
-    than `FEWEST_REPEATS` are not judged; InputError if all are so rare.
-    """
-    now, following, source = tokens[:, :-1], tokens[:, 1:], sources(tokens[:, :-1])
-    bigram = bigram_table(tokens)[now, following]
-    again = source > 0
-    hit = (np.take_along_axis(tokens, source.clip(0), 1) == following)[again]
-    plain = bigram[again]
-    shares = np.linspace(0.01, 0.99, 99)
-    best = max(shares, key=lambda share: np.log(share * hit + (1 - share) * plain).mean())
-    gain = np.log(best * hit + (1 - best) * plain) - np.log(plain)
-    number = np.bincount(now[again], minlength=VOCABULARY)
-    total = np.bincount(now[again], gain, minlength=VOCABULARY)
-    judged = number >= FEWEST_REPEATS
-    if not judged.any():
-        raise InputError(f"tokens: none repeats {FEWEST_REPEATS} times within texts")
-    mean = np.where(judged, total / np.maximum(number, 1), -np.inf)
-    return mean >= np.quantile(mean[judged], 1 - KEPT_TOKENS)
 
 
 @dataclass(frozen=True)
@@ -166,6 +66,7 @@ class Hypothesis:
     name: str
     splits: Mapping[str, Split]
     strict: bool = False  # keys: also the attention in the claimed terms comes from x'
+    published: float | None = None  # percent recovered on another network, from the posts
 
 
 def hypotheses(heads: Heads, n_heads: int) -> tuple[Hypothesis, ...]:
@@ -182,20 +83,20 @@ def hypotheses(heads: Heads, n_heads: int) -> tuple[Hypothesis, ...]:
     query_offsets = {head: (0, 1, 2) if head in heads.near else (0,) for head in rest}
     query = Split(True, query_offsets, estimated=heads.same)
 
-    def joint(name: str, query: Split, key: Split, value: Split, strict: bool = False):
-        return Hypothesis(name, {"query": query, "key": key, "value": value}, strict)
+    def joint(name: str, query: Split, key: Split, value: Split, **more: Any) -> Hypothesis:
+        return Hypothesis(name, {"query": query, "key": key, "value": value}, **more)
 
     return (
-        Hypothesis("value", {"value": token}),
-        Hypothesis("query", {"query": token}),
-        Hypothesis("key", {"key": key}),
-        Hypothesis("key, strict", {"key": strict}, strict=True),
-        joint("naive", token, key, token),
+        Hypothesis("value", {"value": token}, published=90),
+        Hypothesis("query", {"query": token}, published=51),
+        Hypothesis("key", {"key": key}, published=83),
+        Hypothesis("key, strict", {"key": strict}, strict=True, published=82),
+        joint("naive", token, key, token, published=35),
         joint("naive, strict key", token, strict, token, strict=True),
         joint("R1: three tokens compared", near, near_key, token),
         joint("R2: layer 0 at the same place", here, key, here),
         joint("R3: repeats as the token", same, key, same),
-        joint("R1 + R2 + R3", query, near_key, value),
+        joint("R1 + R2 + R3", query, near_key, value, published=86),
     )
 
 
@@ -307,14 +208,43 @@ class Experiment:
         node = Claim("induction", Exact(), children, others=Exact())
         return self.losses(hypothesis.splits, _root(node), seed)
 
-    def score(self, losses: Losses, seed: int) -> Recovered:
-        """Fraction recovered, from the baseline (0) to the network (1); resamples texts.
+    def rewrite_error(self, splits: Mapping[str, Split]) -> float:
+        """Largest difference, in logits, between the split graph and the network."""
+        rows = np.arange(min(len(self.tokens), 32))
+        with torch.inference_mode():
+            found = self.computation(splits).run("output", rows)
+            return float(
+                (found - self.network(torch.from_numpy(self.tokens[rows, :-1]))).abs().max()
+            )
 
-        Raises InputError where the induction heads change the loss too little to divide by.
-        """
-        model, baseline = self.model(seed), self.baseline(seed)
+
+@dataclass(frozen=True)
+class Rung:
+    """A hypothesis or control with its score: 0 is the induction heads on x', 1 the network."""
+
+    name: str
+    published: float | None
+    recovered: Recovered
+    rewrite_error: float | None  # logits; None where nothing is split
+
+
+def rungs(experiment: Experiment, heads: Heads, seed: int) -> Iterator[Rung]:
+    """Score the ladder, then the controls; resamples texts.
+
+    Raises InputError where the induction heads change the loss too little to divide by, and
+    AssertionError if a rewrite is not the network.
+    """
+    model, baseline = experiment.model(seed), experiment.baseline(seed)
+
+    def score(losses: Losses) -> Recovered:
         generator = np.random.default_rng(seed)
         return recovered(model, baseline, losses[:, None], "induction heads read x'", generator)
+
+    for one in hypotheses(heads, experiment.network.n_heads) + controls(heads):
+        error = experiment.rewrite_error(one.splits)
+        assert error < EXACT, f"{one.name}: the rewrite differs from the network by {error}"
+        yield Rung(one.name, one.published, score(experiment.scrubbed(one, seed)), error)
+    yield Rung("the network on x', labels of x", None, score(experiment.mislabelled(seed)), None)
 
 
 def _root(node: Claim) -> Claim:

@@ -11,20 +11,22 @@ import torch
 from acdc.errors import InputError
 from discovery.experiments.induction import (
     Experiment,
-    Heads,
     Hypothesis,
     Split,
+    controls,
+    hypotheses,
+    rungs,
+)
+from discovery.experiments.induction_heads import (
+    Heads,
     bigram_table,
     candidates,
-    controls,
     head_scores,
-    hypotheses,
     named_heads,
     sources,
 )
 from discovery.experiments.markov_text import VOCABULARY, texts
 from discovery.models.two_layer import FOLDER, TwoLayer, load_two_layer
-from discovery.scrubbing.score import recovered
 
 HEADS = Heads(previous=0, near=(0, 1), same=(2,), induction=(1,))
 ALL = Split(embedding=True, whole=(0, 1, 2))
@@ -105,7 +107,7 @@ def test_heads_that_do_nothing_leave_nothing_to_divide_by():
     idle.out[1, 1] = 0
     one = experiment(idle)
     with pytest.raises(InputError, match="nothing can be recovered"):
-        one.score(one.model(0), 0)
+        next(rungs(one, HEADS, 0))
 
 
 def test_sources_by_hand():
@@ -163,15 +165,9 @@ def test_shape_of_the_ladder_on_the_shipped_network():
     heads = named_heads(head_scores(shipped, tokens[:100]))
     counted = candidates(texts(2000, 65, np.random.default_rng([9, 8])))
     one = Experiment(shipped, tokens[100:], counted, heads.induction)
-    model, baseline = one.model(0), one.baseline(0)
-
-    def score(name: str):
-        known = {h.name: h for h in hypotheses(heads, shipped.n_heads) + controls(heads)}
-        losses = one.scrubbed(known[name], 0)[:, None]
-        return recovered(model, baseline, losses, "x'", np.random.default_rng(0))
-
-    naive, refined = score("naive"), score("R1 + R2 + R3")
+    score = {rung.name: rung.recovered for rung in rungs(one, heads, 0)}
+    naive, refined = score["naive"], score["R1 + R2 + R3"]
     assert refined.low > naive.high
-    assert all(naive.high < score(path).low for path in ("value", "query", "key"))
-    without = score("key without the previous-token head")
-    assert without.high < score("key").low
+    assert all(naive.high < score[path].low for path in ("value", "query", "key"))
+    assert score["key without the previous-token head"].high < score["key"].low
+    assert score["the network on x', labels of x"].high < 0
