@@ -66,7 +66,7 @@ class Hypothesis:
     name: str
     splits: Mapping[str, Split]
     strict: bool = False  # keys: also the attention in the claimed terms comes from x'
-    published: float | None = None  # percent recovered on another network, from the posts
+    published: int | None = None  # percent recovered on another network, from the posts
 
 
 def hypotheses(heads: Heads, n_heads: int) -> tuple[Hypothesis, ...]:
@@ -223,7 +223,7 @@ class Rung:
     """A hypothesis or control with its score: 0 is the induction heads on x', 1 the network."""
 
     name: str
-    published: float | None
+    published: int | None
     recovered: Recovered
     rewrite_error: float | None  # logits; None where nothing is split
 
