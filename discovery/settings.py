@@ -156,6 +156,25 @@ class Settings(_Strict):
     threads: Count | None
 
 
+class ScrubSettings(_Strict):
+    """One causal-scrubbing experiment (conf/scrub.yaml)."""
+
+    experiment: Literal["brackets"]
+    weights: Annotated[str, Field(min_length=1)]
+    strings: Annotated[str, Field(min_length=1)]
+    references: Annotated[int, Field(ge=100)]  # fewer say nothing of a network this good
+    draws: Count
+    seed: Annotated[int, Field(ge=0)]
+
+
+def read_scrub_settings(config: Mapping[str, Any]) -> ScrubSettings:
+    """Check conf/scrub.yaml's configuration; InputError names every field that is wrong and why."""
+    try:
+        return ScrubSettings.model_validate(config)
+    except ValidationError as error:
+        raise InputError("\n".join(_sentence(e) for e in error.errors())) from None
+
+
 def read_settings(config: Mapping[str, Any]) -> Settings:
     """Check a resolved configuration; InputError names every field that is wrong and why.
 

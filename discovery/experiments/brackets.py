@@ -117,23 +117,23 @@ def ladder(data: BracketData, tolerance: float = TOLERANCE) -> list[Experiment]:
 
     along, estimate = _shares_at_1(data, "direction"), _shares_at_1(data, "estimate")
     return [
-        Experiment("0a", "nothing swapped", direct, heads({}, others=Exact()), 100),
-        Experiment("0b", "everything swapped", direct, Claim("z", Unconditioned()), 0),
+        Experiment("0a", "nothing swapped", direct, heads({}, others=Exact()), 100.0),
+        Experiment("0b", "everything swapped", direct, Claim("z", Unconditioned()), 0.0),
         Experiment(
             "1a", "count, count, horizon", direct,
-            assigned(data, ("count", "count", "horizon")), 88,
+            assigned(data, ("count", "count", "horizon")), 88.0,
         ),
-        Experiment("1b", "claim 1: count and start, twice, horizon", direct, claim_1, 93),
+        Experiment("1b", "claim 1: count and start, twice, horizon", direct, claim_1, 93.0),
         Experiment("2 part 1", "1.0 and 2.0 read position 1", *early("whole")),
         Experiment("2a", "it holds 0.0: share, rest: start", *early(
-            "whole", *_shares_at_1(data, "whole")), 87),
+            "whole", *_shares_at_1(data, "whole")), 87.0),
         Experiment("2 projection", "of 0.0 one direction", *early("direction", *along)),
-        Experiment("2b", "claims 1, 2: 0.0 is an estimate", *early("estimate", *estimate), 88),
-        Experiment("3a", "2.1 reads verdicts, shares", late, heads({**upper, "2.1": mean}), 77),
+        Experiment("2b", "claims 1, 2: 0.0 is an estimate", *early("estimate", *estimate), 88.0),
+        Experiment("3a", "2.1 reads verdicts, shares", late, heads({**upper, "2.1": mean}), 77.0),
         Experiment(
-            "3b", "claims 1, 3: weighted shares", late, heads({**upper, "2.1": adjusted}), 84
+            "3b", "claims 1, 3: weighted shares", late, heads({**upper, "2.1": adjusted}), 84.0
         ),
-        Experiment("4", "claims 1, 2, 3", *early("estimate", *estimate, late=adjusted), 72),
+        Experiment("4", "claims 1, 2, 3", *early("estimate", *estimate, late=adjusted), 72.0),
     ]  # fmt: skip
 
 
@@ -180,8 +180,8 @@ def controls(data: BracketData) -> list[Experiment]:
         ),
         *(
             Experiment(
-                f"{head} random", "left out of claim 1", direct,
-                heads({h: s for h, s in roles.items() if h != head}),
+                f"{head} random", "claim 1 but for one head, which has any datum of its own",
+                direct, heads({**roles, head: Unconditioned()}),
             )
             for head in HEADS
         ),

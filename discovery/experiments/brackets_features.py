@@ -22,11 +22,13 @@ Tokens = Int[np.ndarray, "string pos"]
 Shares = Float[np.ndarray, "string pos"]
 
 
-def opens_closes(
-    tokens: Tokens,
-) -> tuple[Int[np.ndarray, "string pos"], Int[np.ndarray, "string pos"]]:
+def opens_closes(tokens: Tokens) -> tuple[Tokens, Tokens]:
     """Numbers of ( and of ) at this position and after."""
-    return tuple(np.cumsum((tokens == token)[:, ::-1], axis=1)[:, ::-1] for token in (OPEN, CLOSE))  # pyright: ignore[reportReturnType]
+
+    def after(token: int) -> Tokens:
+        return np.cumsum((tokens == token)[:, ::-1], axis=1)[:, ::-1]
+
+    return after(OPEN), after(CLOSE)
 
 
 def shares(tokens: Tokens) -> Shares:
@@ -43,7 +45,7 @@ def string_features(tokens: Tokens) -> dict[str, np.ndarray]:
     opens, closes = opens_closes(tokens)
     start = tokens[:, 1] == OPEN
     count = opens[:, 0] == closes[:, 0]
-    horizon = (opens <= closes).all(1)
+    horizon = np.all(opens <= closes, axis=1)
     length = opens[:, 0] + closes[:, 0]
     return {
         "start": start,
@@ -74,7 +76,7 @@ def horizon_parts(
 
 def horizon_all(parts: Int[np.ndarray, "string pos"]) -> Bool[np.ndarray, " string"]:
     """No position rules a balanced string out."""
-    return ~np.isin(parts, (BAD, END_AFTER_OPEN)).any(1)
+    return np.all((parts != BAD) & (parts != END_AFTER_OPEN), axis=1)
 
 
 def adjusted_shares(network: BracketNetwork, tokens: Tokens) -> Shares:

@@ -23,7 +23,7 @@ from discovery.experiments.brackets_features import (
     string_features,
 )
 from discovery.models.brackets import PAD, BracketNetwork
-from discovery.scrubbing.computation import Computation, Node
+from discovery.scrubbing.computation import Computation, Lookup, Node
 
 Split = Literal["whole", "direction", "estimate"]
 
@@ -56,10 +56,10 @@ def prepare(
     different, string = np.unique(tokens, axis=0, return_inverse=True)
     ids = torch.from_numpy(different)
     count, positions = different.shape
-    size = network.W_E.shape[1]
-    z = torch.zeros(count)
-    terms = torch.zeros(count, len(network.terms), size)
-    last = torch.zeros(count, positions, size)
+    size, dtype = network.W_E.shape[1], network.W_E.dtype
+    z = torch.zeros(count, dtype=dtype)
+    terms = torch.zeros(count, len(network.terms), size, dtype=dtype)
+    last = torch.zeros(count, positions, size, dtype=dtype)
     length = (ids != PAD).sum(1)
     for rows in length.argsort(stable=True).split(batch):
         kept = ids[rows, : int(length[rows].max())]
@@ -103,7 +103,8 @@ def computation(data: BracketData, *opened: Mapping[str, Node], **options: Any) 
     nodes = direct_terms(data, **options)
     for more in opened:
         nodes.update(more)
-    return Computation(nodes, "z", data.size)
+    stored = {"stream2": _rows(data, data.last)} if "stream2" in nodes else {}
+    return Computation(nodes, "z", data.size, stored=stored)
 
 
 def early_heads(data: BracketData, split: Split = "whole") -> dict[str, Node]:
@@ -166,7 +167,7 @@ def _head_0_0(data: BracketData, split: Split) -> dict[str, Node]:
     def elsewhere(embedding: Tensor, padded: Tensor) -> Tensor:
         return _without_1(layer.head(0, embedding, padded))
 
-    share = torch.from_numpy(data.share[:, 0]).float()
+    share = torch.from_numpy(data.share[:, 0]).to(direction.dtype)
     reads = ("embedding", "padded")
     parts = {
         "whole": {"0.0 at 1": Node(reads, at_1)},
@@ -205,8 +206,12 @@ def _from_input(function: Callable[[Tensor], Tensor]) -> Node:
     return Node(("input",), lambda rows: function(torch.from_numpy(rows)))
 
 
+def _rows(data: BracketData, table: Float[Tensor, "string ..."]) -> Lookup:
+    return lambda rows: table[data.string[torch.from_numpy(rows)]]
+
+
 def _lookup(data: BracketData, table: Float[Tensor, "string d_model"]) -> Node:
-    return _from_input(lambda rows: table[data.string[rows]])
+    return Node(("input",), _rows(data, table))
 
 
 def _padded(data: BracketData) -> Node:

@@ -1,4 +1,4 @@
-"""The balanced-bracket classifier of the causal-scrubbing work (Chan et al. 2022): its forward pass.
+"""The balanced-bracket classifier of causal scrubbing (Chan et al. 2022): its forward pass.
 
 A bidirectional transformer with pre-LayerNorm, ReLU and biases. It reads START, the brackets, END
 and PAD, and answers at position 0 with two logits, unbalanced and balanced. All is in the tensors'

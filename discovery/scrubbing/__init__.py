@@ -27,6 +27,6 @@ Recipes. A claim on all paths to a node: path=(...,), with avoid=(...) for what 
 exact path: path=("m1", "m0"), read from the parent claim's node up. Other inputs kept:
 others=Exact(). Two data a sample in all: others=Unconditioned("x'") everywhere. One draw for two
 nodes: make them one node. A sum split in terms, a tensor split by position, estimate + rest: write
-the graph that way. Values that are read often: `computation.tabulated(names)`, or a node that looks
-its values up. Large outputs: `scrub(..., measure=f)` with f(output, references) -> [sample, ...].
+the graph that way. Values that are read often: `computation.tabulated(names)`, or `stored` lookups
+of one's own. Large outputs: `scrub(..., measure=f)` with f(output, references) -> [sample, ...].
 """

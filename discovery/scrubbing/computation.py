@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 from acdc.errors import InputError
 
+Lookup = Callable[[NDArray[np.integer]], Any]  # rows [batch] -> value [batch, ...]
+
 
 @dataclass(frozen=True)
 class Node:
@@ -39,14 +41,14 @@ class Computation:
     output: str
     size: int  # rows of the data set
     input: str = "input"
-    tables: Mapping[str, Any] = field(default_factory=dict)  # values of nodes on all rows
+    stored: Mapping[str, Lookup] = field(default_factory=dict)  # values that need no running
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise InputError(f"size={self.size}: a data set has at least 1 row")
         if self.input in self.nodes:
             raise InputError(f"nodes: {self.input!r} is the input and has no function")
-        for name in (self.output, *self.tables):
+        for name in (self.output, *self.stored):
             if name not in self.nodes:
                 raise InputError(f"nodes: there is no node {name!r}; there are {list(self.nodes)}")
         for name, node in self.nodes.items():
@@ -81,8 +83,8 @@ class Computation:
         if name == self.input:
             return rows
         if name not in known:
-            if name in self.tables:
-                known[name] = self.tables[name][rows]
+            if name in self.stored:
+                known[name] = self.stored[name](rows)
             else:
                 values = [self.run(parent, rows, known) for parent in self.parents(name)]
                 known[name] = self.apply(name, values, len(rows))
@@ -91,11 +93,12 @@ class Computation:
     def tabulated(self, names: Iterable[str], batch: int = 1024) -> Computation:
         """The same computation with these nodes' values on all rows computed once and kept."""
         chunks = np.split(np.arange(self.size), range(batch, self.size, batch))
-        tables = dict(self.tables)
+        stored = dict(self.stored)
         for name in names:
             if name not in self.nodes:
                 raise InputError(f"there is no node {name!r} to tabulate")
             values = [self.run(name, rows) for rows in chunks]
             torched = isinstance(values[0], torch.Tensor)
-            tables[name] = torch.cat(values) if torched else np.concatenate(values)
-        return replace(self, tables=tables)
+            table = torch.cat(values) if torched else np.concatenate(values)
+            stored[name] = table.__getitem__
+        return replace(self, stored=stored)

@@ -65,7 +65,7 @@ def scrub(
     references: NDArray[Any],
     generator: np.random.Generator,
     draws: int = 1,
-    batch: int = 4096,
+    batch: int = 1024,
     measure: Measure | None = None,
 ) -> Scrubbed:
     """Run the computation on each reference (a row of the data), `draws` times with new data.
