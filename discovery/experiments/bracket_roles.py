@@ -9,7 +9,7 @@ from discovery.experiments.roles import Problem
 FEATURES = ("start", "count", "count_start", "horizon", "balanced")
 
 
-def bracket_problem(data: BracketData) -> Problem:
+def bracket_problem(data: BracketData, draws: int = 1) -> Problem:
     """All heads and MLPs by their direct terms. Of the features, `balanced` is the label itself.
 
     The embedding at position 0 is the same for all strings and carries nothing.
@@ -21,4 +21,5 @@ def bracket_problem(data: BracketData) -> Problem:
         labels=data.labels,
         measure=lambda z, rows: losses(z.double().numpy(), data.labels[rows]),
         baseline=baseline(data),
+        draws=draws,
     )

@@ -17,7 +17,7 @@ LONGEST = 40  # characters
 BALANCED_WEIGHT = 9  # how much likelier a balanced string is than under fair characters
 BLOCK = 1 << 15  # fair strings drawn at once
 
-Strings = Int[np.ndarray, "string 40"]
+Strings = Int[np.ndarray, "string character"]
 
 
 def is_balanced(strings: Strings) -> Bool[np.ndarray, " string"]:

@@ -94,7 +94,8 @@ def data_lines(facts: Mapping[str, Any]) -> str:
         f" {facts['model_loss']:.6f}, with the logits of a random string"
         f" {facts['baseline_loss']:.4f}, of a constant guess {facts['constant_guess_loss']:.4f}",
         "",
-        "feature | H(f) | H(f), label known | " + " | ".join(f"R² {h}, of unbalanced" for h in HEADS),
+        "feature | H(f) | H(f), label known | "
+        + " | ".join(f"R² {h}, of unbalanced" for h in HEADS),
         " | ".join("---" for _ in range(3 + len(HEADS))),
     ]
     for name, one in facts["features"].items():

@@ -122,6 +122,7 @@ class Experiment:
     tokens: Texts
     counted: Bool[np.ndarray, " vocab"]
     induction: tuple[int, ...]
+    draws: int = 1  # texts x' for each text x, averaged
 
     def __post_init__(self) -> None:
         if not self.counted[self.tokens[:, :-1]].any():
@@ -185,8 +186,10 @@ class Experiment:
         generator, rows = np.random.default_rng(seed), np.arange(len(self.tokens))
         with torch.inference_mode():
             computation = self.computation(splits)
-            found = scrub(computation, claim, rows, generator, batch=256, measure=self.measure)
-        return found.output[:, 0]
+            found = scrub(
+                computation, claim, rows, generator, self.draws, batch=256, measure=self.measure
+            )
+        return found.output.mean(1)
 
     def model(self, seed: int) -> Losses:
         """Loss of the network as it is."""

@@ -52,6 +52,7 @@ class Problem:
     labels: Int[np.ndarray, " datum"]
     measure: Measure  # the loss of each sample
     baseline: Losses  # [datum] expected loss when another datum's output is given
+    draws: int = 1  # scrubbed runs of each reference, averaged
 
     def __post_init__(self) -> None:
         parents = self.computation.parents(self.computation.output)
@@ -81,8 +82,10 @@ class Problem:
     def losses(self, claim: Claim, references: NDArray[Any], seed: tuple[int, ...]) -> Losses:
         """Loss per reference under a claim on the output; equal seeds share their draws."""
         generator = np.random.default_rng(seed)
-        scrubbed = scrub(self.computation, claim, references, generator, measure=self.measure)
-        return scrubbed.output[:, 0].astype(np.float64)
+        scrubbed = scrub(
+            self.computation, claim, references, generator, draws=self.draws, measure=self.measure
+        )
+        return scrubbed.output.mean(1, dtype=np.float64)
 
     def denoised(self, roles: Roles, references: NDArray[Any], seed: tuple[int, ...]) -> Losses:
         """Loss when the parts carry their features and all else comes from one random datum."""
