@@ -2,9 +2,10 @@
 
 It learns the language of `discovery.experiments.markov_text`: next-token prediction on fresh texts,
 AdamW, warm-up and half a cosine. A small penalty on the size of each head (a group lasso) keeps the
-work in few heads that attend sharply, where many would share it. The closing figures say what scrubbing presupposes: that the loss
-where a text repeats itself lies well below that of a bigram model, and which heads attend to the
-previous token or to what followed the earlier occurrence of the current token.
+work in few heads that attend sharply, where many would share it. The closing figures say what
+scrubbing presupposes: that the loss where a text repeats itself lies well below that of a bigram
+model, and which heads attend to the previous token or to what followed the earlier occurrence of
+the current token.
 
     python scripts/train_markov_induction.py     # writes the folder that the package ships
 

@@ -51,7 +51,7 @@ def head_scores(network: TwoLayer, tokens: Texts) -> HeadScores:
         stream = stream + network.attention(layer, pattern, stream)
         offsets = [pattern.diagonal(-back, 2, 3)[:, :, 2:].mean((0, 2)) for back in (1, 2, 3)]
         found["previous"].append(offsets[0].numpy())
-        found["near"].append(sum(offsets).numpy())
+        found["near"].append(torch.stack(offsets).sum(0).numpy())
         same = (pattern * equal).sum(3).transpose(1, 2)[again].mean(0)
         found["same"].append(same.numpy())
         found["induction"].append(pattern[row, :, query, source[row, query]].mean(0).numpy())

@@ -2,8 +2,8 @@
 
 A text mixes four sources. A fixed Markov chain over Zipf-distributed tokens; skip-trigrams (the
 last trigger token in the text decides what follows certain tokens); phrases that belong to one
-text and come again at variable distances; and breaks that end a phrase early. Two phrases of a
-text share a token with different neighbours, so that the token before it decides which follower is
+text and come again at variable distances; and breaks that end a phrase early. The phrases of a text
+share tokens in different orders, so that often only the token before decides which follower is
 right. A token of a phrase may come in the chain as well, with other followers.
 """
 
@@ -19,6 +19,7 @@ VOCABULARY = 256  # token 0 begins every text and occurs nowhere else
 FOLLOWERS, CHAIN = 12, 0.9  # likely followers of a token, and their share; the rest is Zipf
 TRIGGERS, OPENERS, TRIGGERED = 24, 8, 0.5  # skip-trigrams: tokens of each kind, probability
 PHRASES, LONGEST_PHRASE = 3, 5  # per text; the shortest has 3 tokens
+POOL = 8  # different tokens in all phrases of a text
 BEGIN, GO_ON = 0.2, 0.9  # probabilities: a phrase begins at a free position; it goes on
 
 
@@ -78,8 +79,11 @@ def texts(count: int, length: int, generator: np.random.Generator) -> Int[np.nda
 def _phrases(
     count: int, generator: np.random.Generator
 ) -> tuple[Int[np.ndarray, "text phrase token"], Int[np.ndarray, "text phrase"]]:
-    """Draw the phrases of each text, any token as likely as any other, and their sizes."""
-    drawn = generator.random((count, VOCABULARY - 1)).argsort(axis=1) + 1
-    phrases = drawn[:, : PHRASES * LONGEST_PHRASE].reshape(count, PHRASES, LONGEST_PHRASE)
-    phrases[:, 1, 1] = phrases[:, 0, 1]  # the shared token: second in both phrases
+    """Draw the phrases of each text and their sizes.
+
+    All phrases of a text draw on the same few tokens, any of the vocabulary; none twice in one.
+    """
+    pool = generator.random((count, VOCABULARY - 1)).argsort(axis=1)[:, :POOL] + 1
+    order = generator.random((count, PHRASES, POOL)).argsort(axis=2)[:, :, :LONGEST_PHRASE]
+    phrases = np.take_along_axis(pool[:, None].repeat(PHRASES, 1), order, axis=2)
     return phrases, generator.integers(3, LONGEST_PHRASE + 1, (count, PHRASES))
