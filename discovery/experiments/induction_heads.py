@@ -33,28 +33,36 @@ class HeadScores:
     previous: Float[np.ndarray, "2 head"]  # to the position before
     near: Float[np.ndarray, "2 head"]  # to the three positions before
     same: Float[np.ndarray, "2 head"]  # to the current token, here or earlier, where it has been
-    induction: Float[np.ndarray, "2 head"]  # to what followed the current token, where it repeats
+    induction: Float[np.ndarray, "2 head"]  # to what followed the current token, where it is right
 
 
 @torch.inference_mode()
 def head_scores(network: TwoLayer, tokens: Texts) -> HeadScores:
-    """Score all heads on texts of one token more than the network reads."""
-    now, source = tokens[:, :-1], sources(tokens[:, :-1])
-    repeat = (source > 0) & (np.take_along_axis(tokens, source.clip(0), 1) == tokens[:, 1:])
-    row, query = np.nonzero(repeat)
-    again = torch.from_numpy(source > 0)
-    equal = torch.from_numpy(now[:, None, :, None] == now[:, None, None, :])
+    """Score all heads on texts of one token more than the network reads.
+
+    "Induction" adds up the attention to all positions after an earlier occurrence of the current
+    token, over the queries for which one of these holds the next token. The first three queries do
+    not count for the attention to positions before.
+    """
+    now, following = tokens[:, :-1], tokens[:, 1:]
+    before = np.concatenate([np.full_like(now[:, :1], -1), now[:, :-1]], axis=1)
+    follows = (now[:, :, None] == before[:, None, :]) & np.tri(now.shape[1], dtype=bool)
+    right = (follows & (now[:, None, :] == following[:, :, None])).any(2)
+    masks = {
+        "same": (now[:, None, :] == now[:, :, None], follows.any(2)),
+        "induction": (follows, right),
+    }
     found: dict[str, list[np.ndarray]] = {"previous": [], "near": [], "same": [], "induction": []}
     stream = network.embed[torch.from_numpy(now)]
     for layer in range(2):
         pattern = network.pattern(layer, stream, stream)
         stream = stream + network.attention(layer, pattern, stream)
-        offsets = [pattern.diagonal(-back, 2, 3)[:, :, 2:].mean((0, 2)) for back in (1, 2, 3)]
+        offsets = [pattern.diagonal(-b, 2, 3)[:, :, 3 - b :].mean((0, 2)) for b in (1, 2, 3)]
         found["previous"].append(offsets[0].numpy())
         found["near"].append(torch.stack(offsets).sum(0).numpy())
-        same = (pattern * equal).sum(3).transpose(1, 2)[again].mean(0)
-        found["same"].append(same.numpy())
-        found["induction"].append(pattern[row, :, query, source[row, query]].mean(0).numpy())
+        for name, (keys, queries) in masks.items():
+            attended = (pattern * torch.from_numpy(keys)[:, None]).sum(3).transpose(1, 2)
+            found[name].append(attended[torch.from_numpy(queries)].mean(0).numpy())
     return HeadScores(**{name: np.stack(rows) for name, rows in found.items()})
 
 

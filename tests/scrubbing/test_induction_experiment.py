@@ -114,6 +114,16 @@ def test_sources_by_hand():
     assert sources(np.array([[4, 5, 4, 4, 5]])).tolist() == [[-1, -1, 1, 3, 2]]
 
 
+def test_head_scores_by_hand():
+    """Attention without preference: 1/4 to each of the four positions that the last query sees."""
+    even = replace(network(), query=torch.zeros_like(network().query))
+    scores = head_scores(even, np.array([[0, 4, 5, 4, 5]]))
+    assert scores.previous == pytest.approx(np.full((2, 3), 1 / 4))
+    assert scores.near == pytest.approx(np.full((2, 3), 3 / 4))
+    assert scores.induction == pytest.approx(np.full((2, 3), 1 / 4))
+    assert scores.same == pytest.approx(np.full((2, 3), 2 / 4))
+
+
 def test_bigram_rows_are_probabilities():
     table = bigram_table(np.array([[1, 2, 1, 2, 1, 3]]))
     np.testing.assert_allclose(table.sum(1), 1)
