@@ -9,7 +9,7 @@ the current token.
 
     python scripts/train_markov_induction.py     # writes the folder that the package ships
 
-Needs twenty minutes on one CPU core, and uses no more, so that the number of cores does not change
+Needs six minutes on one CPU core, and uses no more, so that the number of cores does not change
 the rounding: same seed, same weights, at least on one kind of machine.
 """
 
@@ -153,7 +153,7 @@ def _replace(path: Path, content: bytes) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder to write")
-    parser.add_argument("--steps", type=int, default=4500, help="training steps")
+    parser.add_argument("--steps", type=int, default=4000, help="training steps")
     parser.add_argument("--seed", type=int, default=0, help="decides start weights and data")
     given = parser.parse_args()
     torch.set_num_threads(1)
