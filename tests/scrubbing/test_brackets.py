@@ -144,6 +144,13 @@ def test_a_head_that_attends_everywhere_weighs_all_alike(network, data):
     assert np.abs(data.adjusted - whole).max() > 0.01
 
 
+def test_weights_are_the_same_before_and_the_same_after(network):
+    """Where the numbers before i and from i on agree, the order within them is of no account."""
+    one, other = adjusted_shares(network, tokenize(["()()((", "(())(("], POSITIONS))
+    assert one[[0, 1, 5, 6]] == pytest.approx(other[[0, 1, 5, 6]], abs=1e-12)
+    assert abs(one[3] - other[3]) > 1e-3
+
+
 def test_no_padding_is_read(network):
     short, long = (network.run(torch.tensor(tokenize(["(())", "))"], n))).z for n in (6, 10))
     assert short.tolist() == pytest.approx(long.tolist(), abs=1e-12)

@@ -121,7 +121,7 @@ def test_what_percent_recovered_does_not_show(data):
 def test_standard_error_is_calibrated(data):
     experiment = brackets.ladder(data)[3]
     found = [
-        brackets.run(data, experiment, references(data, 2000, seed), seed).recovered
+        brackets.run(data, experiment, references(data, 1000, seed), seed).recovered
         for seed in range(20)
     ]
     losses, errors = zip(*((f.scrubbed_loss, f.scrubbed_error) for f in found), strict=True)
