@@ -9,8 +9,9 @@ characters exchanged.
 
     python scripts/train_brackets.py             # writes the folder that the package ships
 
-Needs a quarter of an hour on one CPU core, and uses no more, so that the number of cores does not change
-the rounding: same seed, same weights, at least on one kind of machine. Knows nothing of roles.
+Needs a quarter of an hour on one CPU core, and uses no more, so that the number of cores does not
+change the rounding: same seed, same weights, at least on one kind of machine. Knows nothing of
+roles.
 """
 
 from __future__ import annotations
