@@ -53,6 +53,7 @@ from discovery.settings import (
 
 FRESH = 20_000  # strings drawn where none are given
 SCORED, COUNTED = 500, 4000  # texts that name the heads, and texts that choose the tokens
+UNTRAINED = 10  # stream of data that no training drew from
 
 Experiment = Callable[[], dict[str, Any]]  # prints as results come; returns what is written
 
@@ -94,7 +95,7 @@ def roles_search(settings: RolesSettings) -> Experiment:
     """Which part of a bracket classifier carries which feature."""
     network = load_brackets(Path(settings.weights)) if settings.weights else load_brackets()
     if settings.strings is None:
-        tokens = tokens_of(draw_strings(FRESH, np.random.default_rng([settings.seed, 1])))
+        tokens = tokens_of(draw_strings(FRESH, np.random.default_rng([settings.seed, UNTRAINED])))
     else:
         tokens = tokenize(read_strings(Path(settings.strings)), len(network.W_pos))
 
@@ -120,7 +121,7 @@ def induction_ladder(settings: InductionSettings) -> Experiment:
     length = len(network.positions) + 1
 
     def experiment() -> dict[str, Any]:
-        generator = np.random.default_rng(settings.seed)
+        generator = np.random.default_rng([settings.seed, UNTRAINED])
         scores = head_scores(network, texts(SCORED, length, generator))
         heads = named_heads(scores)
         print(head_lines(heads, scores) + "\n\n" + induction_report.HEADER, flush=True)
