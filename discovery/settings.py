@@ -258,10 +258,36 @@ class ScrubSettings(_Strict):
     seed: Annotated[int, Field(ge=0)]
 
 
+class RolesSettings(ScrubSettings):
+    """The search for roles; without files the shipped network, on fresh strings."""
+
+    experiment: Literal["roles"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    weights: Annotated[str, Field(min_length=1)] | None  # pyright: ignore[reportIncompatibleVariableOverride]
+    strings: Annotated[str, Field(min_length=1)] | None  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+class InductionSettings(ScrubSettings):
+    """The induction ladder; the texts are drawn afresh, `references` of them."""
+
+    experiment: Literal["induction"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    weights: Annotated[str, Field(min_length=1)] | None  # pyright: ignore[reportIncompatibleVariableOverride]
+    strings: None  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+EXPERIMENTS = {
+    "brackets": ScrubSettings,
+    "roles": RolesSettings,
+    "induction": InductionSettings,
+}
+
+
 def read_scrub_settings(config: Mapping[str, Any]) -> ScrubSettings:
     """Check conf/scrub.yaml's configuration; InputError names every field that is wrong and why."""
+    name = config.get("experiment")
+    if name not in EXPERIMENTS:
+        raise InputError(f"experiment={name!r}: allowed are {', '.join(EXPERIMENTS)}")
     try:
-        return ScrubSettings.model_validate(config)
+        return EXPERIMENTS[name].model_validate(config)
     except ValidationError as error:
         raise InputError("\n".join(error_sentence(e) for e in error.errors())) from None
 

@@ -26,6 +26,7 @@ from acdc.errors import InputError
 START, PAD, END, OPEN, CLOSE = range(5)
 EPS = 1e-5  # of every LayerNorm
 MASKED = -1e5  # score of a padded key before the softmax
+FOLDER = Path(__file__).parent / "brackets"  # the shipped network, of scripts/train_brackets.py
 
 Stream = Float[Tensor, "batch pos d_model"]
 Padded = Bool[Tensor, "batch pos"]
@@ -150,7 +151,7 @@ class Run:
     streams: tuple[Stream, ...]  # into each layer
 
 
-def load_brackets(path: Path) -> BracketNetwork:
+def load_brackets(path: Path = FOLDER) -> BracketNetwork:
     """Read a safetensors file, or `model.safetensors` in a folder; float32 on the CPU.
 
     Names are `embed.W_E`, `pos_embed.W_pos`, `blocks.L.` with `ln1.w`, `attn.W_Q`, ...,

@@ -1,0 +1,62 @@
+"""The other experiments of scripts/scrub.py, on the shipped networks, and their settings."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from acdc.errors import InputError
+from discovery.experiments.bracket_strings import draw_strings
+from discovery.records import read_run
+from discovery.settings import read_scrub_settings
+
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS = {"weights": None, "strings": None, "references": 100, "draws": 1, "seed": 0}
+
+
+def scrub(folder: Path, *overrides: str) -> tuple[str, dict]:
+    command = [sys.executable, "scripts/scrub.py", f"hydra.run.dir={folder / 'run'}", *overrides]
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert read_run(folder / "run").state == "done"
+    return done.stdout, json.loads((folder / "run" / "scrub.json").read_text())
+
+
+def test_roles(tmp_path):
+    rows = draw_strings(600, np.random.default_rng(3))
+    lines = ["".join(" ()"[c] for c in row if c) for row in rows]
+    (tmp_path / "strings.txt").write_text("\n".join(lines))
+    shown, found = scrub(
+        tmp_path, "experiment=roles", f"strings={tmp_path / 'strings.txt'}", "references=400"
+    )
+    steps = found["found"]["steps"]
+    assert steps and all(step["gain"]["low"] > 0 for step in steps)
+    assert all(f"+ {step['part']} {step['feature']} | " in shown for step in steps)
+    assert found["found"]["trivial"] == ["balanced"]
+    assert [one["part"] for one in found["noised"]][:3] == ["0.0", "0.1", "m0"]
+
+
+def test_induction(tmp_path):
+    shown, found = scrub(tmp_path, "experiment=induction", "references=100")
+    names = [rung["name"] for rung in found["rungs"]]
+    assert {"value", "query", "key", "naive", "R1 + R2 + R3"} <= set(names)
+    assert all(f"\n{name} | " in shown for name in names)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"experiment": "roles", "weights": ""}, ["weights"]),
+        ({"experiment": "induction", "strings": "x"}, ["strings='x'", "none"]),
+        ({"experiment": "brackets", "strings": "x"}, ["weights=none"]),
+        ({"experiment": "heads"}, ["experiment='heads'", "roles, induction"]),
+    ],
+)
+def test_settings_that_do_not_fit_the_experiment(change, words):
+    assert read_scrub_settings({**SETTINGS, "experiment": "roles"}).weights is None
+    with pytest.raises(InputError) as error:
+        read_scrub_settings({**SETTINGS, **change})
+    assert all(word in str(error.value).lower() for word in words), error.value
