@@ -144,8 +144,9 @@ class ACDCMethod(_Strict):
         if self.guide is None:
             return None
         plain = {
-            "name": self.guide, "n_edges": self.shortlist or 1, "threshold": None, "count": "asked", "rule": "top_n",
-            "ranking": "absolute", "metric": self.metric, "ablation": self.ablation,
+            "name": self.guide, "n_edges": self.shortlist or 1, "threshold": None,
+            "count": "asked", "rule": "top_n", "ranking": "absolute", "metric": self.metric,
+            "ablation": self.ablation,
         }  # fmt: skip
         if self.guide.startswith("eap_ig"):
             return IGMethod.model_validate({**plain, "steps": self.guide_steps})
