@@ -60,7 +60,8 @@ class Stability(_Strict):
 class ValidationSettings(_Strict):
     """One validation."""
 
-    prompts: Annotated[int, Field(ge=8)]  # held out, never those of the run
+    # held out, never those of the run; with fewer the equivalence test cannot pass at level .05
+    prompts: Annotated[int, Field(ge=76)]
     seed: Least
     level: Annotated[float, Field(gt=0, lt=0.5)]
     chunk: Count
