@@ -5,7 +5,8 @@
 
 For each case: the search's time in plain forward passes of the same batch, and how many times
 longer the same search takes when every test is one dense run of the patched forward (the obvious
-way), whose circuit must come out equal. Writes the table as Markdown and JSON.
+way), whose circuit must come out equal. Then searches that another method's scores guide, beside
+the exact one: what they save and how far they part. Writes the tables as Markdown and JSON.
 """
 
 from __future__ import annotations
@@ -14,23 +15,27 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from acdc.attribution import eap_ig
 from acdc.bridge import LoadedModel, from_bridge, from_module, load_pretrained
 from acdc.forward import PatchedForward
 from acdc.metrics import Metric, make_metric
 from acdc.prompts import Prompts
-from acdc.search import Order, acdc, itinerary, sender_order
+from acdc.search import Guide, Order, Step, acdc, itinerary, sender_order
+from acdc.selection import best_edges
 from discovery.models.induction import load_induction
 from discovery.models.smollm2 import smollm2_folder
 from discovery.records import write_bytes, write_json
 from discovery.tables import markdown
 from discovery.tasks import induction, ioi
+
+Row = dict[str, float | int | str | bool | None]
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class Case:
     threshold: float
     dense: bool  # whether the dense search is to be run too
     threads: int
+    guides: tuple[str, ...] = ("weakest first", "20 % shortlist", "5 % shortlist")
 
 
 def cases(smollm2: bool, threads: int) -> Iterator[Case]:
@@ -73,7 +79,6 @@ def seconds(action: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-@torch.inference_mode()
 def dense_search(forward: PatchedForward, metric: Metric, threshold: float) -> np.ndarray:
     """ACDC with one dense run a test: same order, same rule, nothing shared between tests."""
     graph, order = forward.graph, Order()
@@ -95,25 +100,35 @@ def dense_search(forward: PatchedForward, metric: Metric, threshold: float) -> n
     return mask
 
 
-def measure(case: Case) -> dict[str, float | int | str | bool | None]:
-    """One row of the table."""
+def prepare(case: Case) -> tuple[PatchedForward, Metric]:
+    """Both runs of the case's prompts, and KL."""
     torch.set_num_threads(case.threads)
-    with torch.inference_mode():
+    with torch.no_grad():
         forward = PatchedForward(case.loaded.model, case.loaded.model.graph(), case.prompts)
-        metric = make_metric("kl", forward.prompts, forward.clean.logits)
-    run = lambda: case.loaded.plain_logits(forward.prompts.clean)  # noqa: E731
-    plain = [seconds(run) for _ in range(6)][1:]
-    start = time.perf_counter()
-    *_, last = acdc(forward, metric, case.threshold)
-    search = time.perf_counter() - start
-    plain += [seconds(run) for _ in range(5)]
+        return forward, make_metric("kl", forward.prompts, forward.clean.logits)
+
+
+def plain_seconds(case: Case) -> list[float]:
+    """A few plain forward passes, one not counted."""
+    run = lambda: case.loaded.plain_logits(case.prompts.clean)  # noqa: E731
+    return [seconds(run) for _ in range(6)][1:]
+
+
+def measure(case: Case) -> tuple[Row, list[Row]]:
+    """The exact search's row, and those of guided searches beside it."""
+    forward, metric = prepare(case)
+    plain = plain_seconds(case)
+    last, search = timed(forward, metric, case.threshold, None)
+    guided = [guide_row(case, forward, metric, last, name) for name in case.guides]
+    plain += plain_seconds(case)
+    one = statistics.median(plain)
     dense = same = None
     if case.dense:
         start = time.perf_counter()
-        mask = dense_search(forward, metric, case.threshold)
+        with torch.inference_mode():
+            mask = dense_search(forward, metric, case.threshold)
         dense, same = time.perf_counter() - start, bool((mask == last.mask).all())
-    one = statistics.median(plain)
-    return {
+    row: Row = {
         "case": case.name,
         "edges": forward.graph.n_edges,
         "kept": last.n_kept,
@@ -125,6 +140,43 @@ def measure(case: Case) -> dict[str, float | int | str | bool | None]:
         "dense_over_search": None if dense is None else round(dense / search, 1),
         "same_circuit": same,
     }
+    exact: Row = {
+        "case": case.name, "guide": "none: exact", "kept": last.n_kept, "shared": last.n_kept,
+        "kl": round(last.metric, 4), "tests": last.n_tests, "skipped": 0, "damage": 0.0,
+        "seconds_over_exact": 1.0,
+    }  # fmt: skip
+    for other in guided:
+        other["seconds_over_exact"] = round(float(other["seconds_over_exact"] or 0) / search, 2)
+    return row, [exact, *guided]
+
+
+def timed(
+    forward: PatchedForward, metric: Metric, threshold: float, guide: Guide | None
+) -> tuple[Step, float]:
+    """The last step of a search and its seconds."""
+    start = time.perf_counter()
+    *steps, last = acdc(forward, metric, threshold, guide=guide)
+    skipped, damage = (sum(getattr(s, f) for s in (*steps, last)) for f in ("n_skipped", "damage"))
+    return replace(last, n_skipped=skipped, damage=damage), time.perf_counter() - start
+
+
+def guide_row(case: Case, forward: PatchedForward, metric: Metric, exact: Step, name: str) -> Row:
+    """A search guided by EAP-IG: as an order, or by a shortlist of a share of the edges."""
+    start = time.perf_counter()
+    scores = eap_ig(forward, metric, 5)
+    scoring = time.perf_counter() - start
+    if name == "weakest first":
+        guide = Guide(weakest_first=scores)
+    else:
+        n = int(float(name.removesuffix(" % shortlist")) / 100 * forward.graph.n_edges)
+        guide = Guide(shortlist=best_edges(forward.graph, scores, n))
+    last, search = timed(forward, metric, case.threshold, guide)
+    return {
+        "case": case.name, "guide": name, "kept": int(last.mask.sum()),
+        "shared": int((last.mask & exact.mask).sum()), "kl": round(last.metric, 4),
+        "tests": last.n_tests, "skipped": last.n_skipped, "damage": round(last.damage, 4),
+        "seconds_over_exact": scoring + search,
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -134,11 +186,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark"))
     given = parser.parse_args()
-    rows = [measure(case) for case in cases(given.smollm2, given.threads)]
+    measured = [measure(case) for case in cases(given.smollm2, given.threads)]
+    rows, guided = [row for row, _ in measured], [row for _, some in measured for row in some]
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(given.out.with_suffix(".md"), markdown(rows).encode())
-    write_json(given.out.with_suffix(".json"), rows)
-    print(markdown(rows) + f"\nwritten to {given.out}.md and {given.out}.json")
+    tables = f"{markdown(rows)}\n{markdown(guided)}"
+    write_bytes(given.out.with_suffix(".md"), tables.encode())
+    write_json(given.out.with_suffix(".json"), {"search": rows, "guided": guided})
+    print(f"{tables}\nwritten to {given.out}.md and {given.out}.json")
     if any(row["same_circuit"] is False for row in rows):
         raise SystemExit("the dense search found another circuit: this is a defect")
 
