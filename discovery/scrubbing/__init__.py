@@ -7,8 +7,8 @@ Four things, in four modules:
     hypothesis    Claim(node, sampler, children, path, avoid, others, per_parent, name)
     engine        scrub(computation, hypothesis, references, generator, draws=1) -> Scrubbed
 
-`transformer.transformer(model, graph, prompts, named)` makes a computation of any model of ours, and
-`score`, which judges per-reference losses from any source and knows none of these. Example: the
+`transformer.transformer(model, graph, prompts, named)` makes a computation of any model of ours;
+`score` judges per-reference losses from any source and knows none of these. Example: the
 sum of two terms, of which the first is claimed to carry the parity of x0, the second nothing:
 
     computation = Computation(

@@ -34,6 +34,7 @@ class Found:
     folder: Path
     settings: Settings
     circuit: Mapping[str, Any]
+    n_edges: int
     heads: Mapping[str, Mapping[str, float]]
 
 
@@ -75,10 +76,9 @@ def _read(folder: Path) -> Found:
     settings = read_settings(run.config["config"])
     if run.result is None or not run.result.get("n_edges"):
         raise InputError(f"run={folder}: its circuit has no edges, so there is nothing to validate")
-    heads = folder / "heads.json"
-    return Found(
-        folder, settings, run.circuit, json.loads(heads.read_text()) if heads.exists() else {}
-    )
+    path = folder / "heads.json"
+    heads = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return Found(folder, settings, run.circuit, int(run.result["n_edges"]), heads)
 
 
 def validate_runs(
@@ -98,7 +98,9 @@ def validate_runs(
         for one in found:
             ablation = one.settings.method.ablation
             if ablation not in validators:
-                validators[ablation] = Validator.on(settings, one.settings, loaded, prompts)
+                validators[ablation] = Validator.on(
+                    settings, one.settings, loaded, prompts, max(f.n_edges for f in found)
+                )
             out.append(_validate(one, validators[ablation], used, say))
     return out
 

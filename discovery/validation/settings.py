@@ -29,6 +29,7 @@ class Chance(_Strict):
 class Scrubbing(_Strict):
     """Resampled circuits."""
 
+    prompts: Annotated[int, Field(ge=4)]
     draws: Annotated[int, Field(ge=2)]
     permuted: Annotated[int, Field(ge=19)]  # feature values permuted, the null of `agree`
 
@@ -79,7 +80,7 @@ def read_validation(config: Mapping[str, Any]) -> ValidationSettings:
         settings = ValidationSettings.model_validate(config)
     except ValidationError as error:
         raise InputError("\n".join(error_sentence(e) for e in error.errors())) from None
-    for part in ("chance", "completeness", "minimality"):
+    for part in ("chance", "scrubbing", "completeness", "minimality"):
         wanted = getattr(settings, part).prompts
         if wanted > settings.prompts:
             raise InputError(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -47,29 +47,29 @@ class Validator:
     settings: ValidationSettings
     loaded: LoadedModel
     bench: Bench
-    families: dict[int, Family] = field(default_factory=dict)
+    null_edges: int  # of the random circuits: at least as many as any circuit has
 
     @classmethod
     def on(
-        cls, settings: ValidationSettings, run: Settings, loaded: LoadedModel, prompts: Prompts
-    ) -> Validator:
+        cls, settings: ValidationSettings, run: Settings, loaded: LoadedModel, prompts: Prompts,
+        null_edges: int,
+    ) -> Validator:  # fmt: skip
         """On held-out prompts, with the run's graph and ablation."""
         graph = loaded.model.graph(run.graph.kv)
         method = run.method
         bench = make_bench(loaded.model, graph, prompts, method.ablation, settings.chunk)
-        return cls(settings, loaded, bench)
+        return cls(settings, loaded, bench, null_edges)
 
     def rng(self, part: int) -> np.random.Generator:
         """One stream of chance for each part, whatever the others do."""
         return np.random.default_rng([self.settings.seed, part])
 
-    def family(self, n_edges: int) -> Family:
-        """Random circuits of so many edges, scored once."""
-        if n_edges not in self.families:
-            chance = self.settings.chance
-            bench = self.bench.first(chance.prompts)
-            self.families[n_edges] = random_family(bench, n_edges, chance.circuits, self.rng(0))
-        return self.families[n_edges]
+    @cached_property
+    def family(self) -> Family:
+        """Random circuits, scored once for all circuits (Shi et al.: at least as many edges)."""
+        chance = self.settings.chance
+        bench = self.bench.first(chance.prompts)
+        return random_family(bench, self.null_edges, chance.circuits, self.rng(0))
 
     @torch.inference_mode()
     def validate(
@@ -99,6 +99,7 @@ class Validator:
         return {
             "n_prompts": self.bench.n,
             "n_edges": circuit.n_edges,
+            "null_edges": self.null_edges,
             "score": self.bench.score,
             "unit": self.bench.unit,
             "model_values": _summary(self.bench.model.score, self.bench.model.correct),
@@ -137,18 +138,19 @@ class Validator:
             *((how, ()) for how in HOWS),
             *(("shared", agree) for agree in agreements),
         ]
-        base, paired = resampled_baseline(self.bench), self.bench.circuit(mask).score[:, None]
-        rows = [self._rung("no: the paired corrupt prompt", (), Scrubbed(paired, 0, 0.0), base, 99)]
+        bench = self.bench.first(self.settings.scrubbing.prompts)
+        paired = Scrubbed(bench.circuit(mask).score[:, None], 0, 0.0)
+        rows = [self._rung(bench, "no: the paired corrupt prompt", (), paired, 99)]
         for i, (how, agree) in enumerate(rungs):
             draws = self.settings.scrubbing.draws
-            found = scrub_circuit(self.bench, mask, how, draws, self.rng(100 + i), agree)
-            rows.append(self._rung(how, agree, found, base, 100 + i))
+            found = scrub_circuit(bench, mask, how, draws, self.rng(100 + i), agree)
+            rows.append(self._rung(bench, how, agree, found, 100 + i))
         return rows
 
     def _rung(
-        self, how: str, agree: Sequence[str], found: Scrubbed, base: Floats, part: int
+        self, bench: Bench, how: str, agree: Sequence[str], found: Scrubbed, part: int
     ) -> dict[str, Any]:
-        model, rng = self.bench.model.score, self.rng(1000 + part)
+        model, base, rng = bench.model.score, resampled_baseline(bench), self.rng(1000 + part)
         return {
             "resampled": how,
             "inputs": " and ".join(agree) if agree else "the reference's own",
@@ -161,7 +163,7 @@ class Validator:
 
     def _against_chance(self, mask: Mask) -> list[TestResult]:
         chance, level = self.settings.chance, self.settings.level
-        bench, family = self.bench.first(chance.prompts), self.family(int(mask.sum()))
+        bench, family = self.bench.first(chance.prompts), self.family
         model = bench.model.score
         kept = bench.circuit(mask).score
         removed = bench.circuit(bench.graph.legal & ~mask).score

@@ -22,8 +22,9 @@ from discovery.validation.verdicts import headline
 
 LITTLE = (
     "prompts=80", "chunk=20", "chance.circuits=29", "chance.misplaced=19", "chance.prompts=20",
-    "scrubbing.draws=2", "completeness.prompts=20", "completeness.random=2", "completeness.runs=1",
-    "completeness.iterations=1", "completeness.candidates=2", "minimality.prompts=20",
+    "scrubbing.prompts=20", "scrubbing.draws=2", "completeness.prompts=20",
+    "completeness.random=2", "completeness.runs=1", "completeness.iterations=1",
+    "completeness.candidates=2", "minimality.prompts=20",
     "minimality.draws=20", "stability.resamples=6", "stability.searches=6",
 )  # fmt: skip
 
