@@ -326,6 +326,8 @@ def error_sentence(error: Any) -> str:
         return f"{field}: there is no such field"
     if error["type"] == "missing":
         return f"{field}: missing"
+    if error["input"] is None:
+        return f"{field} is required: add {field}=..."
     if error["type"] == "value_error":
         return f"{field}: {error['ctx']['error']}" if field else str(error["ctx"]["error"])
     return f"{field}={error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"

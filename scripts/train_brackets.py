@@ -18,9 +18,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -46,6 +44,7 @@ from discovery.experiments.bracket_strings import (
     tokens_of,
 )
 from discovery.models.brackets import EPS, MASKED, PAD
+from discovery.records import write_bytes, write_json
 
 LAYERS, HEADS, D_MODEL, D_HEAD, D_MLP = 3, 2, 56, 28, 56
 POSITIONS = LONGEST + 2
@@ -226,14 +225,8 @@ def write(weights: dict[str, Tensor], folder: Path, training: dict[str, Any]) ->
     recipe |= {"weight_decay": WEIGHT_DECAY, "warm_up_steps": WARM_UP_STEPS}
     sha256 = hashlib.sha256(content).hexdigest()
     fields = {"sha256": sha256, "config": config, "recipe": recipe, "training": training}
-    _replace(folder / "model.safetensors", content)
-    _replace(folder / "config.json", (json.dumps(fields, indent=2) + "\n").encode())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_bytes(content)
-    os.replace(part, path)
+    write_bytes(folder / "model.safetensors", content)
+    write_json(folder / "config.json", fields)
 
 
 def main() -> int:

@@ -17,8 +17,6 @@ rounding: same seed, same weights, at least on one kind of machine. Knows nothin
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -34,6 +32,7 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from acdc.native import TransformerBridge, native_weights, untrained_bridge
+from discovery.records import write_bytes, write_json
 
 CONFIG: dict[str, Any] = {
     "n_layers": 2,
@@ -223,15 +222,8 @@ def named_heads(figures: dict[str, Any]) -> list[str]:
 def write(bridge: TransformerBridge, folder: Path, training: dict[str, Any]) -> None:
     """Write `model.safetensors` (float32) and `config.json`, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"config": CONFIG, "training": training}, indent=2) + "\n"
-    _replace(folder / "model.safetensors", save(native_weights(bridge)))
-    _replace(folder / "config.json", text.encode())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_bytes(content)
-    os.replace(part, path)
+    write_bytes(folder / "model.safetensors", save(native_weights(bridge)))
+    write_json(folder / "config.json", {"config": CONFIG, "training": training})
 
 
 def main() -> int:

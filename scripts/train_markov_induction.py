@@ -19,7 +19,6 @@ import argparse
 import hashlib
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -38,6 +37,7 @@ from tqdm import tqdm
 from discovery.experiments.induction_heads import bigram_table, head_scores, sources
 from discovery.experiments.markov_text import VOCABULARY, texts
 from discovery.models.two_layer import TwoLayer
+from discovery.records import write_bytes, write_json
 
 HEADS, D_MODEL, D_HEAD, LENGTH = 4, 128, 32, 64
 BATCH, LEARNING_RATE, WEIGHT_DECAY, WARM_UP_STEPS = 32, 3e-3, 0.05, 200
@@ -139,15 +139,8 @@ def write(network: TwoLayer, folder: Path, training: dict[str, Any]) -> None:
     recipe |= {"weight_decay": WEIGHT_DECAY, "warm_up_steps": WARM_UP_STEPS}
     recipe |= {"head_penalty_nats": HEAD_PENALTY}
     sha256 = hashlib.sha256(content).hexdigest()
-    _replace(folder / "model.safetensors", content)
-    text = json.dumps({"sha256": sha256, "recipe": recipe, "training": training}, indent=2) + "\n"
-    _replace(folder / "config.json", text.encode())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_bytes(content)
-    os.replace(part, path)
+    write_bytes(folder / "model.safetensors", content)
+    write_json(folder / "config.json", {"sha256": sha256, "recipe": recipe, "training": training})
 
 
 def main() -> int:
