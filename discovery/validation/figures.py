@@ -69,7 +69,7 @@ def matrix(validation: Mapping[str, Any]) -> Figure:
     axes.set_yticks(range(len(groups)), [f"{g}, {a}, at {p}" for g, a, p in groups])
     for name, marker in MARKERS.items():
         axes.plot([], [], marker, color=INK, markersize=5, label=name)
-    axes.legend(frameon=False, fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.4, 1.16))
+    figure.legend(frameon=False, fontsize=8, ncols=3, loc="outside upper center")
     _levels(axes)
     axes.set_xlabel("share of the model's effect (ratio of means)")
     return figure
