@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from acdc.errors import InputError
+from discovery.evaluation_settings import BasicEvaluation, FullEvaluation
 
 Dtype = Literal["float32", "float64", "bfloat16"]
 MetricName = Literal["kl", "logit_diff", "prob_diff", "nll"]
@@ -206,6 +207,7 @@ class Settings(ModelSettings):
     task: Task
     graph: GraphSettings
     method: Annotated[ACDCMethod | ScoreMethod | IGMethod, Field(discriminator="name")]
+    evaluation: Annotated[BasicEvaluation | FullEvaluation, Field(discriminator="kind")]
     tracking: TrackingSettings
 
 
@@ -319,7 +321,7 @@ def read_as(kind: type[Read], config: Mapping[str, Any]) -> Read:
 def error_sentence(error: Any) -> str:
     """One line for one pydantic error: field, value, what is allowed."""
     path = [str(part) for part in error["loc"]]
-    if len(path) > 1 and path[0] in ("model", "task", "versus", "method"):
+    if len(path) > 1 and path[0] in ("model", "task", "versus", "method", "evaluation"):
         del path[1]  # the union's tag
     field = ".".join(path)
     if error["type"] == "extra_forbidden":

@@ -1,6 +1,7 @@
 """A model and a task in, a circuit out.
 
     python scripts/discover.py model=smollm2 task=ioi method.threshold=0.05 task.n=8
+    python scripts/discover.py evaluation=full     # and is it true? See scripts/validate.py
 
 Configuration is in conf/; the run folder is described in README.md.
 """
@@ -13,8 +14,10 @@ from typing import Any
 import hydra
 from command import plain, refusals_as_exit, shown, this_run
 from omegaconf import DictConfig
+from validate import validate
 
 from acdc.errors import InputError
+from discovery.evaluation_settings import FullEvaluation
 from discovery.records import record_refusal
 from discovery.settings import Settings, read_settings
 
@@ -66,8 +69,11 @@ def main(config: DictConfig) -> None:
 
     folder, overrides = this_run()
     with refusals_as_exit():
-        result = discover(_settings(config, folder, overrides), folder, overrides, print)
-    print(table(result, shown(folder)))
+        settings = _settings(config, folder, overrides)
+        result = discover(settings, folder, overrides, print)
+        print(table(result, shown(folder)))
+        if isinstance(settings.evaluation, FullEvaluation):
+            validate([folder], settings.evaluation)
 
 
 def _settings(config: DictConfig, folder: Path, overrides: list[str]) -> Settings:

@@ -9,25 +9,23 @@ run folder.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import hydra
 from command import plain, refusals_as_exit, shown
 from omegaconf import DictConfig
 
+from discovery.evaluation_settings import FullEvaluation
 from discovery.tables import markdown
-from discovery.validation.runs import Validated, read_found, table, validate_runs
+from discovery.validation.runs import read_found, table, validate_runs
 from discovery.validation.settings import read_validation
 from discovery.validation.verdicts import headline
 
 
-def run(config: dict[str, Any]) -> list[Validated]:
-    """Validate, write, print."""
-    folders = config.pop("run")
-    settings = read_validation(config)
-    found = read_found([Path(f) for f in (folders if isinstance(folders, list) else [folders])])
-    done = validate_runs(found, settings, print)
+def validate(folders: Sequence[Path], settings: FullEvaluation) -> None:
+    """Validate the runs in these folders, write, print."""
+    done = validate_runs(read_found(folders), settings, print)
     for one in done:
         print(f"\n{one.folder}: {headline(one.validation, one.verdicts)}")
         for sign, answer in (("+", True), ("-", False), ("?", None)):
@@ -36,14 +34,16 @@ def run(config: dict[str, Any]) -> list[Validated]:
         print(f"report  {shown(one.report)}")
     if len(done) > 1:
         print("\n" + markdown(table(done)))
-    return done
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="validate")
 def main(config: DictConfig) -> None:
     """One validation."""
     with refusals_as_exit():
-        run(plain(config))
+        fields = plain(config)
+        run = fields.pop("run")
+        folders = [Path(folder) for folder in (run if isinstance(run, list) else [run])]
+        validate(folders, read_validation(fields))
 
 
 if __name__ == "__main__":

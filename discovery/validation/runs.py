@@ -13,13 +13,13 @@ import torch
 from acdc.errors import InputError
 from acdc.graph import Circuit
 from discovery.build import build_prompts
+from discovery.evaluation_settings import FullEvaluation
 from discovery.prepare import load
 from discovery.records import read_run, termination_as_exit, write_json
 from discovery.settings import Settings, read_settings
 from discovery.tracking import Outcome, start_tracker
 from discovery.validation.held_out import held_out
 from discovery.validation.report import write_report
-from discovery.validation.settings import ValidationSettings
 from discovery.validation.validate import Validator
 from discovery.validation.verdicts import Verdict, verdicts
 
@@ -81,9 +81,7 @@ def _read(folder: Path) -> Found:
     return Found(folder, settings, run.circuit, int(run.result["n_edges"]), heads)
 
 
-def validate_runs(
-    found: Sequence[Found], settings: ValidationSettings, say: Say
-) -> list[Validated]:
+def validate_runs(found: Sequence[Found], settings: FullEvaluation, say: Say) -> list[Validated]:
     """Validate each; writes validation.json, figures and report.html into each run's folder."""
     run = found[0].settings
     if settings.threads is not None:

@@ -15,6 +15,7 @@ from acdc.bridge import LoadedModel
 from acdc.errors import InputError
 from acdc.graph import Circuit
 from acdc.prompts import Prompts
+from discovery.evaluation_settings import FullEvaluation
 from discovery.scrubbing.score import effect, recovered
 from discovery.settings import ACDCMethod, Settings
 from discovery.statistics.against_random import null_percentile, partial_necessity, sufficiency
@@ -34,7 +35,6 @@ from discovery.validation.resampling import (
     resampled_baseline,
     scrub_circuit,
 )
-from discovery.validation.settings import ValidationSettings
 
 Progress = Callable[[str], None]
 FORWARDS = 3  # plain passes and scrub samples that are timed
@@ -44,14 +44,14 @@ FORWARDS = 3  # plain passes and scrub samples that are timed
 class Validator:
     """What all circuits of one model and task share: the bench, and random circuits by size."""
 
-    settings: ValidationSettings
+    settings: FullEvaluation
     loaded: LoadedModel
     bench: Bench
     null_edges: int  # of the random circuits: at least as many as any circuit has
 
     @classmethod
     def on(
-        cls, settings: ValidationSettings, run: Settings, loaded: LoadedModel, prompts: Prompts,
+        cls, settings: FullEvaluation, run: Settings, loaded: LoadedModel, prompts: Prompts,
         null_edges: int,
     ) -> Validator:  # fmt: skip
         """On held-out prompts, with the run's graph and ablation."""

@@ -10,7 +10,7 @@ from acdc.errors import InputError
 from discovery.settings import Settings, read_settings
 
 CONF = Path(__file__).parents[2] / "conf"
-GROUPS = ("model", "task", "graph", "method", "tracking")
+GROUPS = ("model", "task", "graph", "method", "evaluation", "tracking")
 FILES = [(p.parent.name, p.stem) for group in GROUPS for p in sorted((CONF / group).glob("*.yaml"))]
 REQUIRED = {"hf": ["model.name=gpt2"], "pairs": [f"task.path={CONF / 'config.yaml'}"]}
 

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +146,21 @@ def test_heads_are_classed_by_what_they_look_at():
 def test_refusals(overrides, message):
     with pytest.raises(InputError, match=message):
         read_validation(validation(*overrides))
+
+
+def test_the_main_job_with_full_evaluation(tmp_path):
+    """The command, in another process: search, validate, print what holds."""
+    little = [f"evaluation.{field}" for field in LITTLE]
+    command = [sys.executable, "scripts/discover.py", f"hydra.run.dir={tmp_path / 'run'}"]
+    done = subprocess.run(
+        [*command, "evaluation=full", "task.n=16", *little], cwd=CONF.parent, text=True,
+        capture_output=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "held-out prompts" in done.stdout and "properties are shown to hold" in done.stdout
+    assert (tmp_path / "run" / "report.html").exists()
+    logs = list((tmp_path / "run" / "wandb").glob("offline-run-*"))
+    assert len(logs) == 2  # the run's and the validation's
 
 
 def test_runs_that_cannot_be_validated(runs, tmp_path):

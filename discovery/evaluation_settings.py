@@ -1,0 +1,91 @@
+"""How much is asked of a circuit once it is found: conf/evaluation.
+
+`basic` is one faithfulness on the prompts of the run; `full` are the tests of
+discovery/validation on prompts that the run never saw.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Count = Annotated[int, Field(ge=1)]
+Least = Annotated[int, Field(ge=0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Chance(_Strict):
+    """Random circuits to compare with."""
+
+    circuits: Annotated[int, Field(ge=29)]  # the fewest that can show anything at level .05
+    misplaced: Annotated[int, Field(ge=19)]
+    prompts: Count
+
+
+class Scrubbing(_Strict):
+    """Resampled circuits."""
+
+    prompts: Annotated[int, Field(ge=4)]
+    draws: Annotated[int, Field(ge=2)]
+    permuted: Annotated[int, Field(ge=19)]  # feature values permuted, the null of `agree`
+
+
+class Completeness(_Strict):
+    """Search for the worst knock-out."""
+
+    prompts: Annotated[int, Field(ge=4)]
+    random: Least
+    runs: Least
+    iterations: Least
+    candidates: Least
+
+
+class Minimality(_Strict):
+    """Edges and nodes against those of random paths."""
+
+    prompts: Annotated[int, Field(ge=4)]
+    draws: Annotated[int, Field(ge=10)]
+
+
+class Stability(_Strict):
+    """The method again on resampled prompts."""
+
+    resamples: Annotated[int, Field(ge=6)]
+    searches: Annotated[int, Field(ge=6)] | None  # of a search; null: not done
+
+
+class BasicEvaluation(_Strict):
+    """No more than the run itself measures."""
+
+    kind: Literal["basic"]
+
+
+class FullEvaluation(_Strict):
+    """One validation."""
+
+    kind: Literal["full"]
+    # held out, never those of the run; with fewer the equivalence test cannot pass at level .05
+    prompts: Annotated[int, Field(ge=76)]
+    seed: Least
+    level: Annotated[float, Field(gt=0, lt=0.5)]
+    chunk: Count
+    threads: Count | None
+    chance: Chance
+    scrubbing: Scrubbing
+    completeness: Completeness
+    minimality: Minimality
+    stability: Stability
+
+    @model_validator(mode="after")
+    def _parts_of_what_is_held_out(self) -> FullEvaluation:
+        for name in ("chance", "scrubbing", "completeness", "minimality"):
+            wanted = getattr(self, name).prompts
+            if wanted > self.prompts:
+                raise ValueError(
+                    f"{name}.prompts={wanted}: at most prompts={self.prompts}, those held out"
+                )
+        return self
