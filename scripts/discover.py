@@ -1,6 +1,7 @@
 """A model and a task in, a circuit out.
 
     python scripts/discover.py model=smollm2 task=ioi method.threshold=0.05 task.n=8
+    python scripts/discover.py model=smollm2 task=ioi +sweep=thresholds
 
 Configuration is in conf/; the run folder is described in README.md.
 """
@@ -13,6 +14,7 @@ from typing import Any
 import hydra
 from command import plain, refusals_as_exit, shown, this_run
 from omegaconf import DictConfig
+from sweeping import in_sweep, run_job
 
 from acdc.errors import InputError
 from discovery.records import record_refusal
@@ -59,15 +61,19 @@ def _skipped(result: dict[str, Any]) -> list[tuple[str, str]]:
     return [("skipped", text)]
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+@hydra.main(version_base="1.3", config_path="../conf", config_name="discover")
 def main(config: DictConfig) -> None:
-    """One job."""
+    """One job, alone or of a sweep."""
     from discovery.pipeline import discover
 
     folder, overrides = this_run()
-    with refusals_as_exit():
-        result = discover(_settings(config, folder, overrides), folder, overrides, print)
-    print(table(result, shown(folder)))
+    if in_sweep():
+        result = run_job(config, folder, overrides)
+    else:
+        with refusals_as_exit():
+            result = discover(_settings(config, folder, overrides), folder, overrides, print)
+    if result is not None:
+        print(table(result, shown(folder)))
 
 
 def _settings(config: DictConfig, folder: Path, overrides: list[str]) -> Settings:
