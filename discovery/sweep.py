@@ -61,7 +61,7 @@ class Point:
     front: bool  # on the Pareto front
 
 
-def mean_over_seeds(values: Sequence[float | None], level: float = 0.95) -> Mean | None:
+def mean_over_seeds(values: Sequence[float | int | None], level: float = 0.95) -> Mean | None:
     """None where a value is missing. The interval takes the seeds' values as normal."""
     known = np.array([v for v in values if v is not None], float)
     if len(known) < len(values) or not len(known):
@@ -168,6 +168,20 @@ def _comparable(config: Mapping[str, Any]) -> str:
     )  # fmt: skip
 
 
+def done_members(members: Iterable[Member]) -> list[Member]:
+    """Runs that are done, in the order of their points."""
+    by_name = {m.name: m for m in members}
+    return [by_name[name] for point in points(by_name.values()) for name in point.names]
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """Folder names less their common words and hashes, as far as they stay apart."""
+    words = [name.rpartition("_")[0].split(",") for name in names]
+    shared = set(words[0]).intersection(*words) if len(names) > 1 else set[str]()
+    short = [",".join(w for w in one if w not in shared) for one in words]
+    return short if len(set(short)) == len(names) and all(short) else list(names)
+
+
 def jaccard(members: Sequence[Member]) -> NDArray[np.float64]:
     """[runs, runs]: edges in both circuits over edges in any; 1 for two empty ones.
 
@@ -188,7 +202,7 @@ def jaccard(members: Sequence[Member]) -> NDArray[np.float64]:
 
 def summary(members: Sequence[Member]) -> dict[str, Any]:
     """What sweep.json holds."""
-    done = [m for m in members if m.result is not None]
+    done = done_members(members)
     states: dict[str, int] = defaultdict(int)
     for member in members:
         states[member.state] += 1
@@ -250,7 +264,7 @@ def _shown(mean: Mean | None, form: str) -> str | None:
 
 def report(members: Sequence[Member], title: str) -> str:
     """What sweep.md holds: the table of points, what is not done, the overlap matrix if small."""
-    done = [m for m in members if m.result is not None]
+    done = done_members(members)
     parts = [f"# {title}\n", f"{len(done)} of {len(members)} runs are done.\n"]
     if missing := [m for m in members if m.result is None]:
         parts.append("".join(f"- not done: {described(m)}\n" for m in missing))
@@ -258,9 +272,10 @@ def report(members: Sequence[Member], title: str) -> str:
         parts += ["## Points\n", markdown(table_rows(points(members)))]
         parts.append("front: no other point has as few edges and faithfulness as near to 1.\n")
     if 1 < len(done) <= WIDEST:
+        names = short_names([m.name for m in done])
         rows = [
-            {"": m.name, **{str(i): v for i, v in enumerate(row, 1)}}
-            for m, row in zip(done, _finite(jaccard(done)), strict=True)
+            {"": name, **{str(i): v for i, v in enumerate(row, 1)}}
+            for name, row in zip(names, _finite(jaccard(done)), strict=True)
         ]
         parts += ["## Overlap of edges (Jaccard), runs in the order of the rows\n", markdown(rows)]
     return "\n".join(parts)

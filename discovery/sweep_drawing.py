@@ -37,9 +37,11 @@ def draw_front(folder: Path, points: Sequence[Point], title: str) -> Path:
         for axes, metric in zip(others, metrics, strict=True):
             _draw_series(axes, number, name, [(p, p.value) for p in mine if p.metric == metric])
     for axes, label in zip((first, *others), ("faithfulness", *metrics), strict=True):
-        axes.set_xscale("symlog", linthresh=1)  # a circuit may be empty
+        if min(p.edges.mean for p in points) > 0:
+            axes.set_xscale("log")
+        else:
+            axes.set_xscale("symlog", linthresh=1)
         axes.set(xlabel="edges", ylabel=label)
-        axes.set_xlim(left=0)
         axes.spines[["top", "right"]].set_visible(False)
     first.legend(frameon=False, fontsize=8)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)

@@ -18,7 +18,16 @@ from typing import Any
 from acdc.errors import InputError
 from discovery.records import Run, config_hash, read_run, write_bytes, write_json
 from discovery.settings import Settings
-from discovery.sweep import Member, jaccard, points, report, summary, table_rows
+from discovery.sweep import (
+    Member,
+    done_members,
+    jaccard,
+    points,
+    report,
+    short_names,
+    summary,
+    table_rows,
+)
 from discovery.sweep_drawing import draw_front, draw_overlap
 from discovery.tracking import start_tracker
 
@@ -84,12 +93,12 @@ def _member(run: Run) -> Member:
 def aggregate(folder: Path) -> list[Member]:
     """Write the sweep's summary, table and figures; returns its runs."""
     members = read_sweep(folder)
-    done = [m for m in members if m.result is not None]
+    done = done_members(members)
     write_json(folder / "sweep.json", {"sweep": folder.name, **summary(members)})
     write_bytes(folder / "sweep.md", report(members, folder.name).encode())
     if done:
         draw_front(folder, points(members), f"{folder.name}: {_about(done)}")
-        draw_overlap(folder, [m.name for m in done], jaccard(done))
+        draw_overlap(folder, short_names([m.name for m in done]), jaccard(done))
     return members
 
 
