@@ -199,7 +199,7 @@ def test_names_of_folders(monkeypatch):
     assert "/" not in job_name(["task.path=/some/file"]) and len(job_name(["a=" + "b" * 500])) < 100
 
 
-@pytest.mark.parametrize("named", ["thresholds", "sizes", "methods", "seeds", "[thresholds,seeds]"])
+@pytest.mark.parametrize("named", ["thresholds", "sizes", "methods", "seeds", "[seeds,thresholds]"])
 def test_every_job_of_every_named_sweep_is_accepted(named, monkeypatch):
     from itertools import product
 
