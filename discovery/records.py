@@ -250,9 +250,9 @@ def read_run(path: Path, lines: bool = True) -> Run:
     )
 
 
-def record_refusal(path: Path, overrides: Sequence[str], error: InputError) -> None:
+def record_refusal(path: Path, overrides: Sequence[str], error: Exception) -> None:
     """Leave a failed run for a job that was refused before it began; a run there is left alone."""
-    with suppress(InputError), RunFolder.create(path, {}, overrides):
+    with suppress(InputError, type(error)), RunFolder.create(path, {}, overrides):
         raise error
 
 

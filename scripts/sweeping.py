@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from acdc.errors import InputError
 from discovery.prepare import Kept
 from discovery.records import record_refusal
-from discovery.settings import Settings, read_settings
+from discovery.settings import read_settings
 from discovery.sweep_folder import is_done, set_aside
 
 KEPT = Kept()  # what the jobs of this process share
@@ -82,32 +82,30 @@ def in_sweep() -> bool:
 def run_job(config: DictConfig, folder: Path, overrides: list[str]) -> dict[str, Any] | None:
     """One job of a sweep; its result, or None if it is done already or cannot be done.
 
-    Never raises an Exception, which would reach the other jobs: what happened is in the folder.
+    What fails is left in the folder and said, not raised: the other jobs go on.
     """
     from discovery.pipeline import discover
 
-    name = folder.name
     try:
-        settings = _settings(config, folder, overrides)
-        if is_done(folder, settings):
-            print(f"== {name}: done already, skipped")
-            return None
-        _set_aside(folder)
-        print(f"== {name}")
-        return discover(settings, folder, overrides, print, folder.parent.name, KEPT)
+        settings = read_settings(plain(config))
     except Exception as error:
-        lines = str(error).strip().splitlines() or [""]
-        print(f"error: {name}: {type(error).__name__}: {lines[0]}", file=sys.stderr)
-        return None
-
-
-def _settings(config: DictConfig, folder: Path, overrides: list[str]) -> Settings:
-    try:
-        return read_settings(plain(config))
-    except InputError as error:
         _set_aside(folder)
         record_refusal(folder, overrides, error)
-        raise
+        return _say_failed(folder, error)
+    if is_done(folder, settings):
+        print(f"== {folder.name}: done already, skipped")
+        return None
+    _set_aside(folder)
+    print(f"== {folder.name}")
+    try:
+        return discover(settings, folder, overrides, print, folder.parent.name, KEPT)
+    except Exception as error:
+        return _say_failed(folder, error)
+
+
+def _say_failed(folder: Path, error: Exception) -> None:
+    lines = str(error).strip().splitlines() or [""]
+    print(f"error: {folder.name}: {type(error).__name__}: {lines[0]}", file=sys.stderr)
 
 
 def _set_aside(folder: Path) -> None:
@@ -119,7 +117,12 @@ class Summary(Callback):
     """At the sweep's end: the table, the figures, a W&B run; exit code 1 unless all is done."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        if not summarise(Path(str(config.hydra.sweep.dir)).absolute(), tracked=True):
+        try:
+            done = summarise(Path(str(config.hydra.sweep.dir)).absolute(), tracked=True)
+        except Exception:  # Hydra would make it a warning, and the exit code 0
+            traceback.print_exc()
+            done = False
+        if not done:
             sys.exit(1)
 
 
