@@ -26,7 +26,7 @@ from acdc.metrics import Metric
 from acdc.prompts import Prompts
 from discovery.drawing import DrawnEdge, Layout, draw_circuit
 from discovery.evaluation import circuit_heads, evaluate
-from discovery.prepare import Job, prepare
+from discovery.prepare import Job, Kept, prepare
 from discovery.propose import Found, propose
 from discovery.records import RunFolder, termination_as_exit
 from discovery.settings import Settings
@@ -37,10 +37,16 @@ Say = Callable[[str], None]
 
 
 def discover(
-    settings: Settings, folder: Path, overrides: Sequence[str], say: Say, group: str | None = None
+    settings: Settings,
+    folder: Path,
+    overrides: Sequence[str],
+    say: Say,
+    group: str | None = None,
+    kept: Kept | None = None,
 ) -> dict[str, Any]:
     """Run one search into `folder`; returns what result.json holds.
 
+    `group` is the sweep that it belongs to, `kept` what it shares with the sweep's other jobs.
     InputError for anything the user can mend; the folder's status.json then says failed.
     """
     config = settings.model_dump(mode="json")
@@ -48,13 +54,24 @@ def discover(
         check_tracking(settings.tracking.mode)
         clock = _Clock()
         with clock("load"):
-            job = prepare(settings)
-        name = f"{settings.model.kind}-{settings.task.name}-{settings.method.name}"
+            job = prepare(settings, kept=kept)
+        words = labels(settings)
         with start_tracker(
             settings.tracking.mode, folder=folder, project=settings.tracking.project,
-            config=config, name=name, group=group, job_type=settings.method.name, tags=[],
+            config=config, name="-".join(words), group=group, job_type=settings.method.name,
+            tags=words[:-2],
         ) as tracker:  # fmt: skip
             return _discover(settings, run, tracker, job, clock, say)
+
+
+def labels(settings: Settings) -> list[str]:
+    """What tells a run from others: model, task, metric, ablation, method, its size, the seed."""
+    method = settings.method
+    size = f"n{method.n_edges}" if method.threshold is None else f"t{method.threshold:g}"
+    return [
+        settings.model.kind, settings.task.name, method.metric, method.ablation, method.name, size,
+        f"s{settings.seed}",
+    ]  # fmt: skip
 
 
 def _discover(

@@ -229,10 +229,11 @@ class Run:
     result: Mapping[str, Any] | None
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path, lines: bool = True) -> Run:
     """Read a run that ended, was killed, or is still being written.
 
-    Missing files and a last line that was cut off are normal; other damage is an InputError.
+    `lines=False` leaves out metrics and edges, which are long. Missing files and a last line that
+    was cut off are normal; other damage is an InputError.
     """
     if not path.is_dir():
         raise InputError(f"{path} is not a folder, so it holds no run.")
@@ -242,16 +243,16 @@ def read_run(path: Path) -> Run:
         state=_state(status),
         status=status,
         config=_read_json(path / "config.json"),
-        metrics=_read_lines(path / "metrics.jsonl"),
-        edges=_read_lines(path / "edges.jsonl"),
+        metrics=_read_lines(path / "metrics.jsonl") if lines else (),
+        edges=_read_lines(path / "edges.jsonl") if lines else (),
         circuit=_read_json(path / "circuit.json"),
         result=_read_json(path / "result.json"),
     )
 
 
-def record_refusal(path: Path, overrides: Sequence[str], error: InputError) -> None:
+def record_refusal(path: Path, overrides: Sequence[str], error: Exception) -> None:
     """Leave a failed run for a job that was refused before it began; a run there is left alone."""
-    with suppress(InputError), RunFolder.create(path, {}, overrides):
+    with suppress(InputError, type(error)), RunFolder.create(path, {}, overrides):
         raise error
 
 

@@ -112,11 +112,13 @@ class GraphSettings(_Strict):
 class ACDCMethod(_Strict):
     """The greedy search; the fields of acdc.search.Order, what it minimises, and what guides it.
 
-    With `guide=null` it is the exact search.
+    With `guide=null` it is the exact search. `n_edges` is there so that a sweep over methods can
+    say `n_edges=null` to all of them.
     """
 
     name: Literal["acdc"]
     threshold: Annotated[FiniteFloat, Field(ge=0)]
+    n_edges: None = None
     metric: MetricName
     ablation: Ablation
     reader_order: Literal["layer", "head"]

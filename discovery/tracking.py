@@ -58,6 +58,14 @@ class Tracker(Protocol):
     def finish(self, outcome: Outcome) -> None:
         """The end of a run that succeeded; called once, after the last `log`."""
 
+    def summarise(
+        self,
+        counts: Mapping[str, int],
+        rows: Sequence[Mapping[str, object]],
+        pictures: Mapping[str, Path],
+    ) -> None:
+        """A sweep: how many runs, a table, and pictures by name; instead of log and finish."""
+
 
 class NullTracker:
     """Tracks nothing."""
@@ -66,6 +74,14 @@ class NullTracker:
         pass
 
     def finish(self, outcome: Outcome) -> None:
+        pass
+
+    def summarise(
+        self,
+        counts: Mapping[str, int],
+        rows: Sequence[Mapping[str, object]],
+        pictures: Mapping[str, Path],
+    ) -> None:
         pass
 
 
@@ -95,6 +111,17 @@ class WandbTracker:
             artifact = self._wandb.Artifact(f"circuit-{self._run.id}", type="circuit")
             artifact.add_file(str(outcome.circuit), name="circuit.json")
             self._run.log_artifact(artifact)
+
+    def summarise(
+        self,
+        counts: Mapping[str, int],
+        rows: Sequence[Mapping[str, object]],
+        pictures: Mapping[str, Path],
+    ) -> None:
+        self._run.summary.update(dict(counts))
+        table = self._wandb.Table(list(rows[0]), [list(row.values()) for row in rows])
+        images = {name: self._wandb.Image(str(path)) for name, path in pictures.items()}
+        self._run.log({"points": table, **images})
 
 
 def table_edges(edges: Sequence[TestedEdge], limit: int = TABLE_ROWS) -> list[TestedEdge]:

@@ -2,6 +2,7 @@
 
     python scripts/discover.py model=smollm2 task=ioi method.threshold=0.05 task.n=8
     python scripts/discover.py evaluation=full     # and is it true? See scripts/validate.py
+    python scripts/discover.py model=smollm2 task=ioi +sweep=thresholds
 
 Configuration is in conf/; the run folder is described in README.md.
 """
@@ -14,6 +15,7 @@ from typing import Any
 import hydra
 from command import plain, refusals_as_exit, shown, this_run
 from omegaconf import DictConfig
+from sweeping import in_sweep, run_job
 from validate import validate
 
 from acdc.errors import InputError
@@ -62,12 +64,17 @@ def _skipped(result: dict[str, Any]) -> list[tuple[str, str]]:
     return [("skipped", text)]
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+@hydra.main(version_base="1.3", config_path="../conf", config_name="discover")
 def main(config: DictConfig) -> None:
-    """One job."""
+    """One job, alone or of a sweep."""
     from discovery.pipeline import discover
 
     folder, overrides = this_run()
+    if in_sweep():
+        result = run_job(config, folder, overrides)
+        if result is not None:
+            print(table(result, shown(folder)))
+        return
     with refusals_as_exit():
         settings = _settings(config, folder, overrides)
         result = discover(settings, folder, overrides, print)

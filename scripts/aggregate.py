@@ -1,0 +1,48 @@
+"""The summary of a sweep's folder, made again: python scripts/aggregate.py FOLDER [--track]
+
+Writes sweep.json, sweep.md and the figures into the folder, which may hold runs of several sweeps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from acdc.errors import InputError
+from discovery.sweep import described
+from discovery.sweep_folder import aggregate, track
+
+
+def summarise(folder: Path, tracked: bool) -> bool:
+    """Aggregate the folder and say what is in it; whether all its runs are done."""
+    try:
+        members = aggregate(folder)
+        print((folder / "sweep.md").read_text(encoding="utf-8"))
+        if tracked:
+            track(folder, members)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return False
+    missing = [m for m in members if m.result is None]
+    for member in missing:
+        print(f"error: not done: {described(member)}", file=sys.stderr)
+    print(f"summary  {folder / 'sweep.json'}\npicture  {folder / 'pareto.png'}")
+    return not missing
+
+
+def main() -> None:
+    """One summary; exit code 1 unless all runs in the folder are done."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "folder", type=Path, help="whose subfolders are runs of scripts/discover.py"
+    )
+    parser.add_argument("--track", action="store_true", help="also as a W&B run, as its runs were")
+    given = parser.parse_args()
+    sys.exit(0 if summarise(given.folder.absolute(), given.track) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Sweeps of the main job: where their folders are, which jobs are left, what is said at the end.
+
+Registers two resolvers for conf/discover.yaml, and names the callback there. Processes that a
+launcher starts import this module too, so the folder that it lies in is put on their path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from aggregate import summarise
+from command import plain, shown
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from validate import validate
+
+from discovery.evaluation_settings import FullEvaluation
+from discovery.prepare import Kept
+from discovery.records import record_refusal
+from discovery.settings import read_settings
+from discovery.sweep_folder import is_done, set_aside
+
+KEPT = Kept()  # what the jobs of this process share
+LONGEST = 80  # characters of a folder's name that are read by people
+
+
+def sweep_name(overrides: Sequence[str]) -> str:
+    """The folder of a sweep: its `+sweep=` name and what else was asked, as a hash.
+
+    The same command has the same folder, in whatever order its words come.
+    """
+    named = [value for key, _, value in map(_split, overrides) if key == "sweep"]
+    return f"{_clean('-'.join(named)) or 'sweep'}_{_hash(_asked(overrides))}"
+
+
+def job_name(overrides: Sequence[str]) -> str:
+    """The folder of a job: its overrides, readable as far as there is room, and their hash."""
+    asked = [o for o in _asked(overrides) if _split(o)[0] != "sweep"]
+    words = [_clean(f"{key.rpartition('.')[2]}={value}") for key, _, value in map(_split, asked)]
+    return f"{','.join(words)[:LONGEST] or 'job'}_{_hash(asked)}"
+
+
+def _asked(overrides: Sequence[str]) -> list[str]:
+    """What can change a result, in one order."""
+    return sorted(o for o in overrides if _split(o)[0].partition(".")[0] != "tracking")
+
+
+def _split(override: str) -> tuple[str, str, str]:
+    return override.lstrip("+").partition("=")
+
+
+def _clean(text: str) -> str:
+    return re.sub(r"[^\w.=+-]+", "-", text).strip("-.")
+
+
+def _hash(overrides: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(overrides).encode()).hexdigest()[:8]
+
+
+def register() -> None:
+    """Make the resolvers known, and this folder importable wherever jobs are started."""
+    # the sweep's name is resolved once, by the process that starts it, and its jobs are told
+    OmegaConf.register_new_resolver("sweep_name", sweep_name, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("job_name", job_name, replace=True)
+    here = str(Path(__file__).parent)
+    paths = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
+    if here not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join([here, *paths])
+
+
+def in_sweep() -> bool:
+    """Whether the running job is one of a sweep's."""
+    return not OmegaConf.is_missing(HydraConfig.get().job, "num")
+
+
+def run_job(config: DictConfig, folder: Path, overrides: list[str]) -> dict[str, Any] | None:
+    """One job of a sweep; its result, or None if it is done already or cannot be done.
+
+    What fails is left in the folder and said, not raised: the other jobs go on.
+    """
+    from discovery.pipeline import discover
+
+    try:
+        settings = read_settings(plain(config))
+    except Exception as error:
+        _set_aside(folder)
+        record_refusal(folder, overrides, error)
+        return _say_failed(folder, error)
+    if is_done(folder, settings):
+        print(f"== {folder.name}: done already, skipped")
+        return None
+    _set_aside(folder)
+    print(f"== {folder.name}")
+    try:
+        result = discover(settings, folder, overrides, print, folder.parent.name, KEPT)
+        if isinstance(settings.evaluation, FullEvaluation):
+            validate([folder], settings.evaluation)
+        return result
+    except Exception as error:
+        return _say_failed(folder, error)
+
+
+def _say_failed(folder: Path, error: Exception) -> None:
+    lines = str(error).strip().splitlines() or [""]
+    print(f"error: {folder.name}: {type(error).__name__}: {lines[0]}", file=sys.stderr)
+
+
+def _set_aside(folder: Path) -> None:
+    if place := set_aside(folder):
+        print(f"== {folder.name}: an earlier attempt is kept in {shown(place)}")
+
+
+class Summary(Callback):
+    """At the sweep's end: the table, the figures, a W&B run; exit code 1 unless all is done."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        try:
+            done = summarise(Path(str(config.hydra.sweep.dir)).absolute(), tracked=True)
+        except Exception:  # Hydra would make it a warning, and the exit code 0
+            traceback.print_exc()
+            done = False
+        if not done:
+            sys.exit(1)
+
+
+register()

@@ -1,0 +1,104 @@
+"""What jobs of one process share: made once, again when anything changes, no result changed."""
+
+from __future__ import annotations
+
+import gc
+import json
+import weakref
+
+import pytest
+from test_settings import settings
+
+from acdc.forward import PatchedForward
+from discovery import prepare as module
+from discovery.pipeline import discover
+from discovery.prepare import Kept, Last, prepare
+from discovery.settings import Settings
+
+
+def test_last_lets_go_before_it_makes():
+    class Thing:
+        pass
+
+    last: Last[Thing] = Last()
+    first = weakref.ref(last.get("a", Thing))
+    assert last.get("a", Thing) is first()
+
+    def make() -> Thing:
+        gc.collect()
+        assert first() is None
+        return Thing()
+
+    last.get("b", make)
+
+    def broken() -> Thing:
+        raise ValueError
+
+    with pytest.raises(ValueError):
+        last.get("c", broken)
+    assert isinstance(last.get("c", Thing), Thing)  # a failure is not remembered
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """How many models and pairs of runs have been made."""
+    counts = {"models": 0, "runs": 0}
+
+    def load(*args):
+        counts["models"] += 1
+        return real(*args)
+
+    class Counted(PatchedForward):
+        def __init__(self, *args):
+            counts["runs"] += 1
+            super().__init__(*args)
+
+    real = module.load_model
+    monkeypatch.setattr(module, "load_model", load)
+    monkeypatch.setattr(module, "PatchedForward", Counted)
+    return counts
+
+
+def test_each_is_made_again_when_its_own_settings_change(made, tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    pair = {"clean_ids": [5, 9, 2, 9], "corrupt_ids": [5, 7, 2, 8], "answers": [2], "wrong": [5]}
+    file.write_text(json.dumps(pair) + "\n")
+    kept = Kept()
+
+    def then(*overrides, models, runs, **extra):
+        job = prepare(settings("tracking=disabled", *overrides), kept=kept)
+        assert (made["models"], made["runs"]) == (models, runs), overrides
+        return job
+
+    first = then("method.threshold=0.1", models=1, runs=1)
+    other = then("method.threshold=0.2", "method.ablation=zero", models=1, runs=1)
+    assert other.forward.clean is first.forward.clean
+    assert other.forward.ablated.abs().max() == 0 < first.forward.ablated.abs().max()
+    then("method=eap_ig", models=1, runs=1)
+    then("seed=1", models=1, runs=2)
+    then("seed=1", "task.n=4", models=1, runs=3)
+    then("seed=1", "task.n=4", "graph.kv=per_group", models=1, runs=4)
+    then("task=pairs", f"task.path={file}", models=1, runs=5)
+    then("task=pairs", f"task.path={file}", models=1, runs=5)
+    file.write_text((json.dumps(pair) + "\n") * 2)
+    job = then("task=pairs", f"task.path={file}", models=1, runs=6)
+    assert len(job.forward.prompts) == 2
+    then("task=pairs", f"task.path={file}", "model.dtype=float64", models=2, runs=7)
+    prepare(settings("tracking=disabled"))
+    assert made["models"] == 3  # nothing is kept unless asked
+
+
+def test_shared_runs_change_no_byte(tmp_path):
+    kept = Kept()
+    jobs: dict[str, Settings] = {
+        "strict": settings("tracking=disabled", "task.n=8", "method.threshold=0.2"),
+        "scores": settings("tracking=disabled", "task.n=8", "method=eap_ig"),
+        "zero": settings("tracking=disabled", "task.n=8", "method.ablation=zero"),
+        "mild": settings("tracking=disabled", "task.n=8", "method.threshold=0.01"),
+    }
+    for name, job in jobs.items():
+        discover(job, tmp_path / "shared" / name, [], lambda text: None, kept=kept)
+        discover(job, tmp_path / "alone" / name, [], lambda text: None)
+        for file in ("circuit.json", "edges.jsonl", "heads.json"):
+            one, two = ((tmp_path / k / name / file).read_bytes() for k in ("shared", "alone"))
+            assert one == two and len(one) > 100, (name, file)

@@ -1,0 +1,250 @@
+"""Sweeps as a person runs them: launchers, a kill, a failing job; repeated, they do what is left.
+
+What the machine's load allows runs in this process (`sweep`); what is killed or starts processes
+of its own runs in another (`start`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from discovery.records import read_run
+from discovery.sweep_folder import is_done, set_aside
+
+ROOT = Path(__file__).parents[1]
+SIX = "method.threshold=0.01,0.02,0.05,0.1,0.2,0.5"
+FIXED = ("tracking=disabled", "task.n=128", "method.chunk=1")
+SAME = ("circuit.json", "edges.jsonl", "heads.json")
+
+
+def start(*overrides, folder):
+    command = [sys.executable, "scripts/discover.py", "-m", f"hydra.sweep.dir={folder}"]
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    env["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return subprocess.Popen(
+        [*command, *overrides], cwd=ROOT, env=env, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def sweep(monkeypatch, capsys):
+    """The command in this process: exit code and what it said."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))  # the command adds to it
+
+    def run(*overrides, folder):
+        words = ["discover.py", "-m", *overrides, f"hydra.sweep.dir={folder}"]
+        monkeypatch.setattr(sys, "argv", words)
+        try:
+            runpy.run_path(str(ROOT / "scripts" / "discover.py"), run_name="__main__")
+            code = 0
+        except SystemExit as error:
+            code = error.code
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def runs(folder):
+    return {p.parent.name: read_run(p.parent) for p in folder.glob("*/status.json")}
+
+
+def contents(folder, names=None):
+    return {
+        name: [(folder / name / file).read_bytes() for file in SAME]
+        for name in names or runs(folder)
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Six thresholds, by two processes."""
+    folder = tmp_path_factory.mktemp("joblib") / "six"
+    process = start(SIX, *FIXED, "hydra/launcher=joblib", folder=folder)
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    return folder
+
+
+def test_two_processes_do_all_jobs_and_sum_them_up(undisturbed):
+    done = runs(undisturbed)
+    assert len(done) == 6 and all(run.state == "done" for run in done.values())
+    assert len({run.status["pid"] for run in done.values()}) == 2
+    said = json.loads((undisturbed / "sweep.json").read_text())
+    assert said["states"] == {"done": 6} and len(said["points"]) == 6
+    found = [p["edges"]["mean"] for p in sorted(said["points"], key=lambda p: p["threshold"])]
+    assert found == sorted(found, reverse=True) and len(set(found)) > 2
+    for file in ("pareto.png", "pareto.svg", "overlap.png"):
+        assert (undisturbed / file).stat().st_size > 5000
+    assert "6 of 6 runs" in (undisturbed / "sweep.md").read_text()
+
+
+def test_a_killed_sweep_is_finished_by_the_same_command(undisturbed, sweep, tmp_path):
+    folder = tmp_path / "six"
+    process = start(SIX, *FIXED, folder=folder)
+    deadline = time.monotonic() + 120
+    while len(list(folder.glob("*/metrics.jsonl"))) < 3:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+    before = runs(folder)
+    states = sorted(run.state for run in before.values())
+    assert states == ["done", "done", "killed"]
+    kept = {n: (folder / n / "status.json").read_bytes() for n, r in before.items() if r.result}
+    code, out, err = sweep(SIX, *FIXED, folder=folder)
+    assert code == 0, err
+    assert out.count("done already, skipped") == 2 and out.count("earlier attempt") == 1
+    (attempt,) = (folder / ".attempts").iterdir()
+    assert read_run(attempt).state == "killed" and read_run(attempt).metrics
+    assert all((folder / n / "status.json").read_bytes() == was for n, was in kept.items())
+    assert contents(folder) == contents(undisturbed)
+    code, out, _ = sweep(SIX, *FIXED, folder=folder)
+    assert code == 0 and out.count("done already, skipped") == 6
+
+
+def test_submitit_gives_the_same(undisturbed, tmp_path):
+    local = ("hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5")
+    process = start("method.threshold=0.05", *FIXED, *local, folder=tmp_path / "sweep")
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    ((name, run),) = runs(tmp_path / "sweep").items()
+    assert run.status["pid"] != process.pid
+    assert contents(tmp_path / "sweep") == contents(undisturbed, [name])
+
+
+def logged(folder):
+    """What the only offline W&B run in the folder holds, by kind of record."""
+    import wandb
+
+    (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    command = [wandb.util.get_core_path(), "leet", "inspect", "--json", "--no-observability"]
+    deadline = time.monotonic() + 5
+    while True:  # the last bytes come some milliseconds after the run ended
+        text = subprocess.run(
+            [*command, "-run-file", str(file)], capture_output=True, text=True, check=True
+        ).stdout
+        found = [json.loads(line) for line in text.splitlines()]
+        if found[-1]["type"] == "exit":
+            return found
+        assert time.monotonic() < deadline, "the log never ended"
+        time.sleep(0.05)
+
+
+def one(log, kind):
+    (found,) = [record[kind] for record in log if record["type"] == kind]
+    return found
+
+
+def test_a_failing_job_harms_no_other(sweep, tmp_path):
+    folder = tmp_path / "sizes"
+    sizes = "method.n_edges=5,99999,20,0"  # the second is too many for this graph, 0 is no size
+    code, out, err = sweep("method=eap", sizes, "tracking=wandb_offline", "task.n=8", folder=folder)
+    done = {run.config["config"]["method"]["n_edges"]: run for run in runs(folder).values()
+            if run.config["config"]}  # fmt: skip
+    assert runs(folder), (out, err)
+    assert code == 1 and {n: run.state for n, run in done.items()} == {
+        5: "done", 99999: "failed", 20: "done",
+    }  # fmt: skip
+    missing = json.loads((folder / "sweep.json").read_text())["not_done"]
+    assert len(missing) == 2 and all("InputError" in m["error"] for m in missing)
+    for member in missing:
+        assert f"not done: {member['name']}" in err and member["name"] in out
+        error = read_run(folder / member["name"]).status["error"]
+        assert error["traceback"].startswith("Traceback") and 'File "' in error["traceback"]
+    ids = set()
+    for n, run in done.items():
+        log = logged(run.folder)
+        about = one(log, "run")
+        ids.add(about["run_id"])
+        assert (about["run_group"], about["job_type"]) == ("sizes", "eap")
+        assert f"n{n}-" in about["display_name"] and "logit_diff" in about["tags"]
+        assert one(log, "exit").get("exit_code", 0) == (0 if run.state == "done" else 1)
+        summary = [i for r in log if r["type"] == "summary" for i in r["summary"]["update"]]
+        assert str(summary).count("n_edges_requested") == (1 if run.state == "done" else 0)
+    log = logged(folder)
+    about = one(log, "run")
+    assert (about["run_group"], about["job_type"]) == ("sizes", "sweep")
+    assert len(ids | {about["run_id"]}) == 4
+    shell = [sys.executable, str(ROOT / "scripts" / "aggregate.py"), str(folder)]
+    was = (folder / "sweep.json").read_bytes()
+    (folder / "sweep.json").unlink()
+    again = subprocess.run(shell, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert again.returncode == 1 and (folder / "sweep.json").read_bytes() == was
+
+
+def test_names_of_folders(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+    from sweeping import job_name, sweep_name
+
+    command = ["+sweep=thresholds", "model=smollm2", "task=ioi"]
+    assert sweep_name(command).startswith("thresholds_")
+    assert sweep_name(command) == sweep_name([*reversed(command), "tracking=disabled"])
+    assert sweep_name(command) != sweep_name(["+sweep=thresholds", "model=smollm2"])
+    assert sweep_name(["+sweep=[seeds,sizes]"]).startswith("seeds-sizes_")
+    name = job_name([*command, "method.threshold=0.1", "tracking.project=p"])
+    assert name.startswith("threshold=0.1,model=smollm2,task=ioi_")
+    assert name != job_name([*command, "method.threshold=0.2"])
+    assert "/" not in job_name(["task.path=/some/file"]) and len(job_name(["a=" + "b" * 500])) < 100
+
+
+@pytest.mark.parametrize("named", ["thresholds", "sizes", "methods", "seeds", "[seeds,thresholds]"])
+def test_every_job_of_every_named_sweep_is_accepted(named, monkeypatch):
+    from itertools import product
+
+    from hydra import compose, initialize_config_dir
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf
+
+    from discovery.settings import read_settings
+
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        whole = compose("config", [f"+sweep={named}"], return_hydra_config=True)
+        params = [f"{k}={v}" for k, v in whole.hydra.sweeper.params.items()]
+        parsed = OverridesParser.create().parse_overrides(params)
+        axes = [[f"{o.get_key_element()}={v}" for v in o.sweep_string_iterator()] for o in parsed]
+        jobs = list(product(*axes))
+        for job in jobs:
+            config = compose("config", [f"+sweep={named}", *job])
+            read_settings(OmegaConf.to_container(config, resolve=True))
+        assert whole.hydra.mode.name == "MULTIRUN" and len(jobs) >= 5
+
+
+def test_only_what_ended_is_set_aside(tmp_path):
+    folder = tmp_path / "job"
+    assert set_aside(folder) is None
+    folder.mkdir()
+    status = {"state": "running", "pid": os.getpid(), "host": os.uname().nodename}
+    (folder / "status.json").write_text(json.dumps(status))
+    assert set_aside(folder) is None and folder.exists()
+    for number in (1, 2):
+        folder.mkdir(exist_ok=True)
+        (folder / "status.json").write_text(json.dumps({**status, "state": "failed"}))
+        assert set_aside(folder) == tmp_path / ".attempts" / f"job.{number}"
+        assert not folder.exists()
+
+
+def test_another_configuration_is_not_done(tmp_path):
+    from test_settings import settings
+
+    from discovery.pipeline import discover
+
+    job = settings("tracking=disabled", "task.n=4")
+    discover(job, tmp_path / "run", [], lambda text: None)
+    assert is_done(tmp_path / "run", job)
+    assert is_done(tmp_path / "run", settings("tracking=wandb_offline", "task.n=4"))
+    assert not is_done(tmp_path / "run", job.model_copy(update={"seed": 1}))
+    (tmp_path / "run" / "result.json").unlink()
+    assert not is_done(tmp_path / "run", job)
+    assert not is_done(tmp_path / "none", job)
