@@ -27,8 +27,9 @@ def number(value: object) -> float | int | None:
 
 def whole(value: object, most: int) -> int | None:
     """The value if it is an integer from 0 to `most`."""
-    fits = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
-    return value if fits else None
+    if isinstance(value, bool) or not isinstance(value, int):
+        return None
+    return value if 0 <= value <= most else None
 
 
 def text(value: object, most: int = LONGEST_TEXT) -> str | None:

@@ -87,12 +87,12 @@ function sidePanel(circuit, state, update, box) {
       const first = names.find((n) => n.startsWith(e.target.value.trim().toLowerCase()));
       update({ focus: e.target.value.trim() ? first ?? null : null });
     } });
-  const clear = el("button", { type: "button", id: "clear", click: () => update({ focus: null }) }, "Show all");
+  const clear = el("button", { type: "button", id: "clear", click: () => update({ focus: null }) }, "Clear");
   const title = el("h2", { id: "edges-title" });
   const rows = el("div", { class: "scroll" });
-  const fit = el("button", { type: "button", "aria-pressed": String(box.classList.contains("fit")), click: () => {
+  const fit = el("button", { type: "button", title: "Fit the picture to the window", "aria-pressed": String(box.classList.contains("fit")), click: () => {
     fit.setAttribute("aria-pressed", String(box.classList.toggle("fit")));
-  } }, "Fit to the window");
+  } }, "Fit");
   const element = el("div", { class: "side" },
     el("div", { class: "panel" },
       el("div", { class: "row" }, el("label", { for: "least" }, "Smallest |effect|"), above), slider,

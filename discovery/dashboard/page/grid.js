@@ -8,7 +8,7 @@ const TIP = 7; // height of an edge's end
 
 function makeGrid({ layers, heads, groups, mlp }) {
   const column = Math.min(Math.max(700 / heads, 50), 92);
-  const row = Math.min(Math.max(620 / layers, 40), 104);
+  const row = Math.min(Math.max(620 / layers, 34), 170);
   const grid = { layers, heads, groups, mlp, column, row, box: Math.min(46, 0.9 * column), left: 58 };
   grid.span = (heads - 0.5 + (mlp ? 1.15 : 0)) * column;
   grid.width = grid.left + grid.span + 34;

@@ -137,6 +137,10 @@ function recordView({ record }) {
   return el("div", { class: "columns" }, kept.map(([name, text]) => panel(`${name}.json`, el("pre", { tabindex: 0 }, text))));
 }
 
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  document.getElementById("main").focus();
+});
 addEventListener("hashchange", () => {
   if (location.hash.startsWith("#/") || !location.hash) draw();
 });

@@ -94,7 +94,7 @@ function runRow(run) {
   choose.checked = list.chosen.includes(run.id);
   choose.disabled = !run.views.includes("circuit");
   const cells = COLUMNS.map(([name, kind, , text]) => {
-    if (name === "run") return el("th", { scope: "row" }, runName(run), run.error ? el("div", { class: "error" }, run.error.slice(0, 300)) : null);
+    if (name === "run") return el("th", { scope: "row" }, runName(run), run.error ? el("div", { class: "error clip", title: run.error }, run.error.slice(0, 300)) : null);
     return el("td", { class: kind }, name === "state" ? stateMark(run.state) : text(run));
   });
   return el("tr", { "data-run": run.id, class: run.state }, el("td", {}, choose), cells);
