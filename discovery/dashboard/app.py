@@ -40,7 +40,6 @@ def make_app(root: Path, hosts: list[str] | None = None) -> FastAPI:
     """
     if not root.is_dir():
         raise InputError(f"{root} is not a folder, so there are no runs in it.")
-    root = root.resolve()
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts or LOCAL, www_redirect=False)
 

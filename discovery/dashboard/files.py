@@ -1,7 +1,7 @@
 """Run folders on disk, read without trust: a file may be huge, torn, hostile or not there.
 
-Nothing outside the given root is opened, whatever links lie below it, and only regular files. What
-cannot be read is an InputError with the reason; the pages show it and go on.
+Nothing outside the given root, a resolved path, is opened, whatever links lie below it, and only
+regular files. What cannot be read is an InputError with the reason; the pages show it and go on.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ LARGEST = 32 * 2**20  # bytes of one file
 TAIL = 64 * 2**10  # bytes of a growing file's end, where only its last line is wanted
 DEEPEST = 12  # folders below the root
 MOST_RUNS = 5000
+# a pipe must not make us wait, nor may a link take the place of what was just looked at
+READ_ONLY = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
 MARKS = ("status.json", "circuit.json", "result.json")  # a folder with one of them is a run
 
 
@@ -39,13 +41,13 @@ def find_runs(root: Path) -> list[str]:
 
 
 def run_folder(root: Path, run: str) -> Path:
-    """The folder of a run named as `find_runs` does; InputError if it is outside or no run."""
+    """The resolved folder of a run named as by `find_runs`; InputError if outside or no run."""
     parts = run.split("/")
     plain = run == "." or all(part not in ("", ".", "..") for part in parts)
     if plain and "\0" not in run:
-        folder = root.joinpath(*parts)
-        if _is_inside(root, folder) and any((folder / mark).is_file() for mark in MARKS):
-            return folder
+        real = _inside(root, root.joinpath(*parts))
+        if real and any(Path(real, mark).is_file() for mark in MARKS):
+            return Path(real)
     raise InputError("There is no such run.")
 
 
@@ -69,8 +71,8 @@ def read_last_line(root: Path, path: Path) -> dict[str, Any]:
 
 
 def exists(root: Path, path: Path) -> bool:
-    """Whether a regular file inside the root has this path."""
-    return path.is_file() and _is_inside(root, path)
+    """Whether a regular file inside the root has this path in a run's folder."""
+    return path.is_file() and (not path.is_symlink() or _inside(root, path) is not None)
 
 
 def _is_shown(name: str) -> bool:
@@ -78,22 +80,25 @@ def _is_shown(name: str) -> bool:
     return name != "wandb" and not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
-def _is_inside(root: Path, path: Path) -> bool:
+def _inside(root: Path, path: Path) -> str | None:
+    """Where the path really leads, if that is below the root."""
     try:
-        return path.resolve(strict=True).is_relative_to(root.resolve(strict=True))
-    except (OSError, RuntimeError, ValueError):  # missing, a circle of links, a strange name
-        return False
+        real = os.path.realpath(path, strict=True)
+    except (OSError, ValueError):  # missing, a circle of links, a strange name
+        return None
+    return real if real == str(root) or real.startswith(os.path.join(root, "")) else None
 
 
 def _read(root: Path, path: Path, tail: int | None = None) -> bytes | None:
     """The file's bytes, or those at its end; None if there is none."""
     if not os.path.lexists(path):
         return None
-    if not _is_inside(root, path):
+    # the folder is known to be inside, so only a link of the file itself can lead elsewhere
+    real = _inside(root, path) if path.is_symlink() else str(path)
+    if real is None:
         raise InputError(f"{path.name} is a link that leads outside, so it is not read.")
     try:
-        # a pipe must not make us wait
-        descriptor = os.open(path.resolve(), os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        descriptor = os.open(real, READ_ONLY)
         with os.fdopen(descriptor, "rb") as file:
             about = os.fstat(descriptor)
             if not stat.S_ISREG(about.st_mode):

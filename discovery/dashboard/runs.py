@@ -24,14 +24,14 @@ VIEWS = {  # file -> the view that shows it
 
 def summaries(root: Path) -> list[Plain]:
     """A line on each run; one that cannot be read is there too, with the reason."""
-    found = []
+    root, found = root.resolve(), []
     for run in files.find_runs(root):
         with suppress(InputError):  # deleted since it was found
-            found.append(summary(root, run))
+            found.append(_summary(root, run))
     return found
 
 
-def summary(root: Path, run: str) -> Plain:
+def _summary(root: Path, run: str) -> Plain:
     """A line on one run: what was asked, what came out, its state, and the error if it failed."""
     folder = files.run_folder(root, run)
     found: Plain = {"id": run, "state": "unreadable", "error": None, "started": None}
@@ -57,6 +57,7 @@ def details(root: Path, run: str) -> Plain:
 
     A file that cannot be read leaves its view empty, and `problems` says why.
     """
+    root = root.resolve()
     folder = files.run_folder(root, run)
     problems: list[str] = []
 
@@ -68,7 +69,7 @@ def details(root: Path, run: str) -> Plain:
             return None
 
     found: Plain = {
-        "summary": summary(root, run),
+        "summary": _summary(root, run),
         "circuit": view(files.read_json, "circuit.json", contents.circuit),
         "search": view(files.read_lines, "metrics.jsonl", contents.search),
         "validation": view(files.read_json, "validation.json", contents.validation),
