@@ -37,6 +37,8 @@ def serve(folder: Path, host: str, port: int) -> None:
             f"The dashboard needs {error.name}:"
             ' pip install -c constraints.txt -e ".[dashboard]" installs it.'
         ) from error
+    if not 0 < port < 2**16:
+        raise InputError(f"--port {port}: allowed are 1 to {2**16 - 1}")
     app = make_app(folder, None if is_local(host) else ["*"])
     if not is_local(host):
         print(

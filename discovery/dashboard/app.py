@@ -18,6 +18,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from acdc.errors import InputError
 from discovery.dashboard.export import SCRIPTS, export_page
+from discovery.dashboard.files import MOST_RUNS
 from discovery.dashboard.runs import details, summaries
 
 HEADERS = {
@@ -56,7 +57,7 @@ def make_app(root: Path, hosts: list[str] | None = None) -> FastAPI:
 
     @app.get("/api/runs")
     def runs() -> Response:
-        return _json({"runs": summaries(root)})
+        return _json({"runs": summaries(root), "most": MOST_RUNS})
 
     @app.get("/api/run")
     def run(id: str) -> Response:

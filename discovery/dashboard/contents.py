@@ -12,7 +12,7 @@ from typing import Any
 
 Plain = dict[str, Any]
 LONGEST_TEXT = 4000
-MOST_LAYERS, MOST_HEADS, MOST_EDGES, MOST_ROWS = 400, 400, 50_000, 20_000
+MOST_LAYERS, MOST_HEADS, MOST_EDGES, MOST_ROWS = 200, 200, 20_000, 20_000
 
 _WRITER = re.compile(r"input|m(\d{1,3})|a(\d{1,3})\.h(\d{1,3})")
 _READER = re.compile(r"logits|m(\d{1,3})|a(\d{1,3})\.h(\d{1,3})<([qkv])>")
@@ -116,7 +116,7 @@ def circuit(data: Plain) -> Plain | None:
         writer, _, reader = name.partition("->")
         score = number(inner(entry).get("score"))
         fits = _is_node(_WRITER, writer, layers, heads) and _is_node(_READER, reader, layers, heads)
-        if not fits or score is None or len(kept) >= MOST_EDGES:
+        if not fits or score is None:
             skipped += 1
             continue
         kept[writer, _grouped(reader, per_group)] = score
@@ -127,8 +127,8 @@ def circuit(data: Plain) -> Plain | None:
         "groups": groups if shared else heads,
         "mlp": own.get("has_mlp", True) is not False,
         "score": text(data.get("score"), 200),
-        "edges": [[*edge, score] for edge, score in largest_first],
-        "skipped": skipped,
+        "edges": [[*edge, score] for edge, score in largest_first[:MOST_EDGES]],
+        "skipped": skipped + max(len(kept) - MOST_EDGES, 0),
     }
 
 

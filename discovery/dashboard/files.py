@@ -76,8 +76,12 @@ def exists(root: Path, path: Path) -> bool:
 
 
 def _is_shown(name: str) -> bool:
-    """W&B's folders hold no runs of ours; a name that is no text cannot stand in an address."""
-    return name != "wandb" and not any("\ud800" <= letter <= "\udfff" for letter in name)
+    """Not hidden, not W&B's, which hold no runs of ours, and text that can stand in an address."""
+    return (
+        name != "wandb"
+        and name[0] != "."
+        and not any("\ud800" <= letter <= "\udfff" for letter in name)
+    )
 
 
 def _inside(root: Path, path: Path) -> str | None:

@@ -61,7 +61,7 @@ function polyline(points, look) {
 
 // A row a value with its interval: [{name, value, low, high, mark}], on one shared axis.
 function intervals(title, rows, xName, levels) {
-  const [left, right, top, step] = [345, 695, 12, 27];
+  const [left, right, top, step] = [300, 560, 12, 27];
   const bottom = top + step * rows.length;
   const x = makeScale([...levels, ...rows.flatMap((r) => [r.value, r.low, r.high])], left, right);
   return chart(720, bottom + 40, title,
@@ -73,7 +73,8 @@ function intervals(title, rows, xName, levels) {
       const words = `${shown(row.value)}${row.low === null ? "" : ` [${shown(row.low)}, ${shown(row.high)}]`}`;
       return svg("g", {}, svg("title", {}, `${row.name}: ${words}`),
         svg("line", { class: "rule", x1: left, x2: right, y1: y, y2: y }),
-        svg("text", { x: left - 12, y: y + 4, "font-size": 12, "text-anchor": "end" }, row.name.length > 46 ? `${row.name.slice(0, 45)}…` : row.name),
+        svg("text", { class: "small", x: right + 14, y: y + 4, "font-size": 12 }, words),
+        svg("text", { x: left - 12, y: y + 4, "font-size": 12, "text-anchor": "end" }, row.name.length > 42 ? `${row.name.slice(0, 41)}…` : row.name),
         row.low === null || row.high === null ? null : svg("line", { class: "whisker", x1: x(row.low), x2: x(row.high), y1: y, y2: y }),
         svg("path", { class: `s${row.mark ?? 0} mark-point`, d: MARKS[row.mark ?? 0], transform: `translate(${x(row.value).toFixed(1)} ${y})` }));
     }));

@@ -28,7 +28,6 @@ function circuitView(circuit, options) {
   tipsIn(picture, (target) => describePart(target, edges));
   const asked = options?.get("head");
   update({ focus: parts.nodes.some((n) => n.dataset.id === asked) ? asked : null });
-  view.shown = () => { box.scrollTop = circuit.layers > 16 ? 0 : box.scrollTop; };
   return view;
 }
 
@@ -136,5 +135,5 @@ function legend(circuit) {
   return el("div", { class: "legend" }, some.map((f) => line(f, FEEDS[f][2])),
     end("plus", svg("path", { class: "plus", d: "M1 11h10l-5 -9z" }), "helps"),
     end("minus", svg("circle", { class: "minus", cx: 6, cy: 6, r: 4 }), "hurts"),
-    circuit.skipped ? el("span", { class: "error" }, `${circuit.skipped} edges of the file make no sense and are left out`) : null);
+    circuit.skipped ? el("span", { class: "error" }, `${plural(circuit.skipped, "edge")} of the file not shown: unknown names, or too many`) : null);
 }

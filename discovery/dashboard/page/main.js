@@ -14,6 +14,7 @@ const VIEWS = [
 const POLL = 2000; // milliseconds between questions about running searches
 const embedded = document.getElementById("data");
 const store = embedded && JSON.parse(embedded.textContent);
+if (store) list.chosen = store.runs.slice(0, 2).map((run) => run.id);
 let drawn = 0; // counts pages, so that an answer that comes late is dropped
 
 async function ask(path) {
@@ -24,7 +25,10 @@ async function ask(path) {
 }
 
 async function loadRuns() {
-  return store ? store.runs : (await ask("api/runs")).runs;
+  if (store) return store.runs;
+  const { runs, most } = await ask("api/runs");
+  list.cut = runs.length >= most;
+  return runs;
 }
 
 async function loadRun(id) {
@@ -69,7 +73,7 @@ async function draw() {
   }
   if (mine !== drawn) return;
   document.getElementById("main").replaceChildren(content);
-  content.shown?.();
+  if (content.running) again(mine);
   document.body.dataset.ready = page || "runs";
 }
 
@@ -95,6 +99,15 @@ function follow(page, mine, before) {
   }, POLL);
 }
 
+// A run that is still being searched is shown anew, unless somebody is using the page.
+function again(mine) {
+  setTimeout(() => {
+    if (mine !== drawn) return;
+    if (document.hidden || document.getElementById("main").contains(document.activeElement)) again(mine);
+    else draw();
+  }, POLL);
+}
+
 async function sweepRoute(parts, options) {
   document.title = "Sweep – Circuits";
   return sweepPage(await loadRuns(), options);
@@ -116,7 +129,7 @@ async function runRoute([id, wanted], options) {
   const page = el("div", {}, runHead(details),
     details.problems.length ? el("ul", { class: "error", "aria-label": "Files that cannot be read" }, details.problems.map((p) => el("li", {}, p))) : null,
     el("nav", { class: "tabs", "aria-label": "Views of the run" }, tabs), content);
-  page.shown = content.shown;
+  page.running = !store && details.summary.state === "running";
   return page;
 }
 

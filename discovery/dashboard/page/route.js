@@ -2,20 +2,18 @@
 "use strict";
 
 function routeView(route) {
-  const edges = [...route.edges].filter((e) => e.kind !== "input").sort((a, b) => a.flow - b.flow);
+  const edges = curves(route.edges);
   const picture = drawRoute(route, edges);
   const marks = [...picture.querySelectorAll("[data-flow]")];
-  const least = { value: 0 };
   const above = el("output", { for: "flow" });
   const rows = el("div", { class: "scroll" });
   const slider = el("input", { id: "flow", type: "range", min: 0, max: Math.max(edges.length - 1, 0), value: 0, input: (e) => show(+e.target.value) });
   function show(hidden) {
-    least.value = hidden;
     marks.forEach((mark) => mark.toggleAttribute("hidden", +mark.dataset.flow < hidden));
     const kept = edges.slice(hidden);
-    above.textContent = `≥ ${shown(kept[0]?.flow)} · ${kept.length} of ${plural(edges.length, "edge")}`;
+    above.textContent = `≥ ${shown(kept[0]?.flow)} · ${kept.length} of ${plural(edges.length, "curve")}`;
     slider.setAttribute("aria-valuetext", above.textContent);
-    rows.replaceChildren(routeTable(route, kept.reverse().filter((e) => e.kind === "head" || e.kind === "mlp")));
+    rows.replaceChildren(routeTable(route, kept.flatMap((e) => e.members)));
   }
   tipsIn(picture, (target) => (target.dataset?.flow ? describeFlow(route, edges[+target.dataset.flow]) : null));
   show(0);
@@ -30,6 +28,19 @@ function routeView(route) {
         el("section", { class: "panel side" }, el("h2", {}, "Heads and MLPs"), rows))));
 }
 
+// Heads with one source, target and layer share a curve; its flow is their sum. Smallest first.
+function curves(edges) {
+  const found = new Map();
+  for (const edge of edges) {
+    const key = [edge.kind, edge.layer, edge.source, edge.target, edge.direct].join();
+    const curve = found.get(key) ?? { ...edge, flow: 0, members: [] };
+    curve.flow += edge.flow;
+    curve.members.push(edge);
+    found.set(key, curve);
+  }
+  return [...found.values()].sort((a, b) => a.flow - b.flow);
+}
+
 function quote(word) {
   return `“${word.trim() || "␣"}”`;
 }
@@ -39,7 +50,8 @@ function flowName(edge) {
 }
 
 function describeFlow(route, edge) {
-  return [`${flowName(edge)}: flow ${shown(edge.flow)}`, `${quote(route.tokens[edge.source])} → ${edge.direct ? "the logit" : quote(route.tokens[edge.target])}`];
+  const names = edge.members.map((e) => `${flowName(e)} ${shown(e.flow)}`);
+  return [`flow ${shown(edge.flow)}: ${names.join(", ")}`, `${quote(route.tokens[edge.source])} → ${edge.direct ? "the logit" : quote(route.tokens[edge.target])}`];
 }
 
 function drawRoute(route, edges) {
@@ -72,7 +84,8 @@ function flowPath(edge, at, column) {
   return `M${x0} ${y0}C${x0 + bulge} ${y0} ${x0 + bulge} ${y1} ${x0} ${y1}`;
 }
 
-function routeTable(route, kept) {
+function routeTable(route, edges) {
+  const kept = edges.filter((e) => e.kind === "head" || e.kind === "mlp").sort((a, b) => b.flow - a.flow);
   return table("Heads and MLPs on the route, largest flow first", [["what", ""], ["from", ""], ["to", ""], ["flow", "n"]],
     kept.slice(0, ROWS).map((e) => [flowName(e), quote(route.tokens[e.source]), e.direct ? "logit" : quote(route.tokens[e.target]), shown(e.flow)]), "edges");
 }

@@ -16,7 +16,7 @@ const COLUMNS = [
   ["started", "", (r) => r.started, (r) => (r.started ? r.started.slice(0, 16).replace("T", " ") : "–")],
   ["state", "", (r) => r.state, null],
 ];
-const list = { words: "", state: "", sort: "started", down: true, chosen: [] };
+const list = { words: "", state: "", sort: "started", down: true, chosen: [], cut: false };
 
 function metricText(run) {
   return run.metric_circuit === null ? "–" : `${run.metric ?? ""} ${shown(run.metric_circuit)}`;
@@ -55,6 +55,7 @@ function runsPage(runs) {
     head.replaceChildren(el("th", { scope: "col" }, el("span", { class: "unseen" }, "compare")), ...headCells(redraw));
     body.replaceChildren(...some.map(runRow));
     count.textContent = some.length === runs.length ? plural(runs.length, "run") : `${some.length} of ${plural(runs.length, "run")}`;
+    if (list.cut) count.textContent += "; the folder holds more";
     if (!runs.length) body.append(el("tr", {}, el("td", { colspan: 12, class: "quiet" }, "No run here yet. A search started with this folder as its run folder appears by itself.")));
     if (at) [...page.querySelectorAll("[data-key]")].find((e) => e.dataset.key === at)?.focus();
   }

@@ -7,9 +7,9 @@ function searchView(rows, summary) {
   const name = summary.metric ?? "metric";
   const last = rows.length - 1;
   const charts = [
-    searchChart(rows, (r) => r.metric, `${name} of what is left`),
-    searchChart(rows, (r) => r.n_edges, "edges left"),
-    searchChart(rows, (r) => r.n_kept, "edges kept so far"),
+    searchChart(rows, (r) => r.metric, `${name} of what is left`, 640, 390),
+    searchChart(rows, (r) => r.n_edges, "edges left", 430, 200),
+    searchChart(rows, (r) => r.n_kept, "edges kept so far", 430, 200),
   ];
   const facts = el("dl", { role: "status" });
   const slider = el("input", { id: "step", type: "range", min: 0, max: last, value: last, input: () => show(+slider.value) });
@@ -44,18 +44,18 @@ function searchView(rows, summary) {
   show(last);
   return el("div", {},
     el("div", { class: "panel replay" }, el("div", { class: "bar" }, play, el("label", { for: "step" }, "Step"), slider), facts),
-    el("div", { class: "columns wide" }, charts.map((one) => el("section", { class: "panel" }, one.picture))));
+    el("div", { class: "three" }, charts.map((one) => el("section", { class: "panel" }, one.picture))));
 }
 
-function searchChart(rows, value, name) {
-  const area = [58, 28, 560, 250];
+function searchChart(rows, value, name, width, height) {
+  const area = [58, 28, width - 20, height - 42];
   const all = rows.map(value);
   const x = makeScale([0, rows.length], area[0], area[2]);
   const y = makeScale(all, area[3], area[1]);
   const points = all.map((v, i) => [x(i + 1), v === null ? null : y(v)]).filter((p) => p[1] !== null);
   const cursor = svg("line", { class: "cursor", y1: area[1], y2: area[3] });
   const dot = svg("circle", { class: "point", r: 5 });
-  const picture = chart(580, 292, `${name}, from ${shown(all[0])} to ${shown(all[all.length - 1])}`,
+  const picture = chart(width, height, `${name}, from ${shown(all[0])} to ${shown(all[all.length - 1])}`,
     axes(area, x, y, "readers settled", name), polyline(points, "stroke"), cursor, dot);
   function point(i) {
     cursor.setAttribute("x1", x(i + 1));

@@ -55,7 +55,7 @@ function markKey(i, name) {
 function knockoutChart(v) {
   const some = v.knockouts.filter((t) => t.model !== null && t.circuit !== null);
   if (!some.length) return el("p", { class: "quiet" }, "No knock-outs.");
-  const area = [58, 28, 560, 330];
+  const area = [58, 28, 560, 260];
   const both = some.flatMap((t) => [t.model, t.circuit]);
   const x = makeScale(both, area[0], area[2]);
   const y = makeScale(both, area[3], area[1]);
@@ -64,7 +64,7 @@ function knockoutChart(v) {
   const marks = some.map((t) => svg("path", { class: `s${kind(t)} mark-point`, d: MARKS[kind(t)], transform: `translate(${x(t.model).toFixed(1)} ${y(t.circuit).toFixed(1)})`, "data-what": `${t.search}: {${t.nodes.join(", ")}}`, "data-at": `model ${shown(t.model)}, circuit ${shown(t.circuit)}` }));
   const worst = v.worst.model === null || v.worst.circuit === null ? null
     : svg("circle", { class: "point worst", cx: x(v.worst.model), cy: y(v.worst.circuit), r: 11 });
-  const picture = chart(580, 372, `${some.length} sets of nodes removed from circuit and model`,
+  const picture = chart(580, 302, `${some.length} sets of nodes removed from circuit and model`,
     axes(area, x, y, `model without K, ${v.about.unit ?? ""}`, `circuit without K, ${v.about.unit ?? ""}`),
     polyline([[x(low), y(low)], [x(high), y(high)]], "front"), marks, worst);
   tipsIn(picture, (t) => (t.dataset?.what ? [t.dataset.what, t.dataset.at] : null));
