@@ -70,7 +70,8 @@ function intervals(title, rows, xName, levels) {
     svg("text", { class: "small", x: right, y: bottom + 32, "font-size": 12, "text-anchor": "end" }, xName),
     rows.map((row, i) => {
       const y = top + (i + 0.5) * step;
-      const words = `${shown(row.value)}${row.low === null ? "" : ` [${shown(row.low)}, ${shown(row.high)}]`}`;
+      const two = (value) => value.toFixed(2).replace("-", "−");
+      const words = two(row.value) + (row.low === null || row.high === null ? "" : ` [${two(row.low)}, ${two(row.high)}]`);
       return svg("g", {}, svg("title", {}, `${row.name}: ${words}`),
         svg("line", { class: "rule", x1: left, x2: right, y1: y, y2: y }),
         svg("text", { class: "small", x: right + 14, y: y + 4, "font-size": 12 }, words),
