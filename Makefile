@@ -3,11 +3,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
+RUNS ?= .
 
-.PHONY: discover test check clean
+.PHONY: discover dashboard test check clean
 
 discover: .venv/installed
 	$(BIN)/python scripts/discover.py $(ARGS)
+
+dashboard: .venv/installed-dashboard
+	$(BIN)/python scripts/dashboard.py $(RUNS) $(ARGS)
 
 test: check
 	$(BIN)/pytest
@@ -21,6 +25,10 @@ check: .venv/installed-dev
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+.venv/installed-dashboard: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dashboard]"
 	touch $@
 
 .venv/installed-dev: .venv/installed

@@ -240,7 +240,7 @@ def read_run(path: Path, lines: bool = True) -> Run:
     status = _read_json(path / "status.json") or {}
     return Run(
         folder=path,
-        state=_state(status),
+        state=state_of(status),
         status=status,
         config=_read_json(path / "config.json"),
         metrics=_read_lines(path / "metrics.jsonl") if lines else (),
@@ -283,7 +283,7 @@ def _occupied(folder: Path) -> str:
         status = _read_json(folder / "status.json") or {}
     except InputError:
         status = {}
-    state, process = _state(status), f"process {status.get('pid')}"
+    state, process = state_of(status), f"process {status.get('pid')}"
     if state == "running" and status.get("host") == socket.gethostname():
         state = f"running, {process} is still alive"
     elif state == "running":
@@ -298,7 +298,8 @@ def _occupied(folder: Path) -> str:
     )
 
 
-def _state(status: Mapping[str, Any]) -> str:
+def state_of(status: Mapping[str, Any]) -> str:
+    """What status.json says, except that a run of this host whose process is gone was killed."""
     state = str(status.get("state", "unknown"))
     here = status.get("host") == socket.gethostname()
     return "killed" if state == "running" and here and not _alive(status.get("pid")) else state
@@ -309,7 +310,7 @@ def _alive(pid: object) -> bool:
         return False
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True  # somebody else's process

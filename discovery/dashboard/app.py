@@ -1,0 +1,91 @@
+"""The server: three JSON endpoints, the page's own files, and the export. GET only.
+
+Everything that a browser must know to distrust run files is in the headers: scripts, styles and
+data from this server alone, nothing inline. Requests under a foreign host name are refused, so
+that no other site can read the runs by pointing its name at this machine.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files as package_files
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import HTMLResponse
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from acdc.errors import InputError
+from discovery.dashboard.export import SCRIPTS, export_page
+from discovery.dashboard.files import MOST_RUNS
+from discovery.dashboard.runs import details, summaries
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self';"
+    " connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none';"
+    " frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+LOCAL = ["127.0.0.1", "localhost", "[::1]"]
+TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+
+
+def make_app(root: Path, hosts: list[str] | None = None) -> FastAPI:
+    """The pages over the runs below `root`, answered under these host names ("*" for any).
+
+    InputError if the root is no folder.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root} is not a folder, so there are no runs in it.")
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts or LOCAL, www_redirect=False)
+
+    @app.middleware("http")
+    async def headers(request: Request, call_next: Any) -> Response:
+        response: Response = await call_next(request)
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)
+        return response
+
+    @app.exception_handler(InputError)
+    async def refused(request: Request, error: InputError) -> Response:
+        return _json({"error": str(error)}, 404)
+
+    @app.get("/api/runs")
+    def runs() -> Response:
+        return _json({"runs": summaries(root), "most": MOST_RUNS})
+
+    @app.get("/api/run")
+    def run(id: str) -> Response:
+        return _json(details(root, id))
+
+    @app.get("/export")
+    def export(id: str, versus: str | None = None) -> Response:
+        page = export_page(root, [id] if versus is None else [id, versus])
+        named = {"Content-Disposition": 'attachment; filename="circuit.html"'}
+        return HTMLResponse(page, headers=named)
+
+    for name in ("index.html", "style.css", *SCRIPTS):
+        _serve(app, name)
+    return app
+
+
+def _serve(app: FastAPI, name: str) -> None:
+    """One of the page's own files, under its name; the page itself at the root."""
+    content = package_files("discovery.dashboard").joinpath("page", name).read_bytes()
+    media = TYPES[Path(name).suffix]
+
+    def file() -> Response:
+        return Response(content, media_type=media)
+
+    app.add_api_route("/" if name == "index.html" else f"/{name}", file, methods=["GET"])
+
+
+def _json(value: object, status: int = 200) -> Response:
+    """ASCII JSON: lone surrogates and line separators stay escapes."""
+    data = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return Response(data, status, media_type="application/json")

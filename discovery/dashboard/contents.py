@@ -1,0 +1,251 @@
+"""From a run's files to what the pages show: numbers checked, texts cut, everything plain values.
+
+Takes what JSON holds, whatever that is, and never raises for its form: a value of the wrong type
+is None, a row that makes no sense is left out and counted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+Plain = dict[str, Any]
+LONGEST_TEXT = 4000
+MOST_LAYERS, MOST_HEADS, MOST_EDGES, MOST_ROWS = 200, 200, 20_000, 20_000
+
+_WRITER = re.compile(r"input|m(\d{1,3})|a(\d{1,3})\.h(\d{1,3})")
+_READER = re.compile(r"logits|m(\d{1,3})|a(\d{1,3})\.h(\d{1,3})<([qkv])>")
+
+
+def number(value: object) -> float | int | None:
+    """The value if it is a number that a browser can hold."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return value if abs(value) < 1e300 else None
+
+
+def whole(value: object, most: int) -> int | None:
+    """The value if it is an integer from 0 to `most`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        return None
+    return value if 0 <= value <= most else None
+
+
+def text(value: object, most: int = LONGEST_TEXT) -> str | None:
+    """A string, cut; None for anything else but a number."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = str(number(value))
+    if not isinstance(value, str):
+        return None
+    return value if len(value) <= most else value[: most - 1] + "…"
+
+
+def inner(value: Any, *keys: str) -> Mapping[str, Any]:
+    """The object below the keys, or an empty one."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
+
+
+def rows(value: Any, most: int = MOST_ROWS) -> list[Mapping[str, Any]]:
+    """The objects of a list."""
+    found = value if isinstance(value, (list, tuple)) else []
+    return [row for row in found[:most] if isinstance(row, Mapping)]
+
+
+def numbers(row: Mapping[str, Any], names: Iterable[str]) -> Plain:
+    """These members of a row as numbers."""
+    return {name: number(row.get(name)) for name in names}
+
+
+# ---- the runs table ----------------------------------------------------------------------------
+
+RESULT_NUMBERS = (
+    "n_edges", "n_edges_total", "n_edges_on_paths", "n_nodes", "n_tests", "faithfulness",
+    "metric_clean", "metric_corrupt", "metric_circuit", "peak_memory_gib", "search_in_forwards",
+)  # fmt: skip
+
+
+def summary(config: Plain, result: Plain, last: Plain) -> Plain:
+    """A line of the table. `last` is the newest line of the search, for runs without a result."""
+    asked = inner(config, "config")
+    method, model = inner(asked, "method"), inner(asked, "model")
+    names = {
+        "model": result.get("model", model.get("name") or model.get("kind")),
+        "task": result.get("task", inner(asked, "task").get("name")),
+        "method": result.get("method", method.get("name")),
+        "metric": result.get("metric", method.get("metric")),
+        "ablation": result.get("ablation", method.get("ablation")),
+    }
+    found: Plain = {key: text(value, 200) for key, value in names.items()}
+    found |= numbers(result, RESULT_NUMBERS)
+    found["threshold"] = number(result.get("threshold", method.get("threshold")))
+    found["seed"] = number(result.get("seed", asked.get("seed")))
+    seconds = inner(result, "seconds")
+    found["seconds"] = number(seconds.get("search"))
+    if not result:
+        found["n_edges"] = number(last.get("n_kept"))
+        found["metric_circuit"] = number(last.get("metric"))
+        found["seconds"] = number(last.get("seconds"))
+    return found
+
+
+# ---- the circuit -------------------------------------------------------------------------------
+
+
+def circuit(data: Plain) -> Plain | None:
+    """Sizes of the grid, and the kept edges as [writer, reader, effect], largest |effect| first.
+
+    None where the file names no sizes. Edges into a shared key/value group are written to the file
+    once for each query head; here they are one edge again, into "a5.kv1<k>".
+    """
+    cfg, own = inner(data, "cfg"), inner(data, "graph")
+    layers = whole(cfg.get("n_layers"), MOST_LAYERS)
+    heads = whole(cfg.get("n_heads"), MOST_HEADS)
+    if not layers or not heads:
+        return None
+    groups = whole(own.get("n_kv_heads", heads), heads) or heads
+    shared = own.get("kv") == "per_group" and heads % groups == 0
+    per_group = heads // groups if shared else 0
+    kept: dict[tuple[str, str], float] = {}
+    skipped = 0
+    for name, entry in inner(data, "edges").items():
+        if inner(entry).get("in_graph") is not True:
+            continue
+        writer, _, reader = name.partition("->")
+        score = number(inner(entry).get("score"))
+        fits = _is_node(_WRITER, writer, layers, heads) and _is_node(_READER, reader, layers, heads)
+        if not fits or score is None:
+            skipped += 1
+            continue
+        kept[writer, _grouped(reader, per_group)] = score
+    largest_first = sorted(kept.items(), key=lambda item: -abs(item[1]))
+    return {
+        "layers": layers,
+        "heads": heads,
+        "groups": groups if shared else heads,
+        "mlp": own.get("has_mlp", True) is not False,
+        "score": text(data.get("score"), 200),
+        "edges": [[*edge, score] for edge, score in largest_first[:MOST_EDGES]],
+        "skipped": skipped + max(len(kept) - MOST_EDGES, 0),
+    }
+
+
+def _is_node(pattern: re.Pattern[str], name: str, layers: int, heads: int) -> bool:
+    match = pattern.fullmatch(name)
+    if match is None:
+        return False
+    mlp, layer, head = match.groups()[:3]
+    return int(mlp or layer or 0) < layers and int(head or 0) < heads
+
+
+def _grouped(reader: str, per_group: int) -> str:
+    match = _READER.fullmatch(reader)
+    if not per_group or match is None or match[4] not in ("k", "v"):
+        return reader
+    return f"a{match[2]}.kv{int(match[3]) // per_group}<{match[4]}>"
+
+
+# ---- search, heads, route, validation ----------------------------------------------------------
+
+SEARCH_NUMBERS = ("metric", "n_edges", "n_kept", "n_tests", "n_passes", "seconds")
+
+
+def search(lines: list[Plain]) -> list[Plain]:
+    """The search, a row a reader."""
+    return [
+        {"reader": text(row.get("reader"), 60), "reason": text(row.get("reason"), 60)}
+        | numbers(row, SEARCH_NUMBERS)
+        for row in lines[:MOST_ROWS]
+    ]
+
+
+def heads(data: Plain) -> Plain:
+    """Mean attention between marked tokens, by head."""
+    found: Plain = {}
+    for head, looks in list(data.items())[:MOST_ROWS]:
+        known = {text(k, 80): number(v) for k, v in inner(looks).items()}
+        found[head[:40]] = {k: v for k, v in known.items() if v is not None}
+    return found
+
+
+def route(data: Plain) -> Plain | None:
+    """Tokens, layers and the edges of an information flow route; None if it names no tokens."""
+    tokens = [text(row.get("text"), 40) or "?" for row in rows(data.get("tokens"), 2000)]
+    if not tokens:
+        return None
+    edges, skipped = [], 0
+    given = rows(data.get("edges"), MOST_EDGES)
+    for row in given:
+        edge: Plain = {"kind": text(row.get("kind"), 20), "direct": row.get("direct") is True}
+        edge |= {k: whole(row.get(k), MOST_LAYERS) for k in ("layer", "head")}
+        edge |= {k: whole(row.get(k), len(tokens) - 1) for k in ("source", "target")}
+        edge["flow"] = number(row.get("flow"))
+        drawn = None not in (edge["source"], edge["target"], edge["layer"], edge["flow"])
+        edges += [edge] if drawn else []
+        skipped += not drawn
+    start = inner(data, "start")
+    target = [text(row.get("text"), 40) or "?" for row in rows(start.get("target"), 20)]
+    return {
+        "tokens": tokens,
+        "layers": 1 + max((edge["layer"] for edge in edges), default=0),
+        "edges": edges,
+        "skipped": skipped,  # constants come from nowhere, the input has no layer
+        "start": {"position": whole(start.get("position"), len(tokens) - 1), "target": target},
+        "threshold": number(data.get("threshold")),
+    }
+
+
+def _interval(value: object, estimate: str = "estimate") -> Plain | None:
+    found = inner(value)
+    point = number(found.get(estimate))
+    if point is None:
+        return None
+    return {"value": point, "low": number(found.get("low")), "high": number(found.get("high"))}
+
+
+def validation(data: Plain) -> Plain | None:
+    """Verdicts, ladder, faithfulness cells, knock-outs and tests of validation.json."""
+    if not data:
+        return None
+    complete = inner(data, "completeness")
+    verdict_texts = ("name", "question", "figures")
+    return {
+        "about": numbers(data, ("n_prompts", "n_edges"))
+        | {k: text(data.get(k), 80) for k in ("score", "unit")},
+        "model": number(inner(data, "model_values").get("score")),
+        "empty": number(inner(data, "empty_values").get("score")),
+        "verdicts": [
+            {k: text(v.get(k)) for k in verdict_texts}
+            | {"holds": v["holds"] if isinstance(v.get("holds"), bool) else None}
+            for v in rows(data.get("verdicts"))
+        ],
+        "ladder": [
+            {k: text(row.get(k), 120) for k in ("resampled", "inputs")}
+            | {"recovered": _interval(row.get("recovered"), "value")}
+            for row in rows(data.get("scrubbing"))
+        ],
+        "cells": [
+            {k: text(c.get(k), 40) for k in ("direction", "ablation", "granularity", "positions")}
+            | {"share": _interval(c.get("ratio_of_means")), "gap": _interval(c.get("gap"))}
+            for c in rows(inner(data, "faithfulness").get("cells"))
+        ],
+        "knockouts": [
+            {"search": text(t.get("search"), 40), "nodes": _names(t.get("nodes"))}
+            | numbers(t, ("model", "circuit"))
+            for t in rows(complete.get("tried"))
+        ],
+        "worst": {"nodes": _names(inner(complete, "worst").get("nodes"))}
+        | numbers(inner(complete, "worst"), ("model", "circuit")),
+        "tests": [
+            {k: text(t.get(k)) for k in ("name", "null", "correction")}
+            | numbers(t, ("statistic", "p_value", "n"))
+            for t in rows(data.get("tests"))
+        ],
+    }
+
+
+def _names(value: object) -> list[str]:
+    found = value if isinstance(value, (list, tuple)) else []
+    return [name for name in (text(v, 40) for v in found[:500]) if name is not None]

@@ -1,0 +1,51 @@
+"""The page as one file: its style, its scripts and the data of one or two runs inside.
+
+Opens from disk without a server. The file's own policy lets exactly these scripts and this style
+run, by their hashes, and nothing be loaded; run data cannot end the element it stands in.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from discovery.dashboard.runs import details
+
+SCRIPTS = (
+    "dom.js", "charts.js", "runs.js", "grid.js", "circuit.js", "search.js", "validation.js",
+    "compare.js", "sweep.js", "heads.js", "route.js", "main.js",
+)  # fmt: skip
+
+
+def export_page(root: Path, runs: Sequence[str]) -> str:
+    """One or two runs below the root as a self-contained page; InputError if one does not exist.
+
+    With two runs the page opens on their comparison.
+    """
+    found = {run: details(root, run) for run in runs}
+    data = {"runs": [one["summary"] for one in found.values()], "details": found}
+    style, page = _text("style.css"), _text("index.html")
+    script = "\n".join(_text(name) for name in SCRIPTS)
+    policy = f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'"
+    head = f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+    inside = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    before, _, rest = page.partition("<!-- linked -->")
+    _, _, after = rest.partition("<!-- /linked -->")
+    body, _, end = after.partition("</body>")
+    return (
+        f"{before}{head}\n<style>{style}</style>{body}"
+        f'<script type="application/json" id="data">{inside}</script>\n'
+        f"<script>{script}</script>\n</body>{end}"
+    )
+
+
+def _text(name: str) -> str:
+    return files("discovery.dashboard").joinpath("page", name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

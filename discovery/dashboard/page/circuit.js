@@ -1,0 +1,139 @@
+// One circuit: the picture, a slider over the effect, a head to focus, the table of what is shown.
+"use strict";
+
+const FIRST = 60; // edges at the start where there are many
+const ROWS = 300; // of the table at a time
+
+function circuitView(circuit, options) {
+  const edges = circuit.edges;
+  const picture = drawCircuit(circuit, `Circuit of ${plural(edges.length, "edge")}`);
+  const state = { least: edges.length > 150 ? edges.length - FIRST : 0, focus: null };
+  const parts = { picture, edges, marks: edgeMarks(picture, edges.length), nodes: [...picture.querySelectorAll(".node")] };
+  const box = el("div", { class: circuit.layers > 16 ? "picture" : "picture fit", tabindex: 0, role: "region", "aria-label": "Picture of the circuit" }, picture);
+  const side = sidePanel(circuit, state, update, box);
+  const view = el("div", { class: "circuit" }, box, side.element);
+
+  function update(change) {
+    Object.assign(state, change);
+    const kept = edges.slice(0, edges.length - state.least);
+    const near = state.focus ? kept.filter((e) => touches(e, state.focus)) : kept;
+    showOnly(parts, kept.length, state.focus);
+    side.show(kept, near);
+    say(`${plural(near.length, "edge")} shown`);
+  }
+  for (const node of parts.nodes) {
+    pressable(node, () => update({ focus: state.focus === node.dataset.id ? null : node.dataset.id }));
+  }
+  view.addEventListener("keydown", (e) => { if (e.key === "Escape" && state.focus) update({ focus: null }); });
+  tipsIn(picture, (target) => describePart(target, edges));
+  const asked = options?.get("head");
+  update({ focus: parts.nodes.some((n) => n.dataset.id === asked) ? asked : null });
+  return view;
+}
+
+// Drawn edges by their number.
+function edgeMarks(picture, count) {
+  const marks = new Array(count);
+  for (const mark of picture.querySelectorAll(".edge")) marks[+mark.dataset.edge] = mark;
+  return marks;
+}
+
+// A head's own queries, and the keys and values that it shares with its group, are told apart.
+function touches([writer, reader], node) {
+  return writer === node || readerOf(reader).node === node;
+}
+
+function showOnly({ edges, marks, nodes }, count, focus) {
+  const used = new Set(["input", "logits"]);
+  const near = new Set([focus]);
+  edges.forEach((edge, i) => {
+    const [writer, reader] = edge;
+    const on = i < count;
+    const close = !focus || touches(edge, focus);
+    marks[i].classList.toggle("off", !on);
+    marks[i].classList.toggle("dim", !close);
+    if (on) used.add(writer).add(readerOf(reader).node);
+    if (on && focus && close) near.add(writer).add(readerOf(reader).node);
+  });
+  for (const node of nodes) {
+    const id = node.dataset.id;
+    node.classList.toggle("idle", !used.has(id));
+    node.classList.toggle("dim", Boolean(focus) && !near.has(id));
+    node.classList.toggle("focused", id === focus);
+    node.setAttribute("aria-pressed", String(id === focus));
+  }
+}
+
+function describePart(target, edges) {
+  const edge = target.closest?.(".edge");
+  if (edge) {
+    const [writer, reader, effect] = edges[+edge.dataset.edge];
+    return [`${writer} → ${reader}`, `effect ${shown(effect, 4)}, feeds the ${feedName(reader)}`];
+  }
+  const node = target.closest?.(".node");
+  return node ? [node.getAttribute("aria-label")] : null;
+}
+
+function sidePanel(circuit, state, update, box) {
+  const edges = circuit.edges;
+  const slider = el("input", { id: "least", type: "range", min: 0, max: Math.max(edges.length - 1, 0), value: state.least,
+    input: (e) => update({ least: +e.target.value }) });
+  const above = el("output", { for: "least", id: "above" });
+  const names = [...countEnds(edges).keys()].filter((n) => /^[am]/.test(n)).sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
+  const find = el("input", { id: "find", list: "nodes", placeholder: "a3.h1, m4 …", autocomplete: "off",
+    input: (e) => { if (names.includes(e.target.value.trim())) update({ focus: e.target.value.trim() }); },
+    change: (e) => {
+      const first = names.find((n) => n.startsWith(e.target.value.trim().toLowerCase()));
+      update({ focus: e.target.value.trim() ? first ?? null : null });
+    } });
+  const clear = el("button", { type: "button", id: "clear", click: () => update({ focus: null }) }, "Clear");
+  const title = el("h2", { id: "edges-title" });
+  const rows = el("div", { class: "scroll" });
+  const fit = el("button", { type: "button", title: "Fit the picture to the window", "aria-pressed": String(box.classList.contains("fit")), click: () => {
+    fit.setAttribute("aria-pressed", String(box.classList.toggle("fit")));
+  } }, "Fit");
+  const element = el("div", { class: "side" },
+    el("div", { class: "panel" },
+      el("div", { class: "row" }, el("label", { for: "least" }, "Smallest |effect|"), above), slider,
+      el("div", { class: "row" }, el("label", { for: "find" }, "Head"), find, el("datalist", { id: "nodes" }, names.map((n) => el("option", { value: n }))), clear, fit),
+      legend(circuit)),
+    el("section", { class: "panel side", "aria-labelledby": "edges-title" }, title, rows));
+
+  function show(kept, near) {
+    const smallest = kept.length ? Math.abs(kept[kept.length - 1][2]) : null;
+    above.textContent = `≥ ${shown(smallest)} · ${kept.length} of ${plural(edges.length, "edge")}`;
+    slider.setAttribute("aria-valuetext", above.textContent);
+    clear.disabled = !state.focus;
+    if (document.activeElement !== find) find.value = state.focus ?? "";
+    const into = near.filter(([, reader]) => readerOf(reader).node === state.focus).length;
+    title.textContent = state.focus ? `${state.focus}: ${into} in, ${near.length - into} out` : plural(near.length, "edge");
+    rows.replaceChildren(edgeTable(near, edges, box));
+  }
+  return { element, show };
+}
+
+function edgeTable(near, edges, box) {
+  const number = new Map(edges.map((edge, i) => [edge, i]));
+  const mark = (edge, on) => box.querySelector(`[data-edge="${number.get(edge)}"]`)?.classList.toggle("here", on);
+  const rows = near.slice(0, ROWS).map((edge) => {
+    const [writer, reader, effect] = edge;
+    const row = el("tr", { "data-row": `${writer}->${reader}`, pointerenter: () => mark(edge, true), pointerleave: () => mark(edge, false) },
+      el("td", {}, writer), el("td", {}, reader), el("td", { class: "n" }, shown(effect)));
+    return row;
+  });
+  return el("table", { class: "edges" }, el("caption", { class: "unseen" }, "Edges that are shown, largest first"),
+    el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "from"), el("th", { scope: "col" }, "into"), el("th", { scope: "col", class: "n" }, "effect"))),
+    el("tbody", {}, rows),
+    near.length > ROWS ? el("tfoot", {}, el("tr", {}, el("td", { colspan: 3, class: "quiet" }, `${near.length - ROWS} smaller ones in the picture only`))) : null);
+}
+
+function legend(circuit) {
+  const line = (feeds, words) => el("span", { class: `key ${feeds}` },
+    svg("svg", { width: 26, height: 8, "aria-hidden": "true" }, svg("path", { class: "line", d: "M0 4H26", "stroke-width": 2.6 })), words);
+  const end = (kind, shape, words) => el("span", { class: "key l" }, svg("svg", { width: 12, height: 12, "aria-hidden": "true" }, shape), words);
+  const some = ["q", "k", "v", "m", "l"].filter((f) => f !== "m" || circuit.mlp);
+  return el("div", { class: "legend" }, some.map((f) => line(f, FEEDS[f][2])),
+    end("plus", svg("path", { class: "plus", d: "M1 11h10l-5 -9z" }), "helps"),
+    end("minus", svg("circle", { class: "minus", cx: 6, cy: 6, r: 4 }), "hurts"),
+    circuit.skipped ? el("span", { class: "error" }, `${plural(circuit.skipped, "edge")} of the file not shown: unknown names, or too many`) : null);
+}

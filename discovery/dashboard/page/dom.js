@@ -1,0 +1,88 @@
+// Elements, numbers as text, and the tip beside the pointer. Whatever comes from a run's files
+// becomes a text node or an attribute value, never markup.
+"use strict";
+
+function el(tag, attributes, ...children) {
+  return fill(document.createElement(tag), attributes, children);
+}
+
+function svg(tag, attributes, ...children) {
+  return fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+}
+
+function fill(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes || {})) {
+    if (value === null || value === undefined || value === false) continue;
+    if (typeof value === "function") element.addEventListener(name, value);
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  for (const child of children.flat(Infinity)) if (child !== null && child !== undefined) element.append(child);
+  return element;
+}
+
+// A number for people: three digits, whole numbers whole, nothing as a dash.
+function shown(value, digits = 3) {
+  if (value === null || value === undefined) return "–";
+  if (Number.isInteger(value)) return Math.abs(value) < 1e6 ? value.toLocaleString("en") : value.toExponential(2);
+  const size = Math.abs(value);
+  if (size < 1e-3 || size >= 1e6) return value.toExponential(Math.max(digits - 2, 0));
+  return String(Number(value.toPrecision(digits))).replace("-", "−");
+}
+
+function percent(value) {
+  return value === null || value === undefined ? "–" : `${(100 * value).toFixed(1).replace("-", "−")} %`;
+}
+
+function span(value) {
+  if (value === null || value === undefined) return "–";
+  if (value < 90) return `${shown(value)} s`;
+  return value < 5400 ? `${Math.round(value / 60)} min` : `${(value / 3600).toFixed(1)} h`;
+}
+
+function plural(count, noun) {
+  return `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
+}
+
+// For screen readers only: what just changed.
+function say(sentence) {
+  document.getElementById("said").textContent = sentence;
+}
+
+function tip(lines, event) {
+  const box = document.getElementById("tip");
+  box.hidden = !lines;
+  if (!lines) return;
+  box.replaceChildren(...lines.map((line) => el("div", {}, line)));
+  const { clientX: x, clientY: y } = event;
+  box.style.left = `${Math.min(x + 14, innerWidth - box.offsetWidth - 8)}px`;
+  box.style.top = `${Math.min(y + 14, innerHeight - box.offsetHeight - 8)}px`;
+}
+
+// Tips for everything inside `element` that `describe` has lines for.
+function tipsIn(element, describe) {
+  element.addEventListener("pointermove", (event) => tip(describe(event.target), event));
+  element.addEventListener("pointerleave", () => tip(null));
+  return element;
+}
+
+// Enter and space do what a click does, for elements that are no buttons of their own.
+function pressable(element, act) {
+  element.addEventListener("click", act);
+  element.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" && event.key !== " ") return;
+    event.preventDefault();
+    act(event);
+  });
+  return element;
+}
+
+function table(caption, heads, rows, look = "") {
+  return el("table", { class: look },
+    el("caption", { class: "unseen" }, caption),
+    el("thead", {}, el("tr", {}, heads.map(([name, kind]) => el("th", { scope: "col", class: kind }, name)))),
+    el("tbody", {}, rows.map((row) => el("tr", {}, row.map((cell, i) => el("td", { class: heads[i][1] }, cell))))));
+}
+
+function panel(title, ...children) {
+  return el("section", { class: "panel" }, el("h2", {}, title), children);
+}

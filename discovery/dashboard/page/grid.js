@@ -1,0 +1,135 @@
+// The fixed grid: column = head, row = layer, bottom to top; the MLPs in a column of their own at
+// the right, half a row above their heads. Places depend on the architecture only, so pictures of
+// different runs can be laid over each other. All lengths are in the picture's own units.
+"use strict";
+
+const FEEDS = { q: ["q", -1, "query"], k: ["k", 0, "key"], v: ["v", 1, "value"], m: ["m", 0, "MLP"], l: ["l", 0, "logits"] };
+const TIP = 7; // height of an edge's end
+
+function makeGrid({ layers, heads, groups, mlp }) {
+  const column = Math.min(Math.max(700 / heads, 50), 92);
+  const row = Math.min(Math.max(620 / layers, 34), 170);
+  const grid = { layers, heads, groups, mlp, column, row, box: Math.min(46, 0.9 * column), left: 58 };
+  grid.span = (heads - 0.5 + (mlp ? 1.15 : 0)) * column;
+  grid.width = grid.left + grid.span + 34;
+  const end = Math.max(46, 0.62 * row);
+  grid.top = 26 + end;
+  grid.base = grid.top + (layers - 1) * row + (mlp ? 0.5 * row : 0);
+  grid.foot = grid.base + end + (groups < heads ? 12 : 0);
+  grid.height = grid.foot + 46;
+  grid.headX = (head) => grid.left + (head + 0.35) * column;
+  grid.layerY = (layer) => grid.base - layer * row;
+  return grid;
+}
+
+// Middle and size of a node such as "a3.h1", "a3.kv0", "m4", "input", "logits".
+function place(grid, node) {
+  const middle = grid.headX((grid.heads - 1) / 2);
+  if (node === "input") return { x: middle, y: grid.foot, width: 130, height: 20 };
+  if (node === "logits") return { x: middle, y: grid.top - (grid.foot - grid.base), width: 130, height: 20 };
+  const [, mlp, layer, kind, index] = /^(?:m(\d+)|a(\d+)\.(h|kv)(\d+))$/.exec(node);
+  if (mlp) return { x: grid.headX(grid.heads + 0.1), y: grid.layerY(+mlp) - 0.5 * grid.row, width: grid.box, height: 17 };
+  const y = grid.layerY(+layer);
+  if (kind === "h") return { x: grid.headX(+index), y, width: grid.box, height: 17 };
+  const size = grid.heads / grid.groups;
+  return { x: grid.headX((index * size) + (size - 1) / 2), y: y + 17, width: grid.box, height: 12, from: grid.headX(index * size), to: grid.headX((+index + 1) * size - 1) };
+}
+
+// "a5.h2<q>" is node a5.h2, fed at its query third.
+function readerOf(name) {
+  const [, node, entry] = /^([^<]+)(?:<([qkv])>)?$/.exec(name);
+  return { node, feeds: entry ?? (node === "logits" ? "l" : "m") };
+}
+
+function feedName(reader) {
+  return FEEDS[readerOf(reader).feeds][2];
+}
+
+// Out of the writer's top, into the reader's bottom, bowed away from the middle; the bow grows
+// with the distance, so that edges over different distances separate.
+function edgePath(grid, writer, reader) {
+  const { node, feeds } = readerOf(reader);
+  const start = place(grid, writer);
+  const end = place(grid, node);
+  const fan = (at, other) => (at.width < 100 ? 0 : at.width * Math.min(Math.max((0.8 * (other.x - at.x)) / grid.span, -0.44), 0.44));
+  const x0 = start.x + fan(start, end);
+  const x1 = end.x + fan(end, start) + (FEEDS[feeds][1] * end.width) / 3.2;
+  const y0 = start.y - start.height / 2;
+  const y1 = end.y + end.height / 2 + TIP;
+  const rise = Math.max(0.45 * (y0 - y1), 10);
+  const outwards = x0 + x1 >= 2 * grid.headX((grid.heads - 1) / 2) ? 1 : -1;
+  const bow = outwards * Math.min(6 + 0.07 * (y0 - y1), 60);
+  const n = (value) => value.toFixed(1);
+  return { x: x1, y: y1, d: `M${n(x0)} ${n(y0)}C${n(x0 + bow)} ${n(y0 - rise)} ${n(x1 + bow)} ${n(y1 + rise)} ${n(x1)} ${n(y1)}` };
+}
+
+// A filled triangle for an edge that helps, an open circle for one that hurts.
+function edgeEnd({ x, y }, effect, size) {
+  if (effect < 0) return svg("circle", { class: "tip", cx: x.toFixed(1), cy: (y - TIP / 2).toFixed(1), r: (size * 0.85).toFixed(1) });
+  return svg("path", { class: "tip", d: `M${(x - size).toFixed(1)} ${y.toFixed(1)}h${(2 * size).toFixed(1)}l${(-size).toFixed(1)} ${-TIP}z` });
+}
+
+// `look` gives a further class for an edge, or nothing.
+function drawEdge(grid, [writer, reader, effect], i, strongest, look) {
+  const strength = Math.abs(effect) / strongest;
+  const path = edgePath(grid, writer, reader);
+  const width = (0.9 + 3.4 * strength ** 0.7).toFixed(2);
+  const kind = `edge ${readerOf(reader).feeds} ${effect < 0 ? "minus" : "plus"} ${look ?? ""}`;
+  return svg("g", { class: kind, "data-edge": i, opacity: (0.5 + 0.5 * strength ** 0.5).toFixed(2) },
+    svg("path", { class: "hit", d: path.d, "stroke-width": 9 }),
+    svg("path", { class: "line", d: path.d, "stroke-width": width }),
+    edgeEnd(path, effect, 2.6 + 1.6 * strength));
+}
+
+function drawBackground(grid) {
+  const parts = [];
+  const label = (x, y, words, anchor = "middle") => parts.push(svg("text", { class: "small", x, y: y + 4, "font-size": 11.5, "text-anchor": anchor }, words));
+  const step = Math.ceil(grid.layers / 40);
+  for (let layer = 0; layer < grid.layers; layer++) {
+    const y = grid.layerY(layer);
+    parts.push(svg("line", { class: "rule", x1: grid.headX(0) - 22, x2: grid.headX(grid.heads - 1) + 22, y1: y, y2: y }));
+    for (let head = 0; head < grid.heads; head++) parts.push(svg("circle", { class: "dot", cx: grid.headX(head), cy: y, r: 1.8 }));
+    if (grid.mlp) parts.push(svg("circle", { class: "dot", cx: place(grid, `m${layer}`).x, cy: y - 0.5 * grid.row, r: 1.8 }));
+    if (layer % step === 0) label(grid.left - 18, y, String(layer), "end");
+  }
+  for (let head = 0; head < grid.heads; head++) label(grid.headX(head), grid.height - 14, String(head));
+  label(grid.left - 18, grid.height - 14, "head", "end");
+  label(grid.left - 18, place(grid, "logits").y, "layer", "end");
+  if (grid.mlp) label(place(grid, "m0").x, grid.height - 14, "MLP");
+  return svg("g", { "aria-hidden": "true" }, parts);
+}
+
+function drawNode(grid, node, described) {
+  const at = place(grid, node);
+  const size = node.includes(".kv") ? 9 : node.length > 6 ? 10 : 11.5;
+  const bracket = at.from === undefined ? null
+    : svg("path", { class: "axis", d: `M${at.from - 16} ${at.y - 7}v3H${at.to + 16}v-3` });
+  return svg("g", { class: `node ${/^[mil]/.test(node) ? "end" : ""}`, role: "button", tabindex: 0, "data-id": node, "aria-label": described, "aria-pressed": "false" },
+    bracket,
+    svg("rect", { x: at.x - at.width / 2, y: at.y - at.height / 2, width: at.width, height: at.height, rx: at.height / 2.6 }),
+    svg("text", { x: at.x, y: at.y + size * 0.36, "font-size": size, "text-anchor": "middle" }, node));
+}
+
+// The whole picture; edges weakest first, so that strong ones lie on top.
+function drawCircuit(circuit, title, look) {
+  const grid = makeGrid(circuit);
+  const strongest = Math.max(...circuit.edges.map((e) => Math.abs(e[2])), 0) || 1;
+  const order = circuit.edges.map((edge, i) => [edge, i]).reverse(); // they come strongest first
+  const counts = countEnds(circuit.edges);
+  const nodes = [...counts].map(([node, [into, out]]) => drawNode(grid, node, `${node}: ${into} in, ${plural(out, "edge")} out`));
+  return svg("svg", { viewBox: `0 0 ${Math.ceil(grid.width)} ${Math.ceil(grid.height)}`, width: Math.ceil(grid.width), height: Math.ceil(grid.height), role: "group", "aria-label": title },
+    drawBackground(grid),
+    svg("g", { "aria-hidden": "true" }, order.map(([edge, i]) => drawEdge(grid, edge, i, strongest, look?.(edge)))),
+    svg("g", {}, nodes));
+}
+
+// For each node with an edge, and input and logits: edges in and out.
+function countEnds(edges) {
+  const counts = new Map([["input", [0, 0]], ["logits", [0, 0]]]);
+  const at = (node) => counts.get(node) ?? counts.set(node, [0, 0]).get(node);
+  for (const [writer, reader] of edges) {
+    at(writer)[1]++;
+    at(readerOf(reader).node)[0]++;
+  }
+  return counts;
+}

@@ -1,0 +1,162 @@
+// Which page is shown, where its data come from, and the links between the pages. An address is
+// #/page/argument/argument?option; a page is drawn anew whenever it changes.
+"use strict";
+
+const VIEWS = [
+  // name, title, whether a run has it, how it is drawn
+  ["circuit", "Circuit", (d) => d.circuit, (d, options) => circuitView(d.circuit, options)],
+  ["search", "Search", (d) => d.search?.length, (d) => searchView(d.search, d.summary)],
+  ["validation", "Validation", (d) => d.validation, (d) => validationView(d.validation)],
+  ["heads", "Heads", (d) => d.heads && Object.keys(d.heads).length, (d) => headsView(d.heads, d.summary.id)],
+  ["route", "Route", (d) => d.route, (d) => routeView(d.route)],
+  ["record", "Record", () => true, (d) => recordView(d)],
+];
+const POLL = 2000; // milliseconds between questions about running searches
+const embedded = document.getElementById("data");
+const store = embedded && JSON.parse(embedded.textContent);
+if (store) list.chosen = store.runs.slice(0, 2).map((run) => run.id);
+let drawn = 0; // counts pages, so that an answer that comes late is dropped
+
+async function ask(path) {
+  const answer = await fetch(path);
+  const value = await answer.json();
+  if (!answer.ok) throw new Error(value.error ?? `The server answered ${answer.status}.`);
+  return value;
+}
+
+async function loadRuns() {
+  if (store) return store.runs;
+  const { runs, most } = await ask("api/runs");
+  list.cut = runs.length >= most;
+  return runs;
+}
+
+async function loadRun(id) {
+  if (!store) return ask(`api/run?id=${encodeURIComponent(id)}`);
+  if (!Object.hasOwn(store.details, id)) throw new Error("This file does not hold that run.");
+  return store.details[id];
+}
+
+function address(...parts) {
+  return `#/${parts.map(encodeURIComponent).join("/")}`;
+}
+
+function here() {
+  const [path, options = ""] = location.hash.slice(2).split("?");
+  let parts = [];
+  try { parts = path.split("/").filter(Boolean).map(decodeURIComponent); } catch { /* no address of ours */ }
+  return { page: parts[0] ?? "", parts: parts.slice(1), options: new URLSearchParams(options) };
+}
+
+function drawNavigation() {
+  const { page } = here();
+  const [left, right] = list.chosen;
+  const link = (name, title, to) => el("a", { href: to, "aria-current": page === name ? "page" : null }, title);
+  const compare = right || (page === "compare")
+    ? link("compare", "Compare", right ? address("compare", left, right) : location.hash)
+    : el("span", { class: "quiet", title: "Tick two runs in the table" }, "Compare: tick two runs");
+  document.getElementById("nav").replaceChildren(link("", "Runs", "#/"), link("sweep", "Sweep", "#/sweep"), compare);
+}
+
+async function draw() {
+  const mine = ++drawn;
+  const { page, parts, options } = here();
+  const pages = { "": runsRoute, sweep: sweepRoute, run: runRoute, compare: compareRoute };
+  delete document.body.dataset.ready;
+  tip(null);
+  drawNavigation();
+  let content;
+  try {
+    content = await (Object.hasOwn(pages, page) ? pages[page] : runsRoute)(parts, options);
+  } catch (error) {
+    content = el("p", { class: "error", role: "alert" }, `This page cannot be shown: ${error.message}`);
+  }
+  if (mine !== drawn) return;
+  document.getElementById("main").replaceChildren(content);
+  if (content.running) again(mine);
+  document.body.dataset.ready = page || "runs";
+}
+
+async function runsRoute() {
+  const runs = await loadRuns();
+  const page = runsPage(runs);
+  document.title = "Circuits";
+  if (!store) follow(page, drawn, JSON.stringify(runs));
+  return page;
+}
+
+// Asks again for as long as the page stays; draws only what is new.
+function follow(page, mine, before) {
+  setTimeout(async () => {
+    if (mine !== drawn) return;
+    let now = before;
+    try {
+      const runs = document.hidden ? null : await loadRuns();
+      now = runs ? JSON.stringify(runs) : before;
+      if (mine === drawn && now !== before) page.update(runs);
+    } catch { /* the server is away; the next turn tells */ }
+    follow(page, mine, now);
+  }, POLL);
+}
+
+// A run that is still being searched is shown anew, unless somebody is using the page.
+function again(mine) {
+  setTimeout(() => {
+    if (mine !== drawn) return;
+    if (document.hidden || document.getElementById("main").contains(document.activeElement)) again(mine);
+    else draw();
+  }, POLL);
+}
+
+async function sweepRoute(parts, options) {
+  document.title = "Sweep – Circuits";
+  return sweepPage(await loadRuns(), options);
+}
+
+async function compareRoute([left, right]) {
+  const [a, b] = await Promise.all([loadRun(left ?? ""), loadRun(right ?? "")]);
+  document.title = "Compare – Circuits";
+  return comparePage(a, b);
+}
+
+async function runRoute([id, wanted], options) {
+  const details = await loadRun(id);
+  const has = VIEWS.filter(([, , test]) => test(details));
+  const view = has.find(([name]) => name === wanted) ?? has[0];
+  document.title = `${id} – Circuits`;
+  const tabs = has.map(([name, title]) => el("a", { href: address("run", id, name), "aria-current": view[0] === name ? "page" : null }, title));
+  const content = view[3](details, options);
+  const page = el("div", {}, runHead(details),
+    details.problems.length ? el("ul", { class: "error", "aria-label": "Files that cannot be read" }, details.problems.map((p) => el("li", {}, p))) : null,
+    el("nav", { class: "tabs", "aria-label": "Views of the run" }, tabs), content);
+  page.running = !store && details.summary.state === "running";
+  return page;
+}
+
+function runHead({ summary: s }) {
+  const facts = [["edges", s.n_edges_total ? `${shown(s.n_edges)} of ${shown(s.n_edges_total)}` : shown(s.n_edges)],
+    ["threshold", shown(s.threshold)], ["faithfulness", percent(s.faithfulness)], [s.metric ?? "metric", shown(s.metric_circuit)],
+    ["ablation", s.ablation ?? "–"], ["search", span(s.seconds)]].filter(([, text]) => text !== "–");
+  const title = [s.method, s.task, s.model].every(Boolean) ? `${s.method} on ${s.task} in ${s.model}` : s.id;
+  const out = store ? null : el("a", { class: "button", href: `export?id=${encodeURIComponent(s.id)}`, download: "circuit.html" }, "Export as one file");
+  return el("div", { class: "head" },
+    el("div", {}, el("h1", {}, title), el("p", { class: "quiet" }, `${s.id}  `, stateMark(s.state)),
+      s.error ? el("p", { class: "error" }, s.error) : null),
+    el("dl", {}, facts.map(([name, text]) => el("div", {}, el("dt", {}, name), el("dd", {}, text)))), out);
+}
+
+function recordView({ record }) {
+  const kept = Object.entries(record).filter(([, text]) => text);
+  return el("div", { class: "columns" }, kept.map(([name, text]) => panel(`${name}.json`, el("pre", { tabindex: 0 }, text))));
+}
+
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  document.getElementById("main").focus();
+});
+addEventListener("hashchange", () => {
+  if (location.hash.startsWith("#/") || !location.hash) draw();
+});
+if (store?.runs.length === 2 && !location.hash) history.replaceState(null, "", address("compare", store.runs[0].id, store.runs[1].id));
+if (store?.runs.length === 1 && !location.hash) history.replaceState(null, "", address("run", store.runs[0].id));
+draw();

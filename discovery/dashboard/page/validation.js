@@ -1,0 +1,78 @@
+// Is the circuit true: the verdicts first, then the figures that they rest on.
+"use strict";
+
+const ANSWERS = [[true, "hold", "yes", "+"], [false, "fail", "no", "−"], [null, "are not decided", "open", "?"]];
+const DIRECTIONS = ["sufficiency", "noising", "denoising"];
+const SEARCHES = ["empty", "class", "random", "greedy", "exact"];
+
+function validationView(v) {
+  const { n_prompts, n_edges, score, unit } = v.about;
+  const lead = `${plural(n_edges ?? 0, "edge")}, tried on ${shown(n_prompts)} prompts that it was not found on. ${score ?? "Score"} of the model ${shown(v.model)}, with every edge cut ${shown(v.empty)} ${unit ?? ""}.`;
+  const counts = ANSWERS.map(([answer, title]) => `${v.verdicts.filter((x) => x.holds === answer).length} ${title}`);
+  return el("div", {},
+    el("p", {}, lead),
+    el("div", { class: "columns" },
+      panel(`Verdicts: ${counts.join(", ")}`, ANSWERS.map((answer) => verdictList(v.verdicts, answer))),
+      el("div", { class: "stack" },
+        panel("Resampling what is outside the circuit", ladderChart(v.ladder)),
+        panel("The same knock-outs in circuit and model", knockoutChart(v)))),
+    el("div", { class: "columns" },
+      panel("Faithfulness, by how it is measured", cellLegend(), cellChart(v.cells)),
+      panel("All tests", testTable(v.tests))));
+}
+
+function verdictList(verdicts, [answer, title, look, sign]) {
+  const some = verdicts.filter((v) => v.holds === answer);
+  if (!some.length) return null;
+  return el("ul", { class: `verdicts ${look}`, "aria-label": `Properties that ${title}` }, some.map((v) => el("li", {},
+    el("b", { "aria-hidden": "true" }, sign),
+    el("div", {}, v.question ?? v.name ?? "–", el("small", {}, `${v.name}: ${v.figures ?? ""}`)))));
+}
+
+function ladderChart(ladder) {
+  const rows = ladder.filter((r) => r.recovered).map((r) => ({ name: `${r.resampled}; inputs ${r.inputs}`, ...r.recovered }));
+  return rows.length ? intervals("Share recovered under each way of resampling", rows, "recovered: 0 = a random prompt's input, 1 = the model", [0, 1])
+    : el("p", { class: "quiet" }, "No rung is defined.");
+}
+
+function cellChart(cells) {
+  const rows = cells.filter((c) => c.share).map((c) => ({
+    name: `${c.granularity}, ${c.ablation}, at ${c.positions}`, mark: Math.max(DIRECTIONS.indexOf(c.direction), 0), ...c.share }));
+  return rows.length ? intervals("Faithfulness with intervals", rows, "share of the model's effect (ratio of means)", [0, 1])
+    : el("p", { class: "quiet" }, "No cell is defined.");
+}
+
+function cellLegend() {
+  return el("div", { class: "legend" }, DIRECTIONS.map((name, i) => markKey(i, name)));
+}
+
+function markKey(i, name) {
+  return el("span", {}, svg("svg", { width: 16, height: 16, viewBox: "-8 -8 16 16", "aria-hidden": "true" },
+    svg("path", { class: `s${i % 6} mark-point`, d: MARKS[i % 6] })), name);
+}
+
+// On the diagonal, circuit and model agree.
+function knockoutChart(v) {
+  const some = v.knockouts.filter((t) => t.model !== null && t.circuit !== null);
+  if (!some.length) return el("p", { class: "quiet" }, "No knock-outs.");
+  const area = [58, 28, 560, 260];
+  const both = some.flatMap((t) => [t.model, t.circuit]);
+  const x = makeScale(both, area[0], area[2]);
+  const y = makeScale(both, area[3], area[1]);
+  const [low, high] = [Math.min(...both), Math.max(...both)];
+  const kind = (t) => Math.max(SEARCHES.indexOf((t.search ?? "").split(" ")[0]), 0);
+  const marks = some.map((t) => svg("path", { class: `s${kind(t)} mark-point`, d: MARKS[kind(t)], transform: `translate(${x(t.model).toFixed(1)} ${y(t.circuit).toFixed(1)})`, "data-what": `${t.search}: {${t.nodes.join(", ")}}`, "data-at": `model ${shown(t.model)}, circuit ${shown(t.circuit)}` }));
+  const worst = v.worst.model === null || v.worst.circuit === null ? null
+    : svg("circle", { class: "point worst", cx: x(v.worst.model), cy: y(v.worst.circuit), r: 11 });
+  const picture = chart(580, 302, `${some.length} sets of nodes removed from circuit and model`,
+    axes(area, x, y, `model without K, ${v.about.unit ?? ""}`, `circuit without K, ${v.about.unit ?? ""}`),
+    polyline([[x(low), y(low)], [x(high), y(high)]], "front"), marks, worst);
+  tipsIn(picture, (t) => (t.dataset?.what ? [t.dataset.what, t.dataset.at] : null));
+  const used = [...new Set(some.map(kind))].sort();
+  return el("div", {}, el("div", { class: "legend" }, used.map((i) => markKey(i, SEARCHES[i])), el("span", {}, "ringed: the worst")), picture);
+}
+
+function testTable(tests) {
+  return el("div", { class: "scroll flat" }, table("All tests", [["test", ""], ["null hypothesis", ""], ["statistic", "n"], ["p", "n"], ["n", "n"]],
+    tests.map((t) => [t.name ?? "–", t.null ?? "–", shown(t.statistic), shown(t.p_value, 2), shown(t.n)])));
+}

@@ -1,0 +1,88 @@
+"""What the pages ask for: a line on every run below a root, and everything on one of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from acdc.errors import InputError
+from discovery.dashboard import contents, files
+from discovery.dashboard.contents import Plain, inner, text
+from discovery.records import state_of
+
+VIEWS = {  # file -> the view that shows it
+    "circuit.json": "circuit",
+    "metrics.jsonl": "search",
+    "validation.json": "validation",
+    "heads.json": "heads",
+    "route.json": "route",
+}
+
+
+def summaries(root: Path) -> list[Plain]:
+    """A line on each run; one that cannot be read is there too, with the reason."""
+    root, found = root.resolve(), []
+    for run in files.find_runs(root):
+        with suppress(InputError):  # deleted since it was found
+            found.append(_summary(root, run))
+    return found
+
+
+def _summary(root: Path, run: str) -> Plain:
+    """A line on one run: what was asked, what came out, its state, and the error if it failed."""
+    folder = files.run_folder(root, run)
+    found: Plain = {"id": run, "state": "unreadable", "error": None, "started": None}
+    found["views"] = [v for name, v in VIEWS.items() if files.exists(root, folder / name)]
+    try:
+        status = files.read_json(root, folder / "status.json")
+        config = files.read_json(root, folder / "config.json")
+        result = files.read_json(root, folder / "result.json")
+        growing = not result and "search" in found["views"]
+        last = files.read_last_line(root, folder / "metrics.jsonl") if growing else {}
+    except InputError as error:
+        return {**found, **contents.summary({}, {}, {}), "error": str(error)}
+    error = inner(status, "error")
+    if error:
+        found["error"] = f"{text(error.get('type'))}: {text(error.get('message'))}"
+    found |= contents.summary(config, result, last)
+    state = state_of(status) if status else "done" if result else "unknown"
+    return found | {"state": text(state, 20), "started": text(status.get("started"), 40)}
+
+
+def details(root: Path, run: str) -> Plain:
+    """The run's summary and all that its views show; InputError if there is no such run.
+
+    A file that cannot be read leaves its view empty, and `problems` says why.
+    """
+    root = root.resolve()
+    folder = files.run_folder(root, run)
+    problems: list[str] = []
+
+    def view(read: Callable[[Path, Path], Any], name: str, shape: Callable[[Any], Any]) -> Any:
+        try:
+            return shape(read(root, folder / name))
+        except InputError as error:
+            problems.append(str(error))
+            return None
+
+    found: Plain = {
+        "summary": _summary(root, run),
+        "circuit": view(files.read_json, "circuit.json", contents.circuit),
+        "search": view(files.read_lines, "metrics.jsonl", contents.search),
+        "validation": view(files.read_json, "validation.json", contents.validation),
+        "heads": view(files.read_json, "heads.json", contents.heads),
+        "route": view(files.read_json, "route.json", contents.route),
+        "record": {
+            name: view(files.read_json, f"{name}.json", _pretty)
+            for name in ("config", "result", "status")
+        },
+    }
+    return found | {"problems": list(dict.fromkeys(problems))}
+
+
+def _pretty(value: Plain) -> str | None:
+    """The object as indented JSON, cut."""
+    return text(json.dumps(value, indent=2, ensure_ascii=False), 20_000) if value else None

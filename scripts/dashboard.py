@@ -1,0 +1,66 @@
+"""The runs below a folder as a local web page.
+
+    python scripts/dashboard.py runs
+    python scripts/dashboard.py multirun --port 8080
+
+Reads only. Needs the extra `dashboard`: pip install -c constraints.txt -e ".[dashboard]".
+"""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import sys
+from pathlib import Path
+
+from command import refusals_as_exit
+
+from acdc.errors import InputError
+
+
+def is_local(host: str) -> bool:
+    """Whether only this machine can reach a server at this address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def serve(folder: Path, host: str, port: int) -> None:
+    """Serve until interrupted; InputError if the folder or the installation does not allow it."""
+    try:
+        import uvicorn
+
+        from discovery.dashboard.app import make_app
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"The dashboard needs {error.name}:"
+            ' pip install -c constraints.txt -e ".[dashboard]" installs it.'
+        ) from error
+    if not 0 < port < 2**16:
+        raise InputError(f"--port {port}: allowed are 1 to {2**16 - 1}")
+    app = make_app(folder, None if is_local(host) else ["*"])
+    if not is_local(host):
+        print(
+            f"warning: --host {host} lets other machines read every run below {folder},"
+            " without a password",
+            file=sys.stderr,
+        )
+    shown = f"[{host}]" if ":" in host else host
+    print(f"http://{shown}:{port}/  (Ctrl-C ends it)", flush=True)
+    uvicorn.run(app, host=host, port=port, log_level="warning", server_header=False)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the command line and serve."""
+    parser = argparse.ArgumentParser(description="The runs below a folder as a local web page.")
+    parser.add_argument("folder", type=Path, help="searched for run folders, at any depth")
+    parser.add_argument("--host", default="127.0.0.1", help="default: this machine only")
+    parser.add_argument("--port", type=int, default=8000)
+    asked = parser.parse_args(arguments)
+    with refusals_as_exit():
+        serve(asked.folder, asked.host, asked.port)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Real runs of the embedded model, small enough for seconds, in one folder for all tests here."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from acdc.errors import InputError
+from discovery import route
+from discovery.pipeline import discover
+from discovery.prepare import load
+from discovery.records import RunFolder, record_refusal
+from discovery.settings import RouteSettings, read_as, read_settings
+from discovery.validation.runs import read_found, validate_runs
+from discovery.validation.settings import read_validation
+
+ROOT = Path(__file__).parents[2]
+SMALL = (
+    "prompts=76", "chunk=76", "threads=1", "chance.circuits=29", "chance.misplaced=19",
+    "chance.prompts=3", "scrubbing.draws=2", "completeness.prompts=6", "completeness.random=3",
+    "completeness.runs=1", "completeness.iterations=1", "completeness.candidates=2",
+    "minimality.prompts=4", "minimality.draws=10", "stability.resamples=6",
+    "stability.searches=null",
+)  # fmt: skip
+
+
+def config(name, *overrides):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return OmegaConf.to_container(compose(name, list(overrides)), resolve=True)
+
+
+def search(folder, *overrides):
+    overrides = ["tracking=disabled", "threads=1", "task.n=16", "task.length=12", *overrides]
+    return discover(read_settings(config("config", *overrides)), folder, overrides, str)
+
+
+def route_run(folder):
+    asked = config("route", "ids=[5,9,3,40,5]", "target=9")
+    settings = read_as(RouteSettings, asked)
+    with RunFolder.create(folder, asked, []) as record:
+        loaded = load(settings)
+        answer = route.find_answer(
+            route.read_question(settings, loaded), loaded, settings.threshold, settings.renormalise
+        )
+        record.write("route.json", route.to_json(answer, loaded))
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    """Three searches (one validated), one that failed, one route."""
+    root = tmp_path_factory.mktemp("dashboard") / "runs"
+    for threshold in ("0.05", "0.5"):
+        search(root / f"acdc_{threshold}", f"method.threshold={threshold}")
+    search(root / "other" / "eap_ig", "method=eap_ig", "method.n_edges=20")
+    record_refusal(root / "failed", ["task=nonesuch"], InputError("task=nonesuch: no such task"))
+    route_run(root / "route")
+    validate_runs(read_found([root / "acdc_0.05"]), small_validation(), str)
+    return root
+
+
+def small_validation():
+    asked = config("validate", "run=x", *SMALL)
+    asked.pop("run")
+    return read_validation(asked)
+
+
+@pytest.fixture(scope="session")
+def on_disk(runs):
+    """A JSON file of a run."""
+    return lambda *path: json.loads(runs.joinpath(*path).read_text())
+
+
+def written(folder, **files):
+    """A run folder with these files, each a mapping or a text; `metrics` is a .jsonl."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, value in files.items():
+        path = folder / (f"{name}.jsonl" if name == "metrics" else f"{name}.json")
+        path.write_text(value if isinstance(value, str) else json.dumps(value))
+    return folder
+
+
+@pytest.fixture(name="written", scope="session")
+def written_fixture():
+    return written
+
+
+def many_edges(count):
+    """A circuit.json of GPT-2's size with so many edges, of either sign."""
+    writers = ["input"] + [f"a{la}.h{h}" for la in range(11) for h in range(12)]
+    readers = [f"a11.h{h}<{part}>" for h in range(12) for part in "qkv"] + ["logits"]
+    names = [f"{w}->{r}" for w in writers for r in readers][:count]
+    assert len(names) == count
+    edges = {
+        name: {"score": (-1) ** i * 1.003 ** (-i), "in_graph": True} for i, name in enumerate(names)
+    }
+    cfg = {"n_layers": 12, "n_heads": 12, "d_model": 768, "parallel_attn_mlp": False}
+    return {"cfg": cfg, "nodes": {}, "edges": edges}
+
+
+@pytest.fixture(name="many_edges", scope="session")
+def many_edges_fixture():
+    return many_edges

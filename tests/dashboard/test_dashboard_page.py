@@ -1,0 +1,347 @@
+"""The page in a browser: every view on real runs, the main path, hostile files, the figures.
+
+What is shown is compared with the files. Every test fails on an error in the page's console and on
+a request that leaves this machine. Screenshots go to build/dashboard/.
+"""
+
+import json
+import os
+import re
+import shutil
+import threading
+import time
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import pytest
+
+pytest.importorskip("fastapi", reason="the extra `dashboard` is not installed")
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+import uvicorn  # noqa: E402
+
+from discovery.dashboard.app import make_app  # noqa: E402
+from discovery.dashboard.export import export_page  # noqa: E402
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+PICTURES = Path(__file__).parents[2] / "build" / "dashboard"
+EVIL = "<img src=x onerror='window.hacked=1'></script><script>window.hacked=1</script>"
+
+
+class Server(uvicorn.Server):
+    """In a thread, on a free port."""
+
+    def __init__(self, root):
+        super().__init__(uvicorn.Config(make_app(root), port=0, log_level="error"))
+        self.thread = threading.Thread(target=self.run, daemon=True)
+
+    def __enter__(self):
+        self.thread.start()
+        while not self.started:
+            assert self.thread.is_alive()
+            time.sleep(0.01)
+        return f"http://127.0.0.1:{self.servers[0].sockets[0].getsockname()[1]}/"
+
+    def __exit__(self, *_):
+        self.should_exit = True
+        self.thread.join(timeout=10)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as started:
+        yield started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+
+
+@pytest.fixture(params=["light"])
+def page(browser, request):
+    """A page of 1280 x 800 that may talk to this machine only and must not complain."""
+    context = browser.new_context(
+        viewport={"width": 1280, "height": 800}, color_scheme=request.param
+    )
+    context.set_default_timeout(10_000)
+    asked, complaints = [], []
+    context.on("request", lambda r: asked.append(r.url))
+    page = context.new_page()
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda m: m.type in ("error", "warning") and complaints.append(m.text))
+    yield page
+    away = [u for u in asked if urlsplit(u).hostname not in (None, "127.0.0.1")]
+    context.close()
+    assert complaints == [] and away == []
+
+
+@pytest.fixture(scope="module")
+def address(runs):
+    with Server(runs) as address:
+        yield address
+
+
+def go(page, address, *parts):
+    """Open a page of the dashboard afresh."""
+    page.goto("about:blank")
+    page.goto(address + "#/" + "/".join(quote(part, safe="") for part in parts))
+    page.wait_for_selector("body[data-ready]")
+
+
+def picture(page, name):
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=PICTURES / f"{name}.png")
+
+
+def drawn(page, within=""):
+    """Edges that can be seen."""
+    return page.locator(f"{within} .edge:not(.off)").count()
+
+
+def table(page, selector):
+    rows = page.locator(f"{selector} tbody tr").all_inner_texts()
+    return [[cell.strip() for cell in row.split("\t")] for row in rows]
+
+
+def test_the_main_path(page, address, runs, on_disk, tmp_path):
+    """Filter, a run, the slider, a head, two runs compared, the export from disk."""
+    go(page, address)
+    assert page.locator("[data-run]").count() == 5
+    picture(page, "runs")
+    page.fill("#filter", "acdc")
+    assert page.locator("[data-run]").count() == 2
+    result = on_disk("acdc_0.05", "result.json")
+    row = page.locator('[data-run="acdc_0.05"]').inner_text()
+    assert re.search(rf"\b{result['n_edges']}\b", row)
+    assert f"{100 * result['faithfulness']:.1f} %" in row
+
+    page.click('[data-run="acdc_0.05"] a')
+    page.wait_for_selector("body[data-ready=run]")
+    effects = sorted(
+        (abs(e["score"]), name)
+        for name, e in on_disk("acdc_0.05", "circuit.json")["edges"].items()
+        if e["in_graph"]
+    )
+    assert drawn(page) == len(table(page, ".edges")) == len(effects) == result["n_edges"]
+    picture(page, "circuit")
+    page.fill("#least", "3")  # the three smallest go
+    assert drawn(page) == len(table(page, ".edges")) == len(effects) - 3
+    names = page.locator(".edges [data-row]").evaluate_all("rows => rows.map(r => r.dataset.row)")
+    assert names == [name for _, name in reversed(effects[3:])]
+
+    page.fill("#least", "0")
+    head = effects[-1][1].split("->")[1].partition("<")[0]
+    assert re.fullmatch(r"a\d+\.h\d+", head)
+    page.fill("#find", head)
+    near = {n for _, n in effects if head in (n.split("->")[0], n.split("->")[1].partition("<")[0])}
+    names = page.locator(".edges [data-row]").evaluate_all("rows => rows.map(r => r.dataset.row)")
+    assert set(names) == near and drawn(page, "") == len(effects)
+    assert page.locator(".edge:not(.dim)").count() == len(near)
+    picture(page, "head")
+
+    go(page, address)
+    page.check('[data-run="acdc_0.05"] input')
+    page.check('[data-run="other/eap_ig"] input')
+    page.click("nav >> text=Compare")
+    page.wait_for_selector("body[data-ready=compare]")
+    picture(page, "compare")
+    with page.expect_download() as download:
+        page.click("text=Export as one file")
+    download.value.save_as(tmp_path / "two.html")
+    page.goto(f"file://{tmp_path}/two.html")
+    page.wait_for_selector("body[data-ready=compare]")
+    assert drawn(page, "[data-side='0']") == result["n_edges"]
+
+
+def test_compare_shows_what_the_files_share(page, address, on_disk):
+    go(page, address, "compare", "acdc_0.05", "other/eap_ig")
+    left, right = (
+        {k for k, e in on_disk(*run, "circuit.json")["edges"].items() if e["in_graph"]}
+        for run in (("acdc_0.05",), ("other", "eap_ig"))
+    )
+    for share, edges in (("in-both", left & right), ("only-left", left - right),
+                         ("only-right", right - left), ("", left | right)):  # fmt: skip
+        page.click(f'[data-share="{share}"]')
+        assert {f"{row[0]}->{row[1]}" for row in table(page, ".edges")} == edges
+        assert drawn(page, "[data-side='0']") == len(edges & left)
+        assert drawn(page, "[data-side='1']") == len(edges & right)
+    assert left & right and right - left
+
+
+def test_search_validation_heads_route_record(page, address, runs, on_disk):
+    go(page, address, "run", "acdc_0.05", "search")
+    lines = [json.loads(line) for line in (runs / "acdc_0.05/metrics.jsonl").open()]
+    page.fill("#step", "4")
+    facts = dict(zip(*(page.locator(f".replay {t}").all_inner_texts() for t in ("dt", "dd"))))  # noqa: B905
+    assert facts["reader"] == lines[4]["reader"] and facts["kept"] == str(lines[4]["n_kept"])
+    assert float(facts["kl"]) == pytest.approx(lines[4]["metric"], rel=1e-2)
+    page.click("text=Replay")
+    page.wait_for_function("n => +document.getElementById('step').value > n", arg=5)
+    picture(page, "search")
+
+    go(page, address, "run", "acdc_0.05", "validation")
+    validation = on_disk("acdc_0.05", "validation.json")
+    answers = [v["holds"] for v in validation["verdicts"]]
+    for look, answer in (("yes", True), ("no", False), ("open", None)):
+        assert page.locator(f".verdicts.{look} li").count() == answers.count(answer)
+    assert page.locator("[data-what]").count() == len(validation["completeness"]["tried"])
+    picture(page, "validation")
+
+    go(page, address, "run", "acdc_0.05", "heads")
+    heads = on_disk("acdc_0.05", "heads.json")
+    shown = {row[0]: row[2:] for row in table(page, ".heat")}
+    assert set(shown) == set(heads)
+    for head, looks in heads.items():
+        assert shown[head] == [f"{value:.2f}" for value in looks.values()]
+    picture(page, "heads")
+    page.click(f".heat >> text={next(iter(heads))}")
+    page.wait_for_selector(f'.node.focused[data-id="{next(iter(heads))}"]')
+
+    go(page, address, "run", "route")
+    edges = [e for e in on_disk("route", "route.json")["edges"] if e["kind"] in ("head", "mlp")]
+    assert len(table(page, ".edges")) == len(edges)
+    picture(page, "route")
+    go(page, address, "run", "acdc_0.5", "record")
+    assert json.loads(page.locator("pre").nth(1).inner_text()) == on_disk("acdc_0.5", "result.json")
+
+
+def test_sweep_leads_to_the_run(page, address):
+    go(page, address, "sweep")
+    assert page.locator("svg [data-run]").count() == 3
+    page.locator('svg [data-run="acdc_0.5"]').hover()
+    assert "acdc_0.5" in page.inner_text("#tip")
+    picture(page, "sweep")
+    page.select_option("#measure", "kl")
+    assert page.locator("svg [data-run]").count() >= 2
+    page.click('svg [data-run="acdc_0.5"]')
+    page.wait_for_selector("body[data-ready=run]")
+    assert "acdc_0.5" in page.inner_text("main")
+
+
+def test_by_keyboard_alone(page, address):
+    go(page, address)
+    page.focus("#filter")
+    page.keyboard.type("other")
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.dataset.key") == "open other/eap_ig":
+            break
+    page.keyboard.press("Enter")
+    page.wait_for_selector("body[data-ready=run]")
+    page.focus('.node[data-id="logits"]')
+    page.keyboard.press("Enter")
+    assert page.get_attribute('.node[data-id="logits"]', "aria-pressed") == "true"
+    assert re.fullmatch(r"\d+ edges? shown", page.inner_text("#said"))
+    page.keyboard.press("Escape")
+    assert page.locator(".focused").count() == 0
+    page.focus("#least")
+    before = drawn(page)
+    page.keyboard.press("ArrowRight")
+    assert drawn(page) == before - 1
+    unnamed = "e => !(e.labels?.length || e.ariaLabel || e.innerText)"
+    found = page.locator("input, select, button").evaluate_all(f"all => all.filter({unnamed})")
+    assert found == []
+
+
+@pytest.mark.parametrize("page", ["dark"], indirect=True)
+def test_in_the_dark(page, address):
+    go(page, address, "run", "other/eap_ig")
+    colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert max(map(int, re.findall(r"\d+", colour))) < 60
+    picture(page, "circuit_dark")
+
+
+def test_a_running_search_is_followed(page, tmp_path, written):
+    status = {"state": "running", "pid": os.getpid(), "host": os.uname().nodename}
+    run = written(tmp_path / "run", status=status, metrics='{"n_kept": 3, "metric": 0.5}\n')
+    with Server(tmp_path) as address:
+        go(page, address)
+        assert "running" in page.inner_text("[data-run]")
+        with (run / "metrics.jsonl").open("a") as file:
+            file.write('{"n_kept": 41, "metric": 0.5}\n')
+        page.wait_for_selector("[data-run] >> text=41")
+        written(run, status={"state": "failed", "error": {"type": "Full", "message": "no room"}})
+        page.wait_for_selector("[data-run] >> text=Full: no room")
+        page.goto("about:blank")
+
+
+def test_hostile_files_do_nothing(page, tmp_path, written, many_edges):
+    circuit = {
+        "cfg": {"n_layers": 2, "n_heads": 2},
+        "edges": {
+            EVIL: {"score": 1, "in_graph": True},
+            "a0.h0->logits": {"score": 1, "in_graph": True},
+        },
+    }
+    evil = {"model": EVIL, "task": EVIL, "method": EVIL, "metric": EVIL, "n_edges": 1,
+            "faithfulness": 0.5}  # fmt: skip
+    verdict = {"name": EVIL, "question": EVIL, "figures": EVIL, "holds": EVIL}
+    tokens = [{"text": EVIL}]
+    edge = {"kind": EVIL, "layer": 0, "source": 0, "target": 0, "flow": 1}
+    written(
+        tmp_path / "evil", status={"state": "done", "error": {"type": EVIL, "message": EVIL}},
+        result=evil, circuit=circuit, heads={EVIL: {EVIL: 0.5}}, validation={"verdicts": [verdict]},
+        route={"tokens": tokens, "edges": [edge]}, metrics=json.dumps({"reader": EVIL}) + "\n",
+    )  # fmt: skip
+    written(tmp_path / "torn", status={"state": "done"}, result='{"model": ', circuit="[")
+    (tmp_path / "<img src=x onerror=hacked=1>").mkdir()
+    written(tmp_path / "<img src=x onerror=hacked=1>", status={"state": EVIL})
+    (tmp_path / "page.html").write_text(export_page(tmp_path, ["evil"]))
+    with Server(tmp_path) as address:
+        places = [(address, ()), (address, ("sweep",)), (address, ("compare", "evil", "evil"))]
+        places += [(address, ("run", run)) for run in ("torn", "<img src=x onerror=hacked=1>")]
+        for base in (address, f"file://{tmp_path}/page.html"):
+            views = ("circuit", "search", "validation", "heads", "route", "record")
+            places += [(base, ("run", "evil", view)) for view in views]
+        for base, parts in places:
+            go(page, base, *parts)
+            assert page.evaluate("window.hacked") is None and page.locator("img").count() == 0
+            assert page.locator("[role=alert]").count() == 0, parts
+            if parts[1:2] == ("evil",):
+                assert "<img src=x" in page.inner_text("main")
+        go(page, address)
+        assert "unreadable" in page.locator('[data-run="torn"]').inner_text()
+
+
+def test_500_runs_and_2400_edges_are_quick(page, tmp_path, written, many_edges):
+    result = {"model": "m", "task": "t", "method": "acdc", "metric": "kl", "n_edges": 2400,
+              "n_edges_total": 32491, "faithfulness": 0.9, "metric_circuit": 0.1}  # fmt: skip
+    for i in range(500):
+        written(tmp_path / f"run{i}", status={"state": "done"}, result={**result, "n_edges": i + 1})
+    written(tmp_path / "run0", circuit=many_edges(2400))
+    with Server(tmp_path) as address:
+        start = time.perf_counter()
+        go(page, address)
+        listing = time.perf_counter() - start
+        assert page.locator("[data-run]").count() == 500
+        go(page, address, "run", "run0")
+        drawing = page.evaluate(
+            """async () => {
+              const { circuit } = await loadRun("run0");
+              const times = [];
+              for (let i = 0; i < 3; i++) {
+                const start = performance.now();
+                document.getElementById("main").replaceChildren(circuitView(circuit));
+                document.body.getBoundingClientRect();
+                times.push(performance.now() - start);
+              }
+              return Math.min(...times) / 1000;
+            }"""
+        )
+        page.fill("#least", "0")
+        assert drawn(page) == 2400
+        sliding = page.evaluate(
+            """() => {
+              const slider = document.getElementById("least");
+              slider.value = 1200;
+              const start = performance.now();
+              slider.dispatchEvent(new Event("input"));
+              document.body.getBoundingClientRect();
+              return (performance.now() - start) / 1000;
+            }"""
+        )
+        assert drawn(page) == 1200
+        picture(page, "many_edges")
+    figures = {"500 runs": listing, "2400 edges": drawing, "slider": sliding}
+    (PICTURES / "figures.json").write_text(json.dumps(figures))
+    assert all(v < limit for v, limit in zip(figures.values(), (2, 0.5, 0.5), strict=True)), figures

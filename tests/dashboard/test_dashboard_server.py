@@ -1,0 +1,301 @@
+"""What the server answers: the files' own numbers, and nothing but them, whatever lies there."""
+
+import base64
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import sys
+from importlib.resources import files as package_files
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("fastapi", reason="the extra `dashboard` is not installed")
+from fastapi.testclient import TestClient  # noqa: E402
+
+from acdc.errors import InputError  # noqa: E402
+from discovery.dashboard import contents, files  # noqa: E402
+from discovery.dashboard.app import make_app  # noqa: E402
+from discovery.dashboard.export import SCRIPTS, export_page  # noqa: E402
+
+SCRIPT_FOLDER = Path(__file__).parents[2] / "scripts"
+PAGE = package_files("discovery.dashboard").joinpath("page")
+
+
+def client(root):
+    return TestClient(make_app(root), base_url="http://127.0.0.1", raise_server_exceptions=True)
+
+
+def listed(root):
+    answer = client(root).get("/api/runs")
+    assert answer.status_code == 200
+    return {run["id"]: run for run in answer.json()["runs"]}
+
+
+def one(root, run):
+    answer = client(root).get("/api/run", params={"id": run})
+    assert answer.status_code == 200
+    return answer.json()
+
+
+def command(name):
+    """A script as a module."""
+    sys.path.insert(0, str(SCRIPT_FOLDER))
+    try:
+        spec = importlib.util.spec_from_file_location(
+            f"command_{name}", SCRIPT_FOLDER / f"{name}.py"
+        )
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(SCRIPT_FOLDER))
+    return module
+
+
+# ---- what is shown equals the files -------------------------------------------------------------
+
+
+def test_the_table_is_what_the_files_say(runs, on_disk):
+    found = listed(runs)
+    assert sorted(found) == ["acdc_0.05", "acdc_0.5", "failed", "other/eap_ig", "route"]
+    for name in ("acdc_0.05", "acdc_0.5", "other/eap_ig"):
+        result, run = on_disk(name, "result.json"), found[name]
+        for key in ("model", "task", "method", "threshold", "n_edges", "faithfulness", "metric"):
+            assert run[key] == result[key], key
+        assert run["metric_circuit"] == result["metric_circuit"] and run["state"] == "done"
+        assert run["seconds"] == result["seconds"]["search"]
+    assert found["failed"]["state"] == "failed" and "no such task" in found["failed"]["error"]
+    assert found["route"]["views"] == ["route"] and "circuit" in found["acdc_0.5"]["views"]
+
+
+def test_a_run_is_what_its_files_say(runs, on_disk):
+    found = one(runs, "acdc_0.05")
+    kept = {
+        name: edge["score"]
+        for name, edge in on_disk("acdc_0.05", "circuit.json")["edges"].items()
+        if edge["in_graph"]
+    }
+    edges = found["circuit"]["edges"]
+    assert {f"{writer}->{reader}": effect for writer, reader, effect in edges} == kept
+    assert len(edges) == found["summary"]["n_edges"] and found["circuit"]["skipped"] == 0
+    sizes = [abs(effect) for _, _, effect in edges]
+    assert sizes == sorted(sizes, reverse=True)
+    lines = [json.loads(line) for line in (runs / "acdc_0.05/metrics.jsonl").open()]
+    for shown, line in zip(found["search"], lines, strict=True):
+        assert all(line[key] == value for key, value in shown.items())
+    assert found["heads"] == on_disk("acdc_0.05", "heads.json")
+    verdicts = on_disk("acdc_0.05", "validation.json")["verdicts"]
+    assert [v["holds"] for v in found["validation"]["verdicts"]] == [v["holds"] for v in verdicts]
+    assert len(found["validation"]["verdicts"]) > 8 and found["problems"] == []
+
+
+def test_a_route_is_what_its_file_says(runs, on_disk):
+    found, file = one(runs, "route")["route"], on_disk("route", "route.json")
+    drawn = [e for e in file["edges"] if e["source"] is not None and e["layer"] is not None]
+    assert found["tokens"] == [t["text"] for t in file["tokens"]]
+    assert [e["flow"] for e in found["edges"]] == [e["flow"] for e in drawn] and drawn
+    assert found["skipped"] == len(file["edges"]) - len(drawn)
+
+
+def test_edges_of_a_shared_group_are_one_edge():
+    """Two query heads a group; the file has each key edge twice, the query edge once."""
+    names = ["input->a1.h2<k>", "input->a1.h3<k>", "a0.h0->a1.h3<q>", "m9->logits"]
+    data = {
+        "cfg": {"n_layers": 2, "n_heads": 4},
+        "graph": {"n_kv_heads": 2, "kv": "per_group"},
+        "edges": {name: {"score": -0.5, "in_graph": True} for name in names},
+    }
+    found = contents.circuit(data)
+    assert found["edges"] == [["input", "a1.kv1<k>", -0.5], ["a0.h0", "a1.h3<q>", -0.5]]
+    assert found["skipped"] == 1 and found["groups"] == 2  # layer 9 does not exist
+
+
+def test_a_search_that_still_runs_shows_its_newest_line(tmp_path, written):
+    status = {"state": "running", "pid": os.getpid(), "host": os.uname().nodename}
+    lines = '{"n_kept": 3, "metric": 0.5, "seconds": 2}\n{"n_kept": 4, "metric": 0.75}\n{"n_ke'
+    written(tmp_path / "a", status=status, metrics=lines)
+    run = listed(tmp_path)["a"]
+    assert (run["state"], run["n_edges"], run["metric_circuit"]) == ("running", 4, 0.75)
+    written(tmp_path / "a", status=status | {"pid": 2**22 + 1})
+    assert listed(tmp_path)["a"]["state"] == "killed"
+
+
+# ---- nothing but them ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "run",
+    ["..", "../secret", "/etc", "runs/../../secret", "link", "link/run", "", "a\0b", "x" * 5000],
+)  # fmt: skip
+def test_folders_outside_are_refused(run, tmp_path, written):
+    written(tmp_path / "secret" / "run", status={"state": "done"})
+    written(tmp_path / "secret", status={"state": "done"})
+    written(tmp_path / "runs" / "runs", status={"state": "done"})
+    (tmp_path / "runs" / "link").symlink_to(tmp_path / "secret")
+    for path in ("/api/run", "/export"):
+        answer = client(tmp_path / "runs").get(path, params={"id": run})
+        assert answer.status_code == 404 and answer.json() == {"error": "There is no such run."}
+    assert list(listed(tmp_path / "runs")) == ["runs"]
+
+
+def test_files_outside_are_not_read(tmp_path, written):
+    written(tmp_path / "secret", result={"model": "secret", "n_edges": 1})
+    run = written(tmp_path / "runs" / "run", status={"state": "done"})
+    (run / "result.json").symlink_to(tmp_path / "secret" / "result.json")
+    (run / "heads.json").symlink_to("heads.json")
+    found = listed(tmp_path / "runs")["run"]
+    assert found["state"] == "unreadable" and "leads outside" in found["error"]
+    assert found["model"] is None and "heads" not in found["views"]
+    text = client(tmp_path / "runs").get("/api/run", params={"id": "run"}).text
+    assert "secret" not in text and "heads.json" in text
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("{", "not JSON"),
+        ("[1, 2]", "not a JSON object"),
+        ('{"a": ' * 100_000, "nested too deeply"),
+        ("\x00\x01\x02", "not JSON"),
+        ('{"n_edges": ' + "9" * 5000 + "}", "not JSON"),
+        ("x" * 3000, "most we read"),
+    ],
+)
+def test_what_cannot_be_read_is_listed_with_the_reason(text, words, tmp_path, written, monkeypatch):
+    monkeypatch.setattr(files, "LARGEST", 2000 if words == "most we read" else files.LARGEST)
+    written(tmp_path / "bad", status={"state": "done"}, result=text, circuit=text, metrics=text)
+    written(tmp_path / "good", status={"state": "done"}, result={"n_edges": 7})
+    found = listed(tmp_path)
+    assert found["bad"]["state"] == "unreadable" and words in found["bad"]["error"]
+    assert found["good"]["n_edges"] == 7
+    details = one(tmp_path, "bad")
+    assert details["circuit"] is None and any("circuit.json" in p for p in details["problems"])
+
+
+def test_a_pipe_does_not_make_us_wait(tmp_path, written):
+    run = written(tmp_path / "run", status={"state": "done"})
+    os.mkfifo(run / "config.json")
+    assert "not a regular file" in listed(tmp_path)["run"]["error"]
+
+
+def test_values_that_browsers_refuse_become_null(tmp_path, written):
+    written(
+        tmp_path / "run",
+        status='{"state": "running", "pid": 1e999, "host": NaN}',
+        result='{"faithfulness": NaN, "n_edges": 1e999, "model": "\\ud800", "threshold": 1e308}',
+    )
+    run = listed(tmp_path)["run"]
+    assert run["faithfulness"] is None and run["n_edges"] is None and run["threshold"] is None
+    status = {"state": "running", "pid": 10**30, "host": os.uname().nodename}
+    written(tmp_path / "run", status=status)
+    assert listed(tmp_path)["run"]["state"] == "killed"
+
+
+KEYS = st.sampled_from(
+    ["cfg", "graph", "edges", "n_layers", "n_heads", "score", "in_graph", "tokens", "text", "start",
+     "source", "target", "layer", "flow", "verdicts", "holds", "scrubbing", "recovered", "tests",
+     "faithfulness", "cells", "completeness", "tried", "worst", "config", "method", "model", "name",
+     "kv", "n_kv_heads", "a0.h0->logits", "input->m0", "nodes", "threshold", "seconds"]
+)  # fmt: skip
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inside: st.lists(inside, max_size=4) | st.dictionaries(KEYS, inside, max_size=5),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.dictionaries(KEYS, VALUES, max_size=6))
+def test_no_form_of_a_file_is_an_error(data):
+    shapes = (contents.circuit, contents.heads, contents.route, contents.validation)
+    found = [shape(data) for shape in shapes]
+    found += [contents.summary(data, data, data), contents.search([data])]
+    json.dumps(found, allow_nan=False)
+
+
+def test_headers_methods_and_hosts(runs):
+    asking = client(runs)
+    for path in ("/", "/api/runs", "/main.js", "/nothing", "/api/run?id=nothing"):
+        policy = asking.get(path).headers["content-security-policy"]
+        assert "default-src 'none'" in policy and "unsafe" not in policy, path
+        assert asking.get(path).headers["x-content-type-options"] == "nosniff"
+        assert asking.get(path, headers={"host": "evil.example"}).status_code == 400
+        for method in ("post", "put", "delete", "patch"):
+            assert getattr(asking, method)(path).status_code in (404, 405)
+    assert asking.get("/../../etc/passwd").status_code == 404
+    assert asking.get("/openapi.json").status_code == asking.get("/docs").status_code == 404
+
+
+# ---- the page's own files ------------------------------------------------------------------------
+
+
+def test_the_page_loads_nothing_from_elsewhere_and_writes_no_markup():
+    for name in ("index.html", "style.css", *SCRIPTS):
+        text = PAGE.joinpath(name).read_text()
+        assert text.count("\n") <= 400
+        foreign = r"https?://(?!www\.w3\.org/2000/svg\")|[\"'(`=]//|@import"
+        assert not re.search(foreign, text), name
+        assert not re.search(r"(inner|outer)HTML|insertAdjacent|document\.write|eval\(|new F", text)
+    page = PAGE.joinpath("index.html").read_text()
+    assert tuple(re.findall(r'src="([^"]+)"', page)) == SCRIPTS
+    assert not re.search(r"<script(?![^>]* src)|style=|\bon\w+=", page)
+
+
+def test_the_export_holds_the_run_and_runs_its_own_script_only(runs):
+    page = export_page(runs, ["acdc_0.05", "acdc_0.5"])
+    data = json.loads(re.search(r'id="data">(.*)</script>', page)[1])
+    assert data["details"]["acdc_0.05"] == one(runs, "acdc_0.05")
+    script, style = (
+        re.search(rf"<{tag}>(.*)</{tag}>", page, re.DOTALL)[1] for tag in ("script", "style")
+    )
+    for kind, text in (("script", script), ("style", style)):
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{kind}-src 'sha256-{digest}'" in page
+    assert " src=" not in page.split("<script", 1)[0] and 'href="style' not in page
+
+
+def test_run_data_cannot_end_its_element(tmp_path, written):
+    evil = "</script><script>window.hacked = 1</script><!--"
+    written(tmp_path / "run", status={"state": "done"}, result={"model": evil})
+    page = export_page(tmp_path, ["run"])
+    assert evil not in page and page.count("<script") == 2
+    data = json.loads(re.search(r'id="data">(.*)</script>', page)[1])
+    assert data["runs"][0]["model"] == evil
+
+
+# ---- the commands --------------------------------------------------------------------------------
+
+
+def test_export_command(runs, tmp_path, capsys):
+    out = tmp_path / "page.html"
+    command("export").main([str(runs / "acdc_0.5"), str(runs / "other/eap_ig"), "--out", str(out)])
+    assert '"other/eap_ig"' in out.read_text() and "page.html" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stopped:
+        command("export").main([str(tmp_path / "nothing"), "--out", str(out)])
+    assert stopped.value.code == 2 and "holds no run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("host, warns", [("127.0.0.1", False), ("::1", False), ("0.0.0.0", True)])
+def test_dashboard_command_warns_if_others_can_read(host, warns, runs, monkeypatch, capsys):
+    import uvicorn
+
+    served = []
+    monkeypatch.setattr(uvicorn, "run", lambda app, **options: served.append((app, options)))
+    command("dashboard").main([str(runs), "--host", host])
+    assert ("other machines" in capsys.readouterr().err) == warns
+    app, options = served[0]
+    assert options["host"] == host
+    foreign = TestClient(app, base_url="http://box.example").get("/api/runs")
+    assert foreign.status_code == (200 if warns else 400)
+
+
+def test_dashboard_command_refuses_what_is_no_folder(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        command("dashboard").main([str(tmp_path / "nothing")])
+    assert stopped.value.code == 2 and "is not a folder" in capsys.readouterr().err
+    with pytest.raises(InputError):
+        make_app(tmp_path / "nothing")
