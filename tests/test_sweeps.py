@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 
 from discovery.records import read_run
-from discovery.sweep_folder import is_done, set_aside
 
 ROOT = Path(__file__).parents[1]
 SIX = "method.threshold=0.01,0.02,0.05,0.1,0.2,0.5"
@@ -219,32 +218,3 @@ def test_every_job_of_every_named_sweep_is_accepted(named, monkeypatch):
             config = compose("config", [f"+sweep={named}", *job])
             read_settings(OmegaConf.to_container(config, resolve=True))
         assert whole.hydra.mode.name == "MULTIRUN" and len(jobs) >= 5
-
-
-def test_only_what_ended_is_set_aside(tmp_path):
-    folder = tmp_path / "job"
-    assert set_aside(folder) is None
-    folder.mkdir()
-    status = {"state": "running", "pid": os.getpid(), "host": os.uname().nodename}
-    (folder / "status.json").write_text(json.dumps(status))
-    assert set_aside(folder) is None and folder.exists()
-    for number in (1, 2):
-        folder.mkdir(exist_ok=True)
-        (folder / "status.json").write_text(json.dumps({**status, "state": "failed"}))
-        assert set_aside(folder) == tmp_path / ".attempts" / f"job.{number}"
-        assert not folder.exists()
-
-
-def test_another_configuration_is_not_done(tmp_path):
-    from test_settings import settings
-
-    from discovery.pipeline import discover
-
-    job = settings("tracking=disabled", "task.n=4")
-    discover(job, tmp_path / "run", [], lambda text: None)
-    assert is_done(tmp_path / "run", job)
-    assert is_done(tmp_path / "run", settings("tracking=wandb_offline", "task.n=4"))
-    assert not is_done(tmp_path / "run", job.model_copy(update={"seed": 1}))
-    (tmp_path / "run" / "result.json").unlink()
-    assert not is_done(tmp_path / "run", job)
-    assert not is_done(tmp_path / "none", job)

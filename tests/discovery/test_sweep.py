@@ -74,6 +74,7 @@ def test_the_front_is_what_nothing_beats():
         member("small", 5, 0.5, size=0.5),
         member("beaten", 8, 0.4, size=0.3),
         member("good", 10, 0.9, size=0.2),
+        member("padded", 11, 0.9, size=0.15),  # as near to 1, but with more edges
         member("too much", 12, 1.2, size=0.1),  # further from 1 than 0.9
         member("undefined", 1, None, size=0.9),
         member("elsewhere", 99, 0.1, task="induction"),  # has no rival
