@@ -19,7 +19,7 @@ _READER = re.compile(r"logits|m(\d{1,3})|a(\d{1,3})\.h(\d{1,3})<([qkv])>")
 
 
 def number(value: object) -> float | int | None:
-    """The value if it is a number that a browser can hold."""
+    """The value if it is a number that JSON and a browser can hold: no NaN, no infinity."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return value if abs(value) < 1e300 else None

@@ -7,7 +7,6 @@ regular files. What cannot be read is an InputError with the reason; the pages s
 from __future__ import annotations
 
 import json
-import math
 import os
 import stat
 from pathlib import Path
@@ -119,17 +118,12 @@ def _read(root: Path, path: Path, tail: int | None = None) -> bytes | None:
 
 
 def _decode(text: bytes, name: str) -> dict[str, Any]:
-    """A JSON object; NaN and infinities, which browsers refuse, become None."""
+    """A JSON object; NaN and infinities, which Python reads, are left to whoever uses them."""
     try:
-        value = json.loads(text, parse_constant=lambda _: None, parse_float=_finite)
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         why = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise InputError(f"{name} is not JSON that can be read: {why[:200]}.") from error
     if not isinstance(value, dict):
         raise InputError(f"{name} is not a JSON object.")
     return value
-
-
-def _finite(text: str) -> float | None:
-    number = float(text)
-    return number if math.isfinite(number) else None
