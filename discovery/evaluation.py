@@ -17,8 +17,9 @@ from acdc.metrics import Metric, accuracy, differ, make_metric, top1
 from acdc.prompts import Prompts
 from discovery.attention import head_attention
 
-# how far a search in this dtype may be from the fresh run, as a share of the metric's scale
-DRIFT = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2}
+# how far a search in this dtype may be from the fresh run, as a share of the metric's scale; in
+# float32 sums over streams with activations in the thousands have parted by 1.1e-4
+DRIFT = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 5e-2}
 
 
 def evaluate(
