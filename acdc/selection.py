@@ -113,7 +113,9 @@ def select_on_paths(
     `select`.
     """
     check_size(graph, n_edges)
-    low, high = n_edges, graph.n_edges  # circuits grow with the number asked for
+    low = high = n_edges  # circuits grow with the number asked for
+    while select(graph, scores, high, ranking, rule).n_edges < n_edges:
+        low, high = high + 1, min(2 * high, graph.n_edges)
     while low < high:
         middle = (low + high) // 2
         if select(graph, scores, middle, ranking, rule).n_edges >= n_edges:
