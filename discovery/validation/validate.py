@@ -216,8 +216,10 @@ class Validator:
         )
 
     def _stability(self, run: Settings, circuit: Circuit, used: Prompts) -> Any:
+        """None for a search if no searches are wanted, and for noise, which asks no prompts."""
         wanted = self.settings.stability
-        if isinstance(run.method, ACDCMethod) and wanted.searches is None:
+        search = isinstance(run.method, ACDCMethod)
+        if run.method.name == "random" or (search and wanted.searches is None):
             return None
         searches = wanted.searches or wanted.resamples
         with torch.inference_mode(False), torch.no_grad():
