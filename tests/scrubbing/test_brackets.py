@@ -274,7 +274,7 @@ SETTINGS = {"experiment": "brackets", "weights": "x", "strings": "y", "reference
     "field, value, words",
     [
         ("references", 5, ["references=5", "100"]),
-        ("weights", None, ["weights=None"]),
+        ("weights", None, ["weights is required"]),
         ("experiment", "none", ["experiment='none'", "brackets"]),
         ("draws", 0, ["draws=0"]),
         ("colour", 1, ["colour", "no such field"]),

@@ -51,7 +51,7 @@ def test_induction(tmp_path):
     [
         ({"experiment": "roles", "weights": ""}, ["weights"]),
         ({"experiment": "induction", "strings": "x"}, ["strings='x'", "none"]),
-        ({"experiment": "brackets", "strings": "x"}, ["weights=none"]),
+        ({"experiment": "brackets", "strings": "x"}, ["weights is required"]),
         ({"experiment": "heads"}, ["experiment='heads'", "roles, induction"]),
     ],
 )
