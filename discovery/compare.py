@@ -23,10 +23,9 @@ from acdc.curve import FaithfulnessCurves, faithfulness_curves
 from acdc.errors import InputError
 from acdc.forward import PatchedForward
 from acdc.metrics import Metric, make_metric
-from acdc.search import Order, acdc
 from acdc.selection import Rule, top_n
 from discovery.drawing import save_figure
-from discovery.propose import edge_scores, guide_of
+from discovery.propose import edge_scores, search_steps
 from discovery.settings import ACDCMethod, Settings
 
 
@@ -68,10 +67,8 @@ def _scores(
     if not isinstance(method, ACDCMethod):
         return None, edge_scores(method, settings.seed, forward, metric)
     own = make_metric(method.metric, forward.prompts, forward.clean.logits)
-    order = Order(method.reader_order, method.sender_heads, method.gates, settings.seed)
     effects, last = np.zeros(forward.graph.legal.shape), None
-    guide = guide_of(method, settings.seed, forward, own)
-    for last in acdc(forward, own, method.threshold, order, method.chunk, guide):
+    for last in search_steps(method, settings.seed, forward, own):
         for test in last.tests:
             if test.writer is not None:
                 effects[test.writer, test.reader] = test.effect

@@ -9,7 +9,7 @@ All end in the same record.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -73,13 +73,10 @@ def _search(
     metric: Metric,
 ) -> Found:  # fmt: skip
     graph = forward.graph
-    order = Order(method.reader_order, method.sender_heads, method.gates, seed)
     start, tests, step = time.perf_counter(), list[Decision](), None
-    guide = guide_of(method, seed, forward, metric)
     skipped, damage = 0, 0.0
-    steps = acdc(forward, metric, method.threshold, order, method.chunk, guide)
     with tqdm(total=graph.n_edges, unit="edge", dynamic_ncols=True, smoothing=0.05) as bar:
-        for number, step in enumerate(steps):
+        for number, step in enumerate(search_steps(method, seed, forward, metric)):
             tests += step.tests
             skipped, damage = skipped + step.n_skipped, damage + step.damage
             seconds = time.perf_counter() - start
@@ -99,9 +96,16 @@ def _search(
     return replace(found, counts={**found.counts, "n_skipped": skipped, "skipped_damage": damage})
 
 
-def guide_of(
+def search_steps(
     method: ACDCMethod, seed: int, forward: PatchedForward, metric: Metric
-) -> Guide | None:
+) -> Iterator[Step]:
+    """The configured search, its guide's scores made first; see acdc.search."""
+    order = Order(method.reader_order, method.sender_heads, method.gates, seed)
+    guide = _guide(method, seed, forward, metric)
+    return acdc(forward, metric, method.threshold, order, method.chunk, guide)
+
+
+def _guide(method: ACDCMethod, seed: int, forward: PatchedForward, metric: Metric) -> Guide | None:
     """What steers the search, if anything: the guide's scores as an order, as a shortlist."""
     scorer = method.guiding()
     if scorer is None:

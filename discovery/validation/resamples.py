@@ -7,7 +7,7 @@ method under mean ablation, is run again in full each time, hence fewer resample
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,13 +19,10 @@ from acdc.graph import Graph
 from acdc.metrics import make_metric
 from acdc.model import Model
 from acdc.prompts import Prompts
-from acdc.search import Order, acdc
-from discovery.propose import edge_scores, guide_of, select_edges
+from discovery.propose import edge_scores, search_steps, select_edges
 from discovery.settings import ACDCMethod, Settings
 from discovery.statistics.stability import inclusion, jaccard, nogueira
 from discovery.validation.bench import Mask
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -49,10 +46,10 @@ def stability(
     resamples: int, searches: int, rng: np.random.Generator,
 ) -> Stability:  # fmt: skip
     """Run the settings' method on resampled prompts; `searches` of them if each is a search."""
-    once = isinstance(settings.method, ACDCMethod) or settings.method.ablation == "mean"
-    count = searches if once else resamples
+    in_full = isinstance(settings.method, ACDCMethod) or settings.method.ablation == "mean"
+    count = searches if in_full else resamples
     rows = rng.integers(len(prompts), size=(count, len(prompts)))
-    circuits = (_again if once else _means)(settings, model, graph, prompts, rows)
+    circuits = (_again if in_full else _means)(settings, model, graph, prompts, rows)
     masks = np.array([m[graph.legal] for m in circuits])
     found, alike = inclusion(masks), jaccard(masks)
     own = mask[graph.legal]
@@ -80,9 +77,7 @@ def _again(
             forward = PatchedForward(model, graph, prompts.take(chosen.tolist()), method.ablation)
             metric = make_metric(method.metric, forward.prompts, forward.clean.logits)
         if isinstance(method, ACDCMethod):
-            order = Order(method.reader_order, method.sender_heads, method.gates, settings.seed)
-            guide = guide_of(method, settings.seed, forward, metric)
-            *_, last = acdc(forward, metric, method.threshold, order, method.chunk, guide)
+            *_, last = search_steps(method, settings.seed, forward, metric)
             yield last.mask
         else:
             scores = edge_scores(method, settings.seed, forward, metric)
