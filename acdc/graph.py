@@ -183,6 +183,13 @@ class Graph:
             mask[self.edge(name)] = True
         return mask
 
+    def touched(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """[writers]: which nodes the edges of `mask` leave or enter."""
+        out = np.any(mask, axis=1)
+        for reader in np.flatnonzero(np.any(mask, axis=0)).tolist():
+            out[list(self.readers[reader].nodes)] = True
+        return out
+
     def describe(self) -> str:
         """One line: sizes and the number of edges."""
         mlp = "no MLPs" if not self.has_mlp else "parallel MLPs" if self.parallel else "MLPs"
@@ -226,10 +233,8 @@ class Circuit:
 
     def nodes(self) -> list[str]:
         """Names of the nodes that a kept edge touches, `logits` last."""
-        touched = {int(w) for w in np.flatnonzero(np.any(self.mask, axis=1))}
-        for r in np.flatnonzero(np.any(self.mask, axis=0)).tolist():
-            touched.update(self.graph.readers[r].nodes)
-        names = [name for i, name in enumerate(self.graph.writers) if i in touched]
+        touched = np.flatnonzero(self.graph.touched(self.mask)).tolist()
+        names = [self.graph.writers[w] for w in touched]
         return names + ["logits"] * bool(self.mask[:, -1].any())
 
     def pruned(self) -> Circuit:

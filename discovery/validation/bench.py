@@ -149,9 +149,7 @@ def make_bench(
 
 def node_mask(graph: Graph, mask: Mask) -> Mask:
     """All edges between the nodes that a circuit's edges touch: the circuit at node granularity."""
-    kept = np.any(mask, axis=1)
-    for reader in np.flatnonzero(np.any(mask, axis=0)).tolist():
-        kept[list(graph.readers[reader].nodes)] = True
+    kept = graph.touched(mask)
     read = np.array([not r.nodes or bool(kept[list(r.nodes)].any()) for r in graph.readers])
     return graph.legal & kept[:, None] & read[None, :]
 

@@ -47,10 +47,7 @@ class Completeness:
 
 def circuit_nodes(bench: Bench, mask: Mask) -> list[int]:
     """Writers that kept edges touch, `input` not among them."""
-    touched = np.any(mask, axis=1)
-    for reader in np.flatnonzero(np.any(mask, axis=0)).tolist():
-        touched[list(bench.graph.readers[reader].nodes)] = True
-    return [w for w in np.flatnonzero(touched).tolist() if w != 0]
+    return [w for w in np.flatnonzero(bench.graph.touched(mask)).tolist() if w != 0]
 
 
 def completeness(
