@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -139,18 +139,19 @@ class Validator:
             *(("shared", agree) for agree in agreements),
         ]
         bench = self.bench.first(self.settings.scrubbing.prompts)
+        base = resampled_baseline(bench)
         paired = Scrubbed(bench.circuit(mask).score[:, None], 0, 0.0)
-        rows = [self._rung(bench, "no: the paired corrupt prompt", (), paired, 99)]
+        rows = [self._rung(bench, base, "no: the paired corrupt prompt", (), paired, 99)]
         for i, (how, agree) in enumerate(rungs):
             draws = self.settings.scrubbing.draws
             found = scrub_circuit(bench, mask, how, draws, self.rng(100 + i), agree)
-            rows.append(self._rung(bench, how, agree, found, 100 + i))
+            rows.append(self._rung(bench, base, how, agree, found, 100 + i))
         return rows
 
     def _rung(
-        self, bench: Bench, how: str, agree: Sequence[str], found: Scrubbed, part: int
+        self, bench: Bench, base: Floats, how: str, agree: Sequence[str], found: Scrubbed, part: int
     ) -> dict[str, Any]:
-        model, base, rng = bench.model.score, resampled_baseline(bench), self.rng(1000 + part)
+        model, rng = bench.model.score, self.rng(1000 + part)
         return {
             "resampled": how,
             "inputs": " and ".join(agree) if agree else "the reference's own",
@@ -173,13 +174,13 @@ class Validator:
         return [
             sufficiency(kept, family.kept, model, level=level),
             partial_necessity(removed, family.removed, model, level=level),
-            _named(
+            replace(
                 null_percentile(float(own), family.scrubbed.mean(1), level),
-                "resampled score among random circuits",
+                name="resampled score among random circuits",
             ),
-            _named(
+            replace(
                 null_percentile(float(own), moved, level),
-                "resampled score among the same shape on other heads",
+                name="resampled score among the same shape on other heads",
             ),
         ]
 
@@ -197,7 +198,7 @@ class Validator:
                 for _ in range(settings.scrubbing.permuted)
             ]
             result = null_percentile(float(own), np.array(null), settings.level)
-            tests.append(_named(result, f"inputs agree on {name}, among its permutations"))
+            tests.append(replace(result, name=f"inputs agree on {name}, among its permutations"))
         return tests
 
     def _completeness(self, mask: Mask, classes: Mapping[str, Sequence[str]]) -> Completeness:
@@ -251,10 +252,6 @@ def _recovered(
         return asdict(recovered(-model, -base, -scrubbed, "input of a random prompt", rng))
     except InputError:
         return None
-
-
-def _named(result: TestResult, name: str) -> TestResult:
-    return TestResult(**{**asdict(result), "name": name})
 
 
 def _summary(score: Floats, correct: Floats) -> dict[str, float]:
