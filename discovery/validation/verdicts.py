@@ -74,7 +74,7 @@ def interval(found: Mapping[str, Any], digits: int = 2) -> str:
 
 def _of_test(test: Mapping[str, Any]) -> Verdict:
     name = str(test["name"])
-    question = QUESTIONS.get(name) or f"better than 19 in 20: {name}"
+    question = QUESTIONS.get(name) or f"better than 19 in 20 others: {name}"
     if test["p_value"] is None:
         return Verdict(test["name"], question, None, test["extra"].get("undefined", "undefined"))
     return Verdict(test["name"], question, test["holds"], _p(test))
@@ -83,7 +83,9 @@ def _of_test(test: Mapping[str, Any]) -> Verdict:
 def _p(test: Mapping[str, Any]) -> str:
     correction = "" if test["correction"] == "none" else f", {test['correction']}"
     statistic = "" if test["statistic"] is None else f"statistic {test['statistic']:.3g}, "
-    return f"{statistic}p = {test['p_value']:.2g}, n = {test['n']}{correction}"
+    against = test["extra"].get("p_opposite")
+    other = "" if against is None else f" (the opposite: {against:.2g})"
+    return f"{statistic}p = {test['p_value']:.2g}{other}, n = {test['n']}{correction}"
 
 
 def _of_minimality(test: Mapping[str, Any], kind: str) -> Verdict:
