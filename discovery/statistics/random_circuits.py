@@ -9,7 +9,6 @@ are on a path already, each equally likely. So every edge lies on a path, and th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,14 +67,6 @@ def inflate(graph: Graph, mask: Mask, rng: np.random.Generator) -> Inflated:
 def complement(graph: Graph, mask: Mask) -> Mask:
     """[writers, readers]: every edge that is not in the circuit."""
     return graph.legal & ~mask
-
-
-def random_nodes(names: Sequence[str], size: int, rng: np.random.Generator) -> tuple[str, ...]:
-    """`size` different names, each set equally likely, in the order given."""
-    if not 0 <= size <= len(names):
-        raise InputError(f"size={size}: there are {len(names)} nodes to choose from")
-    chosen = rng.choice(len(names), size, replace=False)
-    return tuple(names[int(i)] for i in np.sort(chosen))
 
 
 class _Walks:

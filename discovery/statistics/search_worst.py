@@ -57,11 +57,6 @@ class Effort:
     candidates: int = 10  # nodes tried an iteration
 
 
-def one_by_one(gap: Callable[[Subset], float]) -> Gaps:
-    """A function of one set as a function of many."""
-    return lambda subsets: [gap(subset) for subset in subsets]
-
-
 def all_subsets(n: int) -> list[Subset]:
     """All 2^n sets of n nodes, small ones first."""
     return [subset for size in range(n + 1) for subset in combinations(range(n), size)]

@@ -7,7 +7,7 @@ from scipy import stats
 
 from acdc.errors import InputError
 from acdc.graph import Circuit, Graph
-from discovery.statistics.random_circuits import complement, inflate, random_mask, random_nodes
+from discovery.statistics.random_circuits import complement, inflate, random_mask
 
 GRAPHS = {
     "plain": Graph(3, 4, 4, 8),
@@ -121,19 +121,8 @@ def test_complement():
     assert (rest ^ mask == graph.legal).all() and not (rest & mask).any()
 
 
-def test_random_nodes_are_uniform_and_in_order():
-    draws = rng()
-    found = [random_nodes("abcd", 2, draws) for _ in range(1200)]
-    assert all(list(pair) == sorted(pair) for pair in found)
-    counts = [found.count(pair) for pair in sorted(set(found))]
-    assert len(counts) == 6 and stats.chisquare(counts).pvalue > 0.001
-    assert random_nodes("abcd", 4, draws) == tuple("abcd")
-
-
 def test_refusals():
     graph = GRAPHS["plain"]
     for n_edges in (0, graph.n_edges + 1):
         with pytest.raises(InputError, match=f"n_edges={n_edges}"):
             random_mask(graph, n_edges, rng())
-    with pytest.raises(InputError, match="size=5: there are 4"):
-        random_nodes("abcd", 5, rng())

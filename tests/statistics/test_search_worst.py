@@ -4,13 +4,18 @@ import numpy as np
 import pytest
 
 from acdc.errors import InputError
-from discovery.statistics.search_worst import Effort, all_subsets, one_by_one, search_worst
+from discovery.statistics.search_worst import Effort, all_subsets, search_worst
 
 SMALL = Effort(random=5, runs=3, iterations=4, candidates=3)
 
 
 def rng(seed=0):
     return np.random.default_rng(seed)
+
+
+def one_by_one(gap):
+    """A function of one set as a function of many."""
+    return lambda subsets: [gap(subset) for subset in subsets]
 
 
 def names(n):
