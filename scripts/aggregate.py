@@ -9,6 +9,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from command import shown
+
 from acdc.errors import InputError
 from discovery.sweep import described
 from discovery.sweep_folder import aggregate, track
@@ -27,7 +29,7 @@ def summarise(folder: Path, tracked: bool) -> bool:
     missing = [m for m in members if m.result is None]
     for member in missing:
         print(f"error: not done: {described(member)}", file=sys.stderr)
-    print(f"summary  {folder / 'sweep.json'}\npicture  {folder / 'pareto.png'}")
+    print(f"summary  {shown(folder / 'sweep.json')}\npicture  {shown(folder / 'pareto.png')}")
     return not missing
 
 
