@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import torch
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -339,6 +338,8 @@ def error_sentence(error: Any) -> str:
 
 def check_device(device: str) -> None:
     """Raise InputError unless torch has the device."""
+    import torch  # a second that no command should wait for before it looks at its settings
+
     try:
         kind = torch.device(device).type
     except RuntimeError:

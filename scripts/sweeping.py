@@ -12,8 +12,9 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aggregate import summarise
 from command import plain, shown
@@ -23,12 +24,13 @@ from omegaconf import DictConfig, OmegaConf
 from validate import validate
 
 from discovery.evaluation_settings import FullEvaluation
-from discovery.prepare import Kept
 from discovery.records import record_refusal
 from discovery.settings import read_settings
 from discovery.sweep_folder import is_done, set_aside
 
-KEPT = Kept()  # what the jobs of this process share
+if TYPE_CHECKING:
+    from discovery.prepare import Kept
+
 LONGEST = 80  # characters of a folder's name that are read by people
 
 
@@ -100,12 +102,20 @@ def run_job(config: DictConfig, folder: Path, overrides: list[str]) -> dict[str,
     _set_aside(folder)
     print(f"== {folder.name}")
     try:
-        result = discover(settings, folder, overrides, print, folder.parent.name, KEPT)
+        result = discover(settings, folder, overrides, print, folder.parent.name, kept())
         if isinstance(settings.evaluation, FullEvaluation):
             validate([folder], settings.evaluation)
         return result
     except Exception as error:
         return _say_failed(folder, error)
+
+
+@cache
+def kept() -> Kept:
+    """What the jobs of this process share. The process that starts workers never needs torch."""
+    from discovery.prepare import Kept
+
+    return Kept()
 
 
 def _say_failed(folder: Path, error: Exception) -> None:

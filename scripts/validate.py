@@ -18,13 +18,14 @@ from omegaconf import DictConfig
 
 from discovery.evaluation_settings import FullEvaluation
 from discovery.tables import markdown
-from discovery.validation.runs import read_found, table, validate_runs
 from discovery.validation.settings import read_validation
 from discovery.validation.verdicts import headline
 
 
 def validate(folders: Sequence[Path], settings: FullEvaluation) -> None:
     """Validate the runs in these folders, write, print."""
+    from discovery.validation.runs import read_found, table, validate_runs
+
     done = validate_runs(read_found(folders), settings, print)
     for one in done:
         print(f"\n{one.folder}: {headline(one.validation, one.verdicts)}")
