@@ -13,7 +13,7 @@ acdc/live.py runs one circuit, acdc/incremental.py the many variants of a search
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -52,24 +52,41 @@ def stream_of(graph: Graph, layer: int, part: str) -> int:
     return 2 * layer + (part == "mlp" and not graph.parallel)
 
 
-def trace(model: Model, tokens: Int[Tensor, "batch pos"]) -> Trace:
-    """Run the model and keep every writer's output (heads without b_O) and every reader's input."""
-    n = tokens.shape[1]
+@dataclass(frozen=True)
+class Layer:
+    """One layer of a plain run: the stream before, between and after, and what was added."""
+
+    before: Float[Tensor, "batch pos d_model"]
+    heads: Float[Tensor, "head batch pos d_model"]  # outputs without b_O
+    pattern: Float[Tensor, "batch head pos pos"]
+    between: Float[Tensor, "batch pos d_model"]  # with all heads and b_O
+    mlp: Float[Tensor, "batch pos d_model"] | None
+    after: Float[Tensor, "batch pos d_model"]
+
+
+def layers(model: Model, tokens: Int[Tensor, "batch pos"]) -> Iterator[Layer]:
+    """Run the model layer by layer; nothing is kept of those behind."""
     x = model.embed(tokens)
-    writers, streams, patterns = [x], [], []
     for layer, block in enumerate(model.blocks):
-        streams.append(x)
-        heads, pattern = head_outputs(model, layer, x[None], x[None], x[None], n)
-        patterns.append(pattern.transpose(0, 1))
-        writers += list(heads)
+        heads, pattern = head_outputs(model, layer, x[None], x[None], x[None], tokens.shape[1])
         mid = x + heads.sum(0)
         if block.attn.b_O is not None:
             mid = mid + block.attn.b_O
-        streams.append(mid)
-        if block.mlp is not None:
-            writers.append(model.mlp_out(layer, x if model.parallel else mid))
-            mid = mid + writers[-1]
-        x = mid
+        mlp = None if block.mlp is None else model.mlp_out(layer, x if model.parallel else mid)
+        after = mid if mlp is None else mid + mlp
+        yield Layer(x, heads, pattern.transpose(0, 1), mid, mlp, after)
+        x = after
+
+
+def trace(model: Model, tokens: Int[Tensor, "batch pos"]) -> Trace:
+    """Run the model and keep every writer's output and every reader's input."""
+    x = model.embed(tokens)
+    writers, streams, patterns = [x], [], []
+    for layer in layers(model, tokens):
+        writers += [*layer.heads, *([] if layer.mlp is None else [layer.mlp])]
+        streams += [layer.before, layer.between]
+        patterns.append(layer.pattern)
+        x = layer.after
     streams.append(x)
     return Trace(
         torch.stack(writers), torch.stack(streams), model.unembed(x[:, -1]), tuple(patterns)

@@ -41,6 +41,20 @@ class Norm:
             )
         return torch.nn.functional.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
 
+    def share(
+        self, part: Float[Tensor, "*n d"], whole: Float[Tensor, "*n d"]
+    ) -> Float[Tensor, "*n d"]:
+        """What a summand of `whole` adds to the norm of it, the scale taken from `whole`.
+
+        Shares of all summands and the bias add up to self(whole).
+        """
+        if self.kind == "none":
+            return part
+        if self.kind == "layer":
+            part, whole = (x - x.mean(-1, keepdim=True) for x in (part, whole))
+        share = part * (whole.pow(2).mean(-1, keepdim=True) + self.eps).rsqrt()
+        return share if self.weight is None else share * self.weight
+
 
 @dataclass(frozen=True)
 class Attention:

@@ -1,4 +1,4 @@
-"""How good a circuit is, and what its heads look at.
+"""How good a circuit is.
 
 Every figure comes from a fresh, dense run of the circuit, no state of a search carried over; the
 search's own value is compared with it, and a difference beyond rounding is a defect, not a result.
@@ -15,7 +15,6 @@ from acdc.forward import PatchedForward
 from acdc.graph import Circuit
 from acdc.metrics import Metric, accuracy, differ, make_metric, top1
 from acdc.prompts import Prompts
-from discovery.attention import head_attention
 
 # how far a search in this dtype may be from the fresh run, as a share of the metric's scale; in
 # float32 sums over streams with activations in the thousands have parted by 1.1e-4
@@ -77,14 +76,3 @@ def task_scores(prompts: Prompts, logits: torch.Tensor) -> dict[str, float]:
         metric = make_metric("logit_diff", prompts, logits)
         scores["logit_diff"] = metric.of_logits(logits).mean().item()
     return {name: value for name, value in scores.items() if value is not None}
-
-
-def circuit_heads(circuit: Circuit, forward: PatchedForward) -> dict[str, dict[str, float]]:
-    """Attention of the circuit's heads in the clean run, by head name."""
-    heads = {}
-    for name in circuit.nodes():
-        if name.startswith("a"):
-            layer, head = (int(part[1:]) for part in name.split("."))
-            pattern = forward.clean.patterns[layer][:, head]
-            heads[name] = head_attention(pattern, forward.prompts)
-    return heads

@@ -25,7 +25,8 @@ from acdc.bridge import LoadedModel
 from acdc.metrics import Metric
 from acdc.prompts import Prompts
 from discovery.drawing import DrawnEdge, Layout, draw_circuit
-from discovery.evaluation import circuit_heads, evaluate
+from discovery.evaluation import evaluate
+from discovery.heads.describe import describe_heads
 from discovery.prepare import Job, Kept, prepare
 from discovery.propose import Found, propose
 from discovery.records import RunFolder, termination_as_exit
@@ -86,7 +87,7 @@ def _discover(
     plain += _time_forward(loaded, forward.prompts)
     with clock("evaluate"), torch.inference_mode():
         scores = evaluate(forward, metric, found.circuit, found.metric)
-        heads = circuit_heads(found.circuit, forward)
+        heads = describe_heads(found.circuit, forward, loaded, settings.seed)
     result = _result(settings, run, found, scores, clock, statistics.median(plain))
     _write(run, tracker, found, metric, result, heads)
     return result

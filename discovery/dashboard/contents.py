@@ -147,7 +147,7 @@ def _grouped(reader: str, per_group: int) -> str:
     return f"a{match[2]}.kv{int(match[3]) // per_group}<{match[4]}>"
 
 
-# ---- search, heads, route, validation ----------------------------------------------------------
+# ---- search, route, validation ----------------------------------------------------------
 
 SEARCH_NUMBERS = ("metric", "n_edges", "n_kept", "n_tests", "n_passes", "seconds")
 
@@ -159,15 +159,6 @@ def search(lines: list[Plain]) -> list[Plain]:
         | numbers(row, SEARCH_NUMBERS)
         for row in lines[:MOST_ROWS]
     ]
-
-
-def heads(data: Plain) -> Plain:
-    """Mean attention between marked tokens, by head."""
-    found: Plain = {}
-    for head, looks in list(data.items())[:MOST_ROWS]:
-        known = {text(k, 80): number(v) for k, v in inner(looks).items()}
-        found[head[:40]] = {k: v for k, v in known.items() if v is not None}
-    return found
 
 
 def route(data: Plain) -> Plain | None:

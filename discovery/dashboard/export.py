@@ -19,6 +19,7 @@ SCRIPTS = (
     "dom.js", "charts.js", "runs.js", "grid.js", "circuit.js", "search.js", "validation.js",
     "compare.js", "sweep.js", "heads.js", "route.js", "main.js",
 )  # fmt: skip
+STYLES = ("style.css", "heads.css")
 
 
 def export_page(root: Path, runs: Sequence[str]) -> str:
@@ -28,7 +29,7 @@ def export_page(root: Path, runs: Sequence[str]) -> str:
     """
     found = {run: details(root, run) for run in runs}
     data = {"runs": [one["summary"] for one in found.values()], "details": found}
-    style, page = _text("style.css"), _text("index.html")
+    style, page = "\n".join(_text(name) for name in STYLES), _text("index.html")
     script = "\n".join(_text(name) for name in SCRIPTS)
     policy = f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'"
     head = f'<meta http-equiv="Content-Security-Policy" content="{policy}">'

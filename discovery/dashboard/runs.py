@@ -11,6 +11,7 @@ from typing import Any
 from acdc.errors import InputError
 from discovery.dashboard import contents, files
 from discovery.dashboard.contents import Plain, inner, text
+from discovery.dashboard.head_contents import heads
 from discovery.records import state_of
 
 VIEWS = {  # file -> the view that shows it
@@ -73,7 +74,7 @@ def details(root: Path, run: str) -> Plain:
         "circuit": view(files.read_json, "circuit.json", contents.circuit),
         "search": view(files.read_lines, "metrics.jsonl", contents.search),
         "validation": view(files.read_json, "validation.json", contents.validation),
-        "heads": view(files.read_json, "heads.json", contents.heads),
+        "heads": view(files.read_json, "heads.json", heads),
         "route": view(files.read_json, "route.json", contents.route),
         "record": {
             name: view(files.read_json, f"{name}.json", _pretty)

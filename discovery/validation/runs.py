@@ -35,7 +35,7 @@ class Found:
     settings: Settings
     circuit: Mapping[str, Any]
     n_edges: int
-    heads: Mapping[str, Mapping[str, float]]
+    attention: Mapping[str, Mapping[str, float]]  # between marked tokens, by head
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,9 @@ def _read(folder: Path) -> Found:
     if run.result is None or not run.result.get("n_edges"):
         raise InputError(f"run={folder}: its circuit has no edges, so there is nothing to validate")
     path = folder / "heads.json"
-    heads = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return Found(folder, settings, run.circuit, int(run.result["n_edges"]), heads)
+    heads = json.loads(path.read_text(encoding="utf-8"))["heads"] if path.exists() else {}
+    attention = {name: entry["attention"] for name, entry in heads.items()}
+    return Found(folder, settings, run.circuit, int(run.result["n_edges"]), attention)
 
 
 def validate_runs(found: Sequence[Found], settings: FullEvaluation, say: Say) -> list[Validated]:
@@ -120,7 +121,7 @@ def _validate(one: Found, validator: Validator, used: Any, say: Say) -> Validate
             "method": one.settings.method.name,
             "settings": validator.settings.model_dump(),
             **validator.validate(
-                one.settings, circuit, used, classes(one.heads),
+                one.settings, circuit, used, classes(one.attention),
                 lambda part: say(f"{one.folder.name}: {part}"),
             ),
         }  # fmt: skip

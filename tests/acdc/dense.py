@@ -13,8 +13,13 @@ from torch import Tensor
 from acdc.forward import PatchedForward, head_outputs
 
 
-def dense_run(forward: PatchedForward, mask: Tensor | np.ndarray) -> Tensor:
-    """Logits [batch, vocab] at the answer position with edges kept (1), cut (0) or mixed."""
+def dense_run(
+    forward: PatchedForward, mask: Tensor | np.ndarray, patterns: list[Tensor] | None = None
+) -> Tensor:
+    """Logits [batch, vocab] at the answer position with edges kept (1), cut (0) or mixed.
+
+    Each layer's attention [head, batch, pos, pos] is appended to `patterns`, if given.
+    """
     graph, model = forward.graph, forward.model
     weights = torch.as_tensor(mask.copy() if isinstance(mask, np.ndarray) else mask)
     run = _Run(forward, weights.to(device=model.device, dtype=model.dtype))
@@ -24,7 +29,9 @@ def dense_run(forward: PatchedForward, mask: Tensor | np.ndarray) -> Tensor:
         mlp = graph.reader(layer, "mlp") if block.mlp else 0
         early = run.read(mlp, 1) if block.mlp and model.parallel else None
         q, k, v = run.read(graph.reader(layer, "q"), sum(sizes)).split(sizes)
-        heads, _ = head_outputs(model, layer, q, k, v, forward.n_pos)
+        heads, pattern = head_outputs(model, layer, q, k, v, forward.n_pos)
+        if patterns is not None:
+            patterns.append(pattern)
         run.write(heads, block.attn.b_O)
         if block.mlp is not None:
             run.write(model.mlp_out(layer, run.read(mlp, 1) if early is None else early))

@@ -187,15 +187,7 @@ def test_search_validation_heads_route_record(page, address, runs, on_disk):
     assert page.locator("[data-what]").count() == len(validation["completeness"]["tried"])
     picture(page, "validation")
 
-    go(page, address, "run", "acdc_0.05", "heads")
-    heads = on_disk("acdc_0.05", "heads.json")
-    shown = {row[0]: row[2:] for row in table(page, ".heat")}
-    assert set(shown) == set(heads)
-    for head, looks in heads.items():
-        assert shown[head] == [f"{value:.2f}" for value in looks.values()]
-    picture(page, "heads")
-    page.click(f".heat >> text={next(iter(heads))}")
-    page.wait_for_selector(f'.node.focused[data-id="{next(iter(heads))}"]')
+    check_heads(page, address, on_disk("acdc_0.05", "heads.json"))
 
     go(page, address, "run", "route")
     edges = [e for e in on_disk("route", "route.json")["edges"] if e["kind"] in ("head", "mlp")]
@@ -203,6 +195,40 @@ def test_search_validation_heads_route_record(page, address, runs, on_disk):
     picture(page, "route")
     go(page, address, "run", "acdc_0.5", "record")
     assert json.loads(page.locator("pre").nth(1).inner_text()) == on_disk("acdc_0.5", "result.json")
+
+
+def check_heads(page, address, file):
+    """Every head's roles in the list; one head's scores, pattern and writing as in the file."""
+    go(page, address, "run", "acdc_0.05", "heads")
+    rows = {row[0]: row[1].split() for row in table(page, ".heads > .scroll table")}
+    roles = {name: " ".join(e["candidates"]).split() or ["–"] for name, e in file["heads"].items()}
+    assert rows == roles and any(role != ["–"] for role in roles.values())
+    name = next(n for n, e in file["heads"].items() if "induction" in e["candidates"])
+    entry, prompt = file["heads"][name], file["prompts"][1]
+    page.click(f".heads button >> text={name}")
+    page.click("text=Prompt 2")
+    assert f"head={name}" in page.url
+    drawn = page.eval_on_selector_all(
+        ".pattern .cell", "cells => cells.map(c => [+c.parentNode.dataset.query, +c.dataset.key])"
+    )
+    pattern = entry["patterns"][1]
+    cells = [[i, j] for i, row in enumerate(pattern) for j, v in enumerate(row) if v >= 0.02]
+    assert drawn == cells and cells
+    last = entry["writes"][1][-1]
+    assert last["position"] == len(prompt["tokens"]) - 1
+    words = [row[0] for row in table(page, ".writes")]
+    assert words == [f"“{word.strip()}”" for word, _ in last["for"]]
+    page.select_option("#query", str(entry["writes"][1][0]["position"]))
+    words = [row[2] for row in table(page, ".writes")]
+    assert words == [f"“{word.strip()}”" for word, _ in entry["writes"][1][0]["against"]]
+    attention = {row[0].replace(" → ", "->"): row[1] for row in table(page, ".heat")}
+    assert attention == {mark: f"{value:.2f}" for mark, value in entry["attention"].items()}
+    shown = page.locator(".two .chart g > title").all_text_contents()
+    score = entry["scores"]["induction"]
+    assert f"induction: {score['value']:.2f} [{score['low']:.2f}, {score['high']:.2f}]" in shown
+    picture(page, "heads")
+    page.click("text=Its edges in the circuit")
+    page.wait_for_selector(f'.node.focused[data-id="{name}"]')
 
 
 def test_sweep_leads_to_the_run(page, address):

@@ -21,6 +21,7 @@ from acdc.errors import InputError  # noqa: E402
 from discovery.dashboard import contents, files  # noqa: E402
 from discovery.dashboard.app import make_app  # noqa: E402
 from discovery.dashboard.export import SCRIPTS, export_page  # noqa: E402
+from discovery.dashboard.head_contents import heads
 
 SCRIPT_FOLDER = Path(__file__).parents[2] / "scripts"
 PAGE = package_files("discovery.dashboard").joinpath("page")
@@ -87,7 +88,17 @@ def test_a_run_is_what_its_files_say(runs, on_disk):
     lines = [json.loads(line) for line in (runs / "acdc_0.05/metrics.jsonl").open()]
     for shown, line in zip(found["search"], lines, strict=True):
         assert all(line[key] == value for key, value in shown.items())
-    assert found["heads"] == on_disk("acdc_0.05", "heads.json")
+    file = on_disk("acdc_0.05", "heads.json")
+    assert [p["tokens"] for p in found["heads"]["prompts"]] == [
+        p["tokens"] for p in file["prompts"]
+    ]
+    for head in found["heads"]["heads"]:
+        entry = file["heads"].pop(head["name"])
+        for key in ("candidates", "attention", "patterns", "writes"):
+            assert head[key] == entry[key]
+        scores = {name: {"value": v, "low": lo, "high": hi} for name, v, lo, hi in head["scores"]}
+        assert scores == {k: {"low": None, "high": None} | v for k, v in entry["scores"].items()}
+    assert not file["heads"]
     verdicts = on_disk("acdc_0.05", "validation.json")["verdicts"]
     assert [v["holds"] for v in found["validation"]["verdicts"]] == [v["holds"] for v in verdicts]
     assert len(found["validation"]["verdicts"]) > 8 and found["problems"] == []
@@ -211,7 +222,7 @@ VALUES = st.recursive(
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(KEYS, VALUES, max_size=6))
 def test_no_form_of_a_file_is_an_error(data):
-    shapes = (contents.circuit, contents.heads, contents.route, contents.validation)
+    shapes = (contents.circuit, heads, contents.route, contents.validation)
     found = [shape(data) for shape in shapes]
     found += [contents.summary(data, data, data), contents.search([data])]
     json.dumps(found, allow_nan=False)

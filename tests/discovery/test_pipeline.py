@@ -11,8 +11,8 @@ from test_settings import settings
 from acdc.errors import InputError
 from acdc.graph import Circuit
 from acdc.prompts import Prompts
-from discovery.attention import head_attention
 from discovery.build import build_prompts, load_model
+from discovery.heads.attention import head_attention
 from discovery.pipeline import discover
 from discovery.records import read_run
 

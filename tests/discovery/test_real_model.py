@@ -31,10 +31,13 @@ def run(tmp_path_factory):
     return read_run(folder)
 
 
+def heads(run):
+    return json.loads((run.folder / "heads.json").read_text())["heads"]
+
+
 def attending(run, kind, least=0.5):
     """The circuit's heads whose attention of this kind is at least so much."""
-    heads = json.loads((run.folder / "heads.json").read_text())
-    return [name for name, seen in heads.items() if seen.get(kind, 0) >= least]
+    return [name for name, e in heads(run).items() if e["attention"].get(kind, 0) >= least]
 
 
 def kept(run):
@@ -61,6 +64,16 @@ def test_name_movers_s_inhibition_and_duplicate_token_heads(run):
     assert any(int(h[1:].split(".")[0]) < max(layers) for h in below)
     prefixes = tuple(f"{h}->" for h in below)
     assert any(name.startswith(prefixes) for name in kept(run))
+
+
+def test_roles_by_score_agree(run):
+    """Movers, S-inhibition and induction are found by their scores too."""
+    roles = {name: entry["candidates"] for name, entry in heads(run).items()}
+    movers = [h for h in attending(run, "end->io") if f"{h}->logits" in kept(run)]
+    assert {h for h, r in roles.items() if "mover" in r} & set(movers)
+    inhibition = [h for h, r in roles.items() if "S-inhibition" in r]
+    assert inhibition and set(inhibition) <= set(attending(run, "end->s2"))
+    assert any("induction" in r for r in roles.values())
 
 
 def test_most_edges_lie_on_paths_from_input_to_logits(run):

@@ -60,11 +60,11 @@ function polyline(points, look) {
 }
 
 // A row a value with its interval: [{name, value, low, high, mark}], on one shared axis.
-function intervals(title, rows, xName, levels) {
-  const [left, right, top, step] = [300, 560, 12, 27];
+function intervals(title, rows, xName, levels, left = 300) {
+  const [right, top, step] = [left + 260, 12, 27];
   const bottom = top + step * rows.length;
   const x = makeScale([...levels, ...rows.flatMap((r) => [r.value, r.low, r.high])], left, right);
-  return chart(720, bottom + 40, title,
+  return chart(left + 420, bottom + 40, title,
     levels.map((v) => svg("line", { class: "axis", x1: x(v), x2: x(v), y1: top, y2: bottom })),
     x.ticks.map((v) => svg("text", { class: "small", x: x(v), y: bottom + 16, "font-size": 11, "text-anchor": "middle" }, shown(v))),
     svg("text", { class: "small", x: right, y: bottom + 32, "font-size": 12, "text-anchor": "end" }, xName),

@@ -1,26 +1,182 @@
-// What the circuit's heads attend to, between the tokens that the task marks.
+// What one head does: where it looks on a prompt, what it writes for, and which roles would fit.
 "use strict";
 
-function headsView(heads, id) {
-  const names = Object.keys(heads).sort((a, b) => b.localeCompare(a, "en", { numeric: true }));
-  const marks = [...new Set(names.flatMap((n) => Object.keys(heads[n])))];
-  const strongest = (head) => Object.entries(heads[head]).sort((a, b) => b[1] - a[1])[0];
-  const head = [el("th", { scope: "col" }, "head"), el("th", { scope: "col" }, "looks most"), ...marks.map((m) => el("th", { scope: "col", class: "n" }, m.replace("->", " → ")))];
-  const rows = names.map((name) => {
-    const best = strongest(name);
-    return el("tr", { "data-head": name },
-      el("th", { scope: "row" }, el("a", { href: `${address("run", id, "circuit")}?head=${encodeURIComponent(name)}` }, name)),
-      el("td", { class: "words" }, best && best[1] >= 0.4 ? best[0].replace("->", " → ") : "nowhere clearly"),
-      marks.map((mark) => heatCell(heads[name][mark])));
-  });
+const LOOKED = 0.4; // a mark on the scores' scale: from here on a head is said to look there
+const SHARES_OF = { // scores between 0 and 1, in this order, with what they are
+  "previous token": "attention to the token before, on random tokens twice over",
+  "current token": "attention to the token itself, there",
+  "first token": "attention to the first token, there",
+  "duplicate token": "attention to the token's first occurrence, there (second half)",
+  "induction": "attention to what followed the first occurrence, there (second half)",
+  "answer attention": "attention from the answer position to the right answer in the prompt",
+  "wrong attention": "the same to the wrong answer",
+  "S2 attention": "attention from the end to the second mention of the subject",
+  "copying": "share of answer tokens among the five that its value-output path raises most",
+  "anti-copying": "the same with the head's output negated",
+};
+const OTHERS = {
+  "direct effect": ["logits", "what it adds to right answers less wrong ones at the answer position"],
+  "attention and writing": ["correlation", "of attention to an answer with what is added to its logit"],
+  "logit diff through queries": ["logits", "fall of the logit difference when its edges into the movers' queries are cut"],
+  "movers turned to IO": ["attention", "fall of the movers' attention to IO less S1 when those edges are cut"],
+};
+
+function headsView({ prompts, heads }, details, options) {
+  const strength = headStrength(details.circuit);
+  const sorted = [...heads].sort((a, b) => (strength(b.name) - strength(a.name)) || a.name.localeCompare(b.name, "en", { numeric: true }));
+  const place = el("div", { class: "stack" });
+  const rows = sorted.map((head) => el("tr", { "data-head": head.name },
+    el("th", { scope: "row" }, el("button", { type: "button", class: "plain", click: () => choose(head) }, head.name)),
+    el("td", {}, roleMarks(head)), el("td", { class: "n" }, shown(strength(head.name)))));
+  const state = { prompt: 0, query: null };
+
+  function choose(head, moved = true) {
+    for (const row of rows) {
+      const mine = row.dataset.head === head.name;
+      row.classList.toggle("here", mine);
+      row.querySelector("button").setAttribute("aria-pressed", String(mine));
+    }
+    place.replaceChildren(...headParts(head, prompts, details.summary.id, state));
+    if (!moved) return;
+    history.replaceState(null, "", `${address("run", details.summary.id, "heads")}?head=${encodeURIComponent(head.name)}`);
+    say(`${head.name}: ${roleWords(head)}`);
+  }
+  choose(heads.find((h) => h.name === options.get("head")) ?? sorted[0], false);
   return el("div", {},
-    el("p", { class: "quiet" }, "Mean attention from one marked token to another, over the prompts. It helps to recognise a head and is no evidence that the head matters."),
-    el("div", { class: "scroll" }, el("table", { class: "heat" }, el("caption", { class: "unseen" }, "Attention of the circuit's heads between marked tokens"),
-      el("thead", {}, el("tr", {}, head)), el("tbody", {}, rows))));
+    el("p", { class: "quiet" }, "Of the clean run. A role is a candidate: where a head looks and what it writes is no evidence that it matters; the circuit's effects and the validation are."),
+    el("div", { class: "heads" }, el("div", { class: "scroll" }, el("table", { class: "edges" },
+      el("caption", { class: "unseen" }, "Heads of the circuit, strongest edge first"),
+      el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "head"), el("th", { scope: "col" }, "may be"), el("th", { scope: "col", class: "n", title: "largest |effect| of an edge that it reads or writes" }, "effect"))),
+      el("tbody", {}, rows))), place));
+}
+
+// The largest |effect| of a head's edges.
+function headStrength(circuit) {
+  const found = new Map();
+  for (const [writer, reader, effect] of circuit?.edges ?? []) {
+    for (const node of [writer, readerOf(reader).node]) found.set(node, Math.max(found.get(node) ?? 0, Math.abs(effect)));
+  }
+  return (name) => found.get(name) ?? 0;
+}
+
+function roleWords(head) {
+  return head.candidates.length ? `candidate: ${head.candidates.join(", ")}` : "no role suggested";
+}
+
+function roleMarks(head) {
+  return head.candidates.length ? head.candidates.map((role) => [el("span", { class: "role" }, role), " "]) : el("span", { class: "quiet" }, "–");
+}
+
+function headParts(head, prompts, id, state) {
+  const link = el("a", { class: "button", href: `${address("run", id, "circuit")}?head=${encodeURIComponent(head.name)}` }, "Its edges in the circuit");
+  const prompt = el("div", {});
+  const buttons = prompts.map((_, i) => el("button", { type: "button", click: () => showPrompt(i) }, `Prompt ${i + 1}`));
+  function showPrompt(i) {
+    state.prompt = Math.min(i, prompts.length - 1);
+    buttons.forEach((b, j) => b.setAttribute("aria-pressed", String(j === state.prompt)));
+    prompt.replaceChildren(...promptParts(head, prompts[state.prompt], state));
+  }
+  if (prompts.length) showPrompt(state.prompt);
+  return [el("section", { class: "panel", "aria-label": head.name },
+      el("div", { class: "bar" }, el("h2", {}, `${head.name}: ${roleWords(head)}`), buttons, link), prompt),
+    el("div", { class: "two" }, scorePanel(head), attentionPanel(head))];
+}
+
+// The pattern beside what the chosen query looks at and what the head writes there.
+function promptParts(head, prompt, state) {
+  const pattern = head.patterns[state.prompt];
+  const writes = head.writes[state.prompt] ?? [];
+  const last = prompt.tokens.length - 1;
+  const query = el("select", { id: "query", change: () => choose(+query.value) },
+    prompt.tokens.map((word, i) => el("option", { value: i }, `${i} ${quote(word)}${markOf(prompt, i)}`)));
+  const words = el("div", {});
+  const picture = pattern ? drawPattern(head.name, pattern, prompt, (i) => choose(i)) : null;
+
+  function choose(i) {
+    state.query = i === last ? null : i;
+    query.value = i;
+    picture?.querySelectorAll(".query").forEach((row) => row.classList.toggle("here", +row.dataset.query === i));
+    const looks = pattern ? pattern[i].map((v, j) => [j, v]).sort((a, b) => b[1] - a[1]).slice(0, 5).filter(([, v]) => v >= 0.01) : [];
+    const written = writes.find((w) => w.position === i);
+    const places = writes.map((w) => w.position).join(", ");
+    words.replaceChildren(
+      looks.length ? table("Where this query looks most", [["looks at", ""], ["attention", "n"]], looks.map(([j, v]) => [`${quote(prompt.tokens[j])}${markOf(prompt, j)}`, v.toFixed(3)]), "edges") : "",
+      written ? writesTable(written) : el("p", { class: "quiet" }, `What it writes is kept at the marked positions and the answer's: ${places}.`));
+  }
+  choose(Math.min(state.query ?? last, last));
+  return [el("p", {}, "Answer ", prompt.answers.map(quote).join(", ") || "–", prompt.wrong.length ? `, wrong ${prompt.wrong.map(quote).join(", ")}` : ""),
+    el("div", { class: "head-prompt" },
+      picture ? el("div", { class: "picture flat", tabindex: 0, role: "region", "aria-label": `Attention pattern of ${head.name}` }, picture)
+        : el("p", { class: "quiet" }, "No pattern is kept for this head: the circuit has too many heads, or the prompts are too long."),
+      el("div", {}, el("div", { class: "bar" }, el("label", { for: "query" }, "From"), query), words))];
+}
+
+function markOf(prompt, position) {
+  const names = Object.entries(prompt.marks).filter(([, at]) => at === position).map(([name]) => name);
+  return names.length ? ` (${names.join(", ")})` : "";
+}
+
+function writesTable(written) {
+  const rows = written.for.map(([word, logit], i) => [quote(word), shown(logit), written.against[i] ? quote(written.against[i][0]) : "", written.against[i] ? shown(written.against[i][1]) : ""]);
+  return table("Tokens whose logits the head raises and lowers most there, directly", [["writes for", ""], ["logits", "n"], ["against", ""], ["logits", "n"]], rows, "edges writes");
+}
+
+// Rows are queries, columns what they look at; a cell's darkness is the attention.
+function drawPattern(name, pattern, prompt, pick) {
+  const n = pattern.length;
+  const cell = Math.min(Math.max(Math.floor(340 / n), 5), 24);
+  const step = Math.max(1, Math.ceil(12 / cell)); // names that there is room for
+  const word = (i) => { const w = prompt.tokens[i].trim() || "␣"; return w.length > 10 ? `${w.slice(0, 9)}…` : w; };
+  const [left, top] = [92, 74];
+  const named = Array.from({ length: n }, (_, i) => i).filter((i) => i % step === 0 || i === n - 1);
+  const labels = named.map((i) => [
+    svg("text", { x: left - 6, y: top + (i + 0.5) * cell + 4, "font-size": 11, "text-anchor": "end" }, word(i)),
+    svg("text", { x: 0, y: 0, "font-size": 11, transform: `translate(${left + (i + 0.5) * cell + 3} ${top - 6}) rotate(-55)` }, word(i))]).flat();
+  const rows = pattern.map((values, i) => svg("g", { class: "query", "data-query": i, click: () => pick(i) },
+    svg("rect", { class: "cells", x: left, y: top + i * cell, width: (i + 1) * cell, height: cell }),
+    values.map((v, j) => (v >= 0.02 ? svg("rect", { class: "cell", "data-key": j, x: left + j * cell, y: top + i * cell, width: cell, height: cell, opacity: Math.min(v, 1).toFixed(2) }) : null)),
+    svg("rect", { class: "around", x: left, y: top + i * cell, width: (i + 1) * cell, height: cell })));
+  const strongest = pattern.map((values, i) => [i, values.indexOf(Math.max(...values)), Math.max(...values)]).filter(([i]) => i > 0).sort((a, b) => b[2] - a[2])[0];
+  const said = strongest ? `; strongest from ${quote(prompt.tokens[strongest[0]])} to ${quote(prompt.tokens[strongest[1]])}, ${strongest[2].toFixed(2)}` : "";
+  const picture = svg("svg", { class: "pattern", viewBox: `0 0 ${left + n * cell + 40} ${top + n * cell + 8}`, width: left + n * cell + 40, height: top + n * cell + 8,
+    role: "img", "aria-label": `Attention of ${name} over ${n} tokens, rows are queries${said}` }, labels, rows);
+  return tipsIn(picture, (target) => {
+    const row = target.closest?.(".query");
+    const j = target.dataset?.key;
+    if (!row) return null;
+    const i = +row.dataset.query;
+    return j === undefined ? [`from ${quote(prompt.tokens[i])}`] : [`${quote(prompt.tokens[i])} → ${quote(prompt.tokens[+j])}`, `attention ${pattern[i][+j].toFixed(3)}`];
+  });
+}
+
+function scorePanel(head) {
+  const found = new Map(head.scores.map(([name, ...values]) => [name, values]));
+  const shares = Object.keys(SHARES_OF).filter((name) => found.has(name)).map((name) => {
+    const [value, low, high] = found.get(name);
+    return { name, value, low, high };
+  });
+  const others = Object.keys(OTHERS).filter((name) => found.has(name)).map((name) => {
+    const [value, low, high] = found.get(name);
+    const range = low === null || high === null ? "" : `[${shown(low)}, ${shown(high)}]`;
+    return [el("span", { title: OTHERS[name][1] }, name), shown(value), range, OTHERS[name][0]];
+  });
+  return el("section", { class: "panel" }, el("h2", {}, "Role scores"),
+    shares.length ? intervals(`Role scores of ${head.name}`, shares, `the line is ${LOOKED}: it looks there`, [0, LOOKED, 1], 140) : el("p", { class: "quiet" }, "None in the file."),
+    others.length ? table("Effects and correlations", [["score", ""], ["value", "n"], ["95 %", "n"], ["unit", ""]], others, "edges") : null,
+    el("details", {}, el("summary", {}, "What the scores are"),
+      el("dl", { class: "terms" }, [...Object.entries(SHARES_OF), ...Object.entries(OTHERS).map(([k, v]) => [k, v[1]])].map(([k, words]) => el("div", {}, el("dt", {}, k), el("dd", {}, words))))));
+}
+
+function attentionPanel(head) {
+  const rows = Object.entries(head.attention).sort((a, b) => b[1] - a[1]);
+  return el("section", { class: "panel" }, el("h2", {}, "Attention between marked tokens"),
+    rows.length ? el("div", { class: "scroll flat" }, el("table", { class: "heat" }, el("caption", { class: "unseen" }, `Mean attention of ${head.name} over the prompts`),
+      el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "from → to"), el("th", { scope: "col", class: "n" }, "mean"))),
+      el("tbody", {}, rows.map(([mark, value]) => el("tr", {}, el("th", { scope: "row" }, mark.replace("->", " → ")), heatCell(value))))))
+      : el("p", { class: "quiet" }, "The task marks no tokens."));
 }
 
 function heatCell(value) {
-  if (value === undefined) return el("td", { class: "quiet" }, "–");
   const bar = el("div", { class: "fillbar", "aria-hidden": "true" });
   bar.style.width = `calc(${Math.min(Math.max(value, 0), 1)} * (100% - 3.2rem))`;
   return el("td", {}, bar, el("span", {}, value.toFixed(2)));

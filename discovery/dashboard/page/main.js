@@ -7,7 +7,7 @@ const VIEWS = [
   ["circuit", "Circuit", (d) => d.circuit, (d, options) => circuitView(d.circuit, options)],
   ["search", "Search", (d) => d.search?.length, (d) => searchView(d.search, d.summary)],
   ["validation", "Validation", (d) => d.validation, (d) => validationView(d.validation)],
-  ["heads", "Heads", (d) => d.heads && Object.keys(d.heads).length, (d) => headsView(d.heads, d.summary.id)],
+  ["heads", "Heads", (d) => d.heads, (d, options) => headsView(d.heads, d, options)],
   ["route", "Route", (d) => d.route, (d) => routeView(d.route)],
   ["record", "Record", () => true, (d) => recordView(d)],
 ];

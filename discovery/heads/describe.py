@@ -1,0 +1,211 @@
+"""What heads.json holds: for each head of a circuit where it looks, what it writes, its scores.
+
+All of it is of the clean run. Descriptive, but for the cut queries of `inhibition_scores`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from acdc.bridge import LoadedModel
+from acdc.forward import PatchedForward, layers
+from acdc.graph import Circuit
+from discovery.heads import roles
+from discovery.heads.attention import head_attention
+from discovery.heads.roles import Scores
+from discovery.statistics.intervals import mean_interval
+
+SHOWN = 4  # prompts whose attention is kept
+MOST_CELLS = 300_000  # numbers of attention kept in all
+WRITES = 6  # tokens that a head writes for most, and as many that it writes against
+RESAMPLES = 1000  # of an interval's bootstrap
+IOI_MARKS = {"io", "s1", "s2", "end"}
+
+Head = tuple[int, int]  # layer, head
+Summary = dict[str, dict[str, float | None]]  # value and, where there is one, low and high
+
+
+def describe_heads(
+    circuit: Circuit, forward: PatchedForward, loaded: LoadedModel, seed: int
+) -> dict[str, Any]:
+    """The content of heads.json: tokens of the shown prompts, and an entry for each head.
+
+    Of each head: `attention`, mean between marked tokens; `scores` (95 % intervals over sequences
+    or prompts) and the `candidates` that they suggest, see discovery/heads/roles.py; `patterns` of
+    the shown prompts, a row a query up to itself; `writes` at the answer and at marked positions of
+    the shown prompts: tokens with logits, largest and smallest. In circuits of very many heads only
+    those with the strongest edges have patterns.
+    """
+    heads = _heads_of(circuit)
+    scores = _all_scores(heads, forward, loaded, seed)
+    n_prompts, drawn = _drawn(circuit, heads, forward)
+    entries = {}
+    for layer, head in heads:
+        pattern, found = forward.clean.patterns[layer][:, head], scores[layer, head]
+        shown = pattern[:n_prompts] if (layer, head) in drawn else []
+        entries[f"a{layer}.h{head}"] = {
+            "attention": head_attention(pattern, forward.prompts),
+            "scores": found,
+            "candidates": roles.candidates(found),
+            "patterns": [_triangle(p) for p in shown],
+            "writes": _writes(forward, loaded, layer, head, n_prompts),
+        }
+    return {"prompts": _prompts(forward, loaded, n_prompts), "heads": entries}
+
+
+def _heads_of(circuit: Circuit) -> list[Head]:
+    names = [name for name in circuit.nodes() if name.startswith("a")]
+    return [(int(layer[1:]), int(head[1:])) for layer, head in (n.split(".") for n in names)]
+
+
+# ---- scores ------------------------------------------------------------------------------------
+
+
+def _all_scores(
+    heads: list[Head], forward: PatchedForward, loaded: LoadedModel, seed: int
+) -> dict[Head, Summary]:
+    """Two rounds: what movers are has to be known before what turns them."""
+    rng = np.random.default_rng(seed)
+    tokens = roles.candidate_tokens(forward.prompts)
+    repeated = _on_repeated_tokens(heads, loaded, seed)
+    found = {head: _one(head, repeated[head], forward, tokens, rng) for head in heads}
+    movers = [head for head in heads if roles.is_mover(found[head])]
+    if set(forward.prompts.marks) >= IOI_MARKS and forward.prompts.has_wrong:
+        for head in heads:
+            end_to_s2 = _mark_to_mark(forward, *head, "end", "s2")
+            found[head] |= _summary({"S2 attention": end_to_s2}, rng)
+            if end_to_s2.mean() > roles.ATTENDS:
+                turning = roles.inhibition_scores(forward.under("resample"), *head, movers)
+                found[head] |= _summary(turning, rng)
+    return found
+
+
+def _on_repeated_tokens(heads: list[Head], loaded: LoadedModel, seed: int) -> dict[Head, Scores]:
+    model, tokenizer = loaded.model, loaded.tokenizer
+    bos = getattr(tokenizer, "bos_token_id", None)
+    special = getattr(tokenizer, "all_special_ids", ())
+    tokens = roles.repeated_tokens(model.d_vocab, model.n_ctx, seed, bos, special)
+    n = (tokens.shape[1] - (bos is not None)) // 2
+    found = {}
+    for number, layer in enumerate(layers(model, tokens.to(model.device))):
+        for head in (h for at, h in heads if at == number):
+            found[number, head] = roles.diagonal_scores(layer.pattern[:, head], n)
+    return found
+
+
+def _one(
+    at: Head, repeated: Scores, forward: PatchedForward, tokens: list[int], rng: np.random.Generator
+) -> Summary:
+    """All scores of one head that need no other head."""
+    layer, head = at
+    pattern, added = forward.clean.patterns[layer][:, head], _added(forward, layer, head)
+    found = _summary(repeated | roles.answer_scores(forward.prompts, pattern, added), rng)
+    whole = {"attention and writing": roles.moving(forward.prompts, pattern, added)}
+    if tokens:
+        shares = roles.copying(forward.model, layer, head, tokens)
+        whole["copying"], whole["anti-copying"] = shares
+    for name, value in whole.items():
+        if value is not None:
+            found[name] = {"value": round(value, 4)}
+    return found
+
+
+def _added(forward: PatchedForward, layer: int, head: int) -> Float[Tensor, "batch vocab"]:
+    """What the head adds to the logits at the answer."""
+    out = forward.clean.writers[forward.graph.head(layer, head)][:, -1]
+    return roles.attributed_logits(forward.model, out, forward.clean.streams[-1][:, -1])
+
+
+def _mark_to_mark(
+    forward: PatchedForward, layer: int, head: int, start: str, end: str
+) -> roles.Sample:
+    marks, pattern = forward.prompts.marks, forward.clean.patterns[layer][:, head]
+    rows = torch.arange(len(pattern))
+    return pattern[rows, list(marks[start]), list(marks[end])].double().cpu().numpy()
+
+
+def _summary(scores: Scores, rng: np.random.Generator) -> Summary:
+    """Means, with bootstrap intervals where there are samples enough."""
+    found: Summary = {}
+    for name, values in scores.items():
+        found[name] = {"value": round(float(values.mean()), 4)}
+        if len(values) > 1:
+            interval = mean_interval(values, rng, resamples=RESAMPLES)
+            found[name] |= {k: _rounded(getattr(interval, k)) for k in ("low", "high")}
+    return found
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+# ---- patterns and writing ----------------------------------------------------------------------
+
+
+def _drawn(
+    circuit: Circuit, heads: list[Head], forward: PatchedForward
+) -> tuple[int, frozenset[Head]]:
+    """How many prompts are shown, and the heads whose patterns there is room for."""
+    cells = forward.n_pos * (forward.n_pos + 1) // 2
+    most = max(1, MOST_CELLS // (cells * max(1, len(heads))))
+    n_prompts = min(SHOWN, most, len(forward.prompts))
+    strength = np.abs(circuit.scores) * circuit.mask
+
+    def strongest(head: Head) -> float:
+        readers = list(circuit.graph.head_readers(*head))
+        return max(strength[circuit.graph.head(*head)].max(), strength[:, readers].max())
+
+    room = max(1, MOST_CELLS // (cells * n_prompts))
+    return n_prompts, frozenset(sorted(heads, key=strongest, reverse=True)[:room])
+
+
+def _triangle(pattern: Float[Tensor, "pos pos"]) -> list[list[float]]:
+    return [[round(v, 3) for v in row[: i + 1]] for i, row in enumerate(pattern.tolist())]
+
+
+def _prompts(forward: PatchedForward, loaded: LoadedModel, n: int) -> list[dict[str, Any]]:
+    p = forward.prompts
+    return [
+        {
+            "tokens": [_text(loaded, token) for token in p.clean[row].tolist()],
+            "answers": [_text(loaded, token) for token in p.answers[row]],
+            "wrong": [_text(loaded, token) for token in p.wrong[row][:20]],
+            "marks": {name: at[row] for name, at in p.marks.items()},
+        }
+        for row in range(n)
+    ]
+
+
+def _writes(
+    forward: PatchedForward, loaded: LoadedModel, layer: int, head: int, n_prompts: int
+) -> list[list[dict[str, Any]]]:
+    """By shown prompt and position: the tokens whose logits the head raises and lowers most."""
+    out = forward.clean.writers[forward.graph.head(layer, head)]
+    final = forward.clean.streams[-1]
+    found = []
+    for row in range(n_prompts):
+        marked = (at[row] for at in forward.prompts.marks.values())
+        places = sorted(dict.fromkeys([*marked, forward.n_pos - 1]))
+        added = roles.attributed_logits(forward.model, out[row, places], final[row, places])
+        found.append(
+            [
+                {"position": at, "for": _top(loaded, logits), "against": _top(loaded, -logits, -1)}
+                for at, logits in zip(places, added, strict=True)
+            ]
+        )
+    return found
+
+
+def _top(loaded: LoadedModel, logits: Float[Tensor, " vocab"], sign: int = 1) -> list[Any]:
+    values, ids = logits.topk(min(WRITES, len(logits)))
+    pairs = zip(ids.tolist(), values.tolist(), strict=True)
+    return [[_text(loaded, token), round(sign * value, 3)] for token, value in pairs]
+
+
+def _text(loaded: LoadedModel, token: int) -> str:
+    return str(token) if loaded.tokenizer is None else loaded.tokenizer.decode([token])

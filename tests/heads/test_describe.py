@@ -1,0 +1,86 @@
+"""heads.json on the embedded model: complete, bounded, the same twice."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from test_settings import settings
+
+from acdc.graph import Circuit
+from discovery.heads import describe
+from discovery.heads.describe import describe_heads
+from discovery.prepare import prepare
+
+
+@pytest.fixture(scope="module")
+def job():
+    with torch.inference_mode():
+        return prepare(settings("task.n=6", "tracking=disabled"))
+
+
+def everything(job):
+    graph = job.forward.graph
+    return Circuit(graph, graph.legal, np.where(graph.legal, 1.0, 0.0))
+
+
+@torch.inference_mode()
+def described(job):
+    return describe_heads(everything(job), job.forward, job.loaded, 0)
+
+
+def test_every_head_has_scores_patterns_and_writes_that_add_up(job):
+    found = described(job)
+    forward = job.forward
+    assert json.loads(json.dumps(found)) == found
+    assert len(found["prompts"]) == describe.SHOWN and len(found["heads"]) == 16
+    for row, prompt in enumerate(found["prompts"]):
+        assert prompt["tokens"] == [str(t) for t in forward.prompts.clean[row].tolist()]
+        assert prompt["marks"]["end"] == forward.n_pos - 1
+    for name, entry in found["heads"].items():
+        layer, head = int(name[1]), int(name[4:])
+        for row, pattern in enumerate(entry["patterns"]):
+            assert [len(line) for line in pattern] == list(range(1, forward.n_pos + 1))
+            exact = forward.clean.patterns[layer][row, head]
+            for i, line in enumerate(pattern):
+                np.testing.assert_allclose(line, exact[i, : i + 1].numpy(), atol=6e-4)
+        places = [place["position"] for place in entry["writes"][0]]
+        assert places == sorted(set(found["prompts"][0]["marks"].values()))
+        for place in entry["writes"][0]:
+            raised, lowered = ([v for _, v in place[k]] for k in ("for", "against"))
+            assert raised == sorted(raised, reverse=True) and lowered == sorted(lowered)
+        for score in entry["scores"].values():
+            if "low" in score and score["low"] is not None:
+                assert score["low"] <= score["value"] <= score["high"]
+
+
+def test_the_models_own_roles_are_found(job):
+    """Previous-token heads below, induction heads that move the answer above."""
+    roles = {name: entry["candidates"] for name, entry in described(job)["heads"].items()}
+    previous = [n for n, r in roles.items() if "previous token" in r]
+    assert "a0.h3" in previous and all(n.startswith("a0") for n in previous)
+    induction = [n for n, r in roles.items() if "induction" in r]
+    assert len(induction) >= 2 and all(n.startswith("a1") for n in induction)
+    assert any("mover" in roles[n] for n in induction)
+
+
+def test_same_seed_same_bytes(job):
+    assert json.dumps(described(job)) == json.dumps(described(job))
+
+
+def test_patterns_are_bounded(job, monkeypatch):
+    """Room for 40 triangles: two prompts of 16 heads; for 5: one prompt of five heads."""
+    cells = job.forward.n_pos * (job.forward.n_pos + 1) // 2
+    for room, prompts, heads in ((40, 2, 16), (5, 1, 5)):
+        monkeypatch.setattr(describe, "MOST_CELLS", room * cells)
+        found = described(job)
+        kept = [e for e in found["heads"].values() if e["patterns"]]
+        assert len(found["prompts"]) == prompts and len(kept) == heads
+        assert all(len(e["patterns"]) == prompts for e in kept)
+
+
+def test_an_empty_circuit_has_no_heads(job):
+    graph = job.forward.graph
+    with torch.inference_mode():
+        found = describe_heads(Circuit(graph, graph.legal & False), job.forward, job.loaded, 0)
+    assert found["heads"] == {}
