@@ -181,11 +181,7 @@ class RunFolder:
         self.write("status.json", self._status)
 
     def _fail(self, error: BaseException) -> None:
-        details = {
-            "type": type(error).__name__,
-            "message": _message(error),
-            "traceback": "".join(traceback.format_exception(error)),
-        }
+        details = failure(error)
         try:
             self._update(state="failed", error=details)
         except InputError:  # a full disk must not hide what went wrong
@@ -248,6 +244,15 @@ def read_run(path: Path, lines: bool = True) -> Run:
         circuit=_read_json(path / "circuit.json"),
         result=_read_json(path / "result.json"),
     )
+
+
+def failure(error: BaseException) -> dict[str, str]:
+    """An exception as it is recorded: type, message and whole traceback."""
+    return {
+        "type": type(error).__name__,
+        "message": _message(error),
+        "traceback": "".join(traceback.format_exception(error)),
+    }
 
 
 def record_refusal(path: Path, overrides: Sequence[str], error: Exception) -> None:

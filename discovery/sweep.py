@@ -29,11 +29,16 @@ class Member:
     """One run of a sweep."""
 
     name: str  # of its folder
-    state: str  # as in discovery.records.Run
+    state: str  # as in discovery.records.Run, or "not validated"
     config: Mapping[str, Any]  # the resolved configuration; empty if it was refused
     result: Mapping[str, Any] | None  # of a run that is done
     edges: frozenset[str]  # kept ones
     error: str | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that was asked of it is there."""
+        return self.state == "done" and self.result is not None
 
 
 @dataclass(frozen=True)
@@ -209,9 +214,7 @@ def summary(members: Sequence[Member]) -> dict[str, Any]:
     return {
         "states": dict(sorted(states.items())),
         "not_done": [
-            {"name": m.name, "state": m.state, "error": m.error}
-            for m in members
-            if m.result is None
+            {"name": m.name, "state": m.state, "error": m.error} for m in members if not m.complete
         ],
         "points": [_plain(p) for p in points(members)],
         "runs": [
@@ -265,8 +268,9 @@ def _shown(mean: Mean | None, form: str) -> str | None:
 def report(members: Sequence[Member], title: str) -> str:
     """What sweep.md holds: the table of points, what is not done, the overlap matrix if small."""
     done = done_members(members)
-    parts = [f"# {title}\n", f"{len(done)} of {len(members)} runs are done.\n"]
-    if missing := [m for m in members if m.result is None]:
+    complete = sum(m.complete for m in members)
+    parts = [f"# {title}\n", f"{complete} of {len(members)} runs are done.\n"]
+    if missing := [m for m in members if not m.complete]:
         parts.append("".join(f"- not done: {described(m)}\n" for m in missing))
     if done:
         parts += ["## Points\n", markdown(table_rows(points(members)))]

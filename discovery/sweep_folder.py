@@ -9,6 +9,7 @@ The run folders are the record; the rest is made from them and can be made again
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from itertools import count
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from acdc.errors import InputError
-from discovery.records import Run, config_hash, read_run, write_bytes, write_json
+from discovery.records import Run, config_hash, failure, read_run, write_bytes, write_json
 from discovery.settings import Settings
 from discovery.sweep import (
     Member,
@@ -32,6 +33,7 @@ from discovery.sweep_drawing import draw_front, draw_overlap
 from discovery.tracking import start_tracker
 
 ATTEMPTS = ".attempts"
+VALIDATION, NOT_VALIDATED = "validation.json", "validation_error.json"
 
 
 def is_done(folder: Path, settings: Settings) -> bool:
@@ -77,13 +79,31 @@ def read_sweep(folder: Path) -> list[Member]:
     return found
 
 
+def is_validated(folder: Path) -> bool:
+    """Whether a run that asks for its validation (evaluation=full) has it."""
+    return (folder / VALIDATION).exists()
+
+
+def record_validation(folder: Path, error: Exception | None) -> None:
+    """Leave the reason why a finished run has no validation; None takes it away."""
+    path = folder / NOT_VALIDATED
+    if error is None:
+        path.unlink(missing_ok=True)
+    else:
+        write_json(path, failure(error))
+
+
 def _member(run: Run) -> Member:
     error, edges = run.status.get("error"), (run.circuit or {}).get("edges", {})
-    done = run.state == "done"
+    config, state = (run.config or {}).get("config", {}), run.state
+    done = state == "done"
+    if done and config["evaluation"]["kind"] == "full" and not is_validated(run.folder):
+        path, state = run.folder / NOT_VALIDATED, "not validated"
+        error = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     return Member(
         name=run.folder.name,
-        state=run.state,
-        config=(run.config or {}).get("config", {}),
+        state=state,
+        config=config,
         result=run.result if done else None,
         edges=frozenset(name for name, edge in edges.items() if edge["in_graph"]),
         error=f"{error['type']}: {error['message']}" if error else None,

@@ -26,7 +26,7 @@ def summarise(folder: Path, tracked: bool) -> bool:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return False
-    missing = [m for m in members if m.result is None]
+    missing = [m for m in members if not m.complete]
     for member in missing:
         print(f"error: not done: {described(member)}", file=sys.stderr)
     print(f"summary  {shown(folder / 'sweep.json')}\npicture  {shown(folder / 'pareto.png')}")

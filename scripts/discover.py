@@ -15,7 +15,7 @@ from typing import Any
 import hydra
 from command import plain, refusals_as_exit, shown, this_run
 from omegaconf import DictConfig
-from sweeping import in_sweep, run_job
+from sweeping import in_sweep, run_job, summed_up
 from validate import validate
 
 from acdc.errors import InputError
@@ -93,4 +93,5 @@ def _settings(config: DictConfig, folder: Path, overrides: list[str]) -> Setting
 
 
 if __name__ == "__main__":
-    main()
+    with summed_up():
+        main()

@@ -11,10 +11,11 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from aggregate import summarise
 from command import plain, shown
@@ -26,7 +27,7 @@ from validate import validate
 from discovery.evaluation_settings import FullEvaluation
 from discovery.records import record_refusal
 from discovery.settings import read_settings
-from discovery.sweep_folder import is_done, set_aside
+from discovery.sweep_folder import is_done, is_validated, record_validation, set_aside
 
 if TYPE_CHECKING:
     from discovery.prepare import Kept
@@ -96,18 +97,28 @@ def run_job(config: DictConfig, folder: Path, overrides: list[str]) -> dict[str,
         _set_aside(folder)
         record_refusal(folder, overrides, error)
         return _say_failed(folder, error)
-    if is_done(folder, settings):
-        print(f"== {folder.name}: done already, skipped")
-        return None
-    _set_aside(folder)
-    print(f"== {folder.name}")
     try:
-        result = discover(settings, folder, overrides, print, folder.parent.name, kept())
-        if isinstance(settings.evaluation, FullEvaluation):
-            validate([folder], settings.evaluation)
+        result = None
+        if is_done(folder, settings):
+            print(f"== {folder.name}: done already, skipped")
+        else:
+            _set_aside(folder)
+            print(f"== {folder.name}")
+            result = discover(settings, folder, overrides, print, folder.parent.name, kept())
+        if isinstance(settings.evaluation, FullEvaluation) and not is_validated(folder):
+            _validate(folder, settings.evaluation)
         return result
     except Exception as error:
         return _say_failed(folder, error)
+
+
+def _validate(folder: Path, evaluation: FullEvaluation) -> None:
+    try:
+        validate([folder], evaluation)
+    except Exception as error:
+        record_validation(folder, error)
+        raise
+    record_validation(folder, None)
 
 
 @cache
@@ -131,14 +142,31 @@ def _set_aside(folder: Path) -> None:
 class Summary(Callback):
     """At the sweep's end: the table, the figures, a W&B run; exit code 1 unless all is done."""
 
+    begun: ClassVar[list[Path]] = []  # the sweep that runs in this process, until it is summed up
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        self.begun.append(Path(str(config.hydra.sweep.dir)).absolute())
+
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         try:
-            done = summarise(Path(str(config.hydra.sweep.dir)).absolute(), tracked=True)
+            done = summarise(self.begun.pop(), tracked=True)
         except Exception:  # Hydra would make it a warning, and the exit code 0
             traceback.print_exc()
             done = False
         if not done:
             sys.exit(1)
+
+
+@contextmanager
+def summed_up() -> Iterator[None]:
+    """Sum up a sweep whose launcher broke, as it does when a worker is killed."""
+    try:
+        yield
+    except SystemExit:
+        if Summary.begun and Summary.begun[0].is_dir():
+            print("error: the launcher broke; repeat the command for what is left", file=sys.stderr)
+            summarise(Summary.begun.pop(), tracked=False)
+        raise
 
 
 register()

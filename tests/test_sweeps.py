@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import time
@@ -112,6 +113,22 @@ def test_a_killed_sweep_is_finished_by_the_same_command(undisturbed, sweep, tmp_
     assert code == 0 and out.count("done already, skipped") == 6
 
 
+def test_a_killed_worker_is_named(tmp_path):
+    """The pool ends with it; what is there is summed up, and the same command does the rest."""
+    folder = tmp_path / "six"
+    process = start(SIX, *FIXED, "hydra/launcher=joblib", folder=folder)
+    deadline = time.monotonic() + 120
+    while not (alive := [r for r in runs(folder).values() if r.state == "running" and r.metrics]):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        time.sleep(0.002)
+    os.kill(alive[0].status["pid"], signal.SIGKILL)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 1, (out, err)
+    missing = {m["name"]: m for m in json.loads((folder / "sweep.json").read_text())["not_done"]}
+    assert missing[alive[0].folder.name]["state"] == "killed"
+    assert f"not done: {alive[0].folder.name} (killed)" in out and "launcher broke" in out
+
+
 def test_submitit_gives_the_same(undisturbed, tmp_path):
     local = ("hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5")
     process = start("method.threshold=0.05", *FIXED, *local, folder=tmp_path / "sweep")
@@ -180,6 +197,34 @@ def test_a_failing_job_harms_no_other(sweep, tmp_path):
     (folder / "sweep.json").unlink()
     again = subprocess.run(shell, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert again.returncode == 1 and (folder / "sweep.json").read_bytes() == was
+
+
+def test_a_validation_that_fails_is_named_and_done_again(sweep, tmp_path, monkeypatch):
+    from discovery.validation import runs as validation
+
+    asked = ("method.threshold=0.2", "evaluation=full", "tracking=disabled", "task.n=8")
+    folder, calls = tmp_path / "one", []
+
+    def validate(found, settings, say):
+        calls.append(found)
+        if len(calls) == 1:
+            raise RuntimeError("out of luck")
+        for one in found:
+            (one.folder / "validation.json").write_text("{}")
+        return []
+
+    monkeypatch.setattr(validation, "validate_runs", validate)
+    code, out, err = sweep(*asked, folder=folder)
+    (missing,) = json.loads((folder / "sweep.json").read_text())["not_done"]
+    assert code == 1 and missing["state"] == "not validated" and "0 of 1 runs" in out
+    assert "not validated: RuntimeError: out of luck" in err
+    kept = json.loads((folder / missing["name"] / "validation_error.json").read_text())
+    assert kept["traceback"].startswith("Traceback")
+    code, out, err = sweep(*asked, folder=folder)
+    assert code == 0, err
+    assert "done already, skipped" in out and "1 of 1 runs" in out and len(calls) == 2
+    assert not (folder / missing["name"] / "validation_error.json").exists()
+    assert sweep(*asked, folder=folder)[0] == 0 and len(calls) == 2
 
 
 def test_names_of_folders(monkeypatch):
