@@ -231,11 +231,11 @@ class _Items:
 
     def change(self, record: Any) -> None:
         """Fold in a record's updates and removals."""
-        news = [(_keys(item), item.value_json) for item in record.update]
-        news += [(_keys(item), None) for item in record.remove]
-        for keys, text in news:
-            self._texts.pop(keys, None)  # the newest goes last: it wins over an older parent
-            self._texts[keys] = text
+        for items, gone in ((record.update, False), (record.remove, True)):
+            for item in items:
+                keys = _keys(item)
+                self._texts.pop(keys, None)  # the newest goes last: it wins over an older parent
+                self._texts[keys] = None if gone else item.value_json
 
     def nested(self) -> dict[str, Any]:
         return _nested(self._texts.items())

@@ -29,7 +29,7 @@ function stateMark(state) {
 
 function matching(runs) {
   const words = list.words.toLowerCase().split(/\s+/).filter(Boolean);
-  const text = (r) => [r.id, r.model, r.task, r.method, r.state, r.metric, r.ablation].join(" ").toLowerCase();
+  const text = (r) => [r.id, r.model, r.task, r.method, r.state, r.metric, r.ablation, r.tracked && `W&B ${r.tracked.name} ${r.tracked.group}`].join(" ").toLowerCase();
   const some = runs.filter((r) => (!list.state || r.state === list.state) && words.every((w) => text(r).includes(w)));
   const value = COLUMNS.find(([name]) => name === list.sort)[2];
   const sign = list.down ? -1 : 1;
@@ -55,7 +55,7 @@ function runsPage(runs) {
     head.replaceChildren(el("th", { scope: "col" }, el("span", { class: "unseen" }, "compare")), ...headCells(redraw));
     body.replaceChildren(...some.map(runRow));
     count.textContent = some.length === runs.length ? plural(runs.length, "run") : `${some.length} of ${plural(runs.length, "run")}`;
-    if (list.cut) count.textContent += "; the folder holds more";
+    if (list.cut) count.textContent += "; there are more";
     if (!runs.length) body.append(el("tr", {}, el("td", { colspan: 12, class: "quiet" }, "No run here yet. A search started with this folder as its run folder appears by itself.")));
     if (at) [...page.querySelectorAll("[data-key]")].find((e) => e.dataset.key === at)?.focus();
   }
@@ -105,7 +105,8 @@ function runName(run) {
   const parts = run.id.split("/");
   const last = parts.pop();
   return el("a", { href: address("run", run.id), "data-key": `open ${run.id}` },
-    parts.length ? el("span", { class: "quiet" }, `${parts.join("/")}/`) : null, last);
+    parts.length ? el("span", { class: "quiet" }, `${parts.join("/")}/`) : null, last,
+    run.tracked ? el("span", { class: "quiet" }, ` W&B${run.tracked.name ? `: ${run.tracked.name}` : ""}`) : null);
 }
 
 // The last two that were ticked are compared.
