@@ -103,6 +103,8 @@ def read_offline(path: Path, history: bool = True) -> TrackedRun:
     then `unknown`, as it may still run. InputError if there is no log, or what lies there is none.
     """
     log = find_log(path)
+    if not log.is_file():  # opening a pipe would wait
+        raise InputError(f"{log} is not a regular file.")
     try:
         with open(log, "rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -297,8 +299,8 @@ def project_runs(project: str, api: Any = None, most: int = MOST_RUNS) -> list[T
     `api` is a wandb.Api, made if None. InputError without an API key, or if the server refuses or
     does not answer.
     """
+    api = api or open_project(project)
     with _asking(project):
-        api = api or _open(project)
         api.flush()  # it would repeat its last answer
         runs = api.runs(project, order="-created_at", lazy=False)
         return [_from_server(run, project) for run in islice(runs, most)]
@@ -306,8 +308,8 @@ def project_runs(project: str, api: Any = None, most: int = MOST_RUNS) -> list[T
 
 def project_run(project: str, run_id: str, api: Any = None) -> TrackedRun:
     """One run of "entity/project", with its history; see `project_runs`."""
+    api = api or open_project(project)
     with _asking(project):
-        api = api or _open(project)
         api.flush()
         run = api.run(f"{project}/{run_id}")
         rows = [dict(row) for row in islice(run.scan_history(use_cache=False), MOST_VALUES)]
@@ -322,11 +324,13 @@ def check_project(project: str) -> None:
     check_credentials(f"The W&B project {project}")
 
 
-def _open(project: str) -> Any:
+def open_project(project: str) -> Any:
+    """A wandb.Api to ask for this project; InputError as `check_project`, or from the server."""
     check_project(project)
-    import wandb
+    with _asking(project):
+        import wandb
 
-    return wandb.Api(timeout=TIMEOUT)
+        return wandb.Api(timeout=TIMEOUT)
 
 
 @contextmanager

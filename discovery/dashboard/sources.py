@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 from acdc.errors import InputError
 from discovery.dashboard import files, runs, tracked
 from discovery.dashboard.contents import Plain
-from discovery.wandb_runs import MOST_RUNS, TrackedRun, project_run, project_runs
+from discovery.wandb_runs import MOST_RUNS, TrackedRun, open_project, project_run, project_runs
 
 SECONDS = 60.0  # between two questions to a server
 MOST_DETAILS = 20  # runs of a project that are kept in full
@@ -94,17 +94,21 @@ class Project:
             run_id = run.removeprefix(f"{self._name}/")
             if run_id == run or not _RUN_ID.fullmatch(run_id):
                 raise InputError("There is no such run.")
-            read = project_run(self._project, run_id, self._api)
+            read = project_run(self._project, run_id, self._opened())
             kept = now, tracked.details(read, self._line(read))
             self._details = {**dict(list(self._details.items())[1 - MOST_DETAILS :]), run: kept}
         return kept[1]
 
     def _refresh(self) -> None:
         try:
-            found = project_runs(self._project, self._api, self.most)
+            found = project_runs(self._project, self._opened(), self.most)
             self._lines, self._failure = [self._line(run) for run in found], []
         except InputError as error:
             self._failure = [tracked.unreadable(self._name, str(error))]
+
+    def _opened(self) -> Any:
+        self._api = self._api or open_project(self._project)
+        return self._api
 
     def _line(self, run: TrackedRun) -> Plain:
         drawn = isinstance(run.summary.get(tracked.TABLE), dict)  # its file would cost a request

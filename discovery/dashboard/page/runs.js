@@ -95,7 +95,7 @@ function runRow(run) {
   choose.checked = list.chosen.includes(run.id);
   choose.disabled = !run.views.includes("circuit");
   const cells = COLUMNS.map(([name, kind, , text]) => {
-    if (name === "run") return el("th", { scope: "row" }, runName(run), run.error ? el("div", { class: "error clip", title: run.error }, run.error.slice(0, 300)) : null);
+    if (name === "run") return el("th", { scope: "row" }, runName(run), run.tracked ? el("div", { class: "quiet" }, `W&B: ${run.tracked.name ?? "no name"}`) : null, run.error ? el("div", { class: "error clip", title: run.error }, run.error.slice(0, 300)) : null);
     return el("td", { class: kind }, name === "state" ? stateMark(run.state) : text(run));
   });
   return el("tr", { "data-run": run.id, class: run.state }, el("td", {}, choose), cells);
@@ -105,8 +105,7 @@ function runName(run) {
   const parts = run.id.split("/");
   const last = parts.pop();
   return el("a", { href: address("run", run.id), "data-key": `open ${run.id}` },
-    parts.length ? el("span", { class: "quiet" }, `${parts.join("/")}/`) : null, last,
-    run.tracked ? el("span", { class: "quiet" }, ` W&B${run.tracked.name ? `: ${run.tracked.name}` : ""}`) : null);
+    parts.length ? el("span", { class: "quiet" }, `${parts.join("/")}/`) : null, last);
 }
 
 // The last two that were ticked are compared.
