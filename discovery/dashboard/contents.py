@@ -43,11 +43,11 @@ def text(value: object, most: int = LONGEST_TEXT) -> str | None:
 
 
 def pretty(value: Mapping[str, Any]) -> str | None:
-    """The object as indented JSON, cut; None for an empty one, and for one nested too deeply."""
+    """The object as indented JSON, cut; None for an empty one."""
     try:
         return text(json.dumps(value, indent=2, ensure_ascii=False), 20_000) if value else None
     except RecursionError:
-        return None
+        return "Nested too deeply to be shown."
 
 
 def inner(value: Any, *keys: str) -> Mapping[str, Any]:

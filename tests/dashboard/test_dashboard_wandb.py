@@ -195,15 +195,19 @@ def test_tables_outside_are_not_read(copied_runs, tmp_path):
     assert details["summary"]["views"] == ["search"] and listed(root)[NAME]["views"] == ["search"]
 
 
-def test_names_with_markup_stay_text(tmp_path):
+def test_names_with_markup_stay_text():
+    deep = []
+    for _ in range(3000):
+        deep = [deep]
     summary = {"model": EVIL, "task": EVIL, "metric": EVIL, "n_edges": EVIL, "faithfulness": 0.5,
-               EVIL: float("nan"), "deep": json.loads("[" * 500 + "]" * 500)}  # fmt: skip
+               EVIL: float("nan"), "deep": deep}  # fmt: skip
     history = [{"reader": EVIL, "metric": float("inf")}]
     table = [[EVIL, 0, 1, True], [{}, 0, EVIL, True], ["m0->logits", 0, float("nan"), True]]
     run = run_of(summary, history, table, name=EVIL, group=EVIL, tags=(EVIL,), config={EVIL: EVIL})
     found = tracked.details(run, tracked.summary(EVIL, run, []))
     text = json.dumps(found, allow_nan=False)
     assert json.loads(text)["summary"]["model"] == EVIL
+    assert found["record"]["summary"] == "Nested too deeply to be shown."
     assert found["search"][0]["metric"] is None and found["circuit"]["edges"] == []
     for other in ([[1]], [], {}, [[["a"], 0, 0, True]], [["m0->logits"] * 4]):
         tracked.details(run_of(summary, table=other), {})
