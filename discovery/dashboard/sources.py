@@ -14,7 +14,8 @@ from discovery.dashboard import files, runs, tracked
 from discovery.dashboard.contents import Plain
 from discovery.wandb_runs import MOST_RUNS, TrackedRun, open_project, project_run, project_runs
 
-SECONDS = 60.0  # between two questions to a server
+SECONDS = 60.0  # from a server's answer to the next question
+PATIENCE = 1.0  # seconds that a list waits for an answer; a later one is in the next list
 MOST_DETAILS = 20  # runs of a project that are kept in full
 
 _RUN_ID = re.compile(r"[\w.-]{1,128}")
@@ -58,8 +59,8 @@ class Folder:
 class Project:
     """The newest runs of a W&B project, asked for at most once a minute; `wandb:E/P/ID` names one.
 
-    `api` is a wandb.Api, made if None. If the server refuses, the runs it gave last stay, and a
-    further line says why.
+    `api` is a wandb.Api, made if None. A server that is slow does not hold up the other runs. If it
+    refuses, the runs it gave last stay, and a further line says why.
     """
 
     most = MOST_RUNS
@@ -70,18 +71,20 @@ class Project:
         self._project, self._api, self._clock = project, api, clock
         self._name = f"wandb:{project}"
         self._lines: list[Plain] = []
-        self._failure: list[Plain] = []
+        self._failure = [tracked.unreadable(self._name, "W&B has not answered yet.")]
         self._next = clock()
         self._details: dict[str, tuple[float, Plain]] = {}
-        self._asking = threading.Lock()
+        self._lock = threading.Lock()
+        self._asking: threading.Thread | None = None
 
     def summaries(self) -> list[Plain]:
-        if self._clock() >= self._next and self._asking.acquire(blocking=False):
-            try:
-                self._refresh()
-            finally:
-                self._next = self._clock() + SECONDS
-                self._asking.release()
+        with self._lock:
+            asking = self._asking
+            if asking is None and self._clock() >= self._next:
+                asking = self._asking = threading.Thread(target=self._refresh, daemon=True)
+                asking.start()
+        if asking is not None:
+            asking.join(PATIENCE)
         return self._lines + self._failure
 
     def holds(self, run: str) -> bool:
@@ -105,6 +108,9 @@ class Project:
             self._lines, self._failure = [self._line(run) for run in found], []
         except InputError as error:
             self._failure = [tracked.unreadable(self._name, str(error))]
+        finally:
+            self._next = self._clock() + SECONDS
+            self._asking = None
 
     def _opened(self) -> Any:
         self._api = self._api or open_project(self._project)

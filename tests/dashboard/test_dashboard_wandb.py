@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from test_dashboard_server import client, command, listed, one  # noqa: E402
 
 import discovery  # noqa: E402
 from acdc.errors import InputError  # noqa: E402
-from discovery.dashboard import files, tracked  # noqa: E402
+from discovery.dashboard import files, sources, tracked  # noqa: E402
 from discovery.dashboard.app import make_app  # noqa: E402
 from discovery.dashboard.export import export_page  # noqa: E402
 from discovery.dashboard.sources import Project  # noqa: E402
@@ -249,11 +250,14 @@ class Api:
 
     def __init__(self, read):
         self.read, self.asked, self.failure, self.state = read, [], None, "finished"
+        self.answers = threading.Event()
+        self.answers.set()
 
     def flush(self):
         pass
 
     def runs(self, path, order, lazy):
+        self.answers.wait(10)
         return [self.run(f"{path}/abc")]
 
     def run(self, path):
@@ -331,6 +335,19 @@ def test_a_server_is_asked_once_a_minute_and_may_fail(api):
         project.details("wandb:me/mine/abc")
     api.failure = None
     assert project.summaries() == first
+
+
+def test_a_slow_server_holds_nobody_up(api, monkeypatch):
+    monkeypatch.setattr(sources, "PATIENCE", 0.05)
+    api.answers.clear()
+    project = Project("me/mine", api)
+    for _ in range(3):
+        (line,) = project.summaries()
+        assert line["error"] == "W&B has not answered yet."
+    api.answers.set()
+    monkeypatch.setattr(sources, "PATIENCE", 10)
+    assert [line["id"] for line in project.summaries()] == ["wandb:me/mine/abc"]
+    assert len(api.asked) == 1
 
 
 def test_the_command(copied_runs, monkeypatch, capsys, tmp_path):
