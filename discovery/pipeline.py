@@ -175,6 +175,7 @@ def _write(
     )  # fmt: skip
     run.write("result.json", result)
     flat = {k: v for k, v in result.items() if isinstance(v, (int, float, str))}
+    flat |= {k: getattr(graph, k) for k in ("n_layers", "n_heads", "n_kv_heads", "has_mlp")}
     tracker.finish(Outcome(flat, found.edges, picture, run.path("circuit.json")))
 
 

@@ -3,8 +3,8 @@
 The run folder is the record; a tracker only repeats it, because an offline W&B run loses what a
 killed process had not flushed and keeps artifacts as references to a staging area. Hence two
 settings that must be in the environment before wandb starts: the log is flushed every second, and
-the staging area lies inside the run folder. This module is the only one that imports wandb, and
-only when a run asks for it. It prints nothing.
+the staging area lies inside the run folder. This module imports wandb only when a run asks for it;
+discovery/wandb_runs.py, which reads runs back, is the only other one that does. It prints nothing.
 """
 
 from __future__ import annotations
@@ -135,10 +135,20 @@ def check_tracking(mode: str) -> None:
     """Refuse a mode that cannot work here; needs no network. Call it before the model is loaded."""
     if mode not in MODES:
         raise InputError(f"tracking={mode} is unknown; choose one of {', '.join(MODES)}.")
-    if mode == "wandb_online" and not _has_credentials():
+    if mode == "wandb_online":
+        instead = ", or use tracking=wandb_offline and upload with `wandb sync` later"
+        check_credentials("tracking=wandb_online", instead)
+
+
+def check_credentials(asked: str, instead: str = "") -> None:
+    """Refuse what was `asked` for if wandb finds no API key here; needs no network.
+
+    `instead` ends the sentence that says what to do.
+    """
+    if not _has_credentials(asked):
         raise InputError(
-            "tracking=wandb_online needs a W&B API key and finds none: run `wandb login`, set "
-            "WANDB_API_KEY, or use tracking=wandb_offline and upload with `wandb sync` later."
+            f"{asked} needs a W&B API key and finds none: run `wandb login`, "
+            f"{'' if instead else 'or '}set WANDB_API_KEY{instead}."
         )
 
 
@@ -209,7 +219,7 @@ def _import_wandb() -> ModuleType:
     return wandb
 
 
-def _has_credentials() -> bool:
+def _has_credentials(asked: str) -> bool:
     """Whether wandb would find an API key or an identity token; asks nobody, prints nothing.
 
     The public wandb.login(prompt=False) asks the server who it is, and writes to the settings.
@@ -227,7 +237,7 @@ def _has_credentials() -> bool:
                 update_session=False,
             )
         except wandb.errors.AuthenticationError as error:
-            raise InputError(f"tracking=wandb_online: {error}") from error
+            raise InputError(f"{asked}: {error}") from error
     return found is not None
 
 

@@ -1,7 +1,8 @@
-"""The runs below a folder as a local web page.
+"""The runs below a folder, or of a W&B project, as a local web page.
 
     python scripts/dashboard.py runs
     python scripts/dashboard.py multirun --port 8080
+    python scripts/dashboard.py --wandb ENTITY/PROJECT
 
 Reads only. Needs the extra `dashboard`: pip install -c constraints.txt -e ".[dashboard]".
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 from command import refusals_as_exit
 
 from acdc.errors import InputError
+from discovery.wandb_runs import check_project
 
 
 def is_local(host: str) -> bool:
@@ -26,12 +28,17 @@ def is_local(host: str) -> bool:
         return False
 
 
-def serve(folder: Path, host: str, port: int) -> None:
-    """Serve until interrupted; InputError if the folder or the installation does not allow it."""
+def serve(folder: Path | None, project: str | None, host: str, port: int) -> None:
+    """Serve until interrupted; InputError if the question or the installation forbids it."""
+    if folder is None and project is None:
+        raise InputError("name a folder with runs, or a W&B project: --wandb ENTITY/PROJECT")
+    if project is not None:
+        check_project(project)
     try:
         import uvicorn
 
         from discovery.dashboard.app import make_app
+        from discovery.dashboard.sources import Project
     except ModuleNotFoundError as error:
         raise InputError(
             f"The dashboard needs {error.name}:"
@@ -39,10 +46,12 @@ def serve(folder: Path, host: str, port: int) -> None:
         ) from error
     if not 0 < port < 2**16:
         raise InputError(f"--port {port}: allowed are 1 to {2**16 - 1}")
-    app = make_app(folder, None if is_local(host) else ["*"])
+    projects = [Project(project)] if project is not None else []
+    app = make_app(folder, None if is_local(host) else ["*"], projects)
     if not is_local(host):
+        places = [f"below {folder}"] * (folder is not None) + [f"of {project}"] * len(projects)
         print(
-            f"warning: --host {host} lets other machines read every run below {folder},"
+            f"warning: --host {host} lets other machines read every run {' and '.join(places)},"
             " without a password",
             file=sys.stderr,
         )
@@ -53,13 +62,19 @@ def serve(folder: Path, host: str, port: int) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line and serve."""
-    parser = argparse.ArgumentParser(description="The runs below a folder as a local web page.")
-    parser.add_argument("folder", type=Path, help="searched for run folders, at any depth")
+    parser = argparse.ArgumentParser(description="Runs as a local web page.")
+    parser.add_argument(
+        "folder", type=Path, nargs="?",
+        help="searched, at any depth, for run folders and offline W&B runs",
+    )  # fmt: skip
+    parser.add_argument(
+        "--wandb", metavar="ENTITY/PROJECT", help="a W&B project, asked at most once a minute"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="default: this machine only")
     parser.add_argument("--port", type=int, default=8000)
     asked = parser.parse_args(arguments)
     with refusals_as_exit():
-        serve(asked.folder, asked.host, asked.port)
+        serve(asked.folder, asked.wandb, asked.host, asked.port)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ that no other site can read the runs by pointing its name at this machine.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ from fastapi.responses import HTMLResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from acdc.errors import InputError
-from discovery.dashboard.export import SCRIPTS, STYLES, export_page
-from discovery.dashboard.files import MOST_RUNS
-from discovery.dashboard.runs import details, summaries
+from discovery.dashboard.contents import Plain
+from discovery.dashboard.export import SCRIPTS, STYLES, page_of
+from discovery.dashboard.sources import Folder, Source
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self';"
@@ -34,13 +35,16 @@ LOCAL = ["127.0.0.1", "localhost", "[::1]"]
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 
 
-def make_app(root: Path, hosts: list[str] | None = None) -> FastAPI:
-    """The pages over the runs below `root`, answered under these host names ("*" for any).
+def make_app(
+    root: Path | None, hosts: list[str] | None = None, others: Sequence[Source] = ()
+) -> FastAPI:
+    """The pages over the runs below `root`, if any, and those of other sources.
 
-    InputError if the root is no folder.
+    They are answered under these host names ("*" for any). InputError if the root is no folder.
     """
-    if not root.is_dir():
+    if root is not None and not root.is_dir():
         raise InputError(f"{root} is not a folder, so there are no runs in it.")
+    sources = [*others, *([Folder(root)] if root else [])]
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts or LOCAL, www_redirect=False)
 
@@ -57,21 +61,32 @@ def make_app(root: Path, hosts: list[str] | None = None) -> FastAPI:
 
     @app.get("/api/runs")
     def runs() -> Response:
-        return _json({"runs": summaries(root), "most": MOST_RUNS})
+        found = [source.summaries() for source in sources]
+        cut = any(len(some) >= source.most for some, source in zip(found, sources, strict=True))
+        return _json({"runs": sum(found, []), "cut": cut})
 
     @app.get("/api/run")
     def run(id: str) -> Response:
-        return _json(details(root, id))
+        return _json(_details(sources, id))
 
     @app.get("/export")
     def export(id: str, versus: str | None = None) -> Response:
-        page = export_page(root, [id] if versus is None else [id, versus])
+        asked = [id] if versus is None else [id, versus]
+        page = page_of({run: _details(sources, run) for run in asked})
         named = {"Content-Disposition": 'attachment; filename="circuit.html"'}
         return HTMLResponse(page, headers=named)
 
     for name in ("index.html", *STYLES, *SCRIPTS):
         _serve(app, name)
     return app
+
+
+def _details(sources: Sequence[Source], run: str) -> Plain:
+    """From the first source that this name points to."""
+    for source in sources:
+        if source.holds(run):
+            return source.details(run)
+    raise InputError("There is no such run.")
 
 
 def _serve(app: FastAPI, name: str) -> None:

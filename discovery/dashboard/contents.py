@@ -6,6 +6,7 @@ is None, a row that makes no sense is left out and counted.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -39,6 +40,14 @@ def text(value: object, most: int = LONGEST_TEXT) -> str | None:
     if not isinstance(value, str):
         return None
     return value if len(value) <= most else value[: most - 1] + "…"
+
+
+def pretty(value: Mapping[str, Any]) -> str | None:
+    """The object as indented JSON, cut; None for an empty one."""
+    try:
+        return text(json.dumps(value, indent=2, ensure_ascii=False), 20_000) if value else None
+    except RecursionError:
+        return "Nested too deeply to be shown."
 
 
 def inner(value: Any, *keys: str) -> Mapping[str, Any]:

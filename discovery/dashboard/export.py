@@ -9,10 +9,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from discovery.dashboard.contents import Plain
 from discovery.dashboard.runs import details
 
 SCRIPTS = (
@@ -27,7 +28,11 @@ def export_page(root: Path, runs: Sequence[str]) -> str:
 
     With two runs the page opens on their comparison.
     """
-    found = {run: details(root, run) for run in runs}
+    return page_of({run: details(root, run) for run in runs})
+
+
+def page_of(found: Mapping[str, Plain]) -> str:
+    """The page over these runs, each with all that its views show, by name."""
     data = {"runs": [one["summary"] for one in found.values()], "details": found}
     style, page = "\n".join(_text(name) for name in STYLES), _text("index.html")
     script = "\n".join(_text(name) for name in SCRIPTS)

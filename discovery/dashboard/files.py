@@ -21,19 +21,31 @@ MOST_RUNS = 5000
 # a pipe must not make us wait, nor may a link take the place of what was just looked at
 READ_ONLY = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
 MARKS = ("status.json", "circuit.json", "result.json")  # a folder with one of them is a run
+MIRRORED = (*MARKS, "sweep.json")  # beside one of them, `wandb` repeats what is there already
+LOGGED = "offline-run-"  # so begins the name of a W&B run's directory
 
 
 def find_runs(root: Path) -> list[str]:
     """Paths below the root, with "/" between names, of all folders that hold a run, sorted.
 
-    Links to folders are not followed; the root itself, if it is a run, is ".".
+    Offline W&B runs are runs too, except those that mirror a run folder or a sweep. Links to
+    folders are not followed; the root itself, if it is a run, is ".".
     """
     found = []
     for folder, below, files in os.walk(root, followlinks=False):
         parts = Path(folder).relative_to(root).parts
-        below[:] = sorted(filter(_is_shown, below)) if len(parts) < DEEPEST else []
-        if any(mark in files for mark in MARKS):
+        name = os.path.basename(folder)
+        marked = any(mark in files for mark in MARKS)
+        logged = name.startswith(LOGGED) and not marked
+        if marked or logged:
             found.append("/".join(parts) or ".")
+        if logged or len(parts) >= DEEPEST:
+            below.clear()
+        elif name == "wandb":
+            below[:] = [other for other in below if other.startswith(LOGGED)]
+        elif any(mark in files for mark in MIRRORED):
+            below[:] = [other for other in below if other != "wandb"]
+        below[:] = sorted(filter(_is_shown, below))
         if len(found) >= MOST_RUNS:
             break
     return sorted(found)
@@ -45,9 +57,18 @@ def run_folder(root: Path, run: str) -> Path:
     plain = run == "." or all(part not in ("", ".", "..") for part in parts)
     if plain and "\0" not in run:
         real = _inside(root, root.joinpath(*parts))
-        if real and any(Path(real, mark).is_file() for mark in MARKS):
+        if real and (_is_marked(Path(real)) or is_logged(Path(real))):
             return Path(real)
     raise InputError("There is no such run.")
+
+
+def is_logged(folder: Path) -> bool:
+    """Whether a folder is an offline W&B run and no run folder."""
+    return folder.name.startswith(LOGGED) and folder.is_dir() and not _is_marked(folder)
+
+
+def _is_marked(folder: Path) -> bool:
+    return any((folder / mark).is_file() for mark in MARKS)
 
 
 def read_json(root: Path, path: Path) -> dict[str, Any]:
@@ -69,18 +90,22 @@ def read_last_line(root: Path, path: Path) -> dict[str, Any]:
     return _decode(lines[-2], f"{path.name}, last line") if len(lines) > 1 else {}
 
 
+def read_bytes(root: Path, path: Path) -> bytes:
+    """A file that must be there, wherever below the root links on the way to it lead."""
+    real = _inside(root, path)
+    if real is None:
+        raise InputError(f"{path.name} is missing, or a link that leads outside.")
+    return _read(root, Path(real)) or b""
+
+
 def exists(root: Path, path: Path) -> bool:
     """Whether a regular file inside the root has this path in a run's folder."""
     return path.is_file() and (not path.is_symlink() or _inside(root, path) is not None)
 
 
 def _is_shown(name: str) -> bool:
-    """Not hidden, not W&B's, which hold no runs of ours, and text that can stand in an address."""
-    return (
-        name != "wandb"
-        and name[0] != "."
-        and not any("\ud800" <= letter <= "\udfff" for letter in name)
-    )
+    """Not hidden, and text that can stand in an address."""
+    return name[0] != "." and not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _inside(root: Path, path: Path) -> str | None:

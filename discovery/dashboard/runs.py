@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from acdc.errors import InputError
-from discovery.dashboard import contents, files
-from discovery.dashboard.contents import Plain, inner, text
+from discovery.dashboard import contents, files, logged
+from discovery.dashboard.contents import Plain, inner, pretty, text
 from discovery.dashboard.head_contents import heads
 from discovery.records import state_of
 
@@ -35,6 +34,8 @@ def summaries(root: Path) -> list[Plain]:
 def _summary(root: Path, run: str) -> Plain:
     """A line on one run: what was asked, what came out, its state, and the error if it failed."""
     folder = files.run_folder(root, run)
+    if files.is_logged(folder):
+        return logged.summary(root, run, folder)
     found: Plain = {"id": run, "state": "unreadable", "error": None, "started": None}
     found["views"] = [v for name, v in VIEWS.items() if files.exists(root, folder / name)]
     try:
@@ -60,6 +61,8 @@ def details(root: Path, run: str) -> Plain:
     """
     root = root.resolve()
     folder = files.run_folder(root, run)
+    if files.is_logged(folder):
+        return logged.details(root, run, folder)
     problems: list[str] = []
 
     def view(read: Callable[[Path, Path], Any], name: str, shape: Callable[[Any], Any]) -> Any:
@@ -77,13 +80,8 @@ def details(root: Path, run: str) -> Plain:
         "heads": view(files.read_json, "heads.json", heads),
         "route": view(files.read_json, "route.json", contents.route),
         "record": {
-            name: view(files.read_json, f"{name}.json", _pretty)
+            name: view(files.read_json, f"{name}.json", pretty)
             for name in ("config", "result", "status")
         },
     }
     return found | {"problems": list(dict.fromkeys(problems))}
-
-
-def _pretty(value: Plain) -> str | None:
-    """The object as indented JSON, cut."""
-    return text(json.dumps(value, indent=2, ensure_ascii=False), 20_000) if value else None

@@ -1,6 +1,8 @@
 """Real runs of the embedded model, small enough for seconds, in one folder for all tests here."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,29 @@ def runs(tmp_path_factory):
     record_refusal(root / "failed", ["task=nonesuch"], InputError("task=nonesuch: no such task"))
     route_run(root / "route")
     validate_runs(read_found([root / "acdc_0.05"]), small_validation(), str)
+    return root
+
+
+@pytest.fixture(scope="session")
+def tracked_runs(tmp_path_factory):
+    """Two searches with offline W&B runs that mirror them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("WANDB_")]:
+            patch.delenv(name)
+        root = tmp_path_factory.mktemp("tracked") / "runs"
+        search(root / "acdc", "tracking.mode=wandb_offline", "method.threshold=0.05")
+        method = ("method=eap_ig", "method.n_edges=20")
+        search(root / "eap_ig", "tracking.mode=wandb_offline", *method)
+    return root
+
+
+@pytest.fixture(scope="session")
+def copied_runs(tracked_runs, tmp_path_factory):
+    """Their W&B directories as somebody else got them, without the run folders."""
+    root = tmp_path_factory.mktemp("copied")
+    for name in ("acdc", "eap_ig"):
+        (run,) = tracked_runs.glob(f"{name}/wandb/offline-run-*")
+        shutil.copytree(run, root / name / "wandb" / "offline-run-20260101_000000-abc")
     return root
 
 

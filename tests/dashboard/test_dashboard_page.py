@@ -244,6 +244,36 @@ def test_sweep_leads_to_the_run(page, address):
     assert "acdc_0.5" in page.inner_text("main")
 
 
+def test_a_wandb_run_shows_its_circuit_and_its_search(page, tracked_runs, copied_runs):
+    (run,) = copied_runs.glob("acdc/wandb/offline-run-*")
+    name = run.relative_to(copied_runs).as_posix()
+    (file,) = run.glob("files/media/table/*.json")
+    kept = {row[0] for row in json.loads(file.read_text())["data"] if row[3]}
+    with Server(copied_runs) as address:
+        go(page, address)
+        assert page.locator("[data-run]").count() == 2
+        page.fill("#filter", "W&B acdc")
+        assert "W&B: induction-induction-kl-" in page.inner_text(f'[data-run="{name}"]')
+        picture(page, "wandb_runs")
+        page.click(f'[data-run="{name}"] a')
+        page.wait_for_selector("body[data-ready=run]")
+        assert {f"{row[0]}->{row[1]}" for row in table(page, ".edges")} == kept
+        assert drawn(page) == len(kept) > 5
+        picture(page, "wandb_circuit")
+        go(page, address, "run", name, "search")
+        lines = [json.loads(line) for line in (tracked_runs / "acdc/metrics.jsonl").open()]
+        page.fill("#step", "4")
+        facts = dict(zip(*(page.locator(f".replay {t}").all_inner_texts() for t in ("dt", "dd"))))  # noqa: B905
+        assert facts["reader"] == lines[4]["reader"] and facts["kept"] == str(lines[4]["n_kept"])
+        go(page, address, "run", name, "record")
+        titles = page.locator("main h2").all_inner_texts()
+        assert titles == ["W&B run", "W&B config", "W&B summary"]
+        go(page, address, "compare", name, name.replace("acdc", "eap_ig"))
+        assert drawn(page, "[data-side='0']") == len(kept)
+        assert page.locator("p.error").count() == 0  # the two models have the same sizes
+        page.goto("about:blank")
+
+
 def test_by_keyboard_alone(page, address):
     go(page, address)
     page.focus("#filter")

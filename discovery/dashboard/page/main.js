@@ -26,8 +26,8 @@ async function ask(path) {
 
 async function loadRuns() {
   if (store) return store.runs;
-  const { runs, most } = await ask("api/runs");
-  list.cut = runs.length >= most;
+  const { runs, cut } = await ask("api/runs");
+  list.cut = cut;
   return runs;
 }
 
@@ -145,9 +145,9 @@ function runHead({ summary: s }) {
     el("dl", {}, facts.map(([name, text]) => el("div", {}, el("dt", {}, name), el("dd", {}, text)))), out);
 }
 
-function recordView({ record }) {
+function recordView({ record, summary }) {
   const kept = Object.entries(record).filter(([, text]) => text);
-  return el("div", { class: "columns" }, kept.map(([name, text]) => panel(`${name}.json`, el("pre", { tabindex: 0 }, text))));
+  return el("div", { class: "columns" }, kept.map(([name, text]) => panel(summary.tracked ? `W&B ${name}` : `${name}.json`, el("pre", { tabindex: 0 }, text))));
 }
 
 document.querySelector(".skip").addEventListener("click", (event) => {

@@ -29,7 +29,7 @@ function stateMark(state) {
 
 function matching(runs) {
   const words = list.words.toLowerCase().split(/\s+/).filter(Boolean);
-  const text = (r) => [r.id, r.model, r.task, r.method, r.state, r.metric, r.ablation].join(" ").toLowerCase();
+  const text = (r) => [r.id, r.model, r.task, r.method, r.state, r.metric, r.ablation, r.tracked && `W&B ${r.tracked.name} ${r.tracked.group}`].join(" ").toLowerCase();
   const some = runs.filter((r) => (!list.state || r.state === list.state) && words.every((w) => text(r).includes(w)));
   const value = COLUMNS.find(([name]) => name === list.sort)[2];
   const sign = list.down ? -1 : 1;
@@ -55,7 +55,7 @@ function runsPage(runs) {
     head.replaceChildren(el("th", { scope: "col" }, el("span", { class: "unseen" }, "compare")), ...headCells(redraw));
     body.replaceChildren(...some.map(runRow));
     count.textContent = some.length === runs.length ? plural(runs.length, "run") : `${some.length} of ${plural(runs.length, "run")}`;
-    if (list.cut) count.textContent += "; the folder holds more";
+    if (list.cut) count.textContent += "; there are more";
     if (!runs.length) body.append(el("tr", {}, el("td", { colspan: 12, class: "quiet" }, "No run here yet. A search started with this folder as its run folder appears by itself.")));
     if (at) [...page.querySelectorAll("[data-key]")].find((e) => e.dataset.key === at)?.focus();
   }
@@ -95,7 +95,7 @@ function runRow(run) {
   choose.checked = list.chosen.includes(run.id);
   choose.disabled = !run.views.includes("circuit");
   const cells = COLUMNS.map(([name, kind, , text]) => {
-    if (name === "run") return el("th", { scope: "row" }, runName(run), run.error ? el("div", { class: "error clip", title: run.error }, run.error.slice(0, 300)) : null);
+    if (name === "run") return el("th", { scope: "row" }, runName(run), run.tracked ? el("div", { class: "quiet" }, `W&B: ${run.tracked.name ?? "no name"}`) : null, run.error ? el("div", { class: "error clip", title: run.error }, run.error.slice(0, 300)) : null);
     return el("td", { class: kind }, name === "state" ? stateMark(run.state) : text(run));
   });
   return el("tr", { "data-run": run.id, class: run.state }, el("td", {}, choose), cells);
