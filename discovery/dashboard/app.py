@@ -17,7 +17,7 @@ from fastapi.responses import HTMLResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from acdc.errors import InputError
-from discovery.dashboard.export import SCRIPTS, export_page
+from discovery.dashboard.export import SCRIPTS, STYLES, export_page
 from discovery.dashboard.files import MOST_RUNS
 from discovery.dashboard.runs import details, summaries
 
@@ -69,7 +69,7 @@ def make_app(root: Path, hosts: list[str] | None = None) -> FastAPI:
         named = {"Content-Disposition": 'attachment; filename="circuit.html"'}
         return HTMLResponse(page, headers=named)
 
-    for name in ("index.html", "style.css", *SCRIPTS):
+    for name in ("index.html", *STYLES, *SCRIPTS):
         _serve(app, name)
     return app
 

@@ -17,18 +17,20 @@ from discovery.dashboard.runs import details
 
 SCRIPTS = (
     "dom.js", "charts.js", "runs.js", "grid.js", "circuit.js", "search.js", "validation.js",
-    "compare.js", "sweep.js", "heads.js", "route.js", "main.js",
+    "compare.js", "sweep.js", "heads.js", "route.js", "methods.js", "components.js", "main.js",
 )  # fmt: skip
+STYLES = ("style.css", "views.css")
 
 
 def export_page(root: Path, runs: Sequence[str]) -> str:
     """One or two runs below the root as a self-contained page; InputError if one does not exist.
 
-    With two runs the page opens on their comparison.
+    With two runs the page opens on their comparison. Names and numbers of the runs, their config
+    and result are inside; host, process and traceback are not.
     """
-    found = {run: details(root, run) for run in runs}
+    found = {run: details(root, run, private=False) for run in runs}
     data = {"runs": [one["summary"] for one in found.values()], "details": found}
-    style, page = _text("style.css"), _text("index.html")
+    style, page = "\n".join(_text(name) for name in STYLES), _text("index.html")
     script = "\n".join(_text(name) for name in SCRIPTS)
     policy = f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'"
     head = f'<meta http-equiv="Content-Security-Policy" content="{policy}">'

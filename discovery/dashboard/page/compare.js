@@ -28,6 +28,7 @@ function comparePage(left, right) {
     say(`${plural(near.length, "edge")} shown`);
   }
   for (const side of sides) {
+    roving(side.element, side.nodes);
     for (const node of side.nodes) pressable(node, () => update({ focus: state.focus === node.dataset.id ? null : node.dataset.id }));
   }
   update({});
@@ -83,14 +84,14 @@ function compareSide(title, details, rows, side) {
   const facts = `${plural(edges.length, "edge")} · faithfulness ${percent(s.faithfulness)} · ${s.metric ?? "metric"} ${shown(s.metric_circuit)} · threshold ${shown(s.threshold)}`;
   const element = el("section", { class: "panel", "data-side": side, "aria-label": title },
     el("h2", {}, `${title}: `, store ? s.id : el("a", { href: address("run", s.id) }, s.id)), el("p", { class: "quiet" }, `${s.method ?? ""} · ${facts}`),
-    el("div", { class: details.circuit.layers > 16 ? "picture" : "picture fit", tabindex: 0, role: "region", "aria-label": `${title} circuit` }, picture));
+    el("div", { class: details.circuit.layers > 12 ? "picture" : "picture fit", tabindex: 0, role: "region", "aria-label": `${title} circuit` }, picture));
   return { element, nodes, show };
 }
 
 function compareTable(near) {
-  return table("Edges of the two circuits, largest first",
+  return el("div", {}, cutNote(Math.min(near.length, ROWS), near.length), table("Edges of the two circuits, largest first",
     [["from", ""], ["into", ""], ["left", "n"], ["right", "n"], ["where", ""]],
-    near.slice(0, ROWS).map((r) => [r.writer, r.reader, shown(r.effects[0]), shown(r.effects[1]), SHARES.find(([k]) => k === r.share)[1]]), "edges");
+    near.slice(0, ROWS).map((r) => [r.writer, r.reader, shown(r.effects[0]), shown(r.effects[1]), SHARES.find(([k]) => k === r.share)[1]]), "edges"));
 }
 
 function compareLegend() {

@@ -5,12 +5,15 @@
 const VIEWS = [
   // name, title, whether a run has it, how it is drawn
   ["circuit", "Circuit", (d) => d.circuit, (d, options) => circuitView(d.circuit, options)],
-  ["search", "Search", (d) => d.search?.length, (d) => searchView(d.search, d.summary)],
+  ["search", "Search", (d) => d.search?.length, (d) => searchView(d)],
   ["validation", "Validation", (d) => d.validation, (d) => validationView(d.validation)],
   ["heads", "Heads", (d) => d.heads && Object.keys(d.heads).length, (d) => headsView(d.heads, d.summary.id)],
   ["route", "Route", (d) => d.route, (d) => routeView(d.route)],
+  ["methods", "Methods", (d) => d.methods, (d) => methodsView(d.methods)],
+  ["components", "Components", (d) => d.components, (d) => componentsView(d.components)],
   ["record", "Record", () => true, (d) => recordView(d)],
 ];
+const INSIDE = "This file holds the run's name, its numbers, its config and its result, with the paths in them; not the host, the process and the traceback.";
 const POLL = 2000; // milliseconds between questions about running searches
 const embedded = document.getElementById("data");
 const store = embedded && JSON.parse(embedded.textContent);
@@ -129,6 +132,7 @@ async function runRoute([id, wanted], options) {
   const page = el("div", {}, runHead(details),
     details.problems.length ? el("ul", { class: "error", "aria-label": "Files that cannot be read" }, details.problems.map((p) => el("li", {}, p))) : null,
     el("nav", { class: "tabs", "aria-label": "Views of the run" }, tabs), content);
+  if (store) page.append(el("p", { class: "quiet inside" }, INSIDE));
   page.running = !store && details.summary.state === "running";
   return page;
 }
@@ -147,7 +151,7 @@ function runHead({ summary: s }) {
 
 function recordView({ record }) {
   const kept = Object.entries(record).filter(([, text]) => text);
-  return el("div", { class: "columns" }, kept.map(([name, text]) => panel(`${name}.json`, el("pre", { tabindex: 0 }, text))));
+  return el("div", { class: "columns" }, kept.map(([name, text]) => panel(`${name}.json`, el("pre", { tabindex: 0, role: "region", "aria-label": `${name}.json` }, text))));
 }
 
 document.querySelector(".skip").addEventListener("click", (event) => {

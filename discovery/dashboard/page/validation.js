@@ -48,7 +48,7 @@ function cellLegend() {
 
 function markKey(i, name) {
   return el("span", {}, svg("svg", { width: 16, height: 16, viewBox: "-8 -8 16 16", "aria-hidden": "true" },
-    svg("path", { class: `s${i % 6} mark-point`, d: MARKS[i % 6] })), name);
+    svg("path", { class: `s${i % MARKS.length} mark-point`, d: MARKS[i % MARKS.length] })), name);
 }
 
 // On the diagonal, circuit and model agree.

@@ -1,0 +1,95 @@
+// Which heads and MLPs carry flow: a grid of layer x head, and the same figures as a table.
+"use strict";
+
+function componentsView(found) {
+  const [first, second] = found.sets;
+  const kinds = [
+    ...found.sets.map((set) => ({ title: set.name ?? "?", value: (name) => set.flow[name]?.mean ?? null, tell: (name) => tellFlow(set.flow[name]) })),
+    found.difference ? { title: "difference", signed: true, value: (name) => found.difference.flow[name]?.flow ?? null,
+      tell: (name) => tellDifference(found.difference.flow[name]), named: (name) => found.difference.flow[name]?.named } : null,
+  ].filter(Boolean);
+  const body = el("div", {});
+  const side = el("div", { class: "scroll flat" });
+  const note = el("p", { class: "quiet" });
+  const title = el("h2", {});
+  const buttons = kinds.map((kind) => el("button", { type: "button", click: () => show(kind) }, kind.title));
+  function show(kind) {
+    kinds.forEach((k, i) => buttons[i].setAttribute("aria-pressed", String(k === kind)));
+    const names = [...new Set(found.sets.flatMap((set) => Object.keys(set.flow)))].filter((name) => kind.value(name) !== null)
+      .sort((a, b) => Math.abs(kind.value(b)) - Math.abs(kind.value(a)));
+    title.textContent = kind.signed ? `${first.name} less ${second.name}` : `Flow on ${plural(found.sets[kinds.indexOf(kind)].n_prompts ?? 0, "prompt")} of ${kind.title}`;
+    note.textContent = noteOf(found, kind);
+    body.replaceChildren(heatGrid(found, kind));
+    const rows = names.slice(0, ROWS);
+    side.replaceChildren(...[cutNote(rows.length, names.length), kind.signed ? differenceTable(found.difference, rows) : flowTable(found.sets[kinds.indexOf(kind)], rows)].filter(Boolean));
+  }
+  show(kinds[kinds.length - 1]);
+  return el("div", {},
+    el("div", { class: "bar" }, kinds.length > 1 ? buttons : null),
+    el("div", { class: "circuit even" }, el("section", { class: "panel" }, title, body, note), panel("Components", side)));
+}
+
+function noteOf(found, kind) {
+  const scales = "Heads and MLPs have a scale each; darker is more, by the square root.";
+  if (!kind.signed) return `${scales} Flow is what states are made of and no effect.`;
+  const { confidence, false_discoveries: rate } = found.difference;
+  const count = Object.values(found.difference.flow).filter((row) => row.named).length;
+  return `${scales} A dot: named as different, ${count} in all, with ${percent(rate)} false discoveries expected. Intervals: ${percent(confidence)} each, by bootstrap.`;
+}
+
+function tellFlow(row) {
+  return row ? `flow ${shown(row.mean)}, spread ${shown(row.spread)}, on the route of ${percent(row.on_route)}` : "no flow";
+}
+
+function tellDifference(row) {
+  return row ? `difference ${shown(row.flow)} [${shown(row.low)}, ${shown(row.high)}]${row.named ? ", named as different" : ""}` : "no difference";
+}
+
+// One cell a component, bottom to top; one stop of the tab key, arrows move.
+function heatGrid(found, kind) {
+  const [width, height] = [Math.min(Math.max(600 / found.heads, 30), 64), Math.min(Math.max(470 / found.layers, 17), 44)];
+  const [left, top] = [52, 8];
+  const x = (head) => left + (head ?? found.heads + 0.4) * width;
+  const y = (layer) => top + (found.layers - 1 - layer) * height;
+  const places = [];
+  for (let layer = 0; layer < found.layers; layer++) {
+    for (let head = 0; head < found.heads; head++) places.push([`a${layer}.h${head}`, layer, head]);
+    if (found.mlp) places.push([`m${layer}`, layer, null]);
+  }
+  const size = (name) => Math.abs(kind.value(name) ?? 0);
+  const most = { h: Math.max(...places.filter((p) => p[2] !== null).map((p) => size(p[0])), 0) || 1, m: Math.max(...places.filter((p) => p[2] === null).map((p) => size(p[0])), 0) || 1 };
+  const cells = places.map(([name, layer, head]) => {
+    const look = kind.signed ? (kind.value(name) < 0 ? "less" : "more") : head === null ? "mlp" : "more";
+    const shade = Math.sqrt(size(name) / (head === null ? most.m : most.h));
+    return svg("g", { class: `cell ${look}`, role: "img", "data-component": name, "aria-label": `${name}: ${kind.tell(name)}` },
+      svg("rect", { class: "ground", x: x(head), y: y(layer), width: width - 2, height: height - 2 }),
+      svg("rect", { class: "shade", x: x(head), y: y(layer), width: width - 2, height: height - 2, "fill-opacity": shade.toFixed(3) }),
+      kind.named?.(name) ? svg("circle", { class: "named", cx: x(head) + width / 2 - 1, cy: y(layer) + height / 2 - 1, r: 3 }) : null);
+  });
+  const base = top + found.layers * height;
+  const step = Math.ceil(found.layers / 30);
+  const label = (px, py, words, anchor = "middle") => svg("text", { class: "small", x: px, y: py, "text-anchor": anchor }, words);
+  const full = x(null) + (found.mlp ? width : -0.4 * width) + 8;
+  const picture = legible(svg("svg", { viewBox: `0 0 ${full} ${base + 24}`, class: "chart heatmap", role: "group", "aria-label": `${kind.title} by layer and head` },
+    svg("g", { "aria-hidden": "true" },
+      Array.from({ length: found.layers }, (_, l) => (l % step ? null : label(left - 8, y(l) + height / 2 + 3, String(l), "end"))),
+      Array.from({ length: found.heads }, (_, h) => label(x(h) + width / 2 - 1, base + 16, String(h))),
+      found.mlp ? label(x(null) + width / 2 - 1, base + 16, "MLP") : null, label(left - 8, base + 16, "head", "end")),
+    cells));
+  const tell = (target) => { const cell = target.closest?.(".cell"); return cell ? cell.getAttribute("aria-label").split(": ") : null; };
+  roving(picture, cells);
+  picture.addEventListener("focusin", (event) => { const box = event.target.getBoundingClientRect(); tip(tell(event.target), { clientX: box.right, clientY: box.bottom }); });
+  picture.addEventListener("focusout", () => tip(null));
+  return tipsIn(picture, tell);
+}
+
+function flowTable(set, names) {
+  return table(`Flow on ${set.name}, largest first`, [["component", ""], ["flow", "n"], ["spread", "n"], ["on route", "n"]],
+    names.map((name) => [name, shown(set.flow[name].mean), shown(set.flow[name].spread), percent(set.flow[name].on_route)]), "edges");
+}
+
+function differenceTable(difference, names) {
+  const row = (name) => difference.flow[name];
+  return table("Differences, largest first", [["component", ""], ["difference", "n"], ["interval", "n"], ["p, adjusted", "n"], ["named", ""]],
+    names.map((name) => [name, shown(row(name).flow), `${shown(row(name).low)} to ${shown(row(name).high)}`, shown(row(name).adjusted_p, 2), row(name).named ? "yes" : ""]), "edges");
+}
