@@ -62,10 +62,11 @@ function polyline(points, look) {
 
 // A row a value with its interval: [{name, value, low, high, mark}], on one shared axis.
 function intervals(title, rows, xName, levels) {
-  const [left, right, top, step] = [300, 560, 12, 27];
+  const lines = rows.map((row) => (row.name.length > 38 ? row.name.split("; ") : [row.name]));
+  const [left, right, top, step] = [262, 440, 12, lines.some((words) => words.length > 1) ? 34 : 27];
   const bottom = top + step * rows.length;
   const x = makeScale([...levels, ...rows.flatMap((r) => [r.value, r.low, r.high])], left, right);
-  return chart(720, bottom + 40, title,
+  return chart(590, bottom + 40, title,
     levels.map((v) => svg("line", { class: "axis", x1: x(v), x2: x(v), y1: top, y2: bottom })),
     x.ticks.map((v) => svg("text", { class: "small", x: x(v), y: bottom + 16, "text-anchor": "middle" }, shown(v))),
     svg("text", { class: "small", x: right, y: bottom + 32, "text-anchor": "end" }, xName),
@@ -76,7 +77,7 @@ function intervals(title, rows, xName, levels) {
       return svg("g", {}, svg("title", {}, `${row.name}: ${words}`),
         svg("line", { class: "rule", x1: left, x2: right, y1: y, y2: y }),
         svg("text", { class: "small", x: right + 14, y: y + 4 }, words),
-        svg("text", { x: left - 12, y: y + 4, "text-anchor": "end" }, row.name.length > 42 ? `${row.name.slice(0, 41)}…` : row.name),
+        lines[i].map((words, n) => svg("text", { x: left - 12, y: y + 4 + 14 * (n - (lines[i].length - 1) / 2), "text-anchor": "end" }, words.length > 38 ? `${words.slice(0, 37)}…` : words)),
         row.low === null || row.high === null ? null : svg("line", { class: "whisker", x1: x(row.low), x2: x(row.high), y1: y, y2: y }),
         svg("path", { class: `s${row.mark ?? 0} mark-point`, d: MARKS[row.mark ?? 0], transform: `translate(${x(row.value).toFixed(1)} ${y})` }));
     }));

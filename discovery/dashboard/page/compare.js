@@ -81,17 +81,18 @@ function compareSide(title, details, rows, side) {
     }
   }
   const s = details.summary;
-  const facts = `${plural(edges.length, "edge")} · faithfulness ${percent(s.faithfulness)} · ${s.metric ?? "metric"} ${shown(s.metric_circuit)} · threshold ${shown(s.threshold)}`;
+  const facts = `${plural(edges.length, "edge")} · faithfulness ${percent(s.faithfulness)} · ${s.metric ?? "metric"} ${shown(s.metric_circuit)}${s.threshold === null ? "" : ` · threshold ${shown(s.threshold)}`}`;
   const element = el("section", { class: "panel", "data-side": side, "aria-label": title },
     el("h2", {}, `${title}: `, store ? s.id : el("a", { href: address("run", s.id) }, s.id)), el("p", { class: "quiet" }, `${s.method ?? ""} · ${facts}`),
-    el("div", { class: details.circuit.layers > 12 ? "picture" : "picture fit", tabindex: 0, role: "region", "aria-label": `${title} circuit` }, picture));
+    el("div", { class: details.circuit.layers > 40 ? "picture" : "picture fit", tabindex: 0, role: "region", "aria-label": `${title} circuit` }, picture));
   return { element, nodes, show };
 }
 
 function compareTable(near) {
+  const write = [0, 1].map((side) => aligned(near.map((r) => r.effects[side])));
   return el("div", {}, cutNote(Math.min(near.length, ROWS), near.length), table("Edges of the two circuits, largest first",
     [["from", ""], ["into", ""], ["left", "n"], ["right", "n"], ["where", ""]],
-    near.slice(0, ROWS).map((r) => [r.writer, r.reader, shown(r.effects[0]), shown(r.effects[1]), SHARES.find(([k]) => k === r.share)[1]]), "edges"));
+    near.slice(0, ROWS).map((r) => [r.writer, r.reader, write[0](r.effects[0]), write[1](r.effects[1]), SHARES.find(([k]) => k === r.share)[1]]), "edges"));
 }
 
 function compareLegend() {

@@ -9,7 +9,7 @@ function componentsView(found) {
       tell: (name) => tellDifference(found.difference.flow[name]), named: (name) => found.difference.flow[name]?.named } : null,
   ].filter(Boolean);
   const body = el("div", {});
-  const side = el("div", { class: "scroll flat" });
+  const side = el("div", { class: "scroll flat tall", tabindex: 0, role: "region", "aria-label": "Components, largest first" });
   const note = el("p", { class: "quiet" });
   const title = el("h2", {});
   const buttons = kinds.map((kind) => el("button", { type: "button", click: () => show(kind) }, kind.title));
@@ -47,7 +47,7 @@ function tellDifference(row) {
 
 // One cell a component, bottom to top; one stop of the tab key, arrows move.
 function heatGrid(found, kind) {
-  const [width, height] = [Math.min(Math.max(600 / found.heads, 30), 64), Math.min(Math.max(470 / found.layers, 17), 44)];
+  const [width, height] = [Math.min(Math.max(600 / found.heads, 30), 64), Math.min(Math.max(450 / found.layers, 14), 44)];
   const [left, top] = [52, 8];
   const x = (head) => left + (head ?? found.heads + 0.4) * width;
   const y = (layer) => top + (found.layers - 1 - layer) * height;
@@ -84,12 +84,14 @@ function heatGrid(found, kind) {
 }
 
 function flowTable(set, names) {
+  const write = aligned(names.map((name) => set.flow[name].mean));
   return table(`Flow on ${set.name}, largest first`, [["component", ""], ["flow", "n"], ["spread", "n"], ["on route", "n"]],
-    names.map((name) => [name, shown(set.flow[name].mean), shown(set.flow[name].spread), percent(set.flow[name].on_route)]), "edges");
+    names.map((name) => [name, write(set.flow[name].mean), write(set.flow[name].spread), percent(set.flow[name].on_route)]), "edges");
 }
 
 function differenceTable(difference, names) {
   const row = (name) => difference.flow[name];
-  return table("Differences, largest first", [["component", ""], ["difference", "n"], ["interval", "n"], ["p, adjusted", "n"], ["named", ""]],
-    names.map((name) => [name, shown(row(name).flow), `${shown(row(name).low)} to ${shown(row(name).high)}`, shown(row(name).adjusted_p, 2), row(name).named ? "yes" : ""]), "edges");
+  const write = aligned(names.map((name) => row(name).flow));
+  return table("Differences, largest first", [["component", ""], ["difference", "n"], ["interval", "n"], ["adjusted p", "n"]],
+    names.map((name) => [row(name).named ? `${name} •` : name, write(row(name).flow), `${write(row(name).low)} to ${write(row(name).high)}`, shown(row(name).adjusted_p, 2)]), "edges");
 }

@@ -29,6 +29,14 @@ function shown(value, digits = 3) {
   return String(Number(value.toPrecision(digits))).replace("-", "−");
 }
 
+// How to write the numbers of a column, so that their points stand below each other.
+function aligned(values) {
+  const most = Math.max(0, ...values.map((v) => Math.abs(v ?? 0)));
+  const digits = most ? Math.min(Math.max(3 - Math.floor(Math.log10(most)), 0), 6) : 0;
+  const least = 0.5 * 10 ** -digits; // what is smaller would look like nothing
+  return (value) => (!value || Math.abs(value) < least ? shown(value) : value.toFixed(digits).replace("-", "−"));
+}
+
 function percent(value) {
   return value === null || value === undefined ? "–" : `${(100 * value).toFixed(1).replace("-", "−")} %`;
 }
@@ -121,7 +129,7 @@ function roving(group, elements) {
 const growth = new ResizeObserver((entries) => {
   for (const { target } of entries) {
     const scale = target.getScreenCTM()?.a || 1;
-    target.style.setProperty("--k", Math.max(1, 1 / scale).toFixed(3));
+    target.style.setProperty("--grow", Math.max(1, 1 / scale).toFixed(3));
     target.dataset.names = scale > 0.87 ? "full" : scale > 0.6 ? "short" : "none";
   }
 });

@@ -8,8 +8,8 @@ const TIP = 7; // height of an edge's end
 
 function makeGrid({ layers, heads, groups, mlp }) {
   const column = Math.min(Math.max(700 / heads, 50), 92);
-  const row = Math.min(Math.max(430 / layers, groups < heads ? 44 : 34), 170);
-  const grid = { layers, heads, groups, mlp, column, row, box: Math.min(52, 0.94 * column), left: 58 };
+  const row = Math.min(Math.max(430 / layers, groups < heads ? 36 : 18), 170);
+  const grid = { layers, heads, groups, mlp, column, row, box: Math.min(52, 0.94 * column), left: 74 };
   grid.span = (heads - 0.5 + (mlp ? 1.15 : 0)) * column;
   grid.width = grid.left + grid.span + 34;
   const end = Math.max(46, 0.62 * row);

@@ -56,7 +56,7 @@ function describeFlow(route, edge) {
 
 function drawRoute(route, edges) {
   const column = Math.min(Math.max(760 / route.tokens.length, 62), 110);
-  const row = Math.min(Math.max(560 / route.layers, 30), 120);
+  const row = Math.min(Math.max(490 / route.layers, 16), 120);
   const [left, top] = [56, 26];
   const width = left + column * route.tokens.length + 20;
   const base = top + row * route.layers;
@@ -86,7 +86,8 @@ function flowPath(edge, at, column) {
 
 function routeTable(route, edges) {
   const kept = edges.filter((e) => e.kind === "head" || e.kind === "mlp").sort((a, b) => b.flow - a.flow);
+  const write = aligned(kept.map((e) => e.flow));
   const note = cutNote(Math.min(kept.length, ROWS), kept.length);
   return el("div", {}, note, table("Heads and MLPs on the route, largest flow first", [["what", ""], ["from", ""], ["to", ""], ["flow", "n"]],
-    kept.slice(0, ROWS).map((e) => [flowName(e), quote(route.tokens[e.source]), e.direct ? "logit" : quote(route.tokens[e.target]), shown(e.flow)]), "edges"));
+    kept.slice(0, ROWS).map((e) => [flowName(e), quote(route.tokens[e.source]), e.direct ? "logit" : quote(route.tokens[e.target]), write(e.flow)]), "edges"));
 }

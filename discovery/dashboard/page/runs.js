@@ -6,14 +6,14 @@ const COLUMNS = [
   // title, class, what sorts, what is shown
   ["run", "", (r) => r.id, null],
   ["model", "", (r) => r.model, (r) => r.model ?? "–"],
-  ["task", "", (r) => r.task, (r) => r.task ?? "–"],
-  ["method", "", (r) => r.method, (r) => r.method ?? "–"],
+  ["task", "words", (r) => r.task, (r) => r.task ?? "–"],
+  ["method", "words", (r) => r.method, (r) => r.method ?? "–"],
   ["threshold", "n", (r) => r.threshold, (r) => shown(r.threshold)],
   ["edges", "n", (r) => r.n_edges, (r) => shown(r.n_edges)],
   ["faithfulness", "n", (r) => r.faithfulness, (r) => percent(r.faithfulness)],
   ["metric", "n", (r) => r.metric_circuit, (r) => metricText(r)],
   ["time", "n", (r) => r.seconds, (r) => span(r.seconds)],
-  ["started", "", (r) => r.started, (r) => (r.started ? r.started.slice(0, 16).replace("T", " ") : "–")],
+  ["started", "", (r) => r.started, (r) => (r.started ? r.started.slice(2, 16).replace("T", " ") : "–")],
   ["state", "", (r) => r.state, null],
 ];
 const list = { words: "", state: "", sort: "started", down: true, chosen: [], cut: false };

@@ -92,7 +92,7 @@ function growingCircuit(circuit, rows) {
   const marks = edgeMarks(picture, circuit.edges.length);
   const changes = [ // what appears: step, element, class while it is not there yet
     ...circuit.edges.map((edge, i) => [stepOf(edge), marks[i], "off"]),
-    ...[...first].map(([node, step]) => [step, nodes.get(node), "absent"]),
+    ...[...first].filter(([node]) => /^[am]/.test(node)).map(([node, step]) => [step, nodes.get(node), "absent"]),
   ].sort((a, b) => a[0] - b[0]);
   for (const [, element, look] of changes) element.classList.add(look);
   const marker = settlingMark(makeGrid(circuit));
@@ -109,20 +109,19 @@ function growingCircuit(circuit, rows) {
 }
 
 function settlingMark(grid) {
-  const box = svg("rect", {});
+  const box = svg("rect", { y: -10, height: 20, rx: 8 });
   const name = svg("text", { "dominant-baseline": "central", "text-anchor": "middle" });
-  const element = svg("g", { class: "settling", "aria-hidden": "true" }, box, name);
+  const element = svg("g", { class: "settling", "aria-hidden": "true" }, svg("g", {}, box, name)); // the inner one keeps its size
   function move(reader) {
     const known = READER.test(reader ?? "");
     element.toggleAttribute("hidden", !known);
     if (!known) return;
     const { node } = readerOf(reader);
     const at = place(grid, node);
-    const [width, height] = [Math.max(at.width, 52) + 10, 24];
-    const places = { x: at.x - width / 2, y: at.y - height / 2, width, height, rx: 8 };
-    for (const [key, value] of Object.entries(places)) box.setAttribute(key, value.toFixed(1));
-    name.setAttribute("x", at.x);
-    name.setAttribute("y", at.y);
+    const width = node.length > 6 ? 66 : 56;
+    box.setAttribute("x", -width / 2);
+    box.setAttribute("width", width);
+    element.setAttribute("transform", `translate(${at.x.toFixed(1)} ${at.y.toFixed(1)})`);
     name.textContent = node;
   }
   return { element, move };
@@ -177,8 +176,9 @@ function decisionsPanel(rows, decisions) {
 
 function decisionTable(some) {
   const what = ([, name, , , kind]) => (kind === "gate" ? `all edges into ${name}` : name.replace("->", " → "));
+  const write = aligned(some.map((d) => d[2]));
   const found = table("Decisions of this step, largest effect first", [["without", ""], ["effect", "n"], ["", ""]],
-    some.map((d) => [what(d), shown(d[2]), d[3] ? "kept" : "cut"]), "edges decisions");
+    some.map((d) => [what(d), write(d[2]), d[3] ? "kept" : "cut"]), "edges decisions");
   [...found.tBodies[0].rows].forEach((row, i) => row.classList.add(some[i][3] ? "kept" : "gone"));
   return found;
 }

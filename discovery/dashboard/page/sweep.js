@@ -28,7 +28,7 @@ function sweepParts(runs, value) {
   const front = paretoFront(runs, value, HIGHER.includes(sweep.y));
   const legend = el("div", { class: "legend" }, methods.map((m, i) => markKey(i, m ?? "?")), el("span", {}, "dashed: no run is better with fewer edges"));
   const line = table("Runs on the front, fewest edges first", [["run", ""], ["threshold", "n"], ["edges", "n"], [sweep.y === "faithfulness" ? "faithful" : sweep.y, "n"]],
-    front.map((r) => [el("a", { class: "name", href: address("run", r.id), title: r.method }, r.id), shown(r.threshold), shown(r.n_edges), sweepText(value(r))]));
+    front.map((r) => [el("a", { class: "name", href: address("run", r.id), title: r.method }, r.id), shown(r.threshold), shown(r.n_edges), sweepText(value(r))]), "edges");
   return [el("div", { class: "circuit" }, el("section", { class: "panel" }, legend, sweepChart(runs, value, methods, front)),
     panel("On the front", el("div", { class: "scroll flat" }, line)))];
 }
