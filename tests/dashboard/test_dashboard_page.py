@@ -7,100 +7,18 @@ a request that leaves this machine. Screenshots go to build/dashboard/.
 import json
 import os
 import re
-import shutil
-import threading
 import time
-from pathlib import Path
-from urllib.parse import quote, urlsplit
 
 import pytest
 
 pytest.importorskip("fastapi", reason="the extra `dashboard` is not installed")
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-import uvicorn  # noqa: E402
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+from browsing import CHROMIUM, PICTURES, Server, drawn, go, picture, table  # noqa: E402
 
-from discovery.dashboard.app import make_app  # noqa: E402
 from discovery.dashboard.export import export_page  # noqa: E402
 
-CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-PICTURES = Path(__file__).parents[2] / "build" / "dashboard"
 EVIL = "<img src=x onerror='window.hacked=1'></script><script>window.hacked=1</script>"
-
-
-class Server(uvicorn.Server):
-    """In a thread, on a free port."""
-
-    def __init__(self, root):
-        super().__init__(uvicorn.Config(make_app(root), port=0, log_level="error"))
-        self.thread = threading.Thread(target=self.run, daemon=True)
-
-    def __enter__(self):
-        self.thread.start()
-        while not self.started:
-            assert self.thread.is_alive()
-            time.sleep(0.01)
-        return f"http://127.0.0.1:{self.servers[0].sockets[0].getsockname()[1]}/"
-
-    def __exit__(self, *_):
-        self.should_exit = True
-        self.thread.join(timeout=10)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as started:
-        yield started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-
-
-@pytest.fixture(params=["light"])
-def page(browser, request):
-    """A page of 1280 x 800 that may talk to this machine only and must not complain."""
-    context = browser.new_context(
-        viewport={"width": 1280, "height": 800}, color_scheme=request.param
-    )
-    context.set_default_timeout(10_000)
-    asked, complaints = [], []
-    context.on("request", lambda r: asked.append(r.url))
-    page = context.new_page()
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda m: m.type in ("error", "warning") and complaints.append(m.text))
-    yield page
-    away = [u for u in asked if urlsplit(u).hostname not in (None, "127.0.0.1")]
-    context.close()
-    assert complaints == [] and away == []
-
-
-@pytest.fixture(scope="module")
-def address(runs):
-    with Server(runs) as address:
-        yield address
-
-
-def go(page, address, *parts):
-    """Open a page of the dashboard afresh."""
-    page.goto("about:blank")
-    page.goto(address + "#/" + "/".join(quote(part, safe="") for part in parts))
-    page.wait_for_selector("body[data-ready]")
-
-
-def picture(page, name):
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=PICTURES / f"{name}.png")
-
-
-def drawn(page, within=""):
-    """Edges that can be seen."""
-    return page.locator(f"{within} .edge:not(.off)").count()
-
-
-def table(page, selector):
-    rows = page.locator(f"{selector} tbody tr").all_inner_texts()
-    return [[cell.strip() for cell in row.split("\t")] for row in rows]
 
 
 def test_the_main_path(page, address, runs, on_disk, tmp_path):

@@ -248,7 +248,10 @@ def test_the_page_loads_nothing_from_elsewhere_and_writes_no_markup():
 def test_the_export_holds_the_run_and_runs_its_own_script_only(runs):
     page = export_page(runs, ["acdc_0.05", "acdc_0.5"])
     data = json.loads(re.search(r'id="data">(.*)</script>', page)[1])
-    assert data["details"]["acdc_0.05"] == one(runs, "acdc_0.05")
+    inside, served = data["details"]["acdc_0.05"], one(runs, "acdc_0.05")
+    kept, whole = (json.loads(found["record"].pop("status")) for found in (inside, served))
+    assert inside == served and whole["host"] and whole["pid"]
+    assert kept == {k: v for k, v in whole.items() if k not in ("host", "pid")}
     script, style = (
         re.search(rf"<{tag}>(.*)</{tag}>", page, re.DOTALL)[1] for tag in ("script", "style")
     )
@@ -256,6 +259,17 @@ def test_the_export_holds_the_run_and_runs_its_own_script_only(runs):
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         assert f"{kind}-src 'sha256-{digest}'" in page
     assert " src=" not in page.split("<script", 1)[0] and 'href="style' not in page
+
+
+def test_the_export_tells_no_machine(tmp_path, written):
+    error = {"type": "Full", "message": "no room", "traceback": 'File "/home/alice/x.py"'}
+    status = {"state": "failed", "host": "alices-laptop", "pid": 31337, "error": error}
+    written(tmp_path / "run", status=status)
+    page = export_page(tmp_path, ["run"])
+    assert "no room" in page
+    assert not re.search("alice|31337", page)
+    served = one(tmp_path, "run")["record"]["status"]
+    assert all(word in served for word in ("alices-laptop", "31337", "/home/alice/x.py"))
 
 
 def test_run_data_cannot_end_its_element(tmp_path, written):

@@ -4,7 +4,7 @@
 function componentsView(found) {
   const [first, second] = found.sets;
   const kinds = [
-    ...found.sets.map((set) => ({ title: set.name ?? "?", value: (name) => set.flow[name]?.mean ?? null, tell: (name) => tellFlow(set.flow[name]) })),
+    ...found.sets.map((set, i) => ({ title: i && set.name === first.name ? `${set.name}, the other` : set.name ?? "?", value: (name) => set.flow[name]?.mean ?? null, tell: (name) => tellFlow(set.flow[name]) })),
     found.difference ? { title: "difference", signed: true, value: (name) => found.difference.flow[name]?.flow ?? null,
       tell: (name) => tellDifference(found.difference.flow[name]), named: (name) => found.difference.flow[name]?.named } : null,
   ].filter(Boolean);
@@ -19,7 +19,7 @@ function componentsView(found) {
       .sort((a, b) => Math.abs(kind.value(b)) - Math.abs(kind.value(a)));
     title.textContent = kind.signed ? `${first.name} less ${second.name}` : `Flow on ${plural(found.sets[kinds.indexOf(kind)].n_prompts ?? 0, "prompt")} of ${kind.title}`;
     note.textContent = noteOf(found, kind);
-    body.replaceChildren(heatGrid(found, kind));
+    body.replaceChildren(kind.signed ? signLegend(first.name, second.name) : "", heatGrid(found, kind));
     const rows = names.slice(0, ROWS);
     side.replaceChildren(...[cutNote(rows.length, names.length), kind.signed ? differenceTable(found.difference, rows) : flowTable(found.sets[kinds.indexOf(kind)], rows)].filter(Boolean));
   }
@@ -30,11 +30,17 @@ function componentsView(found) {
 }
 
 function noteOf(found, kind) {
-  const scales = "Heads and MLPs have a scale each; darker is more, by the square root.";
+  const scales = `${found.mlp ? "Heads and MLPs have a scale each; a" : "A"} stronger colour is more, by the square root.`;
   if (!kind.signed) return `${scales} Flow is what states are made of and no effect.`;
   const { confidence, false_discoveries: rate } = found.difference;
   const count = Object.values(found.difference.flow).filter((row) => row.named).length;
-  return `${scales} A dot: named as different, ${count} in all, with ${percent(rate)} false discoveries expected. Intervals: ${percent(confidence)} each, by bootstrap.`;
+  return `${scales} A dot: named as different, ${count} in all, with at most ${shown(100 * rate)} % false ones expected. Intervals: ${shown(100 * confidence)} % each, by bootstrap.`;
+}
+
+function signLegend(first, second) {
+  const key = (look, words) => el("span", {}, svg("svg", { width: 16, height: 12, "aria-hidden": "true" },
+    svg("g", { class: `cell ${look}` }, svg("rect", { class: "shade", width: 14, height: 12 }))), words);
+  return el("div", { class: "legend" }, key("more", `more for ${first}`), key("less", `more for ${second}`));
 }
 
 function tellFlow(row) {

@@ -25,7 +25,7 @@ function shown(value, digits = 3) {
   if (value === null || value === undefined) return "–";
   if (Number.isInteger(value)) return Math.abs(value) < 1e6 ? value.toLocaleString("en") : value.toExponential(2);
   const size = Math.abs(value);
-  if (size < 1e-3 || size >= 1e6) return value.toExponential(Math.max(digits - 2, 0));
+  if (size < 1e-3 || size >= 1e6) return value.toExponential(Math.max(digits - 2, 0)).replace(/^-/, "−");
   return String(Number(value.toPrecision(digits))).replace("-", "−");
 }
 
