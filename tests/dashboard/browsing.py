@@ -1,4 +1,4 @@
-"""A server in a thread and how the tests read its pages; needs uvicorn, of the extra `dashboard`."""
+"""A server in a thread, and how the tests read its pages; needs uvicorn."""
 
 import shutil
 import threading

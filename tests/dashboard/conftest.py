@@ -1,6 +1,7 @@
 """Real runs of the embedded model, small enough for seconds, in one folder for all tests here."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -142,3 +143,23 @@ def address(runs):
 
     with Server(runs) as address:
         yield address
+
+
+# ---- comparisons of methods and of components ----------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def studies(tmp_path_factory):
+    """One comparison of three methods, one analysis of components over two data sets."""
+    root = tmp_path_factory.mktemp("dashboard") / "studies"
+    small = ["task.n=8", "task.length=12", "threads=1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "scripts"))
+        compare, components = import_module("compare"), import_module("components")
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            asked = ["tracking=disabled", "methods=[acdc,eap,random]", *small]
+            compare.run(compose("compare", asked), root / "methods", asked)
+            asked = [*small, "versus=induction", "+versus_fields.length=20"]
+            config = OmegaConf.to_container(compose("components", asked), resolve=True)
+            components.run(config, root / "components", asked)
+    return root
