@@ -69,7 +69,7 @@ def components(data: Plain) -> Plain | None:
         "heads": 1 + max((head or 0 for _, head in places.values()), default=0),
         "mlp": any(head is None for _, head in places.values()),
         "sets": sets,
-        "difference": _difference(gap, list(places)) if gap else None,
+        "difference": _difference(gap, list(places)) if gap and len(sets) == 2 else None,
     }
 
 

@@ -2,9 +2,10 @@
 "use strict";
 
 function componentsView(found) {
-  const [first, second] = found.sets;
+  const names = found.sets.map((set, i) => (i && set.name === found.sets[0].name ? `${set.name}, the other` : set.name ?? "?"));
+  const [first, second] = names;
   const kinds = [
-    ...found.sets.map((set, i) => ({ title: i && set.name === first.name ? `${set.name}, the other` : set.name ?? "?", value: (name) => set.flow[name]?.mean ?? null, tell: (name) => tellFlow(set.flow[name]) })),
+    ...found.sets.map((set, i) => ({ title: names[i], value: (name) => set.flow[name]?.mean ?? null, tell: (name) => tellFlow(set.flow[name]) })),
     found.difference ? { title: "difference", signed: true, value: (name) => found.difference.flow[name]?.flow ?? null,
       tell: (name) => tellDifference(found.difference.flow[name]), named: (name) => found.difference.flow[name]?.named } : null,
   ].filter(Boolean);
@@ -15,13 +16,13 @@ function componentsView(found) {
   const buttons = kinds.map((kind) => el("button", { type: "button", click: () => show(kind) }, kind.title));
   function show(kind) {
     kinds.forEach((k, i) => buttons[i].setAttribute("aria-pressed", String(k === kind)));
-    const names = [...new Set(found.sets.flatMap((set) => Object.keys(set.flow)))].filter((name) => kind.value(name) !== null)
+    const sorted = [...new Set(found.sets.flatMap((set) => Object.keys(set.flow)))].filter((name) => kind.value(name) !== null)
       .sort((a, b) => Math.abs(kind.value(b)) - Math.abs(kind.value(a)));
-    title.textContent = kind.signed ? `${first.name} less ${second.name}` : `Flow on ${plural(found.sets[kinds.indexOf(kind)].n_prompts ?? 0, "prompt")} of ${kind.title}`;
+    title.textContent = kind.signed ? `${first} less ${second}` : `Flow on ${plural(found.sets[kinds.indexOf(kind)].n_prompts ?? 0, "prompt")} of ${kind.title}`;
     note.textContent = noteOf(found, kind);
-    body.replaceChildren(kind.signed ? signLegend(first.name, second.name) : "", heatGrid(found, kind));
-    const rows = names.slice(0, ROWS);
-    side.replaceChildren(...[cutNote(rows.length, names.length), kind.signed ? differenceTable(found.difference, rows) : flowTable(found.sets[kinds.indexOf(kind)], rows)].filter(Boolean));
+    body.replaceChildren(kind.signed ? signLegend(first, second) : "", heatGrid(found, kind));
+    const rows = sorted.slice(0, ROWS);
+    side.replaceChildren(...[cutNote(rows.length, sorted.length), kind.signed ? differenceTable(found.difference, rows) : flowTable(found.sets[kinds.indexOf(kind)], rows)].filter(Boolean));
   }
   show(kinds[kinds.length - 1]);
   return el("div", {},

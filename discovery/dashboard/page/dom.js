@@ -96,8 +96,8 @@ function panel(title, ...children) {
 }
 
 // What a table that was cut says; nothing where all is shown.
-function cutNote(count, total, what = "rows, the largest first") {
-  return count < total ? el("p", { class: "quiet cut" }, `${count.toLocaleString("en")} of ${total.toLocaleString("en")} shown: ${what}`) : null;
+function cutNote(count, total, what = "the largest first") {
+  return count < total ? el("p", { class: "quiet cut" }, `${count.toLocaleString("en")} of ${total.toLocaleString("en")} shown, ${what}`) : null;
 }
 
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };

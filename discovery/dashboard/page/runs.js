@@ -13,7 +13,7 @@ const COLUMNS = [
   ["faithfulness", "n", (r) => r.faithfulness, (r) => percent(r.faithfulness)],
   ["metric", "n", (r) => r.metric_circuit, (r) => metricText(r)],
   ["time", "n", (r) => r.seconds, (r) => span(r.seconds)],
-  ["started", "", (r) => r.started, (r) => (r.started ? r.started.slice(2, 16).replace("T", " ") : "–")],
+  ["started", "", (r) => r.started, (r) => (r.started ? r.started.slice(0, 16).replace("T", " ") : "–")],
   ["state", "", (r) => r.state, null],
 ];
 const list = { words: "", state: "", sort: "started", down: true, chosen: [], cut: false };

@@ -136,7 +136,8 @@ function circuitSoFar(rows, decisions) {
   const heads = most(/\.h(\d+)/) + 1;
   if (!layers || !heads || layers > 200 || heads > 200) return null;
   const isWriter = (name) => name === "input" || /^(?:m\d{1,3}|a\d{1,3}\.h\d{1,3})$/.test(name);
-  const edges = decisions.filter(([, name, effect, kept, kind]) => kept && kind === "edge" && effect !== null)
+  const settled = rows[rows.length - 1].n_tests ?? 0; // decisions are written before their reader's row
+  const edges = decisions.filter(([order, , effect, kept, kind]) => order < settled && kept && kind === "edge" && effect !== null)
     .map(([, name, effect]) => [...name.split("->"), effect])
     .filter(([writer, reader]) => isWriter(writer) && READER.test(reader));
   edges.sort((a, b) => Math.abs(b[2]) - Math.abs(a[2]));
@@ -168,7 +169,7 @@ function decisionsPanel(rows, decisions) {
     const count = testsAt(rows, i);
     const some = all.slice(from((rows[i].n_tests ?? 0) - count), from(rows[i].n_tests ?? 0)).sort((a, b) => b[2] - a[2]);
     title.textContent = count > 0 ? `Tested for ${rows[i].reader}: ${some.filter((d) => d[3]).length} of ${count} kept` : `Tested for ${rows[i].reader ?? "–"}: nothing`;
-    body.replaceChildren(...(count > 0 ? [cutNote(Math.min(some.length, ROWS), count, "largest effect first"), decisionTable(some.slice(0, ROWS))]
+    body.replaceChildren(...(count > 0 ? [cutNote(Math.min(some.length, ROWS), count, "the largest first"), decisionTable(some.slice(0, ROWS))]
       : [el("p", { class: "quiet" }, NOTHING[rows[i].reason] ?? "No test at this step.")]).filter(Boolean));
   }
   return { element: el("section", { class: "panel side", "aria-labelledby": "tested" }, title, missing, body), show };
