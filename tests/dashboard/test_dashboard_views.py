@@ -22,7 +22,7 @@ def number(text):
     return float(text.replace("−", "-"))
 
 
-def tested(page):
+def decided(page):
     """The table of decisions: what, effect, kept or cut."""
     rows = page.locator(".decisions tbody tr").all_inner_texts()
     return [row.split("\t") for row in rows]
@@ -51,7 +51,7 @@ def test_each_step_shows_its_decisions_and_the_circuit_so_far(page, address, run
         page.fill("#step", str(i))
         mine, before = decisions[before : step["n_tests"]], step["n_tests"]
         kept = {d["edge"] for d in mine if d["kept"]}
-        found = tested(page)
+        found = decided(page)
         assert len(found) == len(mine)
         names = {row[0].removeprefix("all edges into ").replace(" → ", "->"): row for row in found}
         for d in mine:
@@ -64,7 +64,7 @@ def test_each_step_shows_its_decisions_and_the_circuit_so_far(page, address, run
         if step["kind"] == "edges":
             settled |= {e for e in circuit if e.split("->")[1] == step["reader"]}
         assert {name.replace(" → ", "->") for name in seen_edges(page)} == settled
-        assert page.locator(".settling text").inner_text() == step["reader"].partition("<")[0]
+        assert page.locator(".settling text").text_content() == step["reader"].partition("<")[0]
     assert settled == circuit and before == len(decisions)
     page.fill("#step", "0")  # and back
     first = {e for e in circuit if e.endswith("->" + steps[0]["reader"])}
@@ -144,7 +144,7 @@ def test_the_largest_of_too_many_decisions_stay(page, tmp_path, written, monkeyp
     (run / "edges.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with Server(tmp_path) as address:
         go(page, address, "run", "run")
-        shown = {int(row[0].split(" ")[0][1:]) for row in tested(page)}
+        shown = {int(row[0].split(" ")[0][1:]) for row in decided(page)}
         assert shown == {*range(20), *range(70, 80)}
         notes = page.locator(".cut").all_inner_texts()
     assert notes[0].startswith("30 of 80 decisions are here")
@@ -231,7 +231,8 @@ def test_components_are_what_the_file_says(page, studies):
         page.hover("[data-component='a1.h3']")
         assert page.inner_text("#tip").startswith("a1.h3")
         heads = page.locator(".cell:not(.mlp) .shade").evaluate_all(
-            "all => all.map(e => [e.parentElement.dataset.component, +e.getAttribute('fill-opacity')])"
+            "all => all.map((shade) => [shade.parentElement.dataset.component,"
+            " +shade.getAttribute('fill-opacity')])"
         )
         darkest = max(heads, key=lambda head: head[1])
         of_heads = {name: row["mean"] for name, row in flow.items() if name[0] == "a"}
