@@ -196,11 +196,18 @@ def test_hostile_files_do_nothing(page, tmp_path, written, many_edges):
     verdict = {"name": EVIL, "question": EVIL, "figures": EVIL, "holds": EVIL}
     tokens = [{"text": EVIL}]
     edge = {"kind": EVIL, "layer": 0, "source": 0, "target": 0, "flow": 1}
+    point = {"share": 0.5, "requested": 1, "n_edges": 1, "faithfulness": 0.5}
     written(
         tmp_path / "evil", status={"state": "done", "error": {"type": EVIL, "message": EVIL}},
         result=evil, circuit=circuit, heads={EVIL: {EVIL: 0.5}}, validation={"verdicts": [verdict]},
-        route={"tokens": tokens, "edges": [edge]}, metrics=json.dumps({"reader": EVIL}) + "\n",
+        route={"tokens": tokens, "edges": [edge]},
+        metrics=json.dumps({"reader": EVIL, "kind": EVIL, "reason": EVIL, "n_tests": 1}) + "\n",
+        compare={"curves": {EVIL: {"metric": EVIL, "unit": EVIL, "signed": {"points": [point]}}}},
+        components={part: {"name": EVIL, "components": {"a0.h0": {"mean": 1}, EVIL: {"mean": 1}}}
+                    for part in ("task", "versus")},
     )  # fmt: skip
+    decision = {"order": 0, "edge": EVIL, "effect": 1, "kept": True, "kind": "edge"}
+    (tmp_path / "evil" / "edges.jsonl").write_text(json.dumps(decision) + "\n")
     written(tmp_path / "torn", status={"state": "done"}, result='{"model": ', circuit="[")
     (tmp_path / "<img src=x onerror=hacked=1>").mkdir()
     written(tmp_path / "<img src=x onerror=hacked=1>", status={"state": EVIL})
@@ -209,7 +216,8 @@ def test_hostile_files_do_nothing(page, tmp_path, written, many_edges):
         places = [(address, ()), (address, ("sweep",)), (address, ("compare", "evil", "evil"))]
         places += [(address, ("run", run)) for run in ("torn", "<img src=x onerror=hacked=1>")]
         for base in (address, f"file://{tmp_path}/page.html"):
-            views = ("circuit", "search", "validation", "heads", "route", "record")
+            views = ("circuit", "search", "validation", "heads", "route", "methods", "components",
+                     "record")  # fmt: skip
             places += [(base, ("run", "evil", view)) for view in views]
         for base, parts in places:
             go(page, base, *parts)

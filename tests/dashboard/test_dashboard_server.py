@@ -18,7 +18,7 @@ pytest.importorskip("fastapi", reason="the extra `dashboard` is not installed")
 from fastapi.testclient import TestClient  # noqa: E402
 
 from acdc.errors import InputError  # noqa: E402
-from discovery.dashboard import contents, files  # noqa: E402
+from discovery.dashboard import contents, files, studies  # noqa: E402
 from discovery.dashboard.app import make_app  # noqa: E402
 from discovery.dashboard.export import SCRIPTS, export_page  # noqa: E402
 
@@ -199,7 +199,9 @@ KEYS = st.sampled_from(
     ["cfg", "graph", "edges", "n_layers", "n_heads", "score", "in_graph", "tokens", "text", "start",
      "source", "target", "layer", "flow", "verdicts", "holds", "scrubbing", "recovered", "tests",
      "faithfulness", "cells", "completeness", "tried", "worst", "config", "method", "model", "name",
-     "kv", "n_kv_heads", "a0.h0->logits", "input->m0", "nodes", "threshold", "seconds"]
+     "kv", "n_kv_heads", "a0.h0->logits", "input->m0", "nodes", "threshold", "seconds", "curves",
+     "table", "signed", "points", "method", "methods", "task", "versus", "components", "difference",
+     "named", "flow", "mean", "a0.h1", "m0", "order", "edge", "effect", "kept", "config"]
 )  # fmt: skip
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -211,9 +213,11 @@ VALUES = st.recursive(
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(KEYS, VALUES, max_size=6))
 def test_no_form_of_a_file_is_an_error(data):
-    shapes = (contents.circuit, contents.heads, contents.route, contents.validation)
+    shapes = (contents.circuit, contents.heads, contents.route, contents.validation,
+              studies.methods, studies.components)  # fmt: skip
     found = [shape(data) for shape in shapes]
     found += [contents.summary(data, data, data), contents.search([data])]
+    found += [contents.decisions([data, {**data, "order": 1, "edge": "m0->logits"}])]
     json.dumps(found, allow_nan=False)
 
 
