@@ -199,6 +199,7 @@ def test_methods_are_what_the_file_says(page, studies):
                 for cell, name in zip(cells[1:], points, strict=True):
                     point = points[name][i]
                     share = f"{100 * point['faithfulness']:.1f} %".replace("-", "−")
+                    share = share.removeprefix("−") if share == "−0.0 %" else share
                     edges = f"{point['n_edges']:,} edge"
                     assert cell.startswith(share) and edges in cell
             drawn_points = sum(p["n_edges"] > 0 for curve in points.values() for p in curve)

@@ -23,7 +23,7 @@ function fill(element, attributes, children) {
 // A number for people: three digits, whole numbers whole, nothing as a dash.
 function shown(value, digits = 3) {
   if (value === null || value === undefined) return "–";
-  if (Number.isInteger(value)) return Math.abs(value) < 1e6 ? value.toLocaleString("en") : value.toExponential(2);
+  if (Number.isInteger(value)) return (Math.abs(value) < 1e6 ? value.toLocaleString("en") : value.toExponential(2)).replace(/^-/, "−");
   const size = Math.abs(value);
   if (size < 1e-3 || size >= 1e6) return value.toExponential(Math.max(digits - 2, 0)).replace(/^-/, "−");
   return String(Number(value.toPrecision(digits))).replace("-", "−");
@@ -38,7 +38,7 @@ function aligned(values) {
 }
 
 function percent(value) {
-  return value === null || value === undefined ? "–" : `${(100 * value).toFixed(1).replace("-", "−")} %`;
+  return value === null || value === undefined ? "–" : `${(100 * value).toFixed(1).replace(/^-(?!0\.0$)/, "−").replace("-", "")} %`;
 }
 
 function span(value) {

@@ -13,12 +13,12 @@ const NOTHING = { // why a reader has no test
 function searchView({ search: rows, summary, circuit, decisions }) {
   const name = summary.metric ?? "metric";
   const last = rows.length - 1;
+  const drawing = circuit ?? circuitSoFar(rows, decisions?.rows ?? []);
   const charts = [
-    searchChart(rows, (r) => r.metric, `${name} of what is left`),
+    searchChart(rows, (r) => r.metric, `${name} of what is left`, drawing ? 440 : 600),
     searchChart(rows, (r) => r.n_edges, "edges left"),
     searchChart(rows, (r) => r.n_kept, "edges kept so far"),
   ];
-  const drawing = circuit ?? circuitSoFar(rows, decisions?.rows ?? []);
   const growing = drawing ? growingCircuit(drawing, rows) : null;
   const tested = decisionsPanel(rows, decisions);
   const facts = el("dl", {});
@@ -184,8 +184,7 @@ function decisionTable(some) {
   return found;
 }
 
-function searchChart(rows, value, name) {
-  const [width, height] = [440, 210];
+function searchChart(rows, value, name, width = 600, height = 210) {
   const area = [62, 28, width - 20, height - 44];
   const all = rows.map(value);
   const x = makeScale([0, rows.length], area[0], area[2]);

@@ -12,13 +12,13 @@ function validationView(v) {
   return el("div", {},
     el("p", {}, lead),
     el("div", { class: "columns" },
-      panel(`Verdicts: ${counts.join(", ")}`, ANSWERS.map((answer) => verdictList(v.verdicts, answer))),
+      el("div", { class: "stack" },
+        panel(`Verdicts: ${counts.join(", ")}`, ANSWERS.map((answer) => verdictList(v.verdicts, answer))),
+        panel("Faithfulness, by how it is measured", cellLegend(), cellChart(v.cells))),
       el("div", { class: "stack" },
         panel("Resampling what is outside the circuit", ladderChart(v.ladder)),
-        panel("The same knock-outs in circuit and model", knockoutChart(v)))),
-    el("div", { class: "columns" },
-      panel("Faithfulness, by how it is measured", cellLegend(), cellChart(v.cells)),
-      panel("All tests", testTable(v.tests))));
+        panel("The same knock-outs in circuit and model", knockoutChart(v)),
+        panel("All tests", testTable(v.tests)))));
 }
 
 function verdictList(verdicts, [answer, title, look, sign]) {
