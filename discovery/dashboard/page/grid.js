@@ -75,7 +75,8 @@ function drawEdge(grid, [writer, reader, effect], i, strongest, look) {
   const path = edgePath(grid, writer, reader);
   const width = (0.9 + 3.4 * strength ** 0.7).toFixed(2);
   const kind = `edge ${readerOf(reader).feeds} ${effect < 0 ? "minus" : "plus"} ${look ?? ""}`;
-  return svg("g", { class: kind, "data-edge": i, opacity: (0.8 + 0.2 * strength ** 0.5).toFixed(2) },
+  const ink = (0.8 + 0.2 * strength ** 0.5).toFixed(2); // inherited; the group's own opacity would make it a layer
+  return svg("g", { class: kind, "data-edge": i, "stroke-opacity": ink, "fill-opacity": ink },
     svg("path", { class: "hit", d: path.d, "stroke-width": 9 }),
     svg("path", { class: "line", d: path.d, "stroke-width": width }),
     edgeEnd(path, effect, 2.6 + 1.6 * strength));
