@@ -79,6 +79,13 @@ def test_large_circuits_can_be_read(page, tmp_path, written, many_edges, request
     assert problems == []
 
 
+def test_no_view_is_wider_than_the_window_at_200_percent(page, address):
+    page.set_viewport_size({"width": 640, "height": 400})
+    for name, parts in VIEWS.items():
+        go(page, address, *parts)
+        assert page.evaluate("document.scrollingElement.scrollWidth") <= 640, name
+
+
 def test_the_audit_finds_faults(page, address):
     """It is not blind: grey text, small text, a faint line, a wide page, a button without name."""
     go(page, address, "run", "acdc_0.05")

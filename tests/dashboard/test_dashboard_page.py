@@ -69,6 +69,7 @@ def test_the_main_path(page, address, runs, on_disk, tmp_path):
     page.goto(f"file://{tmp_path}/two.html")
     page.wait_for_selector("body[data-ready=compare]")
     assert drawn(page, "[data-side='0']") == result["n_edges"]
+    assert "not the host, the process and the traceback" in page.inner_text(".inside")
 
 
 def test_compare_shows_what_the_files_share(page, address, on_disk):

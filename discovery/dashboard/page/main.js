@@ -75,7 +75,7 @@ async function draw() {
     content = el("p", { class: "error", role: "alert" }, `This page cannot be shown: ${error.message}`);
   }
   if (mine !== drawn) return;
-  document.getElementById("main").replaceChildren(content);
+  document.getElementById("main").replaceChildren(content, store ? el("p", { class: "quiet inside" }, INSIDE) : "");
   if (content.running) again(mine);
   document.body.dataset.ready = page || "runs";
 }
@@ -132,7 +132,6 @@ async function runRoute([id, wanted], options) {
   const page = el("div", {}, runHead(details),
     details.problems.length ? el("ul", { class: "error", "aria-label": "Files that cannot be read" }, details.problems.map((p) => el("li", {}, p))) : null,
     el("nav", { class: "tabs", "aria-label": "Views of the run" }, tabs), content);
-  if (store) page.append(el("p", { class: "quiet inside" }, INSIDE));
   page.running = !store && details.summary.state === "running";
   return page;
 }
