@@ -72,7 +72,7 @@ def make_app(
     @app.get("/export")
     def export(id: str, versus: str | None = None) -> Response:
         asked = [id] if versus is None else [id, versus]
-        page = page_of({run: _details(sources, run) for run in asked})
+        page = page_of({run: _details(sources, run, private=False) for run in asked})
         named = {"Content-Disposition": 'attachment; filename="circuit.html"'}
         return HTMLResponse(page, headers=named)
 
@@ -81,11 +81,11 @@ def make_app(
     return app
 
 
-def _details(sources: Sequence[Source], run: str) -> Plain:
+def _details(sources: Sequence[Source], run: str, private: bool = True) -> Plain:
     """From the first source that this name points to."""
     for source in sources:
         if source.holds(run):
-            return source.details(run)
+            return source.details(run, private)
     raise InputError("There is no such run.")
 
 

@@ -14,8 +14,9 @@ from typing import Any
 Plain = dict[str, Any]
 LONGEST_TEXT = 4000
 MOST_LAYERS, MOST_HEADS, MOST_EDGES, MOST_ROWS = 200, 200, 20_000, 20_000
+MOST_DECISIONS = 20_000
 
-_WRITER = re.compile(r"input|m(\d{1,3})|a(\d{1,3})\.h(\d{1,3})")
+WRITER = re.compile(r"input|m(\d{1,3})|a(\d{1,3})\.h(\d{1,3})")
 _READER = re.compile(r"logits|m(\d{1,3})|a(\d{1,3})\.h(\d{1,3})<([qkv])>")
 
 
@@ -87,9 +88,11 @@ def summary(config: Plain, result: Plain, last: Plain) -> Plain:
         "metric": result.get("metric", method.get("metric")),
         "ablation": result.get("ablation", method.get("ablation")),
     }
+    names |= _study(asked)
     found: Plain = {key: text(value, 200) for key, value in names.items()}
     found |= numbers(result, RESULT_NUMBERS)
-    found["threshold"] = number(result.get("threshold", method.get("threshold")))
+    threshold = None if "methods" in asked else method.get("threshold")
+    found["threshold"] = number(result.get("threshold", threshold))
     found["seed"] = number(result.get("seed", asked.get("seed")))
     seconds = inner(result, "seconds")
     found["seconds"] = number(seconds.get("search"))
@@ -98,6 +101,18 @@ def summary(config: Plain, result: Plain, last: Plain) -> Plain:
         found["metric_circuit"] = number(last.get("metric"))
         found["seconds"] = number(last.get("seconds"))
     return found
+
+
+def _study(asked: Mapping[str, Any]) -> Plain:
+    """Names for a comparison of methods or an analysis of components; none for other runs."""
+    task, methods = inner(asked, "task").get("name"), asked.get("methods")
+    if isinstance(methods, list):  # `method` is only the default that each of them replaces
+        shared = {name: asked.get(name) for name in ("metric", "ablation")}
+        return {"method": f"{len(methods)} methods compared", **shared}
+    if "versus" not in asked:
+        return {}
+    other = text(asked["versus"], 90)
+    return {"method": "components", "task": f"{task} against {other}" if other else task}
 
 
 # ---- the circuit -------------------------------------------------------------------------------
@@ -124,7 +139,7 @@ def circuit(data: Plain) -> Plain | None:
             continue
         writer, _, reader = name.partition("->")
         score = number(inner(entry).get("score"))
-        fits = _is_node(_WRITER, writer, layers, heads) and _is_node(_READER, reader, layers, heads)
+        fits = is_node(WRITER, writer, layers, heads) and is_node(_READER, reader, layers, heads)
         if not fits or score is None:
             skipped += 1
             continue
@@ -141,7 +156,8 @@ def circuit(data: Plain) -> Plain | None:
     }
 
 
-def _is_node(pattern: re.Pattern[str], name: str, layers: int, heads: int) -> bool:
+def is_node(pattern: re.Pattern[str], name: str, layers: int, heads: int) -> bool:
+    """Whether a name fits the pattern, within these sizes."""
     match = pattern.fullmatch(name)
     if match is None:
         return False
@@ -164,10 +180,25 @@ SEARCH_NUMBERS = ("metric", "n_edges", "n_kept", "n_tests", "n_passes", "seconds
 def search(lines: list[Plain]) -> list[Plain]:
     """The search, a row a reader."""
     return [
-        {"reader": text(row.get("reader"), 60), "reason": text(row.get("reason"), 60)}
+        {name: text(row.get(name), 60) for name in ("reader", "kind", "reason")}
         | numbers(row, SEARCH_NUMBERS)
         for row in lines[:MOST_ROWS]
     ]
+
+
+def decisions(lines: list[Plain]) -> Plain:
+    """What the search tested, in its order, as [order, edge or reader, effect, kept, kind].
+
+    Of more than MOST_DECISIONS those that were kept stay, and then the largest |effect|.
+    """
+    found = []
+    for row in lines:
+        place, effect = whole(row.get("order"), 10**9), number(row.get("effect"))
+        name, kind = text(row.get("edge"), 60), text(row.get("kind"), 20)
+        if place is not None and name is not None:
+            found.append([place, name, effect, row.get("kept") is True, kind])
+    most = sorted(found, key=lambda row: (not row[3], -abs(row[2] or 0)))[:MOST_DECISIONS]
+    return {"rows": sorted(most, key=lambda row: row[0]), "n": len(lines)}
 
 
 def route(data: Plain) -> Plain | None:

@@ -18,17 +18,18 @@ from discovery.dashboard.runs import details
 
 SCRIPTS = (
     "dom.js", "charts.js", "runs.js", "grid.js", "circuit.js", "search.js", "validation.js",
-    "compare.js", "sweep.js", "heads.js", "route.js", "main.js",
+    "compare.js", "sweep.js", "heads.js", "route.js", "methods.js", "components.js", "main.js",
 )  # fmt: skip
-STYLES = ("style.css", "heads.css")
+STYLES = ("style.css", "views.css", "heads.css")
 
 
 def export_page(root: Path, runs: Sequence[str]) -> str:
     """One or two runs below the root as a self-contained page; InputError if one does not exist.
 
-    With two runs the page opens on their comparison.
+    With two runs the page opens on their comparison. Names and numbers of the runs, their config
+    and result are inside; host, process and traceback are not.
     """
-    return page_of({run: details(root, run) for run in runs})
+    return page_of({run: details(root, run, private=False) for run in runs})
 
 
 def page_of(found: Mapping[str, Plain]) -> str:

@@ -20,7 +20,8 @@ DEEPEST = 12  # folders below the root
 MOST_RUNS = 5000
 # a pipe must not make us wait, nor may a link take the place of what was just looked at
 READ_ONLY = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
-MARKS = ("status.json", "circuit.json", "result.json")  # a folder with one of them is a run
+# a folder with one of them is a run
+MARKS = ("status.json", "circuit.json", "result.json", "compare.json", "components.json")
 MIRRORED = (*MARKS, "sweep.json")  # beside one of them, `wandb` repeats what is there already
 LOGGED = "offline-run-"  # so begins the name of a W&B run's directory
 

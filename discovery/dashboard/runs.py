@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from acdc.errors import InputError
-from discovery.dashboard import contents, files, logged
+from discovery.dashboard import contents, files, logged, studies
 from discovery.dashboard.contents import Plain, inner, pretty, text
 from discovery.dashboard.head_contents import heads
 from discovery.records import state_of
@@ -19,7 +19,10 @@ VIEWS = {  # file -> the view that shows it
     "validation.json": "validation",
     "heads.json": "heads",
     "route.json": "route",
+    "compare.json": "methods",
+    "components.json": "components",
 }
+PRIVATE = ("pid", "host")  # of status.json, and the traceback of its error
 
 
 def summaries(root: Path) -> list[Plain]:
@@ -54,10 +57,11 @@ def _summary(root: Path, run: str) -> Plain:
     return found | {"state": text(state, 20), "started": text(status.get("started"), 40)}
 
 
-def details(root: Path, run: str) -> Plain:
+def details(root: Path, run: str, private: bool = True) -> Plain:
     """The run's summary and all that its views show; InputError if there is no such run.
 
-    A file that cannot be read leaves its view empty, and `problems` says why.
+    A file that cannot be read leaves its view empty, and `problems` says why. Without `private` the
+    record leaves out which machine and process it was, and where its files lay.
     """
     root = root.resolve()
     folder = files.run_folder(root, run)
@@ -79,9 +83,21 @@ def details(root: Path, run: str) -> Plain:
         "validation": view(files.read_json, "validation.json", contents.validation),
         "heads": view(files.read_json, "heads.json", heads),
         "route": view(files.read_json, "route.json", contents.route),
+        "methods": view(files.read_json, "compare.json", studies.methods),
+        "components": view(files.read_json, "components.json", studies.components),
         "record": {
-            name: view(files.read_json, f"{name}.json", pretty)
+            name: view(files.read_json, f"{name}.json", pretty if private else _shared)
             for name in ("config", "result", "status")
         },
     }
+    if found["search"]:  # the scores of other methods fill edges.jsonl too, and are no decisions
+        found["decisions"] = view(files.read_lines, "edges.jsonl", contents.decisions)
     return found | {"problems": list(dict.fromkeys(problems))}
+
+
+def _shared(value: Plain) -> str | None:
+    """As `pretty`, without what tells of the machine."""
+    kept = {key: part for key, part in value.items() if key not in PRIVATE}
+    if inner(value, "error"):
+        kept["error"] = {k: v for k, v in inner(value, "error").items() if k != "traceback"}
+    return pretty(kept)

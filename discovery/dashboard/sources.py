@@ -33,8 +33,11 @@ class Source(Protocol):
         """Whether a run of this name, if there is one, is of this source."""
         ...
 
-    def details(self, run: str) -> Plain:
-        """The run's line and all that its views show; InputError if there is no such run."""
+    def details(self, run: str, private: bool = True) -> Plain:
+        """The run's line and all that its views show; InputError if there is no such run.
+
+        Without `private` nothing of the machine and the process is in it.
+        """
         ...
 
 
@@ -52,8 +55,8 @@ class Folder:
     def holds(self, run: str) -> bool:
         return True
 
-    def details(self, run: str) -> Plain:
-        return runs.details(self._root, run)
+    def details(self, run: str, private: bool = True) -> Plain:
+        return runs.details(self._root, run, private)
 
 
 class Project:
@@ -90,7 +93,7 @@ class Project:
     def holds(self, run: str) -> bool:
         return run == self._name or run.startswith(f"{self._name}/")
 
-    def details(self, run: str) -> Plain:
+    def details(self, run: str, private: bool = True) -> Plain:
         now = self._clock()
         kept = self._details.get(run)
         if kept is None or now >= kept[0] + SECONDS:

@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+from importlib import import_module
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -128,3 +130,61 @@ def many_edges(count):
 @pytest.fixture(name="many_edges", scope="session")
 def many_edges_fixture():
     return many_edges
+
+
+# ---- the browser; tests that ask for it have made sure that it is there --------------------------
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from browsing import CHROMIUM, FLAGS
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
+        yield started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+
+
+@pytest.fixture(params=["light"])
+def page(browser, request):
+    """A page of 1280 x 800 that may talk to this machine only and must not complain."""
+    context = browser.new_context(
+        viewport={"width": 1280, "height": 800}, color_scheme=request.param
+    )
+    context.set_default_timeout(10_000)
+    asked, complaints = [], []
+    context.on("request", lambda r: asked.append(r.url))
+    page = context.new_page()
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda m: m.type in ("error", "warning") and complaints.append(m.text))
+    yield page
+    away = [u for u in asked if urlsplit(u).hostname not in (None, "127.0.0.1")]
+    context.close()
+    assert complaints == [] and away == []
+
+
+@pytest.fixture(scope="module")
+def address(runs):
+    from browsing import Server
+
+    with Server(runs) as address:
+        yield address
+
+
+# ---- comparisons of methods and of components ----------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def studies(tmp_path_factory):
+    """One comparison of three methods, one analysis of components over two data sets."""
+    root = tmp_path_factory.mktemp("dashboard") / "studies"
+    small = ["task.n=8", "task.length=12", "threads=1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "scripts"))
+        compare, components = import_module("compare"), import_module("components")
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            asked = ["tracking=disabled", "methods=[acdc,eap,random]", *small]
+            compare.run(compose("compare", asked), root / "methods", asked)
+            asked = [*small, "versus=induction", "+versus_fields.length=20"]
+            config = OmegaConf.to_container(compose("components", asked), resolve=True)
+            components.run(config, root / "components", asked)
+    return root

@@ -7,100 +7,18 @@ a request that leaves this machine. Screenshots go to build/dashboard/.
 import json
 import os
 import re
-import shutil
-import threading
 import time
-from pathlib import Path
-from urllib.parse import quote, urlsplit
 
 import pytest
 
 pytest.importorskip("fastapi", reason="the extra `dashboard` is not installed")
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-import uvicorn  # noqa: E402
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+from browsing import CHROMIUM, PICTURES, Server, drawn, go, picture, table  # noqa: E402
 
-from discovery.dashboard.app import make_app  # noqa: E402
 from discovery.dashboard.export import export_page  # noqa: E402
 
-CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-PICTURES = Path(__file__).parents[2] / "build" / "dashboard"
 EVIL = "<img src=x onerror='window.hacked=1'></script><script>window.hacked=1</script>"
-
-
-class Server(uvicorn.Server):
-    """In a thread, on a free port."""
-
-    def __init__(self, root):
-        super().__init__(uvicorn.Config(make_app(root), port=0, log_level="error"))
-        self.thread = threading.Thread(target=self.run, daemon=True)
-
-    def __enter__(self):
-        self.thread.start()
-        while not self.started:
-            assert self.thread.is_alive()
-            time.sleep(0.01)
-        return f"http://127.0.0.1:{self.servers[0].sockets[0].getsockname()[1]}/"
-
-    def __exit__(self, *_):
-        self.should_exit = True
-        self.thread.join(timeout=10)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as started:
-        yield started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-
-
-@pytest.fixture(params=["light"])
-def page(browser, request):
-    """A page of 1280 x 800 that may talk to this machine only and must not complain."""
-    context = browser.new_context(
-        viewport={"width": 1280, "height": 800}, color_scheme=request.param
-    )
-    context.set_default_timeout(10_000)
-    asked, complaints = [], []
-    context.on("request", lambda r: asked.append(r.url))
-    page = context.new_page()
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda m: m.type in ("error", "warning") and complaints.append(m.text))
-    yield page
-    away = [u for u in asked if urlsplit(u).hostname not in (None, "127.0.0.1")]
-    context.close()
-    assert complaints == [] and away == []
-
-
-@pytest.fixture(scope="module")
-def address(runs):
-    with Server(runs) as address:
-        yield address
-
-
-def go(page, address, *parts):
-    """Open a page of the dashboard afresh."""
-    page.goto("about:blank")
-    page.goto(address + "#/" + "/".join(quote(part, safe="") for part in parts))
-    page.wait_for_selector("body[data-ready]")
-
-
-def picture(page, name):
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=PICTURES / f"{name}.png")
-
-
-def drawn(page, within=""):
-    """Edges that can be seen."""
-    return page.locator(f"{within} .edge:not(.off)").count()
-
-
-def table(page, selector):
-    rows = page.locator(f"{selector} tbody tr").all_inner_texts()
-    return [[cell.strip() for cell in row.split("\t")] for row in rows]
 
 
 def test_the_main_path(page, address, runs, on_disk, tmp_path):
@@ -151,6 +69,7 @@ def test_the_main_path(page, address, runs, on_disk, tmp_path):
     page.goto(f"file://{tmp_path}/two.html")
     page.wait_for_selector("body[data-ready=compare]")
     assert drawn(page, "[data-side='0']") == result["n_edges"]
+    assert "not the host, the process and the traceback" in page.inner_text(".inside")
 
 
 def test_compare_shows_what_the_files_share(page, address, on_disk):
@@ -334,11 +253,18 @@ def test_hostile_files_do_nothing(page, tmp_path, written, many_edges):
     verdict = {"name": EVIL, "question": EVIL, "figures": EVIL, "holds": EVIL}
     tokens = [{"text": EVIL}]
     edge = {"kind": EVIL, "layer": 0, "source": 0, "target": 0, "flow": 1}
+    point = {"share": 0.5, "requested": 1, "n_edges": 1, "faithfulness": 0.5}
     written(
         tmp_path / "evil", status={"state": "done", "error": {"type": EVIL, "message": EVIL}},
         result=evil, circuit=circuit, heads={EVIL: {EVIL: 0.5}}, validation={"verdicts": [verdict]},
-        route={"tokens": tokens, "edges": [edge]}, metrics=json.dumps({"reader": EVIL}) + "\n",
+        route={"tokens": tokens, "edges": [edge]},
+        metrics=json.dumps({"reader": EVIL, "kind": EVIL, "reason": EVIL, "n_tests": 1}) + "\n",
+        compare={"curves": {EVIL: {"metric": EVIL, "unit": EVIL, "signed": {"points": [point]}}}},
+        components={part: {"name": EVIL, "components": {"a0.h0": {"mean": 1}, EVIL: {"mean": 1}}}
+                    for part in ("task", "versus")},
     )  # fmt: skip
+    decision = {"order": 0, "edge": EVIL, "effect": 1, "kept": True, "kind": "edge"}
+    (tmp_path / "evil" / "edges.jsonl").write_text(json.dumps(decision) + "\n")
     written(tmp_path / "torn", status={"state": "done"}, result='{"model": ', circuit="[")
     (tmp_path / "<img src=x onerror=hacked=1>").mkdir()
     written(tmp_path / "<img src=x onerror=hacked=1>", status={"state": EVIL})
@@ -347,7 +273,8 @@ def test_hostile_files_do_nothing(page, tmp_path, written, many_edges):
         places = [(address, ()), (address, ("sweep",)), (address, ("compare", "evil", "evil"))]
         places += [(address, ("run", run)) for run in ("torn", "<img src=x onerror=hacked=1>")]
         for base in (address, f"file://{tmp_path}/page.html"):
-            views = ("circuit", "search", "validation", "heads", "route", "record")
+            views = ("circuit", "search", "validation", "heads", "route", "methods", "components",
+                     "record")  # fmt: skip
             places += [(base, ("run", "evil", view)) for view in views]
         for base, parts in places:
             go(page, base, *parts)

@@ -18,7 +18,7 @@ pytest.importorskip("fastapi", reason="the extra `dashboard` is not installed")
 from fastapi.testclient import TestClient  # noqa: E402
 
 from acdc.errors import InputError  # noqa: E402
-from discovery.dashboard import contents, files  # noqa: E402
+from discovery.dashboard import contents, files, studies  # noqa: E402
 from discovery.dashboard.app import make_app  # noqa: E402
 from discovery.dashboard.export import SCRIPTS, export_page  # noqa: E402
 from discovery.dashboard.head_contents import heads
@@ -210,7 +210,9 @@ KEYS = st.sampled_from(
     ["cfg", "graph", "edges", "n_layers", "n_heads", "score", "in_graph", "tokens", "text", "start",
      "source", "target", "layer", "flow", "verdicts", "holds", "scrubbing", "recovered", "tests",
      "faithfulness", "cells", "completeness", "tried", "worst", "config", "method", "model", "name",
-     "kv", "n_kv_heads", "a0.h0->logits", "input->m0", "nodes", "threshold", "seconds"]
+     "kv", "n_kv_heads", "a0.h0->logits", "input->m0", "nodes", "threshold", "seconds", "curves",
+     "table", "signed", "points", "method", "methods", "task", "versus", "components", "difference",
+     "named", "flow", "mean", "a0.h1", "m0", "order", "edge", "effect", "kept", "config"]
 )  # fmt: skip
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -222,9 +224,11 @@ VALUES = st.recursive(
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(KEYS, VALUES, max_size=6))
 def test_no_form_of_a_file_is_an_error(data):
-    shapes = (contents.circuit, heads, contents.route, contents.validation)
+    shapes = (contents.circuit, heads, contents.route, contents.validation,
+              studies.methods, studies.components)  # fmt: skip
     found = [shape(data) for shape in shapes]
     found += [contents.summary(data, data, data), contents.search([data])]
+    found += [contents.decisions([data, {**data, "order": 1, "edge": "m0->logits"}])]
     json.dumps(found, allow_nan=False)
 
 
@@ -259,7 +263,10 @@ def test_the_page_loads_nothing_from_elsewhere_and_writes_no_markup():
 def test_the_export_holds_the_run_and_runs_its_own_script_only(runs):
     page = export_page(runs, ["acdc_0.05", "acdc_0.5"])
     data = json.loads(re.search(r'id="data">(.*)</script>', page)[1])
-    assert data["details"]["acdc_0.05"] == one(runs, "acdc_0.05")
+    inside, served = data["details"]["acdc_0.05"], one(runs, "acdc_0.05")
+    kept, whole = (json.loads(found["record"].pop("status")) for found in (inside, served))
+    assert inside == served and whole["host"] and whole["pid"]
+    assert kept == {k: v for k, v in whole.items() if k not in ("host", "pid")}
     script, style = (
         re.search(rf"<{tag}>(.*)</{tag}>", page, re.DOTALL)[1] for tag in ("script", "style")
     )
@@ -267,6 +274,17 @@ def test_the_export_holds_the_run_and_runs_its_own_script_only(runs):
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         assert f"{kind}-src 'sha256-{digest}'" in page
     assert " src=" not in page.split("<script", 1)[0] and 'href="style' not in page
+
+
+def test_the_export_tells_no_machine(tmp_path, written):
+    error = {"type": "Full", "message": "no room", "traceback": 'File "/home/alice/x.py"'}
+    status = {"state": "failed", "host": "alices-laptop", "pid": 31337, "error": error}
+    written(tmp_path / "run", status=status)
+    page = export_page(tmp_path, ["run"])
+    assert "no room" in page
+    assert not re.search("alice|31337", page)
+    served = one(tmp_path, "run")["record"]["status"]
+    assert all(word in served for word in ("alices-laptop", "31337", "/home/alice/x.py"))
 
 
 def test_run_data_cannot_end_its_element(tmp_path, written):

@@ -3,7 +3,8 @@
 
 const MARKS = [ // shapes of one size around (0, 0), so that colour is not needed
   "M0-6a6 6 0 1 0 .01 0z", "M-5.5-5.5h11v11h-11z", "M0-7L6.5 5h-13z", "M0-7L7 0 0 7-7 0z",
-  "M-6-2h4v-4h4v4h4v4h-4v4h-4v-4h-4z", "M0 7L-6.5-5h13z",
+  "M-6-2h4v-4h4v4h4v4h-4v4h-4v-4h-4z", "M0 7L-6.5-5h13z", "M-6-4l2-2 4 4 4-4 2 2-4 4 4 4-2 2-4-4-4 4-2-2 4-4z",
+  "M-6-6h12l-4.5 6 4.5 6h-12l4.5-6z",
 ];
 
 // Places of values between `from` and `to`; with `log`, of their logarithms.
@@ -44,15 +45,15 @@ function axes([left, top, right, bottom], x, y, xName, yName, percents = false) 
   const text = (value) => (percents ? `${(100 * value).toFixed(digits).replace("-", "−")} %` : shown(value));
   return svg("g", { "aria-hidden": "true" },
     y.ticks.map((v) => [svg("line", { class: "rule", x1: left, x2: right, y1: y(v), y2: y(v) }),
-      svg("text", { class: "small", x: left - 8, y: y(v) + 4, "font-size": 11, "text-anchor": "end" }, text(v))]).flat(),
-    x.ticks.map((v) => svg("text", { class: "small", x: x(v), y: bottom + 16, "font-size": 11, "text-anchor": "middle" }, shown(v))),
+      svg("text", { class: "small", x: left - 8, y: y(v) + 4, "text-anchor": "end" }, text(v))]).flat(),
+    x.ticks.map((v) => svg("text", { class: "small", x: x(v), y: bottom + 16, "text-anchor": "middle" }, shown(v))),
     svg("path", { class: "axis", d: `M${left} ${top}V${bottom}H${right}` }),
-    svg("text", { class: "small", x: right, y: bottom + 32, "font-size": 12, "text-anchor": "end" }, xName),
-    svg("text", { class: "small", x: left, y: top - 8, "font-size": 12 }, yName));
+    svg("text", { class: "small", x: right, y: bottom + 32, "text-anchor": "end" }, xName),
+    svg("text", { class: "small", x: left, y: top - 8 }, yName));
 }
 
 function chart(width, height, title, ...children) {
-  return svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title, class: "chart" }, children);
+  return legible(svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title, class: "chart" }, children));
 }
 
 function polyline(points, look) {
@@ -60,22 +61,23 @@ function polyline(points, look) {
 }
 
 // A row a value with its interval: [{name, value, low, high, mark}], on one shared axis.
-function intervals(title, rows, xName, levels, left = 300) {
-  const [right, top, step] = [left + 260, 12, 27];
+function intervals(title, rows, xName, levels, left = 262) {
+  const lines = rows.map((row) => (row.name.length > 38 ? row.name.split("; ") : [row.name]));
+  const [right, top, step] = [left + 178, 12, lines.some((words) => words.length > 1) ? 34 : 27];
   const bottom = top + step * rows.length;
   const x = makeScale([...levels, ...rows.flatMap((r) => [r.value, r.low, r.high])], left, right);
-  return chart(left + 420, bottom + 40, title,
+  return chart(left + 328, bottom + 40, title,
     levels.map((v) => svg("line", { class: "axis", x1: x(v), x2: x(v), y1: top, y2: bottom })),
-    x.ticks.map((v) => svg("text", { class: "small", x: x(v), y: bottom + 16, "font-size": 11, "text-anchor": "middle" }, shown(v))),
-    svg("text", { class: "small", x: right, y: bottom + 32, "font-size": 12, "text-anchor": "end" }, xName),
+    x.ticks.map((v) => svg("text", { class: "small", x: x(v), y: bottom + 16, "text-anchor": "middle" }, shown(v))),
+    svg("text", { class: "small", x: right, y: bottom + 32, "text-anchor": "end" }, xName),
     rows.map((row, i) => {
       const y = top + (i + 0.5) * step;
       const two = (value) => value.toFixed(2).replace("-", "−");
       const words = two(row.value) + (row.low === null || row.high === null ? "" : ` [${two(row.low)}, ${two(row.high)}]`);
       return svg("g", {}, svg("title", {}, `${row.name}: ${words}`),
         svg("line", { class: "rule", x1: left, x2: right, y1: y, y2: y }),
-        svg("text", { class: "small", x: right + 14, y: y + 4, "font-size": 12 }, words),
-        svg("text", { x: left - 12, y: y + 4, "font-size": 12, "text-anchor": "end" }, row.name.length > 42 ? `${row.name.slice(0, 41)}…` : row.name),
+        svg("text", { class: "small", x: right + 14, y: y + 4 }, words),
+        lines[i].map((words, n) => svg("text", { x: left - 12, y: y + 4 + 14 * (n - (lines[i].length - 1) / 2), "text-anchor": "end" }, words.length > 38 ? `${words.slice(0, 37)}…` : words)),
         row.low === null || row.high === null ? null : svg("line", { class: "whisker", x1: x(row.low), x2: x(row.high), y1: y, y2: y }),
         svg("path", { class: `s${row.mark ?? 0} mark-point`, d: MARKS[row.mark ?? 0], transform: `translate(${x(row.value).toFixed(1)} ${y})` }));
     }));

@@ -9,7 +9,7 @@ function circuitView(circuit, options) {
   const picture = drawCircuit(circuit, `Circuit of ${plural(edges.length, "edge")}`);
   const state = { least: edges.length > 150 ? edges.length - FIRST : 0, focus: null };
   const parts = { picture, edges, marks: edgeMarks(picture, edges.length), nodes: [...picture.querySelectorAll(".node")] };
-  const box = el("div", { class: circuit.layers > 16 ? "picture" : "picture fit", tabindex: 0, role: "region", "aria-label": "Picture of the circuit" }, picture);
+  const box = el("div", { class: circuit.layers > 40 ? "picture" : "picture fit", tabindex: 0, role: "region", "aria-label": "Picture of the circuit" }, picture);
   const side = sidePanel(circuit, state, update, box);
   const view = el("div", { class: "circuit" }, box, side.element);
 
@@ -21,6 +21,7 @@ function circuitView(circuit, options) {
     side.show(kept, near);
     say(`${plural(near.length, "edge")} shown`);
   }
+  roving(picture, parts.nodes);
   for (const node of parts.nodes) {
     pressable(node, () => update({ focus: state.focus === node.dataset.id ? null : node.dataset.id }));
   }
@@ -115,16 +116,16 @@ function sidePanel(circuit, state, update, box) {
 function edgeTable(near, edges, box) {
   const number = new Map(edges.map((edge, i) => [edge, i]));
   const mark = (edge, on) => box.querySelector(`[data-edge="${number.get(edge)}"]`)?.classList.toggle("here", on);
+  const write = aligned(near.map((edge) => edge[2]));
   const rows = near.slice(0, ROWS).map((edge) => {
     const [writer, reader, effect] = edge;
     const row = el("tr", { "data-row": `${writer}->${reader}`, pointerenter: () => mark(edge, true), pointerleave: () => mark(edge, false) },
-      el("td", {}, writer), el("td", {}, reader), el("td", { class: "n" }, shown(effect)));
+      el("td", {}, writer), el("td", {}, reader), el("td", { class: "n" }, write(effect)));
     return row;
   });
-  return el("table", { class: "edges" }, el("caption", { class: "unseen" }, "Edges that are shown, largest first"),
+  return el("div", {}, cutNote(Math.min(near.length, ROWS), near.length, "the largest first; the picture shows all"), el("table", { class: "edges" }, el("caption", { class: "unseen" }, "Edges that are shown, largest first"),
     el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "from"), el("th", { scope: "col" }, "into"), el("th", { scope: "col", class: "n" }, "effect"))),
-    el("tbody", {}, rows),
-    near.length > ROWS ? el("tfoot", {}, el("tr", {}, el("td", { colspan: 3, class: "quiet" }, `${near.length - ROWS} smaller ones in the picture only`))) : null);
+    el("tbody", {}, rows)));
 }
 
 function legend(circuit) {

@@ -8,8 +8,8 @@ const TIP = 7; // height of an edge's end
 
 function makeGrid({ layers, heads, groups, mlp }) {
   const column = Math.min(Math.max(700 / heads, 50), 92);
-  const row = Math.min(Math.max(620 / layers, 34), 170);
-  const grid = { layers, heads, groups, mlp, column, row, box: Math.min(46, 0.9 * column), left: 58 };
+  const row = Math.min(Math.max(430 / layers, groups < heads ? 36 : 18), 170);
+  const grid = { layers, heads, groups, mlp, column, row, box: Math.min(52, 0.94 * column), left: 74 };
   grid.span = (heads - 0.5 + (mlp ? 1.15 : 0)) * column;
   grid.width = grid.left + grid.span + 34;
   const end = Math.max(46, 0.62 * row);
@@ -32,7 +32,7 @@ function place(grid, node) {
   const y = grid.layerY(+layer);
   if (kind === "h") return { x: grid.headX(+index), y, width: grid.box, height: 17 };
   const size = grid.heads / grid.groups;
-  return { x: grid.headX((index * size) + (size - 1) / 2), y: y + 17, width: grid.box, height: 12, from: grid.headX(index * size), to: grid.headX((+index + 1) * size - 1) };
+  return { x: grid.headX((index * size) + (size - 1) / 2), y: y + 18, width: grid.box, height: 15, from: grid.headX(index * size), to: grid.headX((+index + 1) * size - 1) };
 }
 
 // "a5.h2<q>" is node a5.h2, fed at its query third.
@@ -75,7 +75,8 @@ function drawEdge(grid, [writer, reader, effect], i, strongest, look) {
   const path = edgePath(grid, writer, reader);
   const width = (0.9 + 3.4 * strength ** 0.7).toFixed(2);
   const kind = `edge ${readerOf(reader).feeds} ${effect < 0 ? "minus" : "plus"} ${look ?? ""}`;
-  return svg("g", { class: kind, "data-edge": i, opacity: (0.5 + 0.5 * strength ** 0.5).toFixed(2) },
+  const ink = (0.8 + 0.2 * strength ** 0.5).toFixed(2); // inherited; the group's own opacity would make it a layer
+  return svg("g", { class: kind, "data-edge": i, "stroke-opacity": ink, "fill-opacity": ink },
     svg("path", { class: "hit", d: path.d, "stroke-width": 9 }),
     svg("path", { class: "line", d: path.d, "stroke-width": width }),
     edgeEnd(path, effect, 2.6 + 1.6 * strength));
@@ -83,7 +84,7 @@ function drawEdge(grid, [writer, reader, effect], i, strongest, look) {
 
 function drawBackground(grid) {
   const parts = [];
-  const label = (x, y, words, anchor = "middle") => parts.push(svg("text", { class: "small", x, y: y + 4, "font-size": 11.5, "text-anchor": anchor }, words));
+  const label = (x, y, words, anchor = "middle") => parts.push(svg("text", { class: "small", x, y: y + 4, "text-anchor": anchor }, words));
   const step = Math.ceil(grid.layers / 40);
   for (let layer = 0; layer < grid.layers; layer++) {
     const y = grid.layerY(layer);
@@ -101,13 +102,17 @@ function drawBackground(grid) {
 
 function drawNode(grid, node, described) {
   const at = place(grid, node);
-  const size = node.includes(".kv") ? 9 : node.length > 6 ? 10 : 11.5;
   const bracket = at.from === undefined ? null
-    : svg("path", { class: "axis", d: `M${at.from - 16} ${at.y - 7}v3H${at.to + 16}v-3` });
+    : svg("path", { class: "axis", d: `M${at.from - 16} ${at.y - 9}v3H${at.to + 16}v-3` });
   return svg("g", { class: `node ${/^[mil]/.test(node) ? "end" : ""}`, role: "button", tabindex: 0, "data-id": node, "aria-label": described, "aria-pressed": "false" },
     bracket,
     svg("rect", { x: at.x - at.width / 2, y: at.y - at.height / 2, width: at.width, height: at.height, rx: at.height / 2.6 }),
-    svg("text", { x: at.x, y: at.y + size * 0.36, "font-size": size, "text-anchor": "middle" }, node));
+    svg("text", { x: at.x, y: at.y, "dominant-baseline": "central", "text-anchor": "middle" }, nameParts(node)));
+}
+
+// "a3.h1", of which "3.1" stays where there is little room.
+function nameParts(node) {
+  return node.split(/(a(?=\d)|h(?=\d))/).map((part) => (/^[ah]$/.test(part) ? svg("tspan", { class: "long" }, part) : part));
 }
 
 // The whole picture; edges weakest first, so that strong ones lie on top.
@@ -117,10 +122,10 @@ function drawCircuit(circuit, title, look) {
   const order = circuit.edges.map((edge, i) => [edge, i]).reverse(); // they come strongest first
   const counts = countEnds(circuit.edges);
   const nodes = [...counts].map(([node, [into, out]]) => drawNode(grid, node, `${node}: ${into} in, ${plural(out, "edge")} out`));
-  return svg("svg", { viewBox: `0 0 ${Math.ceil(grid.width)} ${Math.ceil(grid.height)}`, width: Math.ceil(grid.width), height: Math.ceil(grid.height), role: "group", "aria-label": title },
+  return legible(svg("svg", { viewBox: `0 0 ${Math.ceil(grid.width)} ${Math.ceil(grid.height)}`, width: Math.ceil(grid.width), height: Math.ceil(grid.height), role: "group", "aria-label": title },
     drawBackground(grid),
     svg("g", { "aria-hidden": "true" }, order.map(([edge, i]) => drawEdge(grid, edge, i, strongest, look?.(edge)))),
-    svg("g", {}, nodes));
+    svg("g", {}, nodes)));
 }
 
 // For each node with an edge, and input and logits: edges in and out.

@@ -5,12 +5,15 @@
 const VIEWS = [
   // name, title, whether a run has it, how it is drawn
   ["circuit", "Circuit", (d) => d.circuit, (d, options) => circuitView(d.circuit, options)],
-  ["search", "Search", (d) => d.search?.length, (d) => searchView(d.search, d.summary)],
+  ["search", "Search", (d) => d.search?.length, (d) => searchView(d)],
   ["validation", "Validation", (d) => d.validation, (d) => validationView(d.validation)],
   ["heads", "Heads", (d) => d.heads, (d, options) => headsView(d.heads, d, options)],
   ["route", "Route", (d) => d.route, (d) => routeView(d.route)],
+  ["methods", "Methods", (d) => d.methods, (d) => methodsView(d.methods)],
+  ["components", "Components", (d) => d.components, (d) => componentsView(d.components)],
   ["record", "Record", () => true, (d) => recordView(d)],
 ];
+const INSIDE = "This file holds the run's name, its numbers, its config and its result, with the paths in them; not the host, the process and the traceback.";
 const POLL = 2000; // milliseconds between questions about running searches
 const embedded = document.getElementById("data");
 const store = embedded && JSON.parse(embedded.textContent);
@@ -72,7 +75,7 @@ async function draw() {
     content = el("p", { class: "error", role: "alert" }, `This page cannot be shown: ${error.message}`);
   }
   if (mine !== drawn) return;
-  document.getElementById("main").replaceChildren(content);
+  document.getElementById("main").replaceChildren(content, store ? el("p", { class: "quiet inside" }, INSIDE) : "");
   if (content.running) again(mine);
   document.body.dataset.ready = page || "runs";
 }
@@ -147,7 +150,8 @@ function runHead({ summary: s }) {
 
 function recordView({ record, summary }) {
   const kept = Object.entries(record).filter(([, text]) => text);
-  return el("div", { class: "columns" }, kept.map(([name, text]) => panel(summary.tracked ? `W&B ${name}` : `${name}.json`, el("pre", { tabindex: 0 }, text))));
+  const titled = (name) => (summary.tracked ? `W&B ${name}` : `${name}.json`);
+  return el("div", { class: "columns" }, kept.map(([name, text]) => panel(titled(name), el("pre", { tabindex: 0, role: "region", "aria-label": titled(name) }, text))));
 }
 
 document.querySelector(".skip").addEventListener("click", (event) => {

@@ -56,7 +56,7 @@ function describeFlow(route, edge) {
 
 function drawRoute(route, edges) {
   const column = Math.min(Math.max(760 / route.tokens.length, 62), 110);
-  const row = Math.min(Math.max(560 / route.layers, 30), 120);
+  const row = Math.min(Math.max(490 / route.layers, 16), 120);
   const [left, top] = [56, 26];
   const width = left + column * route.tokens.length + 20;
   const base = top + row * route.layers;
@@ -64,11 +64,11 @@ function drawRoute(route, edges) {
   const y = (layer) => base - layer * row;
   const strongest = Math.max(...edges.map((e) => e.flow), 0) || 1;
   const at = { x, y, layers: route.layers, middle: edges.some((e) => e.kind === "skip") ? 0.5 : 0 };
-  const texts = route.tokens.map((word, i) => svg("text", { x: x(i), y: base + 22, "font-size": 12, "text-anchor": "middle" }, word.length > 11 ? `${word.slice(0, 10)}…` : word));
+  const texts = route.tokens.map((word, i) => svg("text", { x: x(i), y: base + 22, "text-anchor": "middle" }, word.length > 11 ? `${word.slice(0, 10)}…` : word));
   const streams = route.tokens.map((_, i) => svg("line", { class: "stream", x1: x(i), x2: x(i), y1: base, y2: top }));
-  const layers = Array.from({ length: route.layers }, (_, l) => svg("text", { class: "small", x: left - 22, y: y(l + 0.5) + 4, "font-size": 11, "text-anchor": "end" }, String(l)));
-  return svg("svg", { viewBox: `0 0 ${width} ${base + 40}`, width, height: base + 40, role: "img", "aria-label": `Route over ${route.tokens.length} tokens and ${route.layers} layers; the table holds its edges` },
-    streams, layers, edges.map((edge, i) => svg("path", { class: `flow ${["head", "mlp"].includes(edge.kind) ? edge.kind : "skip"}`, "data-flow": i, "stroke-width": (1 + 8 * (edge.flow / strongest)).toFixed(2), d: flowPath(edge, at, column) })), texts);
+  const layers = Array.from({ length: route.layers }, (_, l) => svg("text", { class: "small", x: left - 22, y: y(l + 0.5) + 4, "text-anchor": "end" }, String(l)));
+  return legible(svg("svg", { viewBox: `0 0 ${width} ${base + 40}`, width, height: base + 40, role: "img", "aria-label": `Route over ${route.tokens.length} tokens and ${route.layers} layers; the table holds its edges` },
+    streams, layers, edges.map((edge, i) => svg("path", { class: `flow ${["head", "mlp"].includes(edge.kind) ? edge.kind : "skip"}`, "data-flow": i, "stroke-width": (1 + 8 * (edge.flow / strongest)).toFixed(2), d: flowPath(edge, at, column) })), texts));
 }
 
 // Attention rises from token to token, or bulges right to itself; an MLP bulges left, after
@@ -86,6 +86,8 @@ function flowPath(edge, at, column) {
 
 function routeTable(route, edges) {
   const kept = edges.filter((e) => e.kind === "head" || e.kind === "mlp").sort((a, b) => b.flow - a.flow);
-  return table("Heads and MLPs on the route, largest flow first", [["what", ""], ["from", ""], ["to", ""], ["flow", "n"]],
-    kept.slice(0, ROWS).map((e) => [flowName(e), quote(route.tokens[e.source]), e.direct ? "logit" : quote(route.tokens[e.target]), shown(e.flow)]), "edges");
+  const write = aligned(kept.map((e) => e.flow));
+  const note = cutNote(Math.min(kept.length, ROWS), kept.length);
+  return el("div", {}, note, table("Heads and MLPs on the route, largest flow first", [["what", ""], ["from", ""], ["to", ""], ["flow", "n"]],
+    kept.slice(0, ROWS).map((e) => [flowName(e), quote(route.tokens[e.source]), e.direct ? "logit" : quote(route.tokens[e.target]), write(e.flow)]), "edges"));
 }

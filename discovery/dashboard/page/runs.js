@@ -6,8 +6,8 @@ const COLUMNS = [
   // title, class, what sorts, what is shown
   ["run", "", (r) => r.id, null],
   ["model", "", (r) => r.model, (r) => r.model ?? "–"],
-  ["task", "", (r) => r.task, (r) => r.task ?? "–"],
-  ["method", "", (r) => r.method, (r) => r.method ?? "–"],
+  ["task", "words", (r) => r.task, (r) => r.task ?? "–"],
+  ["method", "words", (r) => r.method, (r) => r.method ?? "–"],
   ["threshold", "n", (r) => r.threshold, (r) => shown(r.threshold)],
   ["edges", "n", (r) => r.n_edges, (r) => shown(r.n_edges)],
   ["faithfulness", "n", (r) => r.faithfulness, (r) => percent(r.faithfulness)],

@@ -28,7 +28,7 @@ function sweepParts(runs, value) {
   const front = paretoFront(runs, value, HIGHER.includes(sweep.y));
   const legend = el("div", { class: "legend" }, methods.map((m, i) => markKey(i, m ?? "?")), el("span", {}, "dashed: no run is better with fewer edges"));
   const line = table("Runs on the front, fewest edges first", [["run", ""], ["threshold", "n"], ["edges", "n"], [sweep.y === "faithfulness" ? "faithful" : sweep.y, "n"]],
-    front.map((r) => [el("a", { class: "name", href: address("run", r.id), title: r.method }, r.id), shown(r.threshold), shown(r.n_edges), sweepText(value(r))]));
+    front.map((r) => [el("a", { class: "name", href: address("run", r.id), title: r.method }, r.id), shown(r.threshold), shown(r.n_edges), sweepText(value(r))]), "edges");
   return [el("div", { class: "circuit" }, el("section", { class: "panel" }, legend, sweepChart(runs, value, methods, front)),
     panel("On the front", el("div", { class: "scroll flat" }, line)))];
 }
@@ -51,9 +51,9 @@ function sweepChart(runs, value, methods, front) {
   const y = makeScale(runs.map(value), area[3], area[1]);
   const at = (r) => [x(r.n_edges), y(value(r))];
   const points = runs.map((r) => svg("a", { href: address("run", r.id), "data-run": r.id, "aria-label": `${r.id}: ${r.method}, ${plural(r.n_edges, "edge")}, ${sweep.y} ${sweepText(value(r))}` },
-    svg("path", { class: `s${methods.indexOf(r.method) % 6} mark-point`, d: MARKS[methods.indexOf(r.method) % 6], transform: `translate(${at(r).map((v) => v.toFixed(1)).join(" ")})` })));
-  const picture = svg("svg", { viewBox: "0 0 800 506", role: "group", class: "chart", "aria-label": `${sweep.y} against edges, ${plural(runs.length, "run")}` },
-    axes(area, x, y, "edges, logarithmic", sweep.y, sweep.y === "faithfulness"), polyline(front.map(at), "front"), points);
+    svg("path", { class: `s${methods.indexOf(r.method) % MARKS.length} mark-point`, d: MARKS[methods.indexOf(r.method) % MARKS.length], transform: `translate(${at(r).map((v) => v.toFixed(1)).join(" ")})` })));
+  const picture = legible(svg("svg", { viewBox: "0 0 800 506", role: "group", class: "chart", "aria-label": `${sweep.y} against edges, ${plural(runs.length, "run")}` },
+    axes(area, x, y, "edges, logarithmic", sweep.y, sweep.y === "faithfulness"), polyline(front.map(at), "front"), points));
   const byId = new Map(runs.map((r) => [r.id, r]));
   return tipsIn(picture, (target) => {
     const r = byId.get(target.closest?.("[data-run]")?.dataset.run);

@@ -12,13 +12,13 @@ function validationView(v) {
   return el("div", {},
     el("p", {}, lead),
     el("div", { class: "columns" },
-      panel(`Verdicts: ${counts.join(", ")}`, ANSWERS.map((answer) => verdictList(v.verdicts, answer))),
+      el("div", { class: "stack" },
+        panel(`Verdicts: ${counts.join(", ")}`, ANSWERS.map((answer) => verdictList(v.verdicts, answer))),
+        panel("Faithfulness, by how it is measured", cellLegend(), cellChart(v.cells))),
       el("div", { class: "stack" },
         panel("Resampling what is outside the circuit", ladderChart(v.ladder)),
-        panel("The same knock-outs in circuit and model", knockoutChart(v)))),
-    el("div", { class: "columns" },
-      panel("Faithfulness, by how it is measured", cellLegend(), cellChart(v.cells)),
-      panel("All tests", testTable(v.tests))));
+        panel("The same knock-outs in circuit and model", knockoutChart(v)),
+        panel("All tests", testTable(v.tests)))));
 }
 
 function verdictList(verdicts, [answer, title, look, sign]) {
@@ -48,7 +48,7 @@ function cellLegend() {
 
 function markKey(i, name) {
   return el("span", {}, svg("svg", { width: 16, height: 16, viewBox: "-8 -8 16 16", "aria-hidden": "true" },
-    svg("path", { class: `s${i % 6} mark-point`, d: MARKS[i % 6] })), name);
+    svg("path", { class: `s${i % MARKS.length} mark-point`, d: MARKS[i % MARKS.length] })), name);
 }
 
 // On the diagonal, circuit and model agree.
