@@ -24,7 +24,8 @@
     return [...fills, ...layers].reverse().reduce((below, top) => over(top, below), canvas);
   };
   const seen = (element) => element.checkVisibility({ checkOpacity: true, checkVisibilityCSS: true }) && !element.closest(".unseen, .skip, option, datalist");
-  const scale = (element) => (element.ownerSVGElement ? element.getScreenCTM().a : 1);
+  const turned = (m) => Math.sqrt(Math.abs(m.a * m.d - m.b * m.c)); // rotation is no shrinking
+  const scale = (element) => (element.ownerSVGElement ? turned(element.getScreenCTM()) : 1);
   const problems = [];
   const told = (element, words) => problems.push(`${element.tagName.toLowerCase()}.${element.getAttribute("class") ?? ""} “${(element.textContent || element.placeholder || "").slice(0, 30)}” ${words}`);
 

@@ -148,6 +148,8 @@ def check_heads(page, address, file):
     picture(page, "heads")
     page.click("text=Its edges in the circuit")
     page.wait_for_selector(f'.node.focused[data-id="{name}"]')
+    page.click(f"text=What {name} looks at and writes")
+    page.wait_for_selector(f'.heads tr.here[data-head="{name}"]')
 
 
 def test_sweep_leads_to_the_run(page, address):

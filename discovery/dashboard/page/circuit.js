@@ -4,13 +4,14 @@
 const FIRST = 60; // edges at the start where there are many
 const ROWS = 300; // of the table at a time
 
-function circuitView(circuit, options) {
+// `about` gives the address of a head's own view, or nothing.
+function circuitView(circuit, options, about) {
   const edges = circuit.edges;
   const picture = drawCircuit(circuit, `Circuit of ${plural(edges.length, "edge")}`);
   const state = { least: edges.length > 150 ? edges.length - FIRST : 0, focus: null };
   const parts = { picture, edges, marks: edgeMarks(picture, edges.length), nodes: [...picture.querySelectorAll(".node")] };
   const box = el("div", { class: circuit.layers > 40 ? "picture" : "picture fit", tabindex: 0, role: "region", "aria-label": "Picture of the circuit" }, picture);
-  const side = sidePanel(circuit, state, update, box);
+  const side = sidePanel(circuit, state, update, box, about);
   const view = el("div", { class: "circuit" }, box, side.element);
 
   function update(change) {
@@ -75,7 +76,7 @@ function describePart(target, edges) {
   return node ? [node.getAttribute("aria-label")] : null;
 }
 
-function sidePanel(circuit, state, update, box) {
+function sidePanel(circuit, state, update, box, about) {
   const edges = circuit.edges;
   const slider = el("input", { id: "least", type: "range", min: 0, max: Math.max(edges.length - 1, 0), value: state.least,
     input: (e) => update({ least: +e.target.value }) });
@@ -89,6 +90,7 @@ function sidePanel(circuit, state, update, box) {
     } });
   const clear = el("button", { type: "button", id: "clear", click: () => update({ focus: null }) }, "Clear");
   const title = el("h2", { id: "edges-title" });
+  const more = el("p", {});
   const rows = el("div", { class: "scroll" });
   const fit = el("button", { type: "button", title: "Fit the picture to the window", "aria-pressed": String(box.classList.contains("fit")), click: () => {
     fit.setAttribute("aria-pressed", String(box.classList.toggle("fit")));
@@ -98,7 +100,7 @@ function sidePanel(circuit, state, update, box) {
       el("div", { class: "row" }, el("label", { for: "least" }, "Smallest |effect|"), above), slider,
       el("div", { class: "row" }, el("label", { for: "find" }, "Head"), find, el("datalist", { id: "nodes" }, names.map((n) => el("option", { value: n }))), clear, fit),
       legend(circuit)),
-    el("section", { class: "panel side", "aria-labelledby": "edges-title" }, title, rows));
+    el("section", { class: "panel side", "aria-labelledby": "edges-title" }, title, more, rows));
 
   function show(kept, near) {
     const smallest = kept.length ? Math.abs(kept[kept.length - 1][2]) : null;
@@ -108,6 +110,9 @@ function sidePanel(circuit, state, update, box) {
     if (document.activeElement !== find) find.value = state.focus ?? "";
     const into = near.filter(([, reader]) => readerOf(reader).node === state.focus).length;
     title.textContent = state.focus ? `${state.focus}: ${into} in, ${near.length - into} out` : plural(near.length, "edge");
+    const place = state.focus && about(state.focus);
+    more.replaceChildren(...(place ? [el("a", { href: place }, `What ${state.focus} looks at and writes`)] : []));
+    more.hidden = !place;
     rows.replaceChildren(edgeTable(near, edges, box));
   }
   return { element, show };

@@ -21,7 +21,8 @@ const OTHERS = {
   "movers turned to IO": ["attention", "fall of the movers' attention to IO less S1 when those edges are cut"],
 };
 
-function headsView({ prompts, heads }, details, options) {
+function headsView(details, options) {
+  const { prompts, heads } = details.heads;
   const strength = headStrength(details.circuit);
   const sorted = [...heads].sort((a, b) => (strength(b.name) - strength(a.name)) || a.name.localeCompare(b.name, "en", { numeric: true }));
   const place = el("div", { class: "stack" });
@@ -38,7 +39,7 @@ function headsView({ prompts, heads }, details, options) {
     }
     place.replaceChildren(...headParts(head, prompts, details.summary.id, state));
     if (!moved) return;
-    history.replaceState(null, "", `${address("run", details.summary.id, "heads")}?head=${encodeURIComponent(head.name)}`);
+    history.replaceState(null, "", headAddress(details)(head.name));
     say(`${head.name}: ${roleWords(head)}`);
   }
   choose(heads.find((h) => h.name === options.get("head")) ?? sorted[0], false);
@@ -48,6 +49,12 @@ function headsView({ prompts, heads }, details, options) {
       el("caption", { class: "unseen" }, "Heads of the circuit, strongest edge first"),
       el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "head"), el("th", { scope: "col" }, "may be"), el("th", { scope: "col", class: "n", title: "largest |effect| of an edge that it reads or writes" }, "effect"))),
       el("tbody", {}, rows))), place));
+}
+
+// The address of a head's view in this run; null for nodes that it does not describe.
+function headAddress({ heads, summary }) {
+  const known = new Set(heads?.heads.map((head) => head.name));
+  return (name) => (known.has(name) ? `${address("run", summary.id, "heads")}?head=${encodeURIComponent(name)}` : null);
 }
 
 // The largest |effect| of a head's edges.

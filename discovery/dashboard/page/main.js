@@ -4,10 +4,10 @@
 
 const VIEWS = [
   // name, title, whether a run has it, how it is drawn
-  ["circuit", "Circuit", (d) => d.circuit, (d, options) => circuitView(d.circuit, options)],
+  ["circuit", "Circuit", (d) => d.circuit, (d, options) => circuitView(d.circuit, options, headAddress(d))],
   ["search", "Search", (d) => d.search?.length, (d) => searchView(d)],
   ["validation", "Validation", (d) => d.validation, (d) => validationView(d.validation)],
-  ["heads", "Heads", (d) => d.heads, (d, options) => headsView(d.heads, d, options)],
+  ["heads", "Heads", (d) => d.heads, (d, options) => headsView(d, options)],
   ["route", "Route", (d) => d.route, (d) => routeView(d.route)],
   ["methods", "Methods", (d) => d.methods, (d) => methodsView(d.methods)],
   ["components", "Components", (d) => d.components, (d) => componentsView(d.components)],
