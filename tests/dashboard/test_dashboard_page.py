@@ -125,7 +125,7 @@ def check_heads(page, address, file):
     name = next(n for n, e in file["heads"].items() if "induction" in e["candidates"])
     entry, prompt = file["heads"][name], file["prompts"][1]
     page.click(f".heads button >> text={name}")
-    page.click("text=Prompt 2")
+    page.get_by_role("button", name="Prompt 2").click()
     assert f"head={name}" in page.url
     drawn = page.eval_on_selector_all(
         ".pattern .cell", "cells => cells.map(c => [+c.parentNode.dataset.query, +c.dataset.key])"
@@ -146,7 +146,7 @@ def check_heads(page, address, file):
     score = entry["scores"]["induction"]
     assert f"induction: {score['value']:.2f} [{score['low']:.2f}, {score['high']:.2f}]" in shown
     picture(page, "heads")
-    page.click("text=Its edges in the circuit")
+    page.click("text=Its edges")
     page.wait_for_selector(f'.node.focused[data-id="{name}"]')
     page.click(f"text=What {name} looks at and writes")
     page.wait_for_selector(f'.heads tr.here[data-head="{name}"]')

@@ -51,6 +51,11 @@ function plural(count, noun) {
   return `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
 }
 
+// A long name that may be broken where its parts end.
+function breakable(name) {
+  return name.split(/(?<=[,/=_])/).flatMap((part) => [part, el("wbr")]).slice(0, -1);
+}
+
 // For screen readers only: what just changed.
 function say(sentence) {
   document.getElementById("said").textContent = sentence;

@@ -75,9 +75,9 @@ function roleMarks(head) {
 }
 
 function headParts(head, prompts, id, state) {
-  const link = el("a", { class: "button", href: `${address("run", id, "circuit")}?head=${encodeURIComponent(head.name)}` }, "Its edges in the circuit");
+  const link = el("a", { class: "button", href: `${address("run", id, "circuit")}?head=${encodeURIComponent(head.name)}` }, "Its edges");
   const prompt = el("div", {});
-  const buttons = prompts.map((_, i) => el("button", { type: "button", click: () => showPrompt(i) }, `Prompt ${i + 1}`));
+  const buttons = prompts.map((_, i) => el("button", { type: "button", "aria-label": `Prompt ${i + 1}`, click: () => showPrompt(i) }, String(i + 1)));
   function showPrompt(i) {
     state.prompt = Math.min(i, prompts.length - 1);
     buttons.forEach((b, j) => b.setAttribute("aria-pressed", String(j === state.prompt)));
@@ -85,7 +85,7 @@ function headParts(head, prompts, id, state) {
   }
   if (prompts.length) showPrompt(state.prompt);
   return [el("section", { class: "panel", "aria-label": head.name },
-      el("div", { class: "bar" }, el("h2", {}, `${head.name}: ${roleWords(head)}`), buttons, link), prompt),
+      el("div", { class: "bar" }, el("h2", {}, `${head.name}: ${roleWords(head)}`), el("span", { class: "quiet" }, "Prompt"), buttons, link), prompt),
     el("div", { class: "two" }, scorePanel(head), attentionPanel(head))];
 }
 

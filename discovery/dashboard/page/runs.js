@@ -105,7 +105,7 @@ function runName(run) {
   const parts = run.id.split("/");
   const last = parts.pop();
   return el("a", { href: address("run", run.id), "data-key": `open ${run.id}` },
-    parts.length ? el("span", { class: "quiet" }, `${parts.join("/")}/`) : null, last);
+    parts.length ? el("span", { class: "quiet" }, breakable(`${parts.join("/")}/`)) : null, breakable(last));
 }
 
 // The last two that were ticked are compared.

@@ -27,8 +27,8 @@ function sweepParts(runs, value) {
   const methods = [...new Set(runs.map((r) => r.method))].sort();
   const front = paretoFront(runs, value, HIGHER.includes(sweep.y));
   const legend = el("div", { class: "legend" }, methods.map((m, i) => markKey(i, m ?? "?")), el("span", {}, "dashed: no run is better with fewer edges"));
-  const line = table("Runs on the front, fewest edges first", [["run", ""], ["threshold", "n"], ["edges", "n"], [sweep.y === "faithfulness" ? "faithful" : sweep.y, "n"]],
-    front.map((r) => [el("a", { class: "name", href: address("run", r.id), title: r.method }, r.id), shown(r.threshold), shown(r.n_edges), sweepText(value(r))]), "edges");
+  const line = table("Runs on the front, fewest edges first", [["edges", "n"], [sweep.y === "faithfulness" ? "faithful" : sweep.y, "n"], ["threshold", "n"], ["run", ""]],
+    front.map((r) => [shown(r.n_edges), sweepText(value(r)), shown(r.threshold), el("a", { href: address("run", r.id), title: r.id, "aria-label": r.id }, r.method ?? "run")]), "edges");
   return [el("div", { class: "circuit" }, el("section", { class: "panel" }, legend, sweepChart(runs, value, methods, front)),
     panel("On the front", el("div", { class: "scroll flat" }, line)))];
 }
