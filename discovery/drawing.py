@@ -24,7 +24,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, PathPatch, Polygon
 from matplotlib.path import Path as Curve
 
-from discovery.records import write_bytes
+from discovery.json_files import write_bytes
 
 # Okabe and Ito's colours, distinguishable without red-green vision
 COLOURS = {

@@ -83,7 +83,6 @@ def _search(
             row = _metrics_row(graph, step)
             run.append_edges(_edge_row(graph, test) for test in step.tests)
             run.append_metrics({**row, "seconds": round(seconds, 3)})
-            run.heartbeat()
             tracker.log(row, step=number)
             bar.update(step.n_settled - bar.n)
             name = graph.readers[step.visit.reader].name

@@ -15,12 +15,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import signal
 import socket
 import threading
-import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -31,8 +29,10 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from acdc.errors import InputError
+from discovery.json_files import encode, read_json, read_lines, refused, write_all, write_json
 
 HEARTBEAT_SECONDS = 5.0
+SILENT_SECONDS = 90.0  # without a heartbeat; then a run on another host is taken for killed
 
 
 class Terminated(SystemExit):
@@ -73,31 +73,11 @@ def config_hash(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Replace the file by `value` as JSON, at once or not at all."""
-    write_bytes(path, _encode(value, indent=2) + b"\n")
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replace the file, at once or not at all; InputError if the disk or the folder refuses."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise _refused(path, error) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-
-
 class RunFolder:
     """One run's folder while the run writes it; made by `create`, used as a context manager.
 
-    Leaving the block records how the run ended: done, or failed with the exception, which goes on.
+    While the block lasts, status.json is renewed every few seconds: a sign of life for other hosts.
+    Leaving it records how the run ended: done, or failed with the exception, which goes on.
     """
 
     def __init__(self, folder: Path, status: Mapping[str, Any], config_hash: str) -> None:
@@ -105,7 +85,8 @@ class RunFolder:
         self.config_hash = config_hash  # of everything that can change a result
         self._status = dict(status)
         self._files: dict[str, int] = {}  # name -> descriptor of a file that is appended to
-        self._next_heartbeat = 0.0
+        self._ended = threading.Event()
+        self._heart = threading.Thread(target=self._beat, daemon=True)
 
     @classmethod
     def create(cls, path: Path, config: Mapping[str, Any], overrides: Sequence[str]) -> RunFolder:
@@ -114,7 +95,7 @@ class RunFolder:
         Other files may lie there. Of several processes that try at once, exactly one succeeds.
         """
         record = {"config": config, "overrides": list(overrides), "config_hash": ""}
-        _encode(record)  # complain about a value before anything is written
+        encode(record)  # complain about a value before anything is written
         record["config_hash"] = config_hash(
             {key: value for key, value in config.items() if key != "tracking"}
         )
@@ -151,15 +132,14 @@ class RunFolder:
         """One line on each tested edge; deterministic values only (no times)."""
         self._append("edges.jsonl", rows)
 
-    def heartbeat(self) -> None:
-        """Note in status.json that the run lives, at most every few seconds."""
-        now = time.monotonic()
-        if now >= self._next_heartbeat:
-            self._next_heartbeat = now + HEARTBEAT_SECONDS
-            self._update()
-
     def __enter__(self) -> RunFolder:
+        self._heart.start()
         return self
+
+    def _beat(self) -> None:
+        while not self._ended.wait(HEARTBEAT_SECONDS):
+            with suppress(InputError):  # a full disk is for the run itself to meet
+                self._update()
 
     def __exit__(
         self,
@@ -167,6 +147,8 @@ class RunFolder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._ended.set()
+        self._heart.join()  # the last word on the state is said here
         for descriptor in self._files.values():
             with suppress(OSError):  # the data was handed over when it was appended
                 os.close(descriptor)
@@ -190,12 +172,12 @@ class RunFolder:
     def _overwrite_status(self, status: Mapping[str, Any]) -> None:
         """Say it in the block that status.json has already: no temporary file fits any more."""
         with suppress(OSError), open(self.path("status.json"), "r+b") as file:
-            file.write(_encode(status, indent=2) + b"\n")
+            file.write(encode(status, indent=2) + b"\n")
             file.truncate()
 
     def _append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write the rows as whole lines, or none of them."""
-        data = b"".join(_encode(row) + b"\n" for row in rows)
+        data = b"".join(encode(row) + b"\n" for row in rows)
         path = self.path(name)
         try:
             if name not in self._files:
@@ -203,12 +185,12 @@ class RunFolder:
             descriptor = self._files[name]
             size = os.fstat(descriptor).st_size
             try:
-                _write_all(descriptor, data)
+                write_all(descriptor, data)
             except OSError:
                 os.ftruncate(descriptor, size)
                 raise
         except OSError as error:
-            raise _refused(path, error) from error
+            raise refused(path, error) from error
 
 
 @dataclass(frozen=True)
@@ -233,16 +215,16 @@ def read_run(path: Path, lines: bool = True) -> Run:
     """
     if not path.is_dir():
         raise InputError(f"{path} is not a folder, so it holds no run.")
-    status = _read_json(path / "status.json") or {}
+    status = read_json(path / "status.json") or {}
     return Run(
         folder=path,
         state=state_of(status),
         status=status,
-        config=_read_json(path / "config.json"),
-        metrics=_read_lines(path / "metrics.jsonl") if lines else (),
-        edges=_read_lines(path / "edges.jsonl") if lines else (),
-        circuit=_read_json(path / "circuit.json"),
-        result=_read_json(path / "result.json"),
+        config=read_json(path / "config.json"),
+        metrics=read_lines(path / "metrics.jsonl") if lines else (),
+        edges=read_lines(path / "edges.jsonl") if lines else (),
+        circuit=read_json(path / "circuit.json"),
+        result=read_json(path / "result.json"),
     )
 
 
@@ -270,33 +252,32 @@ def _claim(folder: Path, status: Mapping[str, Any]) -> None:
     except FileExistsError as error:
         if folder.is_dir():
             raise InputError(_occupied(folder)) from None
-        raise _refused(folder, error) from error
+        raise refused(folder, error) from error
     except OSError as error:
-        raise _refused(path, error) from error
+        raise refused(path, error) from error
     try:
-        _write_all(descriptor, _encode(status, indent=2) + b"\n")
+        write_all(descriptor, encode(status, indent=2) + b"\n")
         os.fsync(descriptor)
     except OSError as error:
         path.unlink()
-        raise _refused(path, error) from error
+        raise refused(path, error) from error
     finally:
         os.close(descriptor)
 
 
 def _occupied(folder: Path) -> str:
     try:
-        status = _read_json(folder / "status.json") or {}
+        status = read_json(folder / "status.json") or {}
     except InputError:
         status = {}
-    state, process = state_of(status), f"process {status.get('pid')}"
-    if state == "running" and status.get("host") == socket.gethostname():
-        state = f"running, {process} is still alive"
-    elif state == "running":
-        state = (
-            f"running as {process} on host {status.get('host')}, as far as can be seen from here"
-        )
+    state, process, host = state_of(status), f"process {status.get('pid')}", status.get("host")
+    here = host == socket.gethostname()
+    if state == "running":
+        where = "is still alive" if here else f"on host {host}, as far as can be seen from here"
+        state = f"running, {process} {where}"
     elif state == "killed":
-        state = f"killed: {process} is gone"
+        gone = "is gone" if here else f"on host {host} is silent since {status.get('updated')}"
+        state = f"killed: {process} {gone}"
     return (
         f"{folder} already holds a run ({state}). "
         "Choose another folder with hydra.run.dir=... or delete this one."
@@ -304,10 +285,25 @@ def _occupied(folder: Path) -> str:
 
 
 def state_of(status: Mapping[str, Any]) -> str:
-    """What status.json says, except that a run of this host whose process is gone was killed."""
+    """What status.json says, except that a running run was killed if its process is gone.
+
+    On this host the process is looked up; on another, it is gone if it has been silent for long.
+    """
     state = str(status.get("state", "unknown"))
-    here = status.get("host") == socket.gethostname()
-    return "killed" if state == "running" and here and not _alive(status.get("pid")) else state
+    if state != "running":
+        return state
+    if status.get("host") == socket.gethostname():
+        return state if _alive(status.get("pid")) else "killed"
+    return "killed" if _seconds_since(status.get("updated")) > SILENT_SECONDS else state
+
+
+def _seconds_since(time: object) -> float:
+    """0 for what is no time."""
+    try:
+        since = datetime.now(timezone.utc) - datetime.fromisoformat(str(time))
+    except (ValueError, TypeError):  # no time, or one without a zone
+        return 0.0
+    return since.total_seconds()
 
 
 def _alive(pid: object) -> bool:
@@ -333,60 +329,5 @@ def _message(error: BaseException) -> str:
     return str(error)
 
 
-def _refused(path: Path, error: OSError) -> InputError:
-    return InputError(f"Cannot write {path}: {error.strerror or error}.")
-
-
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    while data:  # one turn, unless the disk fills up just here
-        data = data[os.write(descriptor, data) :]
-
-
-def _encode(value: Any, indent: int | None = None) -> bytes:
-    """JSON as UTF-8; a lone surrogate becomes a JSON escape."""
-    try:
-        text = json.dumps(value, allow_nan=False, ensure_ascii=False, indent=indent)
-    except ValueError as error:
-        key = _not_finite(value)
-        raise ValueError(f"{key} is not a finite number." if key else str(error)) from error
-    return text.encode("utf-8", "backslashreplace")
-
-
-def _not_finite(value: Any, key: str = "") -> str | None:
-    """The key path of the first NaN or infinity."""
-    if isinstance(value, float):
-        return f"{key or 'the value'} = {value}" if not math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        pairs = ((f"{key}.{k}" if key else str(k), v) for k, v in value.items())
-    elif isinstance(value, list | tuple):
-        pairs = ((f"{key}[{i}]", v) for i, v in enumerate(value))
-    else:
-        return None
-    return next(filter(None, (_not_finite(v, k) for k, v in pairs)), None)
-
-
-def _read_json(path: Path) -> Mapping[str, Any] | None:
-    """The object in the file; None if there is no file, or an empty one that was just created."""
-    text = path.read_bytes() if path.exists() else b""
-    return _decode(text, str(path)) if text.strip() else None
-
-
-def _read_lines(path: Path) -> tuple[Mapping[str, Any], ...]:
-    if not path.exists():
-        return ()
-    lines = path.read_bytes().split(b"\n")[:-1]  # behind the last newline: nothing, or a torn line
-    return tuple(_decode(line, f"{path}, line {n}") for n, line in enumerate(lines, 1))
-
-
-def _decode(text: bytes, where: str) -> Mapping[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"{where} is not JSON: {error}.") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{where} is not a JSON object.")
-    return value

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from acdc.errors import InputError
-from discovery.records import Run, config_hash, failure, read_run, write_bytes, write_json
+from discovery.json_files import write_bytes, write_json
+from discovery.records import Run, config_hash, failure, read_run
 from discovery.settings import Settings
 from discovery.sweep import (
     Member,

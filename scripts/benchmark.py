@@ -29,9 +29,9 @@ from acdc.metrics import Metric, make_metric
 from acdc.prompts import Prompts
 from acdc.search import Guide, Order, Step, acdc, itinerary, sender_order
 from acdc.selection import best_edges
+from discovery.json_files import write_bytes, write_json
 from discovery.models.induction import load_induction
 from discovery.models.smollm2 import smollm2_folder
-from discovery.records import write_bytes, write_json
 from discovery.tables import markdown
 from discovery.tasks import induction, ioi
 

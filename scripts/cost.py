@@ -31,11 +31,11 @@ from acdc.prompts import Prompts
 from discovery.flow import flow_graph
 from discovery.flow_routes import find_route
 from discovery.flow_scores import edge_flow
+from discovery.json_files import write_bytes, write_json
 from discovery.models.induction import load_induction
 from discovery.models.smollm2 import smollm2_folder
 from discovery.pipeline import peak_memory
 from discovery.propose import INTEGRATED
-from discovery.records import write_bytes, write_json
 from discovery.tables import markdown
 from discovery.tasks import induction
 

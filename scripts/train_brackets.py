@@ -43,8 +43,8 @@ from discovery.experiments.bracket_strings import (
     pieces,
     tokens_of,
 )
+from discovery.json_files import write_bytes, write_json
 from discovery.models.brackets import EPS, MASKED, PAD
-from discovery.records import write_bytes, write_json
 
 LAYERS, HEADS, D_MODEL, D_HEAD, D_MLP = 3, 2, 56, 28, 56
 POSITIONS = LONGEST + 2

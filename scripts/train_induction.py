@@ -32,7 +32,7 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from acdc.native import TransformerBridge, native_weights, untrained_bridge
-from discovery.records import write_bytes, write_json
+from discovery.json_files import write_bytes, write_json
 
 CONFIG: dict[str, Any] = {
     "n_layers": 2,

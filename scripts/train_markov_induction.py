@@ -36,8 +36,8 @@ from tqdm import tqdm
 
 from discovery.experiments.induction_heads import bigram_table, head_scores, sources
 from discovery.experiments.markov_text import VOCABULARY, texts
+from discovery.json_files import write_bytes, write_json
 from discovery.models.two_layer import TwoLayer
-from discovery.records import write_bytes, write_json
 
 HEADS, D_MODEL, D_HEAD, LENGTH = 4, 128, 32, 64
 BATCH, LEARNING_RATE, WEIGHT_DECAY, WARM_UP_STEPS = 32, 3e-3, 0.05, 200

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
+import slurm
 
 from discovery.records import read_run
 
@@ -137,6 +138,21 @@ def test_submitit_gives_the_same(undisturbed, tmp_path):
     ((name, run),) = runs(tmp_path / "sweep").items()
     assert run.status["pid"] != process.pid
     assert contents(tmp_path / "sweep") == contents(undisturbed, [name])
+
+
+def test_slurm_gets_an_array_with_a_gpu_a_job(undisturbed, tmp_path, monkeypatch):
+    """Against a stand-in: what is submitted, and that its tasks do the jobs."""
+    monkeypatch.setenv("PATH", slurm.install(tmp_path / "slurm"))
+    asked = ("method.threshold=0.05,0.2", "hydra/launcher=slurm", "hydra.launcher.partition=gpu")
+    process = start(*asked, *FIXED, folder=tmp_path / "sweep")
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    script = (tmp_path / "slurm" / "job.sh").read_text()
+    for line in ("array=0-1%2", "gpus-per-node=1", "cpus-per-task=4", "mem=32GB", "time=240",
+                 "partition=gpu"):  # fmt: skip
+        assert f"#SBATCH --{line}\n" in script
+    assert len(runs(tmp_path / "sweep")) == 2
+    assert contents(tmp_path / "sweep") == contents(undisturbed, list(runs(tmp_path / "sweep")))
 
 
 def logged(folder):

@@ -208,4 +208,8 @@ def _top(loaded: LoadedModel, logits: Float[Tensor, " vocab"], sign: int = 1) ->
 
 
 def _text(loaded: LoadedModel, token: int) -> str:
-    return str(token) if loaded.tokenizer is None else loaded.tokenizer.decode([token])
+    """As text; part of a letter has only the name that the vocabulary gives it."""
+    if loaded.tokenizer is None:
+        return str(token)
+    text = loaded.tokenizer.decode([token])
+    return loaded.tokenizer.convert_ids_to_tokens(token) if "\ufffd" in text else text

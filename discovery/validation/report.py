@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from discovery.records import write_bytes
+from discovery.json_files import write_bytes
 from discovery.validation.figures import draw_all
 from discovery.validation.verdicts import Verdict, headline, interval
 

@@ -14,8 +14,9 @@ from acdc.errors import InputError
 from acdc.graph import Circuit
 from discovery.build import build_prompts
 from discovery.evaluation_settings import FullEvaluation
+from discovery.json_files import write_json
 from discovery.prepare import load
-from discovery.records import read_run, termination_as_exit, write_json
+from discovery.records import read_run, termination_as_exit
 from discovery.settings import Settings, read_settings
 from discovery.tracking import Outcome, start_tracker
 from discovery.validation.held_out import held_out

@@ -10,20 +10,16 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 
 import discovery
 from acdc.errors import InputError
-from discovery.records import (
-    RunFolder,
-    Terminated,
-    config_hash,
-    read_run,
-    termination_as_exit,
-    write_json,
-)
+from discovery import records
+from discovery.json_files import write_json
+from discovery.records import RunFolder, Terminated, config_hash, read_run, termination_as_exit
 
 CONFIG = {"model": {"name": "tiny", "layers": 2}, "threshold": 0.1}
 NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -177,6 +173,10 @@ def test_a_killed_run_is_told_from_a_foreign_one(tmp_path: Path) -> None:
     assert read_run(tmp_path).state == "running"
     with pytest.raises(InputError, match=rf"process {child.pid} on host elsewhere"):
         RunFolder.create(tmp_path, {}, [])
+    silent = {**status, "host": "elsewhere", "updated": "2020-01-01T00:00:00+00:00"}
+    write_json(tmp_path / "status.json", silent)
+    with pytest.raises(InputError, match=r"killed: .* on host elsewhere is silent since 2020"):
+        RunFolder.create(tmp_path, {}, [])
 
 
 def test_exactly_one_of_many_wins_the_folder(tmp_path: Path) -> None:
@@ -257,16 +257,34 @@ def test_a_value_that_is_no_number_is_named(tmp_path: Path) -> None:
     assert read_run(tmp_path).metrics == ()
 
 
-def test_the_heart_beats_slowly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 1000.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    with RunFolder.create(tmp_path, CONFIG, []) as run:
-        writes: list[str] = []
-        monkeypatch.setattr(run, "write", lambda name, value: writes.append(name))
-        for _ in range(10):
-            run.heartbeat()
-            now += 1.0
-    assert writes == ["status.json"] * 3  # at 0 and 5 s, and at the end
+def test_the_heart_beats_while_the_run_lasts_and_not_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "HEARTBEAT_SECONDS", 0.01)
+
+    def updated() -> str:
+        return read_run(tmp_path).status["updated"]
+
+    with RunFolder.create(tmp_path, CONFIG, []):
+        seen = {updated()}
+        deadline = time.monotonic() + 20
+        while len(seen) < 4 and time.monotonic() < deadline:
+            seen.add(updated())
+            assert read_run(tmp_path).state == "running"
+    assert len(seen) == 4 and read_run(tmp_path).state == "done"
+    last = updated()
+    time.sleep(0.1)
+    assert updated() == last
+
+
+def test_a_silent_run_on_another_host_was_killed(tmp_path: Path) -> None:
+    """Silent for longer than SILENT_SECONDS; what is no time says nothing."""
+    now = datetime.now(timezone.utc)
+    for ago, state in ((0, "running"), (60, "running"), (120, "killed"), (None, "running")):
+        at = "yesterday" if ago is None else (now - timedelta(seconds=ago)).isoformat()
+        status = {"state": "running", "pid": 1, "host": "elsewhere", "updated": at}
+        assert records.state_of(status) == state
+        assert records.state_of({**status, "state": "done"}) == "done"
 
 
 def test_the_old_handler_comes_back() -> None:
