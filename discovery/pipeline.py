@@ -84,12 +84,14 @@ def _discover(
     plain = _time_forward(loaded, forward.prompts)
     with clock("search"):
         found = propose(settings, run, tracker, forward, metric)
+    run.write("circuit.json", found.circuit.to_json(about={"score": found.score}))
     plain += _time_forward(loaded, forward.prompts)
     with clock("evaluate"), torch.inference_mode():
         scores = evaluate(forward, metric, found.circuit, found.metric)
-        heads = describe_heads(found.circuit, forward, loaded, settings.seed)
+    with clock("heads"), torch.inference_mode():
+        run.write("heads.json", describe_heads(found.circuit, forward, loaded, settings.seed))
     result = _result(settings, run, found, scores, clock, statistics.median(plain))
-    _write(run, tracker, found, metric, result, heads)
+    _write(run, tracker, found, metric, result)
     return result
 
 
@@ -157,12 +159,9 @@ def _versions() -> dict[str, str]:
 
 
 def _write(
-    run: RunFolder, tracker: Tracker, found: Found, metric: Metric, result: dict[str, Any],
-    heads: dict[str, Any],
-) -> None:  # fmt: skip
+    run: RunFolder, tracker: Tracker, found: Found, metric: Metric, result: dict[str, Any]
+) -> None:
     circuit, graph = found.circuit, found.circuit.graph
-    run.write("circuit.json", circuit.to_json(about={"score": found.score}))
-    run.write("heads.json", heads)
     layout = Layout(graph.n_layers, graph.n_heads, graph.n_kv_heads, graph.has_mlp)
     drawn = [
         DrawnEdge(graph.writers[w], graph.readers[r].name, float(circuit.scores[w, r]))

@@ -84,6 +84,7 @@ class RunFolder:
         self.folder = folder
         self.config_hash = config_hash  # of everything that can change a result
         self._status = dict(status)
+        self._place = _identity(folder)
         self._files: dict[str, int] = {}  # name -> descriptor of a file that is appended to
         self._ended = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
@@ -103,6 +104,7 @@ class RunFolder:
         status = {
             "state": "running",
             "pid": os.getpid(),
+            "born": _born(os.getpid()),
             "host": socket.gethostname(),
             "started": now,
             "updated": now,
@@ -121,7 +123,13 @@ class RunFolder:
         return self.folder / name
 
     def write(self, name: str, value: Any) -> None:
-        """Replace a JSON file of the folder, at once or not at all."""
+        """Replace a JSON file of the folder, at once or not at all.
+
+        InputError if the folder was moved away, as one taken for killed may be, or another put in
+        its place: that is no longer this run's.
+        """
+        if _identity(self.folder) != self._place:
+            raise InputError(f"{self.folder} is no longer the folder that this run began in.")
         write_json(self.path(name), value)
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
@@ -171,6 +179,8 @@ class RunFolder:
 
     def _overwrite_status(self, status: Mapping[str, Any]) -> None:
         """Say it in the block that status.json has already: no temporary file fits any more."""
+        if _identity(self.folder) != self._place:
+            return
         with suppress(OSError), open(self.path("status.json"), "r+b") as file:
             file.write(encode(status, indent=2) + b"\n")
             file.truncate()
@@ -293,7 +303,7 @@ def state_of(status: Mapping[str, Any]) -> str:
     if state != "running":
         return state
     if status.get("host") == socket.gethostname():
-        return state if _alive(status.get("pid")) else "killed"
+        return state if _alive(status.get("pid"), status.get("born")) else "killed"
     return "killed" if _seconds_since(status.get("updated")) > SILENT_SECONDS else state
 
 
@@ -306,8 +316,34 @@ def _seconds_since(time: object) -> float:
     return since.total_seconds()
 
 
-def _alive(pid: object) -> bool:
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """What tells a folder from another that takes its name."""
+    try:
+        about = os.stat(folder)
+    except OSError:
+        return None
+    return about.st_dev, about.st_ino
+
+
+def _born(pid: int) -> str | None:
+    """When the process began, in the kernel's ticks; None where there is no /proc."""
+    fields = _stat(pid)
+    return fields[19] if len(fields) > 19 else None
+
+
+def _stat(pid: int) -> list[str]:
+    """State, parent and so on (proc(5), from field 3 on); empty where there is no /proc."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _alive(pid: object, born: object) -> bool:
+    """Whether the process is there, and not a later one of its number."""
     if not isinstance(pid, int) or pid <= 0:
+        return False
+    if born is not None and born != _born(pid):
         return False
     try:
         os.kill(pid, 0)
@@ -315,10 +351,7 @@ def _alive(pid: object) -> bool:
         return False
     except PermissionError:
         return True  # somebody else's process
-    try:  # a killed process stays as a zombie until its parent asks for it
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (OSError, IndexError):
-        return True
+    return _stat(pid)[:1] != ["Z"]  # a killed process stays as a zombie until its parent asks
 
 
 def _message(error: BaseException) -> str:

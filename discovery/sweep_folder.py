@@ -34,18 +34,26 @@ from discovery.sweep_drawing import draw_front, draw_overlap
 from discovery.tracking import start_tracker
 
 ATTEMPTS = ".attempts"
+FIGURES = ("pareto.png", "pareto.svg", "overlap.png")
 VALIDATION, NOT_VALIDATED = "validation.json", "validation_error.json"
+
+
+def holds_result(folder: Path) -> bool:
+    """Whether the folder holds a finished run, of whatever settings."""
+    if not (folder / "status.json").exists():
+        return False
+    run = read_run(folder, lines=False)
+    return run.state == "done" and run.result is not None
 
 
 def is_done(folder: Path, settings: Settings) -> bool:
     """Whether the folder holds the finished run of exactly these settings (tracking aside)."""
-    if not (folder / "status.json").exists():
+    if not holds_result(folder):
         return False
     run = read_run(folder, lines=False)
     config = settings.model_dump(mode="json")
     mine = config_hash({k: v for k, v in config.items() if k != "tracking"})
-    known = run.config is not None and run.config["config_hash"] == mine
-    return run.state == "done" and run.result is not None and known
+    return run.config is not None and run.config["config_hash"] == mine
 
 
 def set_aside(folder: Path) -> Path | None:
@@ -69,12 +77,16 @@ def set_aside(folder: Path) -> Path | None:
 
 
 def read_sweep(folder: Path) -> list[Member]:
-    """The runs in the folder, by name; InputError if it holds none."""
-    found = [
-        _member(read_run(path.parent, lines=False))
+    """The searches in the folder, by name; InputError if it holds none.
+
+    What other commands left there (a route, a comparison) is passed over.
+    """
+    every = [
+        read_run(path.parent, lines=False)
         for path in sorted(folder.glob("*/status.json"))
         if not path.parent.name.startswith(".")
     ]
+    found = [_member(run) for run in every if _is_search(run)]
     if not found:
         raise InputError(f"{folder} holds no runs: name the folder of a sweep.")
     return found
@@ -92,6 +104,12 @@ def record_validation(folder: Path, error: Exception | None) -> None:
         path.unlink(missing_ok=True)
     else:
         write_json(path, failure(error))
+
+
+def _is_search(run: Run) -> bool:
+    """Also of a job that was refused before its settings were known."""
+    asked = (run.config or {}).get("config", {})
+    return not asked or "evaluation" in asked
 
 
 def _member(run: Run) -> Member:
@@ -120,6 +138,9 @@ def aggregate(folder: Path) -> list[Member]:
     if done:
         draw_front(folder, points(members), f"{folder.name}: {_about(done)}")
         draw_overlap(folder, short_names([m.name for m in done]), jaccard(done))
+    else:
+        for name in FIGURES:
+            (folder / name).unlink(missing_ok=True)
     return members
 
 

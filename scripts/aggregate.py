@@ -29,7 +29,9 @@ def summarise(folder: Path, tracked: bool) -> bool:
     missing = [m for m in members if not m.complete]
     for member in missing:
         print(f"error: not done: {described(member)}", file=sys.stderr)
-    print(f"summary  {shown(folder / 'sweep.json')}\npicture  {shown(folder / 'pareto.png')}")
+    print(f"summary  {shown(folder / 'sweep.json')}")
+    if (folder / "pareto.png").exists():
+        print(f"picture  {shown(folder / 'pareto.png')}")
     return not missing
 
 

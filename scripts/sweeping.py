@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -27,12 +28,12 @@ from validate import validate
 from discovery.evaluation_settings import FullEvaluation
 from discovery.records import record_refusal
 from discovery.settings import read_settings
-from discovery.sweep_folder import is_done, is_validated, record_validation, set_aside
+from discovery.sweep_folder import holds_result, is_done, is_validated, record_validation, set_aside
 
 if TYPE_CHECKING:
     from discovery.prepare import Kept
 
-LONGEST = 80  # characters of a folder's name that are read by people
+LONGEST = 160  # characters of a folder's name that are read by people
 
 
 def sweep_name(overrides: Sequence[str]) -> str:
@@ -93,9 +94,10 @@ def run_job(config: DictConfig, folder: Path, overrides: list[str]) -> dict[str,
 
     try:
         settings = read_settings(plain(config))
-    except Exception as error:
-        _set_aside(folder)
-        record_refusal(folder, overrides, error)
+    except Exception as error:  # a file or a device may be away: what is done stays where it is
+        if not holds_result(folder):
+            _set_aside(folder)
+            record_refusal(folder, overrides, error)
         return _say_failed(folder, error)
     try:
         result = None
@@ -159,13 +161,17 @@ class Summary(Callback):
 
 @contextmanager
 def summed_up() -> Iterator[None]:
-    """Sum up a sweep whose launcher broke, as it does when a worker is killed."""
+    """Sum up a sweep that was interrupted, or whose launcher broke as a worker was killed."""
     try:
         yield
-    except SystemExit:
+    except (SystemExit, KeyboardInterrupt) as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
         if Summary.begun and Summary.begun[0].is_dir():
-            print("error: the launcher broke; repeat the command for what is left", file=sys.stderr)
+            why = "interrupted" if interrupted else "the launcher broke"
+            print(f"error: {why}; repeat the command for what is left", file=sys.stderr)
             summarise(Summary.begun.pop(), tracked=False)
+        if interrupted:
+            sys.exit(128 + signal.SIGINT)
         raise
 
 

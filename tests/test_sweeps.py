@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import slurm
 
-from discovery.records import read_run
+from discovery.records import RunFolder, read_run
 
 ROOT = Path(__file__).parents[1]
 SIX = "method.threshold=0.01,0.02,0.05,0.1,0.2,0.5"
@@ -243,6 +243,47 @@ def test_a_validation_that_fails_is_named_and_done_again(sweep, tmp_path, monkey
     assert sweep(*asked, folder=folder)[0] == 0 and len(calls) == 2
 
 
+def test_what_is_done_stays_when_its_prompts_are_away(sweep, tmp_path):
+    pairs = tmp_path / "pairs.jsonl"
+    line = {"clean_ids": [1, 2, 3, 1], "corrupt_ids": [4, 5, 3, 1], "answer_ids": [2],
+            "wrong_answer_ids": [5]}  # fmt: skip
+    pairs.write_text(f"{json.dumps(line)}\n" * 4)
+    asked = ("task=pairs", f"task.path={pairs}", "method.threshold=0.1", "tracking=disabled")
+    folder = tmp_path / "one"
+    code, out, err = sweep(*asked, folder=folder)
+    assert code == 0, err
+    ((name, was),) = runs(folder).items()
+    pairs.rename(tmp_path / "away.jsonl")
+    code, out, err = sweep(*asked, folder=folder)
+    assert code == 0 and "InputError" in err and "pairs.jsonl" in err
+    assert runs(folder)[name] == was and not (folder / ".attempts").exists()
+
+
+def test_a_folder_may_hold_other_commands_runs(sweep, tmp_path):
+    """They are passed over; without a finished search there is no picture, and none is named."""
+    folder = tmp_path / "mixed"
+    with RunFolder.create(folder / "route", {"text": "a"}, []):
+        pass
+    (folder / "pareto.png").write_bytes(b"of an earlier sweep")
+    code, out, err = sweep("method=eap", "method.n_edges=0", "tracking=disabled", folder=folder)
+    assert code == 1 and "picture" not in out and not (folder / "pareto.png").exists()
+    said = json.loads((folder / "sweep.json").read_text())
+    assert said["states"] == {"failed": 1}
+
+
+def test_an_interrupted_sweep_is_summed_up(tmp_path):
+    folder = tmp_path / "six"
+    process = start(SIX, *FIXED, folder=folder)
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("*/result.json")):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "interrupted; repeat the command" in out, out
+    assert json.loads((folder / "sweep.json").read_text())["states"]["done"] >= 1
+
+
 def test_names_of_folders(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
@@ -256,7 +297,7 @@ def test_names_of_folders(monkeypatch):
     name = job_name([*command, "method.threshold=0.1", "tracking.project=p"])
     assert name.startswith("threshold=0.1,model=smollm2,task=ioi_")
     assert name != job_name([*command, "method.threshold=0.2"])
-    assert "/" not in job_name(["task.path=/some/file"]) and len(job_name(["a=" + "b" * 500])) < 100
+    assert "/" not in job_name(["task.path=/some/file"]) and len(job_name(["a=" + "b" * 500])) < 180
 
 
 @pytest.mark.parametrize("named", ["thresholds", "sizes", "methods", "seeds", "[seeds,thresholds]"])

@@ -5,6 +5,7 @@ All of it is of the clean run. Descriptive, but for the cut queries of `inhibiti
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -36,10 +37,10 @@ def describe_heads(
     """The content of heads.json: tokens of the shown prompts, and an entry for each head.
 
     Of each head: `attention`, mean between marked tokens; `scores` (95 % intervals over sequences
-    or prompts) and the `candidates` that they suggest, see discovery/heads/roles.py; `patterns` of
-    the shown prompts, a row a query up to itself; `writes` at the answer and at marked positions of
-    the shown prompts: tokens with logits, largest and smallest. In circuits of very many heads only
-    those with the strongest edges have patterns.
+    or prompts, of 8 or more) and the `candidates` that they suggest, see discovery/heads/roles.py;
+    `patterns` of the shown prompts, a row a query up to itself; `writes` at the answer and at
+    marked positions of the shown prompts: tokens with logits, largest and smallest. In circuits of
+    very many heads only those with the strongest edges have patterns.
     """
     heads = _heads_of(circuit)
     scores = _all_scores(heads, forward, loaded, seed)
@@ -75,7 +76,8 @@ def _all_scores(
     repeated = _on_repeated_tokens(heads, loaded, seed)
     found = {head: _one(head, repeated[head], forward, tokens, rng) for head in heads}
     movers = [head for head in heads if roles.is_mover(found[head])]
-    if set(forward.prompts.marks) >= IOI_MARKS and forward.prompts.has_wrong:
+    prompts = forward.prompts
+    if set(prompts.marks) >= IOI_MARKS and prompts.has_wrong and prompts.has_corrupt:
         for head in heads:
             end_to_s2 = _mark_to_mark(forward, *head, "end", "s2")
             found[head] |= _summary({"S2 attention": end_to_s2}, rng)
@@ -91,6 +93,8 @@ def _on_repeated_tokens(heads: list[Head], loaded: LoadedModel, seed: int) -> di
     special = getattr(tokenizer, "all_special_ids", ())
     tokens = roles.repeated_tokens(model.d_vocab, model.n_ctx, seed, bos, special)
     n = (tokens.shape[1] - (bos is not None)) // 2
+    if n < roles.LEAST:
+        return {head: {} for head in heads}
     found = {}
     for number, layer in enumerate(layers(model, tokens.to(model.device))):
         for head in (h for at, h in heads if at == number):
@@ -106,7 +110,7 @@ def _one(
     pattern, added = forward.clean.patterns[layer][:, head], _added(forward, layer, head)
     found = _summary(repeated | roles.answer_scores(forward.prompts, pattern, added), rng)
     whole = {"attention and writing": roles.moving(forward.prompts, pattern, added)}
-    if tokens:
+    if tokens and forward.model.d_vocab >= roles.COPY_VOCABULARY:
         shares = roles.copying(forward.model, layer, head, tokens)
         whole["copying"], whole["anti-copying"] = shares
     for name, value in whole.items():
@@ -134,14 +138,14 @@ def _summary(scores: Scores, rng: np.random.Generator) -> Summary:
     found: Summary = {}
     for name, values in scores.items():
         found[name] = {"value": round(float(values.mean()), 4)}
-        if len(values) > 1:
+        if len(values) >= roles.FEWEST:
             interval = mean_interval(values, rng, resamples=RESAMPLES)
             found[name] |= {k: _rounded(getattr(interval, k)) for k in ("low", "high")}
     return found
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
+    return None if value is None or math.isnan(value) else round(value, 4)
 
 
 # ---- patterns and writing ----------------------------------------------------------------------

@@ -24,6 +24,9 @@ ATTENDS = 0.4  # mean attention from which a head is said to look there
 COPIES = 0.5  # share of tokens copied; IOI's name movers have above 0.95, other heads below 0.2
 TOP = 5  # a token is copied if it is among so many largest logits
 SEQUENCES, LENGTH = 10, 50  # random sequences, tokens of each before they come again
+LEAST = 4  # of such tokens; with fewer uniform attention is above ATTENDS
+COPY_VOCABULARY = 20  # tokens; with fewer many are among the TOP by chance
+FEWEST = 8  # values of which an interval is made; of fewer a bootstrap covers too little
 MOST_CANDIDATES = 50  # tokens whose copying is tried
 
 Sample = Float64[np.ndarray, " sample"]  # one value a sequence or prompt
@@ -45,7 +48,7 @@ def repeated_tokens(
     n = min(LENGTH, (n_ctx - len(start)) // 2, len(usable))
     rng = np.random.default_rng(seed)
     rows = [rng.choice(usable, n, replace=False).tolist() for _ in range(SEQUENCES)]
-    return torch.tensor([start + row + row for row in rows])
+    return torch.tensor([start + row + row for row in rows], dtype=torch.long)
 
 
 def diagonal_scores(pattern: Float[Tensor, "sequence pos pos"], n: int) -> Scores:
@@ -144,11 +147,11 @@ def moving(
     """
     looks, writes = [], []
     for row, ids in enumerate(zip(prompts.answers, prompts.wrong, strict=True)):
-        for token in (t for i in ids for t in i):
+        present = set(prompts.clean[row].tolist())
+        for token in (t for i in ids for t in i if t in present):
             at = prompts.clean[row] == token
-            if bool(at.any()):
-                looks.append(float(pattern[row, -1, at].sum()))
-                writes.append(float(added[row, token]))
+            looks.append(float(pattern[row, -1, at].sum()))
+            writes.append(float(added[row, token]))
     if len(looks) < 3 or np.ptp(looks) == 0 or np.ptp(writes) == 0:
         return None
     return float(np.corrcoef(looks, writes)[0, 1])
@@ -181,7 +184,8 @@ def inhibition_scores(
         before = _toward_io(forward, m, h, stream)
         turned.append(before - _toward_io(forward, m, h, stream + change))
     metric = make_metric("logit_diff", prompts, forward.clean.logits)
-    fall = metric.of_logits(forward.clean.logits) - metric.of_logits(forward.run(mask))
+    whole = forward.run(graph.legal)  # the clean run, summed as the other one is
+    fall = metric.of_logits(whole) - metric.of_logits(forward.run(mask))
     return {
         "logit diff through queries": fall.double().cpu().numpy(),
         "movers turned to IO": torch.stack(turned).mean(0).double().cpu().numpy(),

@@ -61,7 +61,7 @@ def test_result_is_complete_and_consistent(run):
     expected = (result["metric_circuit"] - result["metric_corrupt"]) / span
     assert result["faithfulness"] == pytest.approx(expected) and expected > 0.9
     assert result["scores"]["model"]["accuracy"] == 1.0
-    assert set(result["seconds"]) == {"load", "search", "evaluate"}
+    assert set(result["seconds"]) == {"load", "search", "evaluate", "heads"}
     ratio = result["seconds"]["search"] / result["forward_seconds"]
     assert result["search_in_forwards"] == pytest.approx(ratio, rel=0.05)
     assert len(result["config_hash"]) == 16 and result["config_hash"] == found.config["config_hash"]

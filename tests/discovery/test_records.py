@@ -277,6 +277,27 @@ def test_the_heart_beats_while_the_run_lasts_and_not_after(
     assert updated() == last
 
 
+def test_another_process_of_the_same_number_is_not_the_run(tmp_path: Path) -> None:
+    with RunFolder.create(tmp_path, {}, []):
+        status = json.loads((tmp_path / "status.json").read_text())
+        assert records.state_of(status) == "running"
+        assert records.state_of({**status, "born": "1"}) == "killed"
+        assert records.state_of({**status, "born": None}) == "running"
+
+
+def test_a_run_does_not_write_into_its_successors_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "job"
+    mine = pytest.raises(InputError, match="no longer the folder")
+    with mine, RunFolder.create(folder, CONFIG, []) as run:
+        folder.rename(tmp_path / "moved")
+        with RunFolder.create(folder, {}, []):
+            before = (folder / "status.json").read_bytes()
+            with pytest.raises(InputError, match="no longer the folder"):
+                run.write("result.json", {})
+            assert (folder / "status.json").read_bytes() == before
+    assert read_run(folder).state == "done" and not (folder / "result.json").exists()
+
+
 def test_a_silent_run_on_another_host_was_killed(tmp_path: Path) -> None:
     """Silent for longer than SILENT_SECONDS; what is no time says nothing."""
     now = datetime.now(timezone.utc)

@@ -143,7 +143,7 @@ function drawPattern(name, pattern, prompt, pick) {
     svg("rect", { class: "cells", x: left, y: top + i * cell, width: (i + 1) * cell, height: cell }),
     values.map((v, j) => (v >= 0.02 ? svg("rect", { class: "cell", "data-key": j, x: left + j * cell, y: top + i * cell, width: cell, height: cell, opacity: Math.min(v, 1).toFixed(2) }) : null)),
     svg("rect", { class: "around", x: left, y: top + i * cell, width: (i + 1) * cell, height: cell })));
-  const strongest = pattern.map((values, i) => [i, values.indexOf(Math.max(...values)), Math.max(...values)]).filter(([i]) => i > 0).sort((a, b) => b[2] - a[2])[0];
+  const strongest = pattern.map((values, i) => [i, values.indexOf(Math.max(...values)), Math.max(...values)]).filter(([i, j]) => i > 0 && j >= 0).sort((a, b) => b[2] - a[2])[0];
   const said = strongest ? `; strongest from ${quote(prompt.tokens[strongest[0]])} to ${quote(prompt.tokens[strongest[1]])}, ${strongest[2].toFixed(2)}` : "";
   const picture = svg("svg", { class: "pattern", viewBox: `0 0 ${left + n * cell + 40} ${top + n * cell + 8}`, width: left + n * cell + 40, height: top + n * cell + 8,
     role: "img", "aria-label": `Attention of ${name} over ${n} tokens, rows are queries${said}` }, labels, rows);

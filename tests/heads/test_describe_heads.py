@@ -2,12 +2,17 @@
 
 import json
 
+import families
 import numpy as np
 import pytest
 import torch
+import transformers as hf
 from test_settings import settings
 
+from acdc.bridge import from_module
+from acdc.forward import PatchedForward
 from acdc.graph import Circuit
+from acdc.prompts import Prompts
 from discovery.heads import describe
 from discovery.heads.describe import describe_heads
 from discovery.prepare import prepare
@@ -16,7 +21,7 @@ from discovery.prepare import prepare
 @pytest.fixture(scope="module")
 def job():
     with torch.inference_mode():
-        return prepare(settings("task.n=6", "tracking=disabled"))
+        return prepare(settings("task.n=8", "tracking=disabled"))
 
 
 def everything(job):
@@ -77,6 +82,30 @@ def test_patterns_are_bounded(job, monkeypatch):
         kept = [e for e in found["heads"].values() if e["patterns"]]
         assert len(found["prompts"]) == prompts and len(kept) == heads
         assert all(len(e["patterns"]) == prompts for e in kept)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("vocabulary", "context"), [(3, 6), (19, 1), (20, 7), (30, 8)])
+def test_scores_that_a_small_model_cannot_have_are_left_out(vocabulary, context):
+    """No copying with a vocabulary of chance, no diagonals without room for a repetition."""
+    module = hf.GPT2LMHeadModel(
+        hf.GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=vocabulary, n_positions=context,
+                      bos_token_id=0, eos_token_id=0)
+    )  # fmt: skip
+    families.randomise(module)
+    loaded = from_module(module, None, "small")
+    n = min(3, context)
+    tokens = torch.arange(2 * n).view(2, n) % vocabulary
+    prompts = Prompts(tokens, (tokens + 1) % vocabulary, ((0,), (1,)), ((2,), (2,)), n - 1)
+    graph = loaded.model.graph()
+    forward = PatchedForward(loaded.model, graph, prompts)
+    found = describe_heads(Circuit(graph, graph.legal), forward, loaded, 0)
+    for entry in found["heads"].values():
+        scores = entry["scores"]
+        assert ("copying" in scores) == ("anti-copying" in scores) == (vocabulary >= 20)
+        assert ("induction" in scores) == (context >= 8)
+        assert "direct effect" in scores and "low" not in scores["direct effect"]
+        assert "mover" not in entry["candidates"]
 
 
 def test_an_empty_circuit_has_no_heads(job):
