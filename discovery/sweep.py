@@ -21,6 +21,7 @@ from discovery.tables import markdown
 
 SIZES = ("method.threshold", "method.n_edges")
 APART = ("seed", "threads", "device")  # with tracking.*: never what a series is about
+SAME = 1e-6  # of faithfulness; smaller differences are rounding
 WIDEST = 12  # runs in a matrix that is still read as text
 
 
@@ -122,7 +123,7 @@ def _point(series: str, members: Sequence[Member], front: bool) -> Point:
 def pareto(found: Sequence[Point]) -> list[bool]:
     """Which points no other beats: as few edges and faithfulness as near to 1, one of them better.
 
-    A point without faithfulness is never on the front.
+    Faithfulness within SAME counts as equal. A point without it is never on the front.
     """
     places = [
         (p.edges.mean, math.inf if p.faithfulness is None else abs(1 - p.faithfulness.mean))
@@ -130,7 +131,9 @@ def pareto(found: Sequence[Point]) -> list[bool]:
     ]
     return [
         far < math.inf
-        and not any(e <= edges and f <= far and (e, f) != (edges, far) for e, f in places)
+        and not any(
+            e <= edges and f <= far + SAME and (e < edges or f < far - SAME) for e, f in places
+        )
         for edges, far in places
     ]
 

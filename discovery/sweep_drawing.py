@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from discovery.drawing import save_figure
@@ -17,6 +18,7 @@ from discovery.sweep import Mean, Point
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#404040")
 MARKERS = "osD^vPX"
 READABLE = 30  # runs whose names fit beside a matrix
+LONGEST = 44  # letters of a run's name
 
 
 def draw_front(folder: Path, points: Sequence[Point], title: str) -> Path:
@@ -39,6 +41,9 @@ def draw_front(folder: Path, points: Sequence[Point], title: str) -> Path:
     for axes, label in zip((first, *others), ("faithfulness", *metrics), strict=True):
         if min(p.edges.mean for p in points) > 0:
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter(NullFormatter())
         else:
             axes.set_xscale("symlog", linthresh=1)
         axes.set(xlabel="edges", ylabel=label)
@@ -80,6 +85,7 @@ def draw_overlap(folder: Path, names: Sequence[str], values: NDArray[np.float64]
     image = axes.imshow(values, vmin=0, vmax=1, cmap="viridis")
     figure.colorbar(image, ax=axes, label="edges in both / edges in any (Jaccard)", shrink=0.8)
     if len(names) <= READABLE:
-        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
-        axes.set_yticks(range(len(names)), names, fontsize=7)
+        short = [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in names]
+        axes.set_xticks(range(len(names)), short, rotation=90, fontsize=7)
+        axes.set_yticks(range(len(names)), short, fontsize=7)
     return save_figure(figure, folder, "overlap", "png")

@@ -96,12 +96,13 @@ def _is_below(path: str) -> bool:
 # --- offline
 
 
-def read_offline(path: Path, history: bool = True) -> TrackedRun:
+def read_offline(path: Path | str, history: bool = True) -> TrackedRun:
     """The run of a directory `offline-run-*`; `history=False` leaves the rows out.
 
     A log that ends early gives what it holds, one without any record an empty run; its state is
     then `unknown`, as it may still run. InputError if there is no log, or what lies there is none.
     """
+    path = Path(path)
     log = find_log(path)
     if not log.is_file():  # opening a pipe would wait
         raise InputError(f"{log} is not a regular file.")
@@ -119,7 +120,9 @@ def find_log(path: Path) -> Path:
     """The log of a run directory; InputError if it holds none."""
     logs = sorted(path.glob("run-*.wandb"))
     if not logs:
-        raise InputError(f"{path.name} holds no W&B log (run-*.wandb).")
+        raise InputError(
+            f"{path} holds no W&B log (run-*.wandb); name a directory offline-run-* itself."
+        )
     return logs[0]
 
 

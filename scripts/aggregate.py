@@ -12,24 +12,28 @@ from pathlib import Path
 from command import shown
 
 from acdc.errors import InputError
-from discovery.sweep import described
 from discovery.sweep_folder import aggregate, track
 
 
-def summarise(folder: Path, tracked: bool) -> bool:
-    """Aggregate the folder and say what is in it; whether all its runs are done."""
+def summarise(folder: Path, tracked: bool, again: bool = False) -> bool:
+    """Aggregate the folder and say what is in it; whether all its runs are done.
+
+    It is tracked if asked for, and if there is news since the last time or it is to be `again`.
+    """
+    summary = folder / "sweep.json"
+    before = summary.read_bytes() if summary.exists() else b""
     try:
         members = aggregate(folder)
         print((folder / "sweep.md").read_text(encoding="utf-8"))
-        if tracked:
+        if tracked and (again or summary.read_bytes() != before):
             track(folder, members)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return False
-    missing = [m for m in members if not m.complete]
-    for member in missing:
-        print(f"error: not done: {described(member)}", file=sys.stderr)
-    print(f"summary  {shown(folder / 'sweep.json')}")
+    missing = sum(not m.complete for m in members)
+    if missing:
+        print(f"error: {missing} of {len(members)} runs are not done, see above", file=sys.stderr)
+    print(f"summary  {shown(summary)}")
     if (folder / "pareto.png").exists():
         print(f"picture  {shown(folder / 'pareto.png')}")
     return not missing
@@ -45,7 +49,7 @@ def main() -> None:
     )
     parser.add_argument("--track", action="store_true", help="also as a W&B run, as its runs were")
     given = parser.parse_args()
-    sys.exit(0 if summarise(given.folder.absolute(), given.track) else 1)
+    sys.exit(0 if summarise(given.folder.absolute(), given.track, again=True) else 1)
 
 
 if __name__ == "__main__":

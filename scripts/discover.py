@@ -9,13 +9,14 @@ Configuration is in conf/; the run folder is described in README.md.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import hydra
 from command import plain, refusals_as_exit, shown, this_run
 from omegaconf import DictConfig
-from sweeping import in_sweep, run_job, summed_up
+from sweeping import check_launcher, in_sweep, run_job, summed_up
 from validate import validate
 
 from acdc.errors import InputError
@@ -93,5 +94,6 @@ def _settings(config: DictConfig, folder: Path, overrides: list[str]) -> Setting
 
 
 if __name__ == "__main__":
+    check_launcher(sys.argv[1:])
     with summed_up():
         main()

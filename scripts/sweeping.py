@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -159,6 +161,40 @@ class Summary(Callback):
             sys.exit(1)
 
 
+NEEDS = {  # launcher -> the extra and the package that it brings
+    "joblib": ("joblib", "hydra_joblib_launcher"),
+    "slurm": ("submitit", "hydra_submitit_launcher"),
+    "submitit_local": ("submitit", "hydra_submitit_launcher"),
+    "submitit_slurm": ("submitit", "hydra_submitit_launcher"),
+}
+
+
+def check_launcher(words: Sequence[str]) -> None:
+    """Exit with one sentence if the launcher asked for cannot start here."""
+    asked = [value for key, _, value in map(_split, words) if key == "hydra/launcher"]
+    for name in (name for name in asked if name in NEEDS):
+        extra, package = NEEDS[name]
+        if not _is_installed(package):
+            _refuse(f"hydra/launcher={name} needs: pip install -c constraints.txt -e '.[{extra}]'")
+        if name.endswith("slurm") and not (shutil.which("sbatch") and shutil.which("srun")):
+            _refuse(
+                f"hydra/launcher={name} finds no sbatch and srun: start it on a machine of the"
+                " cluster, or use hydra/launcher=submitit_local"
+            )
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(f"hydra_plugins.{package}") is not None
+    except ModuleNotFoundError:  # no plugin at all
+        return False
+
+
+def _refuse(sentence: str) -> None:
+    print(f"error: {sentence}", file=sys.stderr)
+    sys.exit(2)
+
+
 @contextmanager
 def summed_up() -> Iterator[None]:
     """Sum up a sweep that was interrupted, or whose launcher broke as a worker was killed."""
@@ -166,7 +202,7 @@ def summed_up() -> Iterator[None]:
         yield
     except (SystemExit, KeyboardInterrupt) as error:
         interrupted = isinstance(error, KeyboardInterrupt)
-        if Summary.begun and Summary.begun[0].is_dir():
+        if Summary.begun and any(Summary.begun[0].glob("*/status.json")):
             why = "interrupted" if interrupted else "the launcher broke"
             print(f"error: {why}; repeat the command for what is left", file=sys.stderr)
             summarise(Summary.begun.pop(), tracked=False)

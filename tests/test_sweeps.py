@@ -191,7 +191,7 @@ def test_a_failing_job_harms_no_other(sweep, tmp_path):
     missing = json.loads((folder / "sweep.json").read_text())["not_done"]
     assert len(missing) == 2 and all("InputError" in m["error"] for m in missing)
     for member in missing:
-        assert f"not done: {member['name']}" in err and member["name"] in out
+        assert f"not done: {member['name']}" in out and f"error: {member['name']}: " in err
         error = read_run(folder / member["name"]).status["error"]
         assert error["traceback"].startswith("Traceback") and 'File "' in error["traceback"]
     ids = set()
@@ -233,7 +233,8 @@ def test_a_validation_that_fails_is_named_and_done_again(sweep, tmp_path, monkey
     code, out, err = sweep(*asked, folder=folder)
     (missing,) = json.loads((folder / "sweep.json").read_text())["not_done"]
     assert code == 1 and missing["state"] == "not validated" and "0 of 1 runs" in out
-    assert "not validated: RuntimeError: out of luck" in err
+    assert "not validated: RuntimeError: out of luck" in out
+    assert "1 of 1 runs are not done" in err
     kept = json.loads((folder / missing["name"] / "validation_error.json").read_text())
     assert kept["traceback"].startswith("Traceback")
     code, out, err = sweep(*asked, folder=folder)
@@ -245,8 +246,8 @@ def test_a_validation_that_fails_is_named_and_done_again(sweep, tmp_path, monkey
 
 def test_what_is_done_stays_when_its_prompts_are_away(sweep, tmp_path):
     pairs = tmp_path / "pairs.jsonl"
-    line = {"clean_ids": [1, 2, 3, 1], "corrupt_ids": [4, 5, 3, 1], "answer_ids": [2],
-            "wrong_answer_ids": [5]}  # fmt: skip
+    line = {"clean_ids": [1, 2, 3, 1], "corrupt_ids": [4, 5, 3, 1], "answers": [2],
+            "wrong": [5]}  # fmt: skip
     pairs.write_text(f"{json.dumps(line)}\n" * 4)
     asked = ("task=pairs", f"task.path={pairs}", "method.threshold=0.1", "tracking=disabled")
     folder = tmp_path / "one"
@@ -282,6 +283,26 @@ def test_an_interrupted_sweep_is_summed_up(tmp_path):
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 130 and "interrupted; repeat the command" in out, out
     assert json.loads((folder / "sweep.json").read_text())["states"]["done"] >= 1
+
+
+def test_a_sweep_without_news_is_not_tracked_again(sweep, tmp_path):
+    folder = tmp_path / "two"
+    asked = ("method=eap", "method.n_edges=5,20", "tracking=wandb_offline", "task.n=8")
+    for _ in range(2):
+        assert sweep(*asked, folder=folder)[0] == 0
+        assert len(list(folder.glob("wandb/offline-run-*"))) == 1
+
+
+def test_a_launcher_that_cannot_start_is_refused(sweep, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    code, _, err = sweep("hydra/launcher=slurm", folder=tmp_path / "a")
+    assert code == 2 and "no sbatch and srun" in err and len(err.splitlines()) == 1
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.delitem(sys.modules, "sweeping")
+    code, _, err = sweep("hydra/launcher=joblib", folder=tmp_path / "b")
+    assert code == 2 and err.startswith("error: hydra/launcher=joblib needs: pip install -c")
+    monkeypatch.delitem(sys.modules, "sweeping")  # the next one is made anew
+    assert not list(tmp_path.iterdir())
 
 
 def test_names_of_folders(monkeypatch):
