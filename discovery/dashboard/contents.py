@@ -88,6 +88,8 @@ def summary(config: Plain, result: Plain, last: Plain) -> Plain:
         "metric": result.get("metric", method.get("metric")),
         "ablation": result.get("ablation", method.get("ablation")),
     }
+    if isinstance(names["method"], str) and text(method.get("guide")):
+        names["method"] += ", guided"
     names |= _study(asked)
     found: Plain = {key: text(value, 200) for key, value in names.items()}
     found |= numbers(result, RESULT_NUMBERS)
@@ -104,15 +106,23 @@ def summary(config: Plain, result: Plain, last: Plain) -> Plain:
 
 
 def _study(asked: Mapping[str, Any]) -> Plain:
-    """Names for a comparison of methods or an analysis of components; none for other runs."""
+    """Names for a comparison of methods, an analysis of components, a route; none for others."""
     task, methods = inner(asked, "task").get("name"), asked.get("methods")
     if isinstance(methods, list):  # `method` is only the default that each of them replaces
         shared = {name: asked.get(name) for name in ("metric", "ablation")}
         return {"method": f"{len(methods)} methods compared", **shared}
+    if "from_state" in asked:
+        return {"method": "route", "task": task or _given(asked)}
     if "versus" not in asked:
         return {}
     other = text(asked["versus"], 90)
     return {"method": "components", "task": f"{task} against {other}" if other else task}
+
+
+def _given(asked: Mapping[str, Any]) -> str:
+    """The prompt of a route that is none of a task's."""
+    words = text(asked.get("text"), 60)
+    return f"“{words}”" if words else "one prompt"
 
 
 # ---- the circuit -------------------------------------------------------------------------------
