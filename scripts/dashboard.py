@@ -44,7 +44,7 @@ def check_address(host: str, port: int) -> None:
     if errno.EADDRINUSE in found:
         raise InputError(f"port {port} is in use; choose another with --port")
     if errno.EACCES in found:
-        raise InputError(f"port {port} is not for everybody; choose another with --port")
+        raise InputError(f"port {port} needs more rights than you have; choose another with --port")
     if failures[0] is not None and None not in failures:
         reason = failures[0].strerror or failures[0]
         raise InputError(f"--host {host} cannot be bound: {reason}")

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from discovery.rungs import circuit_input, cut_edges
+
 Plain = dict[str, Any]
 LONGEST_TEXT = 4000
 MOST_LAYERS, MOST_HEADS, MOST_EDGES, MOST_ROWS = 200, 200, 20_000, 20_000
@@ -263,7 +265,10 @@ def validation(data: Plain) -> Plain | None:
             for v in rows(data.get("verdicts"))
         ],
         "ladder": [
-            {k: text(row.get(k), 120) for k in ("resampled", "inputs")}
+            {
+                "cut_edges": cut_edges(text(row.get("resampled"), 120) or "?"),
+                "input": circuit_input(text(row.get("inputs"), 120) or "?"),
+            }
             | {"recovered": _interval(row.get("recovered"), "value")}
             for row in rows(data.get("scrubbing"))
         ],

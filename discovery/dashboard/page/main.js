@@ -126,7 +126,8 @@ async function runRoute([id, wanted], options) {
   const details = await loadRun(id);
   const has = VIEWS.filter(([, , test]) => test(details));
   const view = has.find(([name]) => name === wanted) ?? has[0];
-  document.title = `${runTitle(details.summary)} – Circuits`;
+  const title = runTitle(details.summary);
+  document.title = [title, details.summary.tracked || title === id ? null : id, "Circuits"].filter(Boolean).join(" – ");
   const tabs = has.map(([name, title]) => el("a", { href: address("run", id, name), "aria-current": view[0] === name ? "page" : null }, title));
   const content = view[3](details, options);
   const page = el("div", {}, runHead(details),
