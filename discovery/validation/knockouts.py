@@ -21,7 +21,8 @@ from discovery.statistics.result import TestResult, undefined
 from discovery.statistics.search_worst import Effort, search_worst
 from discovery.validation.bench import Bench, Floats, Mask, without
 
-NODE_NULL = "every node matters more than 0.9 of the nodes that random paths bring in"
+SHARE = 0.9  # of the random paths' edges and nodes that an item must exceed
+NODE_NULL = f"every node matters more than {SHARE:g} of the nodes that random paths bring in"
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def minimality_tests(
     node_names = [graph.writers[n] for n in nodes]
     return Minimality(
         replace(
-            minimality(edge_names, edge_effects, np.array(null_edges), level=level),
+            minimality(edge_names, edge_effects, np.array(null_edges), SHARE, level),
             name="minimality of edges",
         ),
         _of_nodes(node_names, node_effects, null_nodes, level),
@@ -129,7 +130,7 @@ def _of_nodes(
 ) -> TestResult:
     """Undefined where random paths bring in too few new nodes: the circuit has most of them."""
     try:
-        result = minimality(names, effects, np.array(null), level=level)
+        result = minimality(names, effects, np.array(null), SHARE, level)
     except InputError as error:
         reason = f"random paths bring in too few nodes that the circuit lacks ({error})"
         rows = [{"edge": n, "effect": e} for n, e in zip(names, effects.tolist(), strict=True)]
