@@ -10,9 +10,13 @@ Reads only. Needs the extra `dashboard`: pip install -c constraints.txt -e ".[da
 from __future__ import annotations
 
 import argparse
+import errno
 import ipaddress
+import os
+import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 from command import refusals_as_exit
 
@@ -26,6 +30,39 @@ def is_local(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def check_address(host: str, port: int) -> None:
+    """InputError if this port cannot be listened on at this host, by trying to."""
+    try:
+        places = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "no such name"
+        raise InputError(f"--host {host} cannot be bound: {reason}") from error
+    failures = [_bind(family, place) for family, _, _, _, place in places]
+    found = {failure.errno for failure in failures if failure is not None}
+    if errno.EADDRINUSE in found:
+        raise InputError(f"port {port} is in use; choose another with --port")
+    if errno.EACCES in found:
+        raise InputError(f"port {port} needs more rights than you have; choose another with --port")
+    if failures[0] is not None and None not in failures:
+        reason = failures[0].strerror or failures[0]
+        raise InputError(f"--host {host} cannot be bound: {reason}")
+
+
+def _bind(family: int, place: Any) -> OSError | None:
+    """Take the address for a moment; what hindered that."""
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            if os.name == "posix":  # as the server does: what just ended does not count
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            probe.bind(place)
+            probe.listen()  # two may bind one address, but not listen
+    except OSError as error:
+        return error
+    return None
 
 
 def serve(folder: Path | None, project: str | None, host: str, port: int) -> None:
@@ -48,6 +85,7 @@ def serve(folder: Path | None, project: str | None, host: str, port: int) -> Non
         raise InputError(f"--port {port}: allowed are 1 to {2**16 - 1}")
     projects = [Project(project)] if project is not None else []
     app = make_app(folder, None if is_local(host) else ["*"], projects)
+    check_address(host, port)
     if not is_local(host):
         places = [f"below {folder}"] * (folder is not None) + [f"of {project}"] * len(projects)
         print(

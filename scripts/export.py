@@ -12,11 +12,12 @@ from command import refusals_as_exit, shown
 
 from acdc.errors import InputError
 from discovery.dashboard.export import export_page
+from discovery.dashboard.files import run_folder
 from discovery.json_files import write_bytes
 
 
 def export(runs: list[Path], out: Path) -> None:
-    """Write the page; InputError if a folder holds no run."""
+    """Write the page; InputError if a folder is no run, or of two one has no circuit."""
     for run in runs:
         if not run.is_dir():
             raise InputError(f"{run} is not a folder, so it holds no run.")
@@ -25,6 +26,11 @@ def export(runs: list[Path], out: Path) -> None:
     while not all(folder.is_relative_to(root) for folder in folders):
         root = root.parent
     names = [folder.relative_to(root).as_posix() for folder in folders]
+    for run, name in zip(runs, names, strict=True):
+        try:
+            run_folder(root, name)
+        except InputError:
+            raise InputError(f"{run} is no run's folder, so there is nothing to export.") from None
     write_bytes(out, export_page(root, names).encode())
     print(f"page  {shown(out.resolve())}")
 

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from discovery.rungs import circuit_input, cut_edges
+
 Plain = dict[str, Any]
 LONGEST_TEXT = 4000
 MOST_LAYERS, MOST_HEADS, MOST_EDGES, MOST_ROWS = 200, 200, 20_000, 20_000
@@ -88,6 +90,8 @@ def summary(config: Plain, result: Plain, last: Plain) -> Plain:
         "metric": result.get("metric", method.get("metric")),
         "ablation": result.get("ablation", method.get("ablation")),
     }
+    if isinstance(names["method"], str) and text(method.get("guide")):
+        names["method"] += ", guided"
     names |= _study(asked)
     found: Plain = {key: text(value, 200) for key, value in names.items()}
     found |= numbers(result, RESULT_NUMBERS)
@@ -104,15 +108,23 @@ def summary(config: Plain, result: Plain, last: Plain) -> Plain:
 
 
 def _study(asked: Mapping[str, Any]) -> Plain:
-    """Names for a comparison of methods or an analysis of components; none for other runs."""
+    """Names for a comparison of methods, an analysis of components, a route; none for others."""
     task, methods = inner(asked, "task").get("name"), asked.get("methods")
     if isinstance(methods, list):  # `method` is only the default that each of them replaces
         shared = {name: asked.get(name) for name in ("metric", "ablation")}
         return {"method": f"{len(methods)} methods compared", **shared}
+    if "from_state" in asked:
+        return {"method": "route", "task": task or _given(asked)}
     if "versus" not in asked:
         return {}
     other = text(asked["versus"], 90)
     return {"method": "components", "task": f"{task} against {other}" if other else task}
+
+
+def _given(asked: Mapping[str, Any]) -> str:
+    """The prompt of a route that is none of a task's."""
+    words = text(asked.get("text"), 60)
+    return f"“{words}”" if words else "one prompt"
 
 
 # ---- the circuit -------------------------------------------------------------------------------
@@ -253,7 +265,10 @@ def validation(data: Plain) -> Plain | None:
             for v in rows(data.get("verdicts"))
         ],
         "ladder": [
-            {k: text(row.get(k), 120) for k in ("resampled", "inputs")}
+            {
+                "cut_edges": cut_edges(text(row.get("resampled"), 120) or "?"),
+                "input": circuit_input(text(row.get("inputs"), 120) or "?"),
+            }
             | {"recovered": _interval(row.get("recovered"), "value")}
             for row in rows(data.get("scrubbing"))
         ],

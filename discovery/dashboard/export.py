@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from acdc.errors import InputError
 from discovery.dashboard.contents import Plain
 from discovery.dashboard.runs import details
 
@@ -33,7 +34,13 @@ def export_page(root: Path, runs: Sequence[str]) -> str:
 
 
 def page_of(found: Mapping[str, Plain]) -> str:
-    """The page over these runs, each with all that its views show, by name."""
+    """The page over these runs, each with all that its views show, by name.
+
+    InputError where two are to be compared and one of them has no circuit.
+    """
+    for name, one in found.items():
+        if len(found) > 1 and not one.get("circuit"):
+            raise InputError(f"{name} has no circuit, so it cannot be compared.")
     data = {"runs": [one["summary"] for one in found.values()], "details": found}
     style, page = "\n".join(_text(name) for name in STYLES), _text("index.html")
     script = "\n".join(_text(name) for name in SCRIPTS)

@@ -22,6 +22,9 @@ VIEWS = {  # file -> the view that shows it
     "compare.json": "methods",
     "components.json": "components",
 }
+# what a run of this view is, where its config does not say
+STUDIES = {"route": "route", "methods": "methods compared", "components": "components"}
+LONGEST = 20_000  # characters of a traceback
 PRIVATE = ("pid", "host")  # of status.json, and the traceback of its error
 
 
@@ -53,6 +56,7 @@ def _summary(root: Path, run: str) -> Plain:
     if error:
         found["error"] = f"{text(error.get('type'))}: {text(error.get('message'))}"
     found |= contents.summary(config, result, last)
+    found["method"] = found["method"] or next(filter(None, map(STUDIES.get, found["views"])), None)
     state = state_of(status) if status else "done" if result else "unknown"
     return found | {"state": text(state, 20), "started": text(status.get("started"), 40)}
 
@@ -86,8 +90,11 @@ def details(root: Path, run: str, private: bool = True) -> Plain:
         "methods": view(files.read_json, "compare.json", studies.methods),
         "components": view(files.read_json, "components.json", studies.components),
         "record": {
-            name: view(files.read_json, f"{name}.json", pretty if private else _shared)
-            for name in ("config", "result", "status")
+            "traceback": view(files.read_json, "status.json", _traceback) if private else None,
+            **{
+                name: view(files.read_json, f"{name}.json", _told if private else _shared)
+                for name in ("config", "result", "status")
+            },
         },
     }
     if found["search"]:  # the scores of other methods fill edges.jsonl too, and are no decisions
@@ -95,9 +102,21 @@ def details(root: Path, run: str, private: bool = True) -> Plain:
     return found | {"problems": list(dict.fromkeys(problems))}
 
 
+def _traceback(status: Plain) -> str | None:
+    """Of a run that failed; a long one without its start, since its end says most."""
+    found = inner(status, "error").get("traceback")
+    if not isinstance(found, str) or not found.strip():
+        return None
+    return found if len(found) <= LONGEST else "…" + found[1 - LONGEST :]
+
+
+def _told(value: Plain) -> str | None:
+    """As `pretty`, without the traceback, which has a place of its own."""
+    error = inner(value, "error")
+    kept = {"error": {k: v for k, v in error.items() if k != "traceback"}} if error else {}
+    return pretty({**value, **kept})
+
+
 def _shared(value: Plain) -> str | None:
-    """As `pretty`, without what tells of the machine."""
-    kept = {key: part for key, part in value.items() if key not in PRIVATE}
-    if inner(value, "error"):
-        kept["error"] = {k: v for k, v in inner(value, "error").items() if k != "traceback"}
-    return pretty(kept)
+    """The same without what tells of the machine."""
+    return _told({key: part for key, part in value.items() if key not in PRIVATE})

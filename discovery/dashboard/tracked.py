@@ -21,6 +21,7 @@ RESULT = ("n_edges_total", "metric_circuit", "faithfulness")  # in the summary o
 NAMES = ("model", "task", "method", "metric", "ablation")
 SEARCH = ("reader", "n_kept")  # in the history of a search, and its last values in the summary
 TABLE = "edges"
+TRACKED = ("name", "group", "job_type")
 
 _NODE = re.compile(r"(?:m(\d{1,3})|a(\d{1,3})\.(h|kv)(\d{1,3}))(?:<[qkv]>)?")
 _SHARED = re.compile(r"a(\d{1,3})\.kv(\d{1,3})<([kv])>")
@@ -29,7 +30,7 @@ _SHARED = re.compile(r"a(\d{1,3})\.kv(\d{1,3})<([kv])>")
 def unreadable(name: str, reason: str) -> Plain:
     """The line on what could not be read."""
     line: Plain = {"id": name, "state": "unreadable", "error": reason, "started": None, "views": []}
-    return line | contents.summary({}, {}, {}) | {"tracked": {"name": None, "group": None}}
+    return line | contents.summary({}, {}, {}) | {"tracked": dict.fromkeys(TRACKED)}
 
 
 def views(run: TrackedRun, circuit: bool) -> list[str]:
@@ -47,7 +48,7 @@ def summary(name: str, run: TrackedRun, views: Sequence[str]) -> Plain:
         "error": f"It ended with exit code {run.exit_code}." if failed else None,
         "started": text(run.started, 40),
         "views": list(views),
-        "tracked": {"name": text(run.name, 200), "group": text(run.group, 200)},
+        "tracked": {name: text(getattr(run, name), 200) for name in TRACKED},
     }
     # of the history the summary keeps the last values, so `metric` is the name or a number
     result = {k: v for k, v in run.summary.items() if k != "metric" or isinstance(v, str)}

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from discovery.drawing import save_figure
+from discovery.rungs import circuit_input, cut_edges
 
 INK, GREY, LINE = "#1b4965", "#8a8a8a", "#cccccc"
 MARKERS = {"sufficiency": "o", "noising": "s", "denoising": "^"}
@@ -42,7 +43,7 @@ def ladder(validation: Mapping[str, Any]) -> Figure:
         axes.plot(found["value"], y, "o", color=INK)
         axes.annotate(f"{found['value']:.0%}", (found["value"], y), (0, 6),
                       textcoords="offset points", ha="center", fontsize=8)  # fmt: skip
-    names = [f"{r['resampled']}; inputs {r['inputs']}" for r in reversed(rows)]
+    names = [f"{cut_edges(r['resampled'])}\n{circuit_input(r['inputs'])}" for r in reversed(rows)]
     axes.set_yticks(range(len(rows)), names)
     axes.set_ylim(-0.6, len(rows) - 0.3)
     _levels(axes)

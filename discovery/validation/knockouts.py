@@ -21,6 +21,9 @@ from discovery.statistics.result import TestResult, undefined
 from discovery.statistics.search_worst import Effort, search_worst
 from discovery.validation.bench import Bench, Floats, Mask, without
 
+SHARE = 0.9  # of the random paths' edges and nodes that an item must exceed
+NODE_NULL = f"every node matters more than {SHARE:g} of the nodes that random paths bring in"
+
 
 @dataclass(frozen=True)
 class KnockOut:
@@ -113,7 +116,10 @@ def minimality_tests(
     edge_names = [graph.edge_name(w, r) for w, r in edges]
     node_names = [graph.writers[n] for n in nodes]
     return Minimality(
-        minimality(edge_names, edge_effects, np.array(null_edges), level=level),
+        replace(
+            minimality(edge_names, edge_effects, np.array(null_edges), SHARE, level),
+            name="minimality of edges",
+        ),
         _of_nodes(node_names, node_effects, null_nodes, level),
         tuple(tuple(graph.writers[w] for w in k) for k in partners),
     )
@@ -124,12 +130,13 @@ def _of_nodes(
 ) -> TestResult:
     """Undefined where random paths bring in too few new nodes: the circuit has most of them."""
     try:
-        return minimality(names, effects, np.array(null), level=level)
+        result = minimality(names, effects, np.array(null), SHARE, level)
     except InputError as error:
         reason = f"random paths bring in too few nodes that the circuit lacks ({error})"
         rows = [{"edge": n, "effect": e} for n, e in zip(names, effects.tolist(), strict=True)]
-        result = undefined("minimality", "every node matters", len(null), level, reason)
-        return replace(result, extra={**result.extra, "edges": rows, "superfluous_bh": []})
+        result = undefined("minimality", "", len(null), level, reason)
+        result = replace(result, extra={**result.extra, "edges": rows, "superfluous_bh": []})
+    return replace(result, name="minimality of nodes", null=NODE_NULL)
 
 
 def _cut_edge(mask: Mask, writer: int, reader: int) -> Mask:

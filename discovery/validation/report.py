@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from discovery.json_files import write_bytes
+from discovery.rungs import circuit_input, cut_edges
 from discovery.validation.figures import draw_all
 from discovery.validation.verdicts import Verdict, headline, interval
 
@@ -34,6 +35,8 @@ def page(
         lstrip_blocks=True,
     )
     environment.filters["interval"] = interval
+    environment.filters["cut_edges"] = cut_edges
+    environment.filters["circuit_input"] = circuit_input
     groups = {
         "Holds": [v for v in found if v.holds is True],
         "Does not hold": [v for v in found if v.holds is False],

@@ -16,6 +16,7 @@ from acdc.errors import InputError
 from acdc.graph import Circuit
 from acdc.prompts import Prompts
 from discovery.evaluation_settings import FullEvaluation
+from discovery.rungs import OWN, TWIN
 from discovery.scrubbing.score import effect, recovered
 from discovery.settings import ACDCMethod, Settings
 from discovery.statistics.against_random import null_percentile, partial_necessity, sufficiency
@@ -141,7 +142,7 @@ class Validator:
         bench = self.bench.first(self.settings.scrubbing.prompts)
         base = resampled_baseline(bench)
         paired = Scrubbed(bench.circuit(mask).score[:, None], 0, 0.0)
-        rows = [self._rung(bench, base, "no: the paired corrupt prompt", (), paired, 99)]
+        rows = [self._rung(bench, base, TWIN, (), paired, 99)]
         for i, (how, agree) in enumerate(rungs):
             draws = self.settings.scrubbing.draws
             found = scrub_circuit(bench, mask, how, draws, self.rng(100 + i), agree)
@@ -154,7 +155,7 @@ class Validator:
         model, rng = bench.model.score, self.rng(1000 + part)
         return {
             "resampled": how,
-            "inputs": " and ".join(agree) if agree else "the reference's own",
+            "inputs": " and ".join(agree) if agree else OWN,
             "score": float(found.score.mean()),
             "recovered": _recovered(model, base, found.score, rng),
             "effect": asdict(effect(-model, -found.score)),

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import socket
 import sys
 from importlib.resources import files as package_files
 from pathlib import Path
@@ -283,8 +284,9 @@ def test_the_export_tells_no_machine(tmp_path, written):
     page = export_page(tmp_path, ["run"])
     assert "no room" in page
     assert not re.search("alice|31337", page)
-    served = one(tmp_path, "run")["record"]["status"]
-    assert all(word in served for word in ("alices-laptop", "31337", "/home/alice/x.py"))
+    served = one(tmp_path, "run")["record"]
+    assert all(word in served["status"] for word in ("alices-laptop", "31337", "no room"))
+    assert served["traceback"] == error["traceback"] and "alice/" not in served["status"]
 
 
 def test_run_data_cannot_end_its_element(tmp_path, written):
@@ -308,13 +310,59 @@ def test_export_command(runs, tmp_path, capsys):
     assert stopped.value.code == 2 and "holds no run" in capsys.readouterr().err
 
 
+def test_export_command_refuses_in_one_sentence(runs, tmp_path, capsys):
+    out, bare = tmp_path / "page.html", tmp_path / "bare"
+    bare.mkdir()
+    for asked, words in (
+        ([bare], f"error: {bare} is no run's folder, so there is nothing to export.\n"),
+        ([runs / "acdc_0.5", bare], f"error: {bare} is no run's folder, so there is"),
+        ([runs / "acdc_0.5", runs / "route"], "error: route has no circuit, so it cannot be"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            command("export").main([*map(str, asked), "--out", str(out)])
+        assert stopped.value.code == 2 and capsys.readouterr().err.startswith(words)
+    assert not out.exists()
+    asking = client(runs).get("/export", params={"id": "route", "versus": "acdc_0.5"})
+    assert asking.status_code == 404 and "route has no circuit" in asking.json()["error"]
+
+
+def test_dashboard_command_refuses_an_address_that_it_cannot_have(runs, capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for options, words in (
+            (["--port", str(port)], f"port {port} is in use; choose another with --port"),
+            (["--host", "192.0.2.1"], "--host 192.0.2.1 cannot be bound: "),
+            (["--host", "no such host"], "--host no such host cannot be bound: "),
+        ):
+            with pytest.raises(SystemExit) as stopped:
+                command("dashboard").main([str(runs), *options])
+            out, err = capsys.readouterr()
+            assert stopped.value.code == 2 and out == ""
+            assert err.startswith(f"error: {words}") and err.count("\n") == 1
+
+
+def test_names_tell_what_a_run_is(runs, tmp_path, written):
+    """A guided search, and a route with the model and the prompt of its config."""
+    for guide in (None, "eap_ig"):
+        config = {"config": {"method": {"name": "acdc", "guide": guide}}}
+        written(tmp_path / str(guide), config=config, result={"method": "acdc"})
+    assert {run["id"]: run["method"] for run in listed(tmp_path).values()} == {
+        "None": "acdc", "eap_ig": "acdc, guided"}  # fmt: skip
+    route = listed(runs)["route"]
+    assert (route["method"], route["model"], route["task"]) == ("route", "induction", "one prompt")
+
+
 @pytest.mark.parametrize("host, warns", [("127.0.0.1", False), ("::1", False), ("0.0.0.0", True)])
 def test_dashboard_command_warns_if_others_can_read(host, warns, runs, monkeypatch, capsys):
     import uvicorn
 
     served = []
     monkeypatch.setattr(uvicorn, "run", lambda app, **options: served.append((app, options)))
-    command("dashboard").main([str(runs), "--host", host])
+    dashboard = command("dashboard")
+    monkeypatch.setattr(dashboard, "check_address", lambda host, port: None)
+    dashboard.main([str(runs), "--host", host])
     assert ("other machines" in capsys.readouterr().err) == warns
     app, options = served[0]
     assert options["host"] == host

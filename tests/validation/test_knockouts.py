@@ -66,6 +66,9 @@ def test_an_added_edge_that_does_nothing_is_superfluous():
     assert rows["a1.h3->logits"]["effect"] == pytest.approx(0.0, abs=1e-12)
     assert "a1.h3->logits" in found.edges.extra["superfluous_bh"]
     assert rows["m1->logits"]["exceeds"] > rows["a1.h3->logits"]["exceeds"] == 0
+    assert (found.edges.name, found.nodes.name) == ("minimality of edges", "minimality of nodes")
+    assert "every edge" in found.edges.null
+    assert "every node" in found.nodes.null and "edge" not in found.nodes.null
     nodes = {r["edge"]: r["effect"] for r in found.nodes.extra["edges"]}
     assert nodes["a1.h3"] == pytest.approx(0.0, abs=1e-12)
     assert nodes["m1"] > 1e-6

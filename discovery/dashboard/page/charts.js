@@ -60,10 +60,17 @@ function polyline(points, look) {
   return svg("path", { class: look, d: points.map(([x, y], i) => `${i ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`).join("") });
 }
 
+const WIDEST = 38; // letters of a line beside a chart
+
+// Lines of at most so many letters, broken between words where it can be.
+function wrapped(words) {
+  return words.match(new RegExp(`\\S{${WIDEST}}|\\S.{0,${WIDEST - 1}}(?=\\s|$)`, "g")) ?? [words];
+}
+
 // A row a value with its interval: [{name, value, low, high, mark}], on one shared axis.
 function intervals(title, rows, xName, levels, left = 262) {
-  const lines = rows.map((row) => (row.name.length > 38 ? row.name.split("; ") : [row.name]));
-  const [right, top, step] = [left + 178, 12, lines.some((words) => words.length > 1) ? 34 : 27];
+  const lines = rows.map((row) => (row.name.length > WIDEST ? row.name.split("; ").flatMap(wrapped) : [row.name]));
+  const [right, top, step] = [left + 178, 12, Math.max(27, 6 + 14 * Math.max(0, ...lines.map((words) => words.length)))];
   const bottom = top + step * rows.length;
   const x = makeScale([...levels, ...rows.flatMap((r) => [r.value, r.low, r.high])], left, right);
   return chart(left + 328, bottom + 40, title,
@@ -77,7 +84,7 @@ function intervals(title, rows, xName, levels, left = 262) {
       return svg("g", {}, svg("title", {}, `${row.name}: ${words}`),
         svg("line", { class: "rule", x1: left, x2: right, y1: y, y2: y }),
         svg("text", { class: "small", x: right + 14, y: y + 4 }, words),
-        lines[i].map((words, n) => svg("text", { x: left - 12, y: y + 4 + 14 * (n - (lines[i].length - 1) / 2), "text-anchor": "end" }, words.length > 38 ? `${words.slice(0, 37)}…` : words)),
+        lines[i].map((words, n) => svg("text", { x: left - 12, y: y + 4 + 14 * (n - (lines[i].length - 1) / 2), "text-anchor": "end" }, words)),
         row.low === null || row.high === null ? null : svg("line", { class: "whisker", x1: x(row.low), x2: x(row.high), y1: y, y2: y }),
         svg("path", { class: `s${row.mark ?? 0} mark-point`, d: MARKS[row.mark ?? 0], transform: `translate(${x(row.value).toFixed(1)} ${y})` }));
     }));

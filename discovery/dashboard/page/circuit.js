@@ -29,7 +29,9 @@ function circuitView(circuit, options, about) {
   view.addEventListener("keydown", (e) => { if (e.key === "Escape" && state.focus) update({ focus: null }); });
   tipsIn(picture, (target) => describePart(target, edges));
   const asked = options?.get("head");
-  update({ focus: parts.nodes.some((n) => n.dataset.id === asked) ? asked : null });
+  const known = parts.nodes.some((n) => n.dataset.id === asked);
+  update({ focus: known ? asked : null });
+  if (asked && !known) side.miss(asked);
   return view;
 }
 
@@ -82,12 +84,15 @@ function sidePanel(circuit, state, update, box, about) {
     input: (e) => update({ least: +e.target.value }) });
   const above = el("output", { for: "least", id: "above" });
   const names = [...countEnds(edges).keys()].filter((n) => /^[am]/.test(n)).sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
-  const find = el("input", { id: "find", list: "nodes", placeholder: "a3.h1, m4 …", autocomplete: "off",
-    input: (e) => { if (names.includes(e.target.value.trim())) update({ focus: e.target.value.trim() }); },
+  const find = el("input", { id: "find", list: "nodes", placeholder: "a3.h1, 3.1, m4 …", autocomplete: "off", "aria-describedby": "missed",
+    input: (e) => { const node = nodeNamed(names, e.target.value); if (node) update({ focus: node }); },
     change: (e) => {
-      const first = names.find((n) => n.startsWith(e.target.value.trim().toLowerCase()));
-      update({ focus: e.target.value.trim() ? first ?? null : null });
+      const node = nodeNamed(names, e.target.value);
+      const typed = e.target.value.trim();
+      update({ focus: node ?? null });
+      if (typed && !node) miss(typed);
     } });
+  const missed = el("p", { id: "missed", class: "error" });
   const clear = el("button", { type: "button", id: "clear", click: () => update({ focus: null }) }, "Clear");
   const title = el("h2", { id: "edges-title" });
   const more = el("p", {});
@@ -98,11 +103,16 @@ function sidePanel(circuit, state, update, box, about) {
   const element = el("div", { class: "side" },
     el("div", { class: "panel" },
       el("div", { class: "row" }, el("label", { for: "least" }, "Smallest |effect|"), above), slider,
-      el("div", { class: "row" }, el("label", { for: "find" }, "Head"), find, el("datalist", { id: "nodes" }, names.map((n) => el("option", { value: n }))), clear, fit),
+      el("div", { class: "row" }, el("label", { for: "find" }, "Head"), find, el("datalist", { id: "nodes" }, names.map((n) => el("option", { value: n }))), clear, fit), missed,
       legend(circuit)),
     el("section", { class: "panel side", "aria-labelledby": "edges-title" }, title, more, rows));
 
+  function miss(typed) {
+    missed.textContent = `no ${typed} in this circuit`;
+    say(missed.textContent);
+  }
   function show(kept, near) {
+    missed.textContent = "";
     const smallest = kept.length ? Math.abs(kept[kept.length - 1][2]) : null;
     above.textContent = `≥ ${shown(smallest)} · ${kept.length} of ${plural(edges.length, "edge")}`;
     slider.setAttribute("aria-valuetext", above.textContent);
@@ -115,7 +125,13 @@ function sidePanel(circuit, state, update, box, about) {
     more.hidden = !place;
     rows.replaceChildren(edgeTable(near, edges, box));
   }
-  return { element, show };
+  return { element, show, miss };
+}
+
+// The node of this name, in full ("a23.h1") or as it is drawn where there is little room ("23.1").
+function nodeNamed(names, typed) {
+  const wanted = typed.trim().toLowerCase();
+  return names.find((name) => name === wanted || shortName(name) === wanted);
 }
 
 function edgeTable(near, edges, box) {

@@ -115,6 +115,10 @@ function nameParts(node) {
   return node.split(/(a(?=\d)|h(?=\d))/).map((part) => (/^[ah]$/.test(part) ? svg("tspan", { class: "long" }, part) : part));
 }
 
+function shortName(node) {
+  return nameParts(node).filter((part) => typeof part === "string").join("");
+}
+
 // The whole picture; edges weakest first, so that strong ones lie on top.
 function drawCircuit(circuit, title, look) {
   const grid = makeGrid(circuit);

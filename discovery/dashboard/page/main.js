@@ -126,7 +126,8 @@ async function runRoute([id, wanted], options) {
   const details = await loadRun(id);
   const has = VIEWS.filter(([, , test]) => test(details));
   const view = has.find(([name]) => name === wanted) ?? has[0];
-  document.title = `${id} – Circuits`;
+  const title = runTitle(details.summary);
+  document.title = [title, details.summary.tracked || title === id ? null : id, "Circuits"].filter(Boolean).join(" – ");
   const tabs = has.map(([name, title]) => el("a", { href: address("run", id, name), "aria-current": view[0] === name ? "page" : null }, title));
   const content = view[3](details, options);
   const page = el("div", {}, runHead(details),
@@ -136,22 +137,29 @@ async function runRoute([id, wanted], options) {
   return page;
 }
 
+// What a run is in words, else its name.
+function runTitle(s) {
+  if (s.tracked?.name) return [s.tracked.name, s.tracked.job_type].filter(Boolean).join(", ");
+  const where = [s.task && `on ${s.task}`, s.model && `in ${s.model}`].filter(Boolean).join(" ");
+  return s.method && where ? `${s.method} ${where}` : s.id;
+}
+
 function runHead({ summary: s }) {
   const facts = [["edges", s.n_edges_total ? `${shown(s.n_edges)} of ${shown(s.n_edges_total)}` : shown(s.n_edges)],
     ["threshold", shown(s.threshold)], ["faithfulness", percent(s.faithfulness)], [s.metric ?? "metric", shown(s.metric_circuit)],
-    ["ablation", s.ablation ?? "–"], ["search", span(s.seconds)]].filter(([, text]) => text !== "–");
-  const title = [s.method, s.task, s.model].every(Boolean) ? `${s.method} on ${s.task} in ${s.model}` : s.id;
+    ["ablation", s.ablation ?? "–"], [s.views.includes("search") ? "search" : "time", span(s.seconds)]].filter(([, text]) => text !== "–");
   const out = store ? null : el("a", { class: "button", href: `export?id=${encodeURIComponent(s.id)}`, download: "circuit.html" }, "Export as one file");
   return el("div", { class: "head" },
-    el("div", {}, el("h1", {}, title), el("p", { class: "quiet" }, `${s.id}  `, stateMark(s.state)),
+    el("div", {}, el("h1", {}, runTitle(s)), el("p", { class: "quiet" }, `${s.id}  `, stateMark(s.state)),
       s.error ? el("p", { class: "error" }, s.error) : null),
     el("dl", {}, facts.map(([name, text]) => el("div", {}, el("dt", {}, name), el("dd", {}, text)))), out);
 }
 
 function recordView({ record, summary }) {
   const kept = Object.entries(record).filter(([, text]) => text);
-  const titled = (name) => (summary.tracked ? `W&B ${name}` : `${name}.json`);
-  return el("div", { class: "columns" }, kept.map(([name, text]) => panel(titled(name), el("pre", { tabindex: 0, role: "region", "aria-label": titled(name) }, text))));
+  const titled = (name) => (name === "traceback" ? "Traceback" : summary.tracked ? `W&B ${name}` : `${name}.json`);
+  return el("div", { class: "columns" }, kept.map(([name, text]) => el("section", { class: `panel ${name}` }, el("h2", {}, titled(name)),
+    el("pre", { tabindex: 0, role: "region", "aria-label": titled(name) }, text))));
 }
 
 document.querySelector(".skip").addEventListener("click", (event) => {

@@ -18,7 +18,7 @@ function routeView(route) {
   tipsIn(picture, (target) => (target.dataset?.flow ? describeFlow(route, edges[+target.dataset.flow]) : null));
   show(0);
   const target = route.start.target.length ? `the logit of ${route.start.target.map(quote).join(", ")}` : "a state";
-  return el("div", {}, el("p", {}, `From ${target}`, route.start.position === null ? "" : ` at ${quote(route.tokens[route.start.position])}`, `, threshold ${shown(route.threshold)}. Width is flow, what a state is made of; that is no effect.`),
+  return el("div", {}, el("p", {}, `From ${target}`, route.start.position === null ? "" : ` at ${tokenAt(route, route.start.position)}`, `, threshold ${shown(route.threshold)}. Width is flow, what a state is made of; that is no effect.`),
     el("div", { class: "circuit" },
       el("div", { class: "picture", tabindex: 0, role: "region", "aria-label": "Picture of the route" }, picture),
       el("div", { class: "side" },
@@ -45,13 +45,18 @@ function quote(word) {
   return `“${word.trim() || "␣"}”`;
 }
 
+// A token and where it stands: the same word may stand in several places.
+function tokenAt(route, position) {
+  return `${quote(route.tokens[position])} (${position})`;
+}
+
 function flowName(edge) {
   return edge.kind === "head" ? `a${edge.layer}.h${edge.head ?? "?"}` : edge.kind === "mlp" ? `m${edge.layer}` : `${edge.kind} ${edge.layer}`;
 }
 
 function describeFlow(route, edge) {
   const names = edge.members.map((e) => `${flowName(e)} ${shown(e.flow)}`);
-  return [`flow ${shown(edge.flow)}: ${names.join(", ")}`, `${quote(route.tokens[edge.source])} → ${edge.direct ? "the logit" : quote(route.tokens[edge.target])}`];
+  return [`flow ${shown(edge.flow)}: ${names.join(", ")}`, `${tokenAt(route, edge.source)} → ${edge.direct ? "the logit" : tokenAt(route, edge.target)}`];
 }
 
 function drawRoute(route, edges) {
@@ -89,5 +94,5 @@ function routeTable(route, edges) {
   const write = aligned(kept.map((e) => e.flow));
   const note = cutNote(Math.min(kept.length, ROWS), kept.length);
   return el("div", {}, note, table("Heads and MLPs on the route, largest flow first", [["what", ""], ["from", ""], ["to", ""], ["flow", "n"]],
-    kept.slice(0, ROWS).map((e) => [flowName(e), quote(route.tokens[e.source]), e.direct ? "logit" : quote(route.tokens[e.target]), write(e.flow)]), "edges"));
+    kept.slice(0, ROWS).map((e) => [flowName(e), tokenAt(route, e.source), e.direct ? "logit" : tokenAt(route, e.target), write(e.flow)]), "edges"));
 }

@@ -46,6 +46,7 @@ function runsPage(runs) {
   const head = el("tr");
   const page = el("div", { class: "runs" },
     el("div", { class: "bar" }, filterFields(runs, redraw), count),
+    el("p", { id: "chosen", class: "quiet" }),
     el("div", { class: "scroll" }, el("table", { class: "list" },
       el("caption", { class: "unseen" }, "Runs"), el("thead", {}, head), body)));
 
@@ -57,6 +58,7 @@ function runsPage(runs) {
     count.textContent = some.length === runs.length ? plural(runs.length, "run") : `${some.length} of ${plural(runs.length, "run")}`;
     if (list.cut) count.textContent += "; there are more";
     if (!runs.length) body.append(el("tr", {}, el("td", { colspan: 12, class: "quiet" }, "No run here yet. A search started with this folder as its run folder appears by itself.")));
+    else if (!some.length) body.append(el("tr", {}, el("td", { colspan: 12, class: "quiet" }, "no run matches")));
     if (at) [...page.querySelectorAll("[data-key]")].find((e) => e.dataset.key === at)?.focus();
   }
   page.update = (news) => {
@@ -110,10 +112,14 @@ function runName(run) {
 
 // The last two that were ticked are compared.
 function chooseRun(id, on) {
+  const third = on && list.chosen.length === 2;
   list.chosen = list.chosen.filter((other) => other !== id);
   if (on) list.chosen = [...list.chosen, id].slice(-2);
   for (const box of document.querySelectorAll("[data-run] input")) {
     box.checked = list.chosen.includes(box.closest("[data-run]").dataset.run);
   }
+  const note = third ? `Two runs are compared, the two ticked last: ${list.chosen.join(" and ")}.` : "";
+  document.getElementById("chosen").textContent = note;
+  say(note);
   drawNavigation();
 }

@@ -4,6 +4,7 @@
 const ANSWERS = [[true, "hold", "yes", "+"], [false, "fail", "no", "−"], [null, "are not decided", "open", "?"]];
 const DIRECTIONS = ["sufficiency", "noising", "denoising"];
 const SEARCHES = ["empty", "class", "random", "greedy", "exact"];
+const LADDER = "Kept edges carry what they do on the prompt itself. Each row says whose values the cut edges carry instead, and whose input the circuit reads: the prompt's own, or that of any prompt with the same named feature.";
 
 function validationView(v) {
   const { n_prompts, n_edges, score, unit } = v.about;
@@ -16,7 +17,7 @@ function validationView(v) {
         panel(`Verdicts: ${counts.join(", ")}`, ANSWERS.map((answer) => verdictList(v.verdicts, answer))),
         panel("Faithfulness, by how it is measured", cellLegend(), cellChart(v.cells))),
       el("div", { class: "stack" },
-        panel("Resampling what is outside the circuit", ladderChart(v.ladder)),
+        panel("Resampling what is outside the circuit", el("p", { class: "quiet" }, LADDER), ladderChart(v.ladder)),
         panel("The same knock-outs in circuit and model", knockoutChart(v)),
         panel("All tests", testTable(v.tests)))));
 }
@@ -30,7 +31,7 @@ function verdictList(verdicts, [answer, title, look, sign]) {
 }
 
 function ladderChart(ladder) {
-  const rows = ladder.filter((r) => r.recovered).map((r) => ({ name: `${r.resampled}; inputs ${r.inputs}`, ...r.recovered }));
+  const rows = ladder.filter((r) => r.recovered).map((r) => ({ name: `${r.cut_edges}; ${r.input}`, ...r.recovered }));
   return rows.length ? intervals("Share recovered under each way of resampling", rows, "recovered: 0 = a random prompt's input, 1 = the model", [0, 1])
     : el("p", { class: "quiet" }, "No rung is defined.");
 }

@@ -1,0 +1,27 @@
+"""The rungs of the resampling ladder in plain words, for whoever shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+TWIN = "no: the paired corrupt prompt"  # nothing is drawn: what the search itself used
+OWN = "the reference's own"
+
+CUT_EDGES: Mapping[str, str] = {
+    TWIN: "cut edges: the prompt's corrupt twin",
+    "shared": "cut edges: one random prompt",
+    "per node": "cut edges: a random prompt per node",
+    "per edge": "cut edges: a random prompt per edge",
+}
+
+
+def cut_edges(resampled: str) -> str:
+    """What the edges outside the circuit carry; an unknown way as it is."""
+    return CUT_EDGES.get(resampled, resampled)
+
+
+def circuit_input(inputs: str) -> str:
+    """Whose input the circuit itself reads: its own prompt's, or one's with the same features."""
+    return (
+        "input: the prompt's own" if inputs == OWN else f"input: a prompt's with the same {inputs}"
+    )

@@ -1,0 +1,75 @@
+"""The sweep page: what is compared, which runs are on the front, and that the table fits."""
+
+import pytest
+
+pytest.importorskip("fastapi", reason="the extra `dashboard` is not installed")
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+from browsing import CHROMIUM, Server, go, table  # noqa: E402
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+
+
+def finished(written, folder, n_edges, faithfulness, value=0.1, **more):
+    result = {"model": "m", "task": "ioi", "method": "acdc", "metric": "kl", "ablation": "resample",
+              "threshold": 0.001234, "n_edges": n_edges, "faithfulness": faithfulness,
+              "metric_circuit": value}  # fmt: skip
+    written(folder, status={"state": "done"}, result={**result, **more})
+
+
+def front(page):
+    return [row[0] for row in table(page, ".front-runs")]
+
+
+def test_faithfulness_is_best_at_one(page, tmp_path, written):
+    """b is above 1 and farther away than c of the same side; d is as near as c from the other."""
+    values = {"a": (10, 0.5), "b": (20, 1.6), "c": (30, 0.9), "d": (40, 1.1), "e": (50, 1.05),
+              "f": (50, 0.95), "g": (60, 1.0499999999)}  # fmt: skip
+    for name, (n_edges, faithfulness) in values.items():
+        finished(written, tmp_path / name, n_edges, faithfulness, value=1 / n_edges)
+    with Server(tmp_path) as address:
+        go(page, address, "sweep")
+        assert front(page) == ["a", "c", "e", "f"]
+        assert page.locator("#folder").count() == 0
+        page.select_option("#measure", "kl")
+        assert front(page) == list("abcdef") + ["g"]  # less is better
+
+
+def test_only_like_runs_are_compared_and_folders_can_be_chosen(page, tmp_path, written):
+    for i in range(3):
+        finished(written, tmp_path / "one" / f"run{i}", 10 + i, 0.5 + i / 10)
+    finished(written, tmp_path / "two" / "run", 10, 0.8)
+    finished(written, tmp_path / "two" / "zero", 10, 0.8, ablation="zero")
+    finished(written, tmp_path / "two" / "diff", 10, 0.8, metric="logit_diff")
+    with Server(tmp_path) as address:
+        go(page, address, "sweep")
+        options = "all => all.map((o) => o.textContent)"
+        found = page.locator("#group option").evaluate_all(options)
+        names = [f"ioi in m, {m}" for m in ("kl, resample", "kl, zero", "logit_diff, resample")]
+        assert found == names and page.input_value("#group") == names[0]
+        assert page.locator("#measure option").evaluate_all(options) == ["faithfulness", "kl"]
+        assert page.locator("svg [data-run]").count() == 4 and front(page) == ["run"]
+        assert page.locator("#folder option").evaluate_all(options) == ["all", "one", "two"]
+        page.select_option("#folder", "one")
+        assert page.locator("#group option").evaluate_all(options) == names[:1]
+        assert front(page) == ["run0", "run1", "run2"]
+        page.select_option("#folder", "two")
+        page.select_option("#group", names[2])
+        page.select_option("#measure", "logit_diff")
+        assert front(page) == ["diff"]
+
+
+def test_long_names_leave_the_numbers_in_sight(page, tmp_path, written):
+    long = "method.name=acdc,method.threshold=0.001234567,task.n=100,seed=12"
+    finished(written, tmp_path / "sweep" / long, 12345, 0.987)
+    with Server(tmp_path) as address:
+        go(page, address, "sweep")
+        link = page.locator(".front-runs a")
+        assert link.inner_text() == long and link.get_attribute("title") == f"sweep/{long}"
+        assert link.bounding_box()["height"] < 30
+        assert page.locator(".front-runs td").nth(1).inner_text() == "acdc"
+        place = page.locator(".scroll:has(.front-runs)").bounding_box()
+        assert place["x"] + place["width"] <= 1280
+        for cell in page.locator(".front-runs :is(td, th)").all():
+            box = cell.bounding_box()
+            assert box["x"] + box["width"] <= place["x"] + place["width"] + 1
+            assert cell.evaluate("c => c.className === 'long' || c.scrollWidth <= c.clientWidth")
