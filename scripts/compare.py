@@ -15,8 +15,6 @@ from hydra import compose
 from omegaconf import DictConfig
 
 from acdc.errors import InputError
-from discovery.compare import compare, draw_curves, facts
-from discovery.prepare import prepare
 from discovery.records import RunFolder, termination_as_exit
 from discovery.settings import Settings, read_settings
 from discovery.tables import markdown
@@ -43,6 +41,9 @@ def method_settings(config: DictConfig, overrides: list[str]) -> list[Settings]:
 def run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     """Compare, write, print."""
     methods = method_settings(config, overrides)
+    from discovery.compare import compare, draw_curves, facts  # seconds, for settings that hold
+    from discovery.prepare import prepare
+
     with termination_as_exit(), RunFolder.create(folder, plain(config), overrides) as record:
         job = prepare(methods[0], config.metric, config.ablation)
         forward, metric = job.forward, job.metric

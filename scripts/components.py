@@ -18,8 +18,6 @@ from hydra import compose
 from omegaconf import DictConfig
 
 from acdc.errors import InputError
-from discovery import components
-from discovery.prepare import describe_prompts, load
 from discovery.records import RunFolder, termination_as_exit
 from discovery.settings import ComponentsSettings, read_as
 from discovery.tables import markdown
@@ -57,6 +55,9 @@ def _second_task(versus: str, changes: dict[str, Any], first: dict[str, Any]) ->
 def run(config: dict[str, Any], folder: Path, overrides: list[str]) -> None:
     """Measure, compare, write, print."""
     settings = checked(config)
+    from discovery import components  # seconds, for settings that hold
+    from discovery.prepare import describe_prompts, load
+
     with termination_as_exit(), RunFolder.create(folder, config, overrides) as record:
         loaded = load(settings)
         graph, name = loaded.model.graph(), settings.task.name

@@ -17,8 +17,6 @@ import hydra
 from command import plain, refusals_as_exit, shown, this_run
 from omegaconf import DictConfig
 
-from discovery import route
-from discovery.prepare import describe_ids, load
 from discovery.records import RunFolder, termination_as_exit
 from discovery.settings import RouteSettings, read_as
 
@@ -40,6 +38,9 @@ def quoted(argument: str) -> str:
 def run(config: dict[str, Any], folder: Path, overrides: list[str]) -> None:
     """Find the route, write, print."""
     settings = read_as(RouteSettings, config)
+    from discovery import route  # seconds, for settings that hold
+    from discovery.prepare import describe_ids, load
+
     with termination_as_exit(), RunFolder.create(folder, config, overrides) as record:
         loaded = load(settings)
         question = route.read_question(settings, loaded)
