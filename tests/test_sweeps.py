@@ -33,7 +33,13 @@ def start(*overrides, folder):
     return subprocess.Popen(
         [*command, *overrides], cwd=ROOT, env=env, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        preexec_fn=heed_interrupts,
     )  # fmt: skip
+
+
+def heed_interrupts():
+    """What is started in the background inherits that interrupts are ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture
