@@ -7,8 +7,7 @@ clean output, a'_u what a cut edge carries and x_v reader v's input; EAP-IG (Han
 arXiv 2403.17806) averages the gradient over runs between clean and corrupted. `exact` cuts every
 edge once. Losses are summed over prompts and divided once by their number, so a score does not
 depend on how prompts are batched. Gradients are taken one layer at a time from the kept residual
-streams, so memory is that of one layer. The forward pass and the metric must not have been made
-under torch.inference_mode (torch.no_grad is fine). Knows no circuits, tasks or files.
+streams, so memory is that of one layer. Knows no circuits, tasks or files.
 """
 
 from __future__ import annotations
@@ -23,10 +22,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from acdc.data import Data
 from acdc.errors import InputError
-from acdc.forward import PatchedForward, head_outputs, stream_of
+from acdc.forward import PatchedForward, head_values, stream_of
 from acdc.graph import Graph
-from acdc.incremental import Cut, State
+from acdc.incremental import Cut, States
 from acdc.metrics import Metric
 from acdc.model import Norm
 
@@ -39,18 +39,18 @@ BATCH_BYTES = 1 << 28  # what one batch of single cuts may hold
 # ---- methods -------------------------------------------------------------------------------------
 
 
-def eap(forward: PatchedForward, metric: Metric) -> Scores:
+def eap(data: Data, metric: Metric) -> Scores:
     """Edge attribution patching: gradients at the clean run. [writers, readers], the loss's unit.
 
-    One backward pass. InputError for KL, whose gradient at the clean run is zero.
+    One backward pass. InputError for KL and its like, whose gradient at the clean run is zero.
     """
-    _refuse_kl(metric, "eap", "eap_ig or exact, or method.metric=logit_diff")
-    total = _Total(forward, metric)
-    total.add([stream[None] for stream in forward.clean.streams])
-    return total.scores(1)
+    _refuse_flat(metric, "eap", "eap_ig or exact, or metric=logit_diff")
+    return _mean_of_parts(
+        data, metric, 1, lambda total, f: total.add([stream[None] for stream in f.clean.streams])
+    )
 
 
-def eap_ig(forward: PatchedForward, metric: Metric, steps: int) -> Scores:
+def eap_ig(data: Data, metric: Metric, steps: int) -> Scores:
     """EAP with integrated gradients along the input. [writers, readers], the loss's unit.
 
     Gradients are averaged over runs whose `input` is a' + k/steps (a - a'), k = 0..steps-1: the
@@ -59,16 +59,16 @@ def eap_ig(forward: PatchedForward, metric: Metric, steps: int) -> Scores:
     ablation: norms have no usable gradient at a zero input.
     """
     _check_steps(steps)
-    return _along_the_input(forward, metric, [k / steps for k in range(steps)])
+    return _along_the_input(data, metric, [k / steps for k in range(steps)])
 
 
-def clean_corrupted(forward: PatchedForward, metric: Metric) -> Scores:
+def clean_corrupted(data: Data, metric: Metric) -> Scores:
     """EAP with the mean of the gradients at both ends of `eap_ig`'s path; refuses as that does."""
-    return _along_the_input(forward, metric, [0.0, 1.0])
+    return _along_the_input(data, metric, [0.0, 1.0])
 
 
 def eap_ig_activations(
-    forward: PatchedForward, metric: Metric, steps: int, runs_of: RunsOf = "all_components"
+    data: Data, metric: Metric, steps: int, runs_of: RunsOf = "all_components"
 ) -> Scores:
     """EAP with gradients integrated along activations. [writers, readers], the loss's unit.
 
@@ -82,31 +82,27 @@ def eap_ig_activations(
     """
     _check_steps(steps)
     if steps == 1:
-        _refuse_kl(metric, "eap_ig_activations with 1 step", "2 or more steps")
-    total, components = _Total(forward, metric), _components(forward.graph)
-    below = forward.clean.streams
-    for component in components:
-        own = component.writers if runs_of == "own_writer" else range(len(forward.graph.writers))
-        change = total.delta[component.writers.start : component.writers.stop].sum(0)
-        for points in _blocks(forward, [k / steps for k in range(1, steps + 1)]):
-            here = below[component.stream] + (1 - points) * change
-            kept = [x.expand_as(here) for x in below[: component.stream]]
-            total.add(_complete(forward, [*kept, here]), own, component.stream)
-    return total.scores(steps * (len(components) if runs_of == "all_components" else 1))
+        _refuse_flat(metric, "eap_ig_activations with 1 step", "2 or more steps")
+    components = _components(data.graph)
+    points = [k / steps for k in range(1, steps + 1)]
+
+    def add(total: _Total, forward: PatchedForward) -> None:
+        for component in components:
+            own = component.writers if runs_of == "own_writer" else None
+            total.add_component(component, own, _blocks(forward, points))
+
+    runs = steps * (len(components) if runs_of == "all_components" else 1)
+    return _mean_of_parts(data, metric, runs, add)
 
 
 @torch.inference_mode()
-def exact(
-    forward: PatchedForward,
-    metric: Metric,
-    progress: Callable[[int, int], None] | None = None,
-) -> Scores:
+def exact(data: Data, metric: Metric, progress: Callable[[int, int], None] | None = None) -> Scores:
     """loss(without this one edge) - loss(clean), for every edge. [writers, readers].
 
     A fraction of a forward pass an edge, several edges in a batch. `progress(done, all)` is called
     after each batch, in edges. FloatingPointError if the metric becomes NaN or infinite.
     """
-    graph, state = forward.graph, State(forward, metric)
+    graph, state = data.graph, States(data, metric)
     for layer in reversed(range(graph.n_layers)):
         if graph.has_mlp:
             state.enter(layer, "mlp")
@@ -116,8 +112,8 @@ def exact(
     for reader in reversed(range(len(graph.readers))):
         senders = np.arange(graph.senders[reader])
         for writers in np.split(senders, range(size, len(senders), size)):
-            trial = state.trial([Cut(reader, (w,)) for w in writers.tolist()], single=True)
-            values = np.array(list(state.values(trial)))
+            trials = state.trial([Cut(reader, (w,)) for w in writers.tolist()], single=True)
+            values = np.array(list(state.values(trials)))
             scores[writers, reader] = metric.sign * (values - state.value)
             done += len(writers)
             if progress is not None:
@@ -136,14 +132,14 @@ def random_scores(graph: Graph, seed: int) -> Scores:
 
 def _check_steps(steps: int) -> None:
     if steps < 1:
-        raise InputError(f"method.steps={steps}: integrated gradients need at least 1 step")
+        raise InputError(f"steps={steps}: integrated gradients need at least 1 step")
 
 
-def _refuse_kl(metric: Metric, method: str, instead: str) -> None:
-    if metric.name == "kl":
+def _refuse_flat(metric: Metric, method: str, instead: str) -> None:
+    if metric.flat_at_clean:
         raise InputError(
-            f"method.name={method} with method.metric=kl: the gradient of KL(clean || .) at the"
-            f" clean run is exactly zero, so every score would be 0; use {instead}"
+            f"method={method} with metric={metric.name}: its gradient at the clean run is exactly"
+            f" zero, so every score would be 0; use {instead}"
         )
 
 
@@ -180,19 +176,21 @@ def _blocks(forward: PatchedForward, points: Sequence[float]) -> Iterator[Tensor
     yield from column[:, None, None, None].split(max(1, POINT_ROWS // len(forward.prompts)))
 
 
-def _along_the_input(forward: PatchedForward, metric: Metric, points: Sequence[float]) -> Scores:
+def _along_the_input(data: Data, metric: Metric, points: Sequence[float]) -> Scores:
     """EAP with the gradient's mean over runs whose input is a' + point (a - a')."""
-    if forward.ablation == "zero":
+    if data.ablation.name == "zero":
         raise InputError(
-            "method.ablation=zero: the path along the input would start at a zero input, where the"
+            "ablation=zero: the path along the input would start at a zero input, where the"
             " norms' gradient is 1/sqrt(eps) and swamps the rest; use resample or mean, or another"
             " method (eap, eap_ig_activations, exact)"
         )
-    total = _Total(forward, metric)
-    clean, ablated = forward.clean.writers[0], forward.ablated[0]
-    for block in _blocks(forward, points):
-        total.add(_complete(forward, [ablated + block * (clean - ablated)]))
-    return total.scores(len(points))
+
+    def add(total: _Total, forward: PatchedForward) -> None:
+        clean, ablated = forward.clean.writers[0], forward.ablated[0]
+        for block in _blocks(forward, points):
+            total.add(_complete(forward, [ablated + block * (clean - ablated)]))
+
+    return _mean_of_parts(data, metric, len(points), add)
 
 
 @torch.no_grad()
@@ -204,10 +202,9 @@ def _complete(forward: PatchedForward, streams: list[Tensor]) -> list[Tensor]:
         layer, after_heads = divmod(len(streams) - 1, 2)
         x = streams[-1]
         if not after_heads:
-            shared, bias = x.flatten(0, 1)[None], model.blocks[layer].attn.b_O
-            heads, _ = head_outputs(model, layer, shared, shared, shared, forward.n_pos)
-            change = heads.sum(0).view_as(x)
-            x = x + change if bias is None else x + change + bias
+            shared = x.flatten(0, 1)[None]
+            z, _ = head_values(model, layer, shared, shared, shared, forward.n_pos)
+            x = x + model.attention_out(layer, z).view_as(x)
         elif graph.has_mlp:
             x = x + model.mlp_out(layer, streams[stream_of(graph, layer, "mlp")])
         streams.append(x)
@@ -263,7 +260,7 @@ def _pull_heads(
     bare = replace(model, blocks=tuple(replace(b, ln1=Norm("none")) for b in model.blocks))
 
     def heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return head_outputs(bare, layer, q, k, v, forward.n_pos)[0].sum(0)
+        return bare.attention_out(layer, head_values(bare, layer, q, k, v, forward.n_pos)[0])
 
     y = norm(x).flatten(0, 1)
     copies = [y.expand(n, *y.shape) for n in (graph.n_heads, *2 * [graph.n_kv_readers])]
@@ -288,17 +285,18 @@ def _through_norm(norm: Norm, x: Tensor, gradient: Tensor) -> Tensor:
 
 def _loss(forward: PatchedForward, metric: Metric, x: Tensor) -> Tensor:
     """Sum over points and prompts of the loss, from the last stream."""
-    return metric.sign * metric.of_logits(forward.model.unembed(x[..., -1, :])).sum()
+    logits = forward.model.unembed(x[..., -1, :])
+    return metric.sign * forward.bound(metric).of_logits(logits).sum()
 
 
 class _Total:
-    """(a'_u - a_u) . dm/dx_v summed over prompts and the runs added so far."""
+    """(a'_u - a_u) . dm/dx_v summed over one part's prompts and the runs added so far."""
 
     def __init__(self, forward: PatchedForward, metric: Metric) -> None:
-        if forward.clean.logits.is_inference():
-            raise ValueError("gradients need a forward pass made outside torch.inference_mode")
         self.forward, self.metric = forward, metric
-        self.delta = forward.ablated - forward.clean.writers  # corrupted minus clean
+        with torch.no_grad():  # corrupted minus clean
+            change = forward.ablated.with_(forward.clean.writers, torch.sub)
+            self.delta = change.dense()
         self.sums = np.zeros(forward.graph.legal.shape)
 
     def add(
@@ -316,6 +314,25 @@ class _Total:
             columns = slice(reader, reader + len(gradient))
             self.sums[first:last, columns] += product.T.double().cpu().numpy()
 
-    def scores(self, runs: int) -> Scores:
-        """Mean over `runs` and over prompts."""
-        return _finite(self.sums / (runs * len(self.forward.prompts)))
+    def add_component(
+        self, component: _Component, writers: range | None, blocks: Iterator[Tensor]
+    ) -> None:
+        """Add the gradients of the component's runs, between clean (1) and corrupted."""
+        forward, below = self.forward, self.forward.clean.streams
+        change = self.delta[component.writers.start : component.writers.stop].sum(0)
+        for points in blocks:
+            here = below[component.stream] + (1 - points) * change
+            kept = [x.expand_as(here) for x in below[: component.stream]]
+            self.add(_complete(forward, [*kept, here]), writers, component.stream)
+
+
+def _mean_of_parts(
+    data: Data, metric: Metric, runs: int, add: Callable[[_Total, PatchedForward], None]
+) -> Scores:
+    """Scores summed by `add` over the parts, as the mean over `runs` and over all prompts."""
+    sums = np.zeros(data.graph.legal.shape)
+    for forward in data:
+        total = _Total(forward, metric)
+        add(total, forward)
+        sums += total.sums
+    return _finite(sums / (runs * len(data)))

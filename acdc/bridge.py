@@ -293,7 +293,8 @@ def check_identities(bridge: TransformerBridge, model: Model) -> None:
     check("own forward = the bridge's logits", len(model.blocks), own.logits, logits[:, -1])
     biases = [b.attn.b_O for b in model.blocks if b.attn.b_O is not None]
     last = own.streams[stream_of(graph, graph.n_layers, "logits")]
-    check("writers sum to the last stream", graph.n_layers, own.writers.sum(0) + sum(biases), last)
+    everything = own.writers.total(range(len(graph.writers)))
+    check("writers sum to the last stream", graph.n_layers, everything + sum(biases), last)
 
 
 class _Check:

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from acdc.data import Data
 from acdc.errors import InputError
-from acdc.forward import PatchedForward
+from acdc.graph import Circuit
 from acdc.metrics import Metric, differ
 from acdc.selection import RANKINGS, Ranking, Rule, select
 
@@ -75,7 +76,7 @@ class FaithfulnessCurves:
 
 
 def faithfulness_curves(
-    forward: PatchedForward,
+    data: Data,
     metric: Metric,
     scores: NDArray[np.float64],
     rule: Rule = "top_n",
@@ -88,16 +89,21 @@ def faithfulness_curves(
     """
     if not shares or list(shares) != sorted(set(shares)) or not 0 < shares[0] <= shares[-1] <= 1:
         raise InputError(f"shares={list(shares)}: must increase within (0, 1]")
-    model = _mean(metric, forward.clean.logits)
-    empty = _mean(metric, forward.run(np.zeros_like(forward.graph.legal)))
+    graph = data.graph
+    sizes = [int(share * graph.n_edges) for share in shares]
+    chosen = [select(graph, scores, n, ranking, rule) for ranking in RANKINGS for n in sizes]
+    masks = [np.zeros_like(graph.legal), *(one.circuit.mask for one in chosen)]
+    empty, *values = data.circuits(metric, masks).mean(1).tolist()
+    model = float(data.values(metric, lambda forward: forward.clean.logits).mean())
     if not differ(model, empty):
         raise InputError(
             f"metric {metric.name} is {model} for the model and the empty circuit alike, so"
             " faithfulness is not defined; take prompts that differ, or another metric"
         )
+    measured = list(zip([one.circuit for one in chosen], values, strict=True))
     signed, absolute = (
-        _curve(forward, metric, scores, ranking, rule, shares, (model, empty))
-        for ranking in RANKINGS
+        _curve(ranking, shares, sizes, measured[i * len(shares) :], (model, empty))
+        for i, ranking in enumerate(RANKINGS)
     )
     return FaithfulnessCurves(metric.name, metric.unit, model, empty, rule, signed, absolute)
 
@@ -113,25 +119,16 @@ def _area(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
 
 
 def _curve(
-    forward: PatchedForward,
-    metric: Metric,
-    scores: NDArray[np.float64],
     ranking: Ranking,
-    rule: Rule,
     shares: Sequence[float],
+    sizes: Sequence[int],
+    measured: Sequence[tuple[Circuit, float]],
     ends: tuple[float, float],
 ) -> Curve:
     model, empty = ends
     points = []
-    for share in shares:
-        requested = int(share * forward.graph.n_edges)
-        circuit = select(forward.graph, scores, requested, ranking, rule).circuit
-        value = _mean(metric, forward.run(circuit.mask))
+    for share, requested, (circuit, value) in zip(shares, sizes, measured, strict=False):
         faithfulness = (value - empty) / (model - empty)
         points.append(Point(share, requested, circuit.n_edges, value, faithfulness))
     cpr, cmd = areas(shares, [p.faithfulness for p in points])
     return Curve(ranking, tuple(points), cpr, cmd)
-
-
-def _mean(metric: Metric, logits: Any) -> float:
-    return metric.of_logits(logits).double().mean().item()

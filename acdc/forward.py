@@ -6,16 +6,15 @@ clean prompts, and let every reader v receive
     x_v = biases + sum over kept u->v of cur(u) + sum over cut u->v of abl(u)
 
 where cur(u) is what writer u puts out in this very run (patches propagate), and abl(u) its value
-in the corrupted run (`resample`), its mean over the corrupted prompts at each position (`mean`),
-or 0 (`zero`). All edges kept is the model; none kept under `resample` is the corrupted run.
-acdc/live.py runs one circuit, acdc/incremental.py the many variants of a search.
+in the corrupted run, or whatever else acdc/ablation.py says. All edges kept is the model; none kept
+under `resample` is the corrupted run. acdc/masked.py says it for any mask and shorter, acdc/live.py
+runs one circuit, acdc/incremental.py the many variants of a search.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -25,24 +24,24 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from acdc.errors import InputError
+from acdc.ablation import RESAMPLE, Ablation
 from acdc.graph import Graph
 from acdc.live import run_live
+from acdc.metrics import Bound, Metric
 from acdc.model import Model
 from acdc.prompts import Prompts
-
-Ablation = Literal["resample", "zero", "mean"]
-ABLATIONS = ("resample", "zero", "mean")
+from acdc.writers import Writers
 
 
 @dataclass(frozen=True)
 class Trace:
     """A plain run: what every writer put out and what every reader saw."""
 
-    writers: Float[Tensor, "writer batch pos d_model"]
-    streams: Float[Tensor, "stream batch pos d_model"]  # see `stream_of`
+    writers: Writers
     logits: Float[Tensor, "batch vocab"]  # at the last position
-    patterns: tuple[Float[Tensor, "batch head pos pos"], ...]  # attention, one a layer
+    # not in a lean trace: what readers saw (see `stream_of`), and attention, one a layer
+    streams: Float[Tensor, "stream batch pos d_model"]
+    patterns: tuple[Float[Tensor, "batch head pos pos"], ...]
 
 
 def stream_of(graph: Graph, layer: int, part: str) -> int:
@@ -57,7 +56,7 @@ class Layer:
     """One layer of a plain run: the stream before, between and after, and what was added."""
 
     before: Float[Tensor, "batch pos d_model"]
-    heads: Float[Tensor, "head batch pos d_model"]  # outputs without b_O
+    z: Float[Tensor, "head batch pos d_head"]  # heads before W_O
     pattern: Float[Tensor, "batch head pos pos"]
     between: Float[Tensor, "batch pos d_model"]  # with all heads and b_O
     mlp: Float[Tensor, "batch pos d_model"] | None
@@ -68,35 +67,35 @@ def layers(model: Model, tokens: Int[Tensor, "batch pos"]) -> Iterator[Layer]:
     """Run the model layer by layer; nothing is kept of those behind."""
     x = model.embed(tokens)
     for layer, block in enumerate(model.blocks):
-        heads, pattern = head_outputs(model, layer, x[None], x[None], x[None], tokens.shape[1])
-        mid = x + heads.sum(0)
-        if block.attn.b_O is not None:
-            mid = mid + block.attn.b_O
+        z, pattern = head_values(model, layer, x[None], x[None], x[None], tokens.shape[1])
+        mid = x + model.attention_out(layer, z)
         mlp = None if block.mlp is None else model.mlp_out(layer, x if model.parallel else mid)
         after = mid if mlp is None else mid + mlp
-        yield Layer(x, heads, pattern.transpose(0, 1), mid, mlp, after)
+        yield Layer(x, z, pattern.transpose(0, 1), mid, mlp, after)
         x = after
 
 
-def trace(model: Model, tokens: Int[Tensor, "batch pos"]) -> Trace:
-    """Run the model and keep every writer's output and every reader's input."""
+def trace(model: Model, tokens: Int[Tensor, "batch pos"], lean: bool = False) -> Trace:
+    """Run the model and keep every writer's output and, unless `lean`, every reader's input."""
     x = model.embed(tokens)
-    writers, streams, patterns = [x], [], []
+    z, rest, streams, patterns = list[Tensor](), [x], list[Tensor](), list[Tensor]()
     for layer in layers(model, tokens):
-        writers += [*layer.heads, *([] if layer.mlp is None else [layer.mlp])]
-        streams += [layer.before, layer.between]
-        patterns.append(layer.pattern)
+        z.append(layer.z)
+        rest += [] if layer.mlp is None else [layer.mlp]
+        streams += [] if lean else [layer.before, layer.between]
+        patterns += [] if lean else [layer.pattern]
         x = layer.after
-    streams.append(x)
-    return Trace(
-        torch.stack(writers), torch.stack(streams), model.unembed(x[:, -1]), tuple(patterns)
+    writers = Writers(
+        model.graph(), tuple(b.attn.W_O for b in model.blocks), torch.stack(z), torch.stack(rest)
     )
+    seen = x.new_empty(0, *x.shape) if lean else torch.stack([*streams, x])
+    return Trace(writers, model.unembed(x[:, -1]), seen, tuple(patterns))
 
 
-def head_outputs(
+def head_values(
     model: Model, layer: int, x_q: Tensor, x_k: Tensor, x_v: Tensor, n: int
 ) -> tuple[Tensor, Tensor]:
-    """Outputs [head, batch, pos, d_model] and patterns from inputs [reader, batch, pos, d_model].
+    """z [head, batch, pos, d_head] and patterns from inputs [reader, batch, pos, d_model].
 
     x_k and x_v have one slot a query head, or one a key/value group; x[None] is one input for all.
     """
@@ -110,52 +109,49 @@ def head_outputs(
         share = torch.tensor([model.kv_head(h) for h in every], device=k.device)
         k, v = k.index_select(0, share), v.index_select(0, share)
     pattern = model.pattern(layer, q, k)
-    z = pattern @ v
-    out = z.flatten(1, 2) @ model.blocks[layer].attn.W_O
-    return out.unflatten(1, z.shape[1:3]), pattern
+    return pattern @ v, pattern
 
 
+@dataclass(frozen=True, eq=False)
 class PatchedForward:
-    """Clean and corrupted runs of one batch of prompts, and circuits evaluated between them."""
+    """Clean and corrupted run of a batch of prompts, and circuits evaluated between them."""
 
-    def __init__(
-        self, model: Model, graph: Graph, prompts: Prompts, ablation: Ablation = "resample"
-    ) -> None:
-        """Runs the model twice. InputError for an unknown ablation or tokens it cannot take."""
-        if ablation not in ABLATIONS:
-            raise InputError(f"method.ablation={ablation!r}: allowed are {', '.join(ABLATIONS)}")
-        prompts.check_vocabulary(model.d_vocab)
-        if prompts.clean.shape[1] > model.n_ctx:
-            raise InputError(
-                f"prompts have {prompts.clean.shape[1]} tokens; the model takes {model.n_ctx}"
-            )
-        self.model, self.graph = model, graph
-        self.ablation: Ablation = ablation
-        self.prompts = prompts.to(model.device)
-        self.n_pos = prompts.clean.shape[1]
-        self.clean = trace(model, self.prompts.clean)
-        self.corrupt = trace(model, self.prompts.corrupt)
-        self.ablated = ablated_writers(self.corrupt.writers, ablation)
+    model: Model
+    graph: Graph
+    prompts: Prompts
+    clean: Trace
+    corrupt: Trace  # lean
+    ablation: Ablation = RESAMPLE  # fitted
+    rows: range = range(0)  # the prompts' places among all of the data
+    _bound: dict[Metric, Bound] = field(default_factory=dict, repr=False)
+
+    @property
+    def n_pos(self) -> int:
+        """Tokens of a prompt."""
+        return self.prompts.clean.shape[1]
+
+    @cached_property
+    def ablated(self) -> Writers:
+        """What cut edges carry."""
+        return self.ablation.of(self.clean.writers, self.corrupt.writers, self.rows)
 
     def under(self, ablation: Ablation) -> PatchedForward:
-        """The same two runs with other values on cut edges."""
-        return self._like(ablation, self.prompts, self.clean, self.corrupt)
+        """The same two runs with other values on cut edges; see also Data.under."""
+        return replace(self, ablation=ablation)
 
     def swapped(self) -> PatchedForward:
         """The corrupted prompts' run, into which cut edges carry clean outputs (denoising)."""
         prompts = replace(self.prompts, clean=self.prompts.corrupt, corrupt=self.prompts.clean)
-        return self._like(self.ablation, prompts, self.corrupt, self.clean)
-
-    def _like(
-        self, ablation: Ablation, prompts: Prompts, clean: Trace, corrupt: Trace
-    ) -> PatchedForward:
-        other = copy(self)
-        other.__dict__.pop("cuts", None)
-        other.ablation, other.prompts, other.clean, other.corrupt = (
-            ablation, prompts, clean, corrupt,
+        return replace(
+            self, prompts=prompts, clean=self.corrupt, corrupt=self.clean, ablation=RESAMPLE,
+            _bound={},
         )  # fmt: skip
-        other.ablated = ablated_writers(corrupt.writers, ablation)
-        return other
+
+    def bound(self, metric: Metric) -> Bound:
+        """The metric of these prompts, made once."""
+        if metric not in self._bound:
+            self._bound[metric] = metric.bind(self.prompts, self.clean.logits)
+        return self._bound[metric]
 
     @cached_property
     def cuts(self) -> PairedCuts:
@@ -176,12 +172,12 @@ class PatchedForward:
 class PairedCuts:
     """Cut edges carry each prompt's own ablated value (see acdc/live.py, Cuts)."""
 
-    def __init__(self, model: Model, graph: Graph, ablated: Tensor) -> None:
+    def __init__(self, model: Model, graph: Graph, ablated: Writers) -> None:
         self.graph, self.ablated = graph, ablated
-        total, seen, sums = torch.zeros_like(ablated[0]), 0, list[Tensor]()
+        total, seen, sums = ablated.total([]), 0, list[Tensor]()
         for place in _places(graph):
             n = graph.writers_before(*place)
-            total, seen = total + ablated[seen:n].sum(0), n
+            total, seen = total + ablated.total(range(seen, n)), n
             sums.append(total)
         self.streams = torch.stack(sums) + bias_streams(model)[:, None, None]
 
@@ -213,14 +209,3 @@ def bias_streams(model: Model) -> Float[Tensor, "stream d_model"]:
             total = total + block.attn.b_O
         out.append(total)
     return torch.stack([*out, total])
-
-
-def ablated_writers(
-    corrupt: Float[Tensor, "writer batch pos d_model"], ablation: Ablation
-) -> Float[Tensor, "writer batch pos d_model"]:
-    """What a cut edge carries: corrupted outputs, their mean over the batch, or zeros."""
-    if ablation == "resample":
-        return corrupt
-    if ablation == "zero":
-        return torch.zeros_like(corrupt)
-    return corrupt.mean(dim=1, keepdim=True).expand_as(corrupt).contiguous()

@@ -11,16 +11,18 @@ first k cuts is reading row k off that batch. The slow twin, one dense run an ed
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
+from acdc.data import Data
 from acdc.forward import PatchedForward, stream_of
-from acdc.metrics import Metric
+from acdc.metrics import Bound, Metric
 from acdc.model import Model
 
 VOCAB_BLOCK = 4096  # columns of the unembedding at a time: keeps the logits of a batch in cache
@@ -66,29 +68,31 @@ class Trial:
 class Readout:
     """A metric from the input of the final norm, paying for the vocabulary only where needed."""
 
-    def __init__(self, model: Model, metric: Metric) -> None:
-        self.model, self.metric = model, metric
+    def __init__(self, model: Model, metric: Bound) -> None:
+        self.model, self.metric, self.form = model, metric, metric.readouts
         self.weights = self.offset = None
-        if metric.direction is not None:
-            self.weights = metric.direction @ model.W_U.T
+        if self.form is not None and self.form.direction is not None:
+            self.weights = self.form.direction @ model.W_U.T
             if model.b_U is not None:
-                self.offset = metric.direction @ model.b_U
+                self.offset = self.form.direction @ model.b_U
 
     def __call__(self, x: Float[Tensor, "n batch d_model"]) -> Float[Tensor, " n"]:
-        """Metric of n variants, mean over prompts, in float64."""
+        """Metric of n variants, summed over prompts, in float64."""
+        if self.form is None:
+            return self.metric.of_logits(self.model.unembed(x)).double().sum(-1)
         y = self.model.ln_final(x)
         linear = y.new_zeros(y.shape[:-1])
         if self.weights is not None:
             linear = (y * self.weights).sum(-1)
             linear = linear if self.offset is None else linear + self.offset
         total, few = linear, y[..., :0]
-        if self.metric.needs_vocabulary:
-            total, few = self._vocabulary(y)
-        return self.metric.combine(linear, total, few).double().mean(-1)
+        if self.form.needs_vocabulary:
+            total, few = self._vocabulary(y, self.form.tokens)
+        return self.form.combine(linear, total, few).double().sum(-1)
 
-    def _vocabulary(self, y: Tensor) -> tuple[Tensor, Tensor]:
+    def _vocabulary(self, y: Tensor, tokens: Tensor | None) -> tuple[Tensor, Tensor]:
         """logsumexp over the vocabulary and the named tokens' logits."""
-        model, tokens = self.model, self.metric.tokens
+        model = self.model
         maxima, sums = [], []
         for start in range(0, model.W_U.shape[1], VOCAB_BLOCK):
             part = slice(start, start + VOCAB_BLOCK)
@@ -107,23 +111,25 @@ class Readout:
 
 
 class State:
-    """Everything that the part of the graph above the current reader needs, for one circuit."""
+    """What the part of the graph above the current reader needs, for one circuit and one part."""
 
-    def __init__(self, forward: PatchedForward, metric: Metric) -> None:
+    def __init__(self, forward: PatchedForward, metric: Bound) -> None:
         self.forward, self.model, self.graph = forward, forward.model, forward.graph
-        self.metric = metric
         self.readout = Readout(self.model, metric)
         self.mask = self.graph.legal.copy()  # all edges of readers not yet visited are kept
-        self.drop = forward.clean.writers - forward.ablated  # what a cut takes away
         self.span: dict[int, int] = {}  # reader -> how many last positions of it matter
         self.x: dict[int, Tensor] = {}
         self.act: dict[int, Tensor] = {}
         self.pattern: dict[int, Tensor] = {}
         self.out: dict[int, Tensor] = {}
         self.kept: dict[int, list[int]] = {}  # live reader -> writers it still reads
-        self.live: dict[int, list[int]] = {}  # layer -> live heads (their writer indices)
+        # layer -> live heads (their writer indices)
+        self.live: dict[int, list[int]] = {layer: [] for layer in range(self.graph.n_layers)}
         self.enter(self.graph.n_layers, "logits")
-        self.value = float(self.readout(self.x[self._logits][None, :, 0])[0])
+
+    def value(self) -> float:
+        """Metric of the circuit so far, summed over the part's prompts."""
+        return float(self.readout(self.x[self._logits][None, :, 0])[0])
 
     @property
     def _logits(self) -> int:
@@ -144,7 +150,7 @@ class State:
             span = self._demand(writer)
             if span:
                 self._open(reader, span)
-                self.out[writer] = self.forward.clean.writers[writer][:, -span:]
+                self.out[writer] = self.forward.clean.writers.take([writer], span)[0]
             else:
                 self.mask[:, reader] = False
         else:
@@ -196,7 +202,7 @@ class State:
         """Upper estimate of what one variant of a trial holds in memory."""
         widths = [self.model.d_model, *(4 * act.shape[-1] for act in self.act.values())]
         rows = sum(self.span.values()) * len(self.forward.prompts)
-        return rows * max(widths) * self.drop.element_size()
+        return rows * max(widths) * self.model.W_E.element_size()
 
     # ---- trying cuts -----------------------------------------------------------------------------
 
@@ -236,14 +242,21 @@ class State:
             span = self.span[reader]
             single = [c.writers for c in trial.cuts if c.reader == reader]
             if trial.cuts[0].gate:
-                lost = torch.stack([self.drop[list(w)][:, :, -span:].sum(0) for w in single])
+                lost = torch.stack([self._drop_of(w, span) for w in single])
             else:
-                lost = self.drop[[w for (w,) in single]][:, :, -span:]
+                writers = [w for (w,) in single]
+                clean, ablated = self.forward.clean.writers, self.forward.ablated
+                lost = clean.take(writers, span) - ablated.take(writers, span)
             x = self.x[reader]
             trial.x[reader] = torch.cat([x[None], x - (lost if trial.single else lost.cumsum(0))])
             if reader in self.act:
                 new = self._project(reader, trial.x[reader][1:])
                 trial.act[reader] = torch.cat([self.act[reader][None], new])
+
+    def _drop_of(self, writers: Sequence[int], span: int) -> Tensor:
+        """What cutting some writers at once takes away."""
+        clean, ablated = self.forward.clean.writers, self.forward.ablated
+        return clean.total(writers, span) - ablated.total(writers, span)
 
     def _push_heads(self, trial: Trial, layer: int) -> None:
         """Recompute the readers that see a changed writer, then their heads."""
@@ -304,19 +317,15 @@ class State:
             total = total + trial.delta[writer][variants, :, -span:]
         return total
 
-    def values(self, trial: Trial) -> Iterator[float]:
-        """Metric of each variant in turn, computed a few at a time, so stopping early saves."""
+    def values(self, trial: Trial, variants: slice) -> list[float]:
+        """Metric of some variants, summed over the part's prompts."""
         assert trial.final is not None
-        step = max(1, READOUT_ROWS // trial.final.shape[1])
-        for start in range(0, len(trial.final), step):
-            yield from self.readout(trial.final[start : start + step]).tolist()
+        return self.readout(trial.final[variants]).tolist()
 
     # ---- accepting -------------------------------------------------------------------------------
 
-    def commit(self, trial: Trial, variant: int, value: float) -> None:
+    def commit(self, trial: Trial, variant: int) -> None:
         """Move to a variant of a trial: its cuts become part of the circuit."""
-        if trial.single:
-            raise ValueError("a trial of single cuts has no circuit so far to move to")
         for reader in trial.x:
             self.x[reader] = trial.x[reader][trial.row(reader, variant)].clone()
         for reader in trial.incoming:
@@ -331,4 +340,88 @@ class State:
         for cut in trial.cuts[: variant + 1]:
             self.mask[list(cut.writers), cut.reader] = False
             self.kept[cut.reader] = np.flatnonzero(self.mask[:, cut.reader]).tolist()
+
+    # ---- coming back -----------------------------------------------------------------------------
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What `restore` needs besides the mask: all that the clean run does not give again."""
+        clean = self.forward.clean.streams.untyped_storage().data_ptr()
+        moved = {r: x for r, x in self.x.items() if x.untyped_storage().data_ptr() != clean}
+        stores = {"x": moved, "act": self.act, "pattern": self.pattern, "out": self.out}
+        found = {f"{name}.{i}": t for name, store in stores.items() for i, t in store.items()}
+        spans = torch.tensor(list(self.span.items()))  # in the order of opening
+        return {**found, "span": spans}
+
+    def restore(self, mask: NDArray[np.bool_], tensors: Mapping[str, Tensor]) -> None:
+        """Be the state that `tensors` was taken of."""
+        for reader, span in tensors["span"].tolist():
+            self._open(reader, span)
+        self.mask = mask.copy()
+        for name, tensor in tensors.items():
+            store, _, index = name.partition(".")
+            if index:
+                getattr(self, store)[int(index)] = tensor.to(self.model.device)
+        self.kept = {r: np.flatnonzero(mask[:, r]).tolist() for r in self.span}
+        for writer in sorted(self.pattern):
+            self.live[(writer - 1) // self.graph.block_size].append(writer)
+
+
+class States:
+    """The states of all parts, moved together: a decision is made from the mean of all prompts."""
+
+    def __init__(self, data: Data, metric: Metric) -> None:
+        self.graph, self.metric, self.n = data.graph, metric, len(data)
+        self.parts = [State(f, f.bound(metric)) for f in data]
+        self.value = sum(part.value() for part in self.parts) / self.n  # of the circuit so far
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """[writers, readers]: the circuit so far; every part's is the same."""
+        return self.parts[0].mask
+
+    @property
+    def kept(self) -> dict[int, list[int]]:
+        """Live reader -> writers that it still reads."""
+        return self.parts[0].kept
+
+    def enter(self, layer: int, part: str) -> None:
+        """See State.enter."""
+        for state in self.parts:
+            state.enter(layer, part)
+
+    def bytes_per_variant(self) -> int:
+        """See State.bytes_per_variant."""
+        return sum(state.bytes_per_variant() for state in self.parts)
+
+    def trial(self, cuts: Sequence[Cut], single: bool = False) -> list[Trial]:
+        """See State.trial; one a part."""
+        return [state.trial(cuts, single) for state in self.parts]
+
+    def values(self, trials: Sequence[Trial]) -> Iterator[float]:
+        """Metric of each variant in turn, computed a few at a time, so stopping early saves."""
+        together = list(zip(self.parts, trials, strict=True))
+        step = max(1, READOUT_ROWS // self.n)
+        for start in range(0, len(trials[0].cuts), step):
+            some = slice(start, start + step)
+            for sums in zip(*(s.values(t, some) for s, t in together), strict=True):
+                yield sum(sums) / self.n
+
+    def commit(self, trials: Sequence[Trial], variant: int, value: float) -> None:
+        """See State.commit; `value` is what `values` said of the variant."""
+        if trials[0].single:
+            raise ValueError("a trial of single cuts has no circuit so far to move to")
+        for state, trial in zip(self.parts, trials, strict=True):
+            state.commit(trial, variant)
+        self.value = value
+
+    def tensors(self) -> dict[str, Tensor]:
+        """See State.tensors; named by part."""
+        parts = enumerate(self.parts)
+        return {f"{i}/{name}": t for i, s in parts for name, t in s.tensors().items()}
+
+    def restore(self, mask: NDArray[np.bool_], value: float, tensors: Mapping[str, Tensor]) -> None:
+        """See State.restore."""
+        for i, state in enumerate(self.parts):
+            own = {n.partition("/")[2]: t for n, t in tensors.items() if n.startswith(f"{i}/")}
+            state.restore(mask, own)
         self.value = value

@@ -1,21 +1,27 @@
-"""What a circuit is measured by: pure functions of next-token logits at the answer position.
-
-Every metric here is a function of three things only: one linear read-out of the logits, the
-log-sum-exp over the vocabulary, and the logits of a few named tokens. That is what lets the search
-skip the vocabulary where a metric does not need it; `Metric.of_logits` is the plain form.
+"""What a circuit is measured by: functions of next-token logits at the answer position.
 
 | name       | unit        | value                                            | searched for |
 |------------|-------------|--------------------------------------------------|--------------|
 | kl         | nats        | KL(clean model || circuit) over the vocabulary   | low          |
+| kl_reverse | nats        | KL(circuit || clean model) over the vocabulary   | low          |
+| js         | nats        | Jensen-Shannon divergence, at most ln 2          | low          |
 | logit_diff | logits      | mean logit of the answers - mean of the wrong    | high         |
 | prob_diff  | probability | sum p(answers) - sum p(wrong)                    | high         |
 | nll        | nats        | -log sum p(answers)                              | low          |
+
+A metric is any function of logits and prompts, one number a prompt; the search needs no more. Many
+are functions of three things only: one linear read-out of the logits, the log-sum-exp over the
+vocabulary, and the logits of a few named tokens. Those may say so (`Readouts`), and the search then
+pays for the vocabulary only where it must.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -24,114 +30,194 @@ from torch import Tensor
 from acdc.errors import InputError
 from acdc.prompts import Prompts
 
-METRICS = ("kl", "logit_diff", "prob_diff", "nll")
-NEEDS = {"kl": (), "logit_diff": ("answers", "wrong"), "prob_diff": ("answers", "wrong")}
-NEEDS["nll"] = ("answers",)
+Need = Literal["answers", "wrong"]
+
+
+@dataclass(frozen=True)
+class Readouts:
+    """value = combine(linear read-out, logsumexp, logits of `tokens`), each per prompt."""
+
+    direction: Float[Tensor, "batch vocab"] | None  # the linear read-out of the logits
+    needs_vocabulary: bool  # whether logsumexp and `tokens` are read at all
+    tokens: Int[Tensor, "batch few"] | None
+    combine: Callable[[Tensor, Tensor, Tensor], Tensor]
+
+    def of_logits(self, logits: Float[Tensor, "*n batch vocab"]) -> Float[Tensor, "*n batch"]:
+        """The plain form."""
+        zero = logits.new_zeros(logits.shape[:-1])
+        linear = zero if self.direction is None else (logits * self.direction).sum(-1)
+        total = logits.logsumexp(-1) if self.needs_vocabulary else zero
+        few = logits[..., :0]
+        if self.tokens is not None:
+            few = logits.gather(-1, self.tokens.expand(*logits.shape[:-1], -1))
+        return self.combine(linear, total, few)
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric bound to a batch of prompts.
+    """A measure, not yet bound to prompts.
 
-    value = combine(linear read-out, logsumexp, logits of `tokens`), each per prompt.
+    Give `value`, or `readouts` instead where the metric has that form.
     """
 
     name: str
     unit: str
     lower_is_better: bool
-    direction: Float[Tensor, "batch vocab"] | None  # the linear read-out of the logits
-    needs_vocabulary: bool  # whether logsumexp and `tokens` are read at all
-    tokens: Int[Tensor, "batch few"] | None
-    combine: Callable[[Tensor, Tensor, Tensor], Tensor]
+    # (logits [*n, batch, vocab], prompts, clean model's logits [batch, vocab]) -> [*n, batch]
+    value: Callable[[Tensor, Prompts, Tensor], Tensor] | None = None
+    readouts: Callable[[Prompts, Tensor], Readouts] | None = None
+    needs: tuple[Need, ...] = ()  # what every prompt must name
+    flat_at_clean: bool = False  # zero, with zero gradient, at the clean run: no use to EAP
+
+    def __post_init__(self) -> None:
+        if (self.value is None) == (self.readouts is None):
+            raise InputError(f"metric {self.name!r}: give exactly one of value and readouts")
 
     @property
     def sign(self) -> int:
         """+1 if lower is better, else -1: `sign * value` is what a search minimises."""
         return 1 if self.lower_is_better else -1
 
+    def check(self, prompts: Prompts) -> None:
+        """Raise InputError unless the prompts name the answers that it needs."""
+        have = {"answers": prompts.has_answers, "wrong": prompts.has_wrong}
+        for need in self.needs:
+            if not have[need]:
+                raise InputError(
+                    f"metric={self.name} needs `{need}` on every prompt, which this task does not"
+                    " give; metric=kl needs none"
+                )
+
+    def bind(self, prompts: Prompts, clean_logits: Float[Tensor, "batch vocab"]) -> Bound:
+        """The metric of these prompts; `clean_logits` are the model's. InputError as `check`."""
+        self.check(prompts)
+        return Bound(self, prompts, clean_logits)
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """A metric of one batch of prompts."""
+
+    metric: Metric
+    prompts: Prompts
+    clean_logits: Float[Tensor, "batch vocab"]
+
+    @cached_property
+    def readouts(self) -> Readouts | None:
+        """The fast form, if there is one."""
+        make = self.metric.readouts
+        with torch.inference_mode(False), torch.no_grad():  # gradients may have to pass them later
+            return None if make is None else make(self.prompts, self.clean_logits)
+
+    @property
+    def sign(self) -> int:
+        """As Metric.sign."""
+        return self.metric.sign
+
     def of_logits(self, logits: Float[Tensor, "*n batch vocab"]) -> Float[Tensor, "*n batch"]:
-        """Value per prompt, in `unit`."""
-        zero = logits.new_zeros(logits.shape[:-1])
-        linear = zero if self.direction is None else (logits * self.direction).sum(-1)
-        total = logits.logsumexp(-1) if self.needs_vocabulary else zero
-        return self.combine(linear, total, self.pick(logits))
-
-    def pick(self, logits: Float[Tensor, "*n batch vocab"]) -> Float[Tensor, "*n batch few"]:
-        """Logits of the named tokens."""
-        if self.tokens is None:
-            return logits[..., :0]
-        return logits.gather(-1, self.tokens.expand(*logits.shape[:-1], -1))
-
-
-def make_metric(name: str, prompts: Prompts, clean_logits: Float[Tensor, "batch vocab"]) -> Metric:
-    """Bind a metric to prompts; `clean_logits` are the full model's at the answer position.
-
-    InputError if the name is unknown or the prompts lack the answers that the metric needs.
-    """
-    check_metric(name, prompts)
-    if name == "kl":
-        return _kl(clean_logits)
-    if name == "logit_diff":
-        return _logit_diff(prompts, clean_logits)
-    return _token_metric(name, prompts, clean_logits)
-
-
-def check_metric(name: str, prompts: Prompts) -> None:
-    """Raise InputError unless the metric exists and the prompts name the answers it needs."""
-    if name not in METRICS:
-        raise InputError(f"method.metric={name!r}: allowed are {', '.join(METRICS)}")
-    have = {"answers": prompts.has_answers, "wrong": prompts.has_wrong}
-    for need in NEEDS[name]:
-        if not have[need]:
+        """Value per prompt, in the metric's unit."""
+        if self.readouts is not None:
+            return self.readouts.of_logits(logits)
+        assert self.metric.value is not None  # a metric has one of the two
+        values = self.metric.value(logits, self.prompts, self.clean_logits)
+        if values.shape != logits.shape[:-1]:
             raise InputError(
-                f"method.metric={name} needs `{need}` on every prompt, which this task does not"
-                " give; method.metric=kl needs none"
+                f"metric={self.metric.name}: its value has shape {tuple(values.shape)} for logits"
+                f" {tuple(logits.shape)}; wanted is one number a prompt,"
+                f" {tuple(logits.shape[:-1])}"
             )
+        return values
 
 
-def _kl(clean_logits: Tensor) -> Metric:
+def find_metric(name: str) -> Metric:
+    """A metric of the table above; InputError for any other name."""
+    if name not in METRICS:
+        raise InputError(f"metric={name!r}: allowed are {', '.join(METRICS)}")
+    return METRICS[name]
+
+
+# ---- divergences from the clean model ------------------------------------------------------------
+
+
+def _kl(prompts: Prompts, clean_logits: Tensor) -> Readouts:
     log_p = clean_logits.log_softmax(-1)
     p = log_p.exp()
     negative_entropy = (p * log_p).sum(-1)
-
-    def combine(linear: Tensor, total: Tensor, few: Tensor) -> Tensor:
-        return negative_entropy - linear + total
-
-    return Metric("kl", "nats", True, p, True, None, combine)
+    return Readouts(p, True, None, lambda linear, total, few: negative_entropy - linear + total)
 
 
-def _logit_diff(prompts: Prompts, logits: Tensor) -> Metric:
+def _kl_reverse(logits: Tensor, prompts: Prompts, clean_logits: Tensor) -> Tensor:
+    return _divergence(logits.log_softmax(-1), clean_logits.log_softmax(-1))
+
+
+def _js(logits: Tensor, prompts: Prompts, clean_logits: Tensor) -> Tensor:
+    log_p, log_q = clean_logits.log_softmax(-1).expand_as(logits), logits.log_softmax(-1)
+    log_mean = torch.logaddexp(log_p, log_q) - math.log(2)
+    return (_divergence(log_p, log_mean) + _divergence(log_q, log_mean)) / 2
+
+
+def _divergence(log_a: Tensor, log_b: Tensor) -> Tensor:
+    """KL(a || b) over the last axis, nats."""
+    return (log_a.exp() * (log_a - log_b)).sum(-1)
+
+
+# ---- named tokens --------------------------------------------------------------------------------
+
+
+def _logit_diff(prompts: Prompts, logits: Tensor) -> Readouts:
     direction = torch.zeros_like(logits)
     for row, (right, wrong) in enumerate(zip(prompts.answers, prompts.wrong, strict=True)):
         for token in right:
             direction[row, token] += 1 / len(right)
         for token in wrong:
             direction[row, token] -= 1 / len(wrong)
-    return Metric("logit_diff", "logits", False, direction, False, None, lambda lin, tot, few: lin)
+    return Readouts(direction, False, None, lambda linear, total, few: linear)
 
 
-def _token_metric(name: str, prompts: Prompts, logits: Tensor) -> Metric:
-    """prob_diff and nll: both need the probabilities of the named tokens."""
-    signed = [
-        [(t, 1.0) for t in right] + [(t, -1.0) for t in wrong if name == "prob_diff"]
-        for right, wrong in zip(prompts.answers, prompts.wrong, strict=True)
-    ]
-    width = max(len(row) for row in signed)
-    tokens = torch.zeros(len(signed), width, dtype=torch.long, device=logits.device)
-    signs = torch.zeros(len(signed), width, dtype=logits.dtype, device=logits.device)
-    for row, pairs in enumerate(signed):
-        for col, (token, sign) in enumerate(pairs):
-            tokens[row, col], signs[row, col] = token, sign
-    if name == "prob_diff":
-        return Metric(
-            name, "probability", False, None, True, tokens,
-            lambda lin, total, few: ((few - total[..., None]).exp() * signs).sum(-1),
-        )  # fmt: skip
-    absent = signs.log()  # 0 for an answer, -inf for padding
-    return Metric(
-        name, "nats", True, None, True, tokens,
-        lambda lin, total, few: total - (few + absent).logsumexp(-1),
+def _prob_diff(prompts: Prompts, logits: Tensor) -> Readouts:
+    tokens, signs = _signed(prompts.answers, prompts.wrong, logits)
+    return Readouts(
+        None, True, tokens,
+        lambda linear, total, few: ((few - total[..., None]).exp() * signs).sum(-1),
     )  # fmt: skip
+
+
+def _nll(prompts: Prompts, logits: Tensor) -> Readouts:
+    tokens, signs = _signed(prompts.answers, [()] * len(prompts), logits)
+    absent = signs.log()  # 0 for an answer, -inf for padding
+    return Readouts(
+        None, True, tokens, lambda linear, total, few: total - (few + absent).logsumexp(-1)
+    )
+
+
+def _signed(
+    right: Sequence[Sequence[int]], wrong: Sequence[Sequence[int]], logits: Tensor
+) -> tuple[Int[Tensor, "batch few"], Float[Tensor, "batch few"]]:
+    """Right and wrong tokens side by side and their signs; padding has sign 0."""
+    rows = [[*r, *w] for r, w in zip(right, wrong, strict=True)]
+    tokens = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long, device=logits.device)
+    signs = torch.zeros(tokens.shape, dtype=logits.dtype, device=logits.device)
+    for row, (named, own) in enumerate(zip(rows, right, strict=True)):
+        tokens[row, : len(named)] = torch.tensor(named, device=logits.device)
+        signs[row, : len(named)] = -1.0
+        signs[row, : len(own)] = 1.0
+    return tokens, signs
+
+
+METRICS = {
+    m.name: m
+    for m in (
+        Metric("kl", "nats", True, readouts=_kl, flat_at_clean=True),
+        Metric("kl_reverse", "nats", True, _kl_reverse, flat_at_clean=True),
+        Metric("js", "nats", True, _js, flat_at_clean=True),
+        Metric("logit_diff", "logits", False, readouts=_logit_diff, needs=("answers", "wrong")),
+        Metric("prob_diff", "probability", False, readouts=_prob_diff, needs=("answers", "wrong")),
+        Metric("nll", "nats", True, readouts=_nll, needs=("answers",)),
+    )
+}
+
+
+# ---- scores of a task ----------------------------------------------------------------------------
 
 
 def differ(a: float, b: float) -> bool:
@@ -139,21 +225,23 @@ def differ(a: float, b: float) -> bool:
     return abs(a - b) > 1e-6 * max(1.0, abs(a), abs(b))
 
 
-def accuracy(prompts: Prompts, logits: Float[Tensor, "batch vocab"]) -> float | None:
-    """Share of prompts whose best answer beats every wrong token (or, if none is named, all)."""
-    if not prompts.has_answers:
-        return None
-    hits = 0
+def correct(prompts: Prompts, logits: Float[Tensor, "batch vocab"]) -> list[bool]:
+    """Of each prompt, whether its best answer beats every rival; a tie does not.
+
+    Rivals are the wrong tokens, or all other tokens where none is named.
+    """
+    hits = []
     for row, right, wrong in zip(logits, prompts.answers, prompts.wrong, strict=True):
-        best = row[list(right)].max()
-        rivals = row[list(wrong)] if wrong else row
-        hits += bool(best > rivals.max()) if wrong else bool(best >= rivals.max())
-    return hits / len(prompts)
+        rivals = row[list(wrong)] if wrong else row.index_fill(0, _ids(right, row), float("-inf"))
+        hits.append(bool(row[list(right)].max() > rivals.max()))
+    return hits
 
 
-def top1(prompts: Prompts, logits: Float[Tensor, "batch vocab"]) -> float | None:
-    """Share of prompts whose most likely next token is an answer."""
-    if not prompts.has_answers:
-        return None
+def _ids(tokens: Sequence[int], like: Tensor) -> Tensor:
+    return torch.tensor(tokens, dtype=torch.long, device=like.device)
+
+
+def top1(prompts: Prompts, logits: Float[Tensor, "batch vocab"]) -> list[bool]:
+    """Of each prompt, whether the most likely next token is an answer."""
     best = logits.argmax(-1).tolist()
-    return sum(b in right for b, right in zip(best, prompts.answers, strict=True)) / len(prompts)
+    return [b in right for b, right in zip(best, prompts.answers, strict=True)]

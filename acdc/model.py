@@ -220,6 +220,14 @@ class Model:
             scores = scores.masked_fill(later.triu(n_pos - n_query + 1), float("-inf"))
         return scores.softmax(-1)
 
+    def attention_out(
+        self, layer: int, z: Float[Tensor, "head *n d_head"]
+    ) -> Float[Tensor, "*n d_model"]:
+        """What all heads of a layer and their bias add to the stream; z is before W_O."""
+        attn = self.blocks[layer].attn
+        out = z.movedim(0, -2).flatten(-2) @ attn.W_O.flatten(0, 1)
+        return out if attn.b_O is None else out + attn.b_O
+
     def mlp_out(self, layer: int, x: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_model"]:
         """Output of the writer m{layer} for its reader's input (before the norm)."""
         block = self.blocks[layer]

@@ -13,18 +13,19 @@ leave edges out of them; without one this is the exact search. Knows no tasks, f
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
-from typing import Literal
+from itertools import accumulate, groupby
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from acdc.forward import PatchedForward
+from acdc.data import Data
 from acdc.graph import Graph
-from acdc.incremental import Cut, State
+from acdc.incremental import Cut, States
 from acdc.metrics import Metric
 
 ReaderOrder = Literal["layer", "head"]
@@ -145,9 +146,8 @@ def sender_order(graph: Graph, order: Order) -> list[int]:
     return [*senders, 0]
 
 
-@torch.inference_mode()
 def acdc(
-    forward: PatchedForward,
+    data: Data,
     metric: Metric,
     threshold: float,
     order: Order | None = None,
@@ -161,17 +161,7 @@ def acdc(
     A `guide` does change the result; what its shortlist skips is cut when its reader is reached.
     FloatingPointError if the metric becomes NaN or infinite.
     """
-    graph = forward.graph
-    guide = guide or Guide()
-    search = _Search(State(forward, metric), threshold, order or Order(), chunk, guide)
-    where = (graph.n_layers, "logits")  # the state starts there
-    visits = itinerary(graph, search.order, guide.shortlist is not None)
-    for (stage, kind), group in groupby(visits, lambda v: (_stage(graph, v.reader), v.kind)):
-        batch = list(group)
-        if stage != where:
-            search.state.enter(*stage)
-            where = stage
-        yield from {"skip": search.skip, "gate": search.gates, "edges": search.edges}[kind](batch)
+    return Search(data, metric, threshold, order, chunk, guide).steps()
 
 
 def _stage(graph: Graph, reader: int) -> tuple[int, str]:
@@ -179,31 +169,101 @@ def _stage(graph: Graph, reader: int) -> tuple[int, str]:
     return info.layer, info.part if info.part in ("mlp", "logits") else "attn"
 
 
-class _Search:
-    """Counters and the chunked trial loop."""
+@dataclass(frozen=True)
+class Checkpoint:
+    """A search between two groups of visits; one that is restored ends bit for bit the same."""
 
+    about: Mapping[str, Any]  # JSON: counters, values, masks as indices of cut edges
+    tensors: Mapping[str, Tensor]  # the parts' states, as far as they have moved
+
+
+class Search:
+    """The greedy search: counters, and the loop of batched trials. See `acdc`."""
+
+    @torch.inference_mode()
     def __init__(
-        self, state: State, threshold: float, order: Order, chunk: int | None, guide: Guide
+        self,
+        data: Data,
+        metric: Metric,
+        threshold: float,
+        order: Order | None = None,
+        chunk: int | None = None,
+        guide: Guide | None = None,
+        batch_bytes: int = BATCH_BYTES,
     ) -> None:
-        self.state, self.threshold, self.order, self.chunk = state, threshold, order, chunk
-        self.guide = guide
-        self.senders = sender_order(state.graph, order)
-        self.mask = state.graph.legal.copy()  # as of the last step; the state may be ahead of it
-        self.metric, self.sign = state.value, state.metric.sign
+        self.state = States(data, metric)
+        self.threshold, self.chunk, self.batch_bytes = threshold, chunk, batch_bytes
+        self.order, self.guide = order or Order(), guide or Guide()
+        graph = self.graph = data.graph
+        self.senders = sender_order(graph, self.order)
+        visits = itinerary(graph, self.order, self.guide.shortlist is not None)
+        groups = groupby(visits, lambda v: (_stage(graph, v.reader), v.kind))
+        self.groups = [list(group) for _, group in groups]
+        self.ends = list(accumulate(map(len, self.groups)))  # visits done after each group
+        self.mask = graph.legal.copy()  # as of the last step; the state may be ahead of it
+        self.metric, self.sign = self.state.value, metric.sign
         self.guess = 16  # how many tests in a row are expected to pass
-        self.n_tests = self.n_tried = self.n_passes = self.n_kept = self.n_settled = 0
+        self.n_visits = self.n_tests = self.n_tried = self.n_passes = 0
+        self.n_kept = self.n_settled = 0
+
+    @torch.inference_mode()
+    def steps(self) -> Iterator[Step]:
+        """From where the search is to its end."""
+        where = (self.graph.n_layers, "logits")  # the state starts there
+        for end, group in zip(self.ends, self.groups, strict=True):
+            stage = _stage(self.graph, group[0].reader)
+            if end > self.n_visits:
+                if stage != where:
+                    self.state.enter(*stage)
+                visit = {"skip": self.skip, "gate": self.gates, "edges": self.edges}
+                yield from visit[group[0].kind](group)
+            where = stage
+
+    # ---- coming back -----------------------------------------------------------------------------
+
+    COUNTERS = (
+        "metric", "guess", "n_visits", "n_tests", "n_tried", "n_passes", "n_kept", "n_settled",
+    )  # fmt: skip
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether the last step ended a group of visits, so that a checkpoint can be taken."""
+        return self.n_visits in self.ends
+
+    def checkpoint(self) -> Checkpoint:
+        """Where the search is; ValueError within a group, where the state is ahead of the steps."""
+        if not self.at_rest:
+            raise ValueError("a checkpoint is taken between groups of visits")
+        cut = [np.flatnonzero(self.graph.legal & ~m).tolist() for m in (self.mask, self.state.mask)]
+        about = {name: getattr(self, name) for name in self.COUNTERS}
+        about |= {"value": self.state.value, "cut": cut[0], "cut_ahead": cut[1]}
+        return Checkpoint(about, self.state.tensors())
+
+    @torch.inference_mode()
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go to where an equal search was when the checkpoint was taken."""
+        about = checkpoint.about
+        for name in self.COUNTERS:
+            setattr(self, name, about[name])
+        masks = [self.graph.legal.copy() for _ in range(2)]
+        for mask, name in zip(masks, ("cut", "cut_ahead"), strict=True):
+            mask.flat[about[name]] = False
+        self.mask = masks[0]
+        self.state.restore(masks[1], about["value"], checkpoint.tensors)
+
+    # ---- visits ----------------------------------------------------------------------------------
 
     def skip(self, visits: list[Visit]) -> Iterator[Step]:
         """Cut what is off the shortlist, without a decision, and measure the damage."""
         assert self.guide.shortlist is not None  # else there are no such visits
         state, shortlist, cuts = self.state, self.guide.shortlist, dict[int, Cut]()
-        for reader in (v.reader for v in visits if v.reader in state.span):
+        for reader in (v.reader for v in visits if v.reader in state.kept):
             off = tuple(w for w in state.kept[reader] if not shortlist[w, reader])
             if off:
                 cuts[reader] = Cut(reader, off, gate=True)
         damages = self._force(list(cuts.values()))
         for visit in visits:
-            if visit.reader not in state.span:
+            if visit.reader not in state.kept:
                 yield self._step(visit, (), "disconnected", 0)
             elif visit.reader not in cuts:
                 yield self._step(visit, (), "skipped", 0)
@@ -216,13 +276,13 @@ class _Search:
     def gates(self, visits: list[Visit]) -> Iterator[Step]:
         """Try to cut all edges into each reader at once."""
         state = self.state
-        alive = [v.reader for v in visits if v.reader in state.span and state.kept[v.reader]]
+        alive = [v.reader for v in visits if state.kept.get(v.reader)]
         results = self._run([Cut(r, tuple(state.kept[r]), gate=True) for r in alive])
         for visit in visits:
             if visit.reader in alive:
                 yield self._step(visit, (next(results),), "tested", 0)
             else:
-                dead = visit.reader not in state.span
+                dead = visit.reader not in state.kept
                 yield self._step(visit, (), "disconnected" if dead else "skipped", 0)
 
     def edges(self, visits: list[Visit]) -> Iterator[Step]:
@@ -231,7 +291,7 @@ class _Search:
         cuts = {
             v.reader: [Cut(v.reader, (w,)) for w in self._senders(v.reader)]
             for v in visits
-            if v.reader in state.span
+            if v.reader in state.kept
         }
         results = self._run([cut for own in cuts.values() for cut in own])
         for visit in visits:
@@ -271,6 +331,7 @@ class _Search:
     def _step(
         self, visit: Visit, tests: tuple[Decision, ...], reason: Reason, settled: int
     ) -> Step:
+        self.n_visits += 1
         for test in tests:
             if not test.kept:
                 self.mask[slice(None) if test.writer is None else test.writer, test.reader] = False
@@ -302,7 +363,7 @@ class _Search:
     def _size(self) -> int:
         if self.chunk is not None:
             return self.chunk
-        return max(1, min(self.guess, BATCH_BYTES // self.state.bytes_per_variant()))
+        return max(1, min(self.guess, self.batch_bytes // self.state.bytes_per_variant()))
 
     def _try(self, batch: Sequence[Cut]) -> list[Decision]:
         """Tests up to the first kept edge; what passed before it is committed."""

@@ -7,7 +7,11 @@ from typing import Any
 import torch
 import transformers as hf
 
+from acdc.ablation import ABLATIONS, Ablation
 from acdc.bridge import LoadedModel, from_bridge, from_module
+from acdc.data import Data
+from acdc.forward import PatchedForward
+from acdc.graph import Graph
 from acdc.model import Model
 from acdc.prompts import Prompts
 
@@ -64,6 +68,18 @@ def randomise(module: torch.nn.Module) -> None:
             noise = torch.randn(p.shape, generator=generator)
             is_norm = p.ndim == 1 and name.endswith("weight")
             p.copy_(1 + 0.2 * noise if is_norm else 0.3 * noise)
+
+
+class Broken(Ablation):
+    """Cut edges carry no number."""
+
+    def of(self, clean, corrupt, rows):
+        return clean.map(lambda x: x * float("nan"))
+
+
+def run(model: Model, graph: Graph, some: Prompts, ablation: str = "resample") -> PatchedForward:
+    """Both runs of some prompts, all in one part."""
+    return Data(model, graph, some, ABLATIONS[ablation], len(some))[0]
 
 
 BUILDERS = {

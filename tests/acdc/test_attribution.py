@@ -6,11 +6,11 @@ import families
 import numpy as np
 import pytest
 import torch
-from dense import dense_run
 from test_parity import parity_model, parity_prompts
 from twin import Twin
 
 from acdc import attribution
+from acdc.ablation import ABLATIONS
 from acdc.attribution import (
     clean_corrupted,
     eap,
@@ -19,10 +19,11 @@ from acdc.attribution import (
     exact,
     random_scores,
 )
+from acdc.data import Data
 from acdc.errors import InputError
-from acdc.forward import ABLATIONS, PatchedForward
-from acdc.incremental import Cut, State
-from acdc.metrics import make_metric
+from acdc.incremental import Cut, States
+from acdc.masked import masked_values
+from acdc.metrics import METRICS
 from acdc.prompts import Prompts
 
 CASES = [
@@ -46,19 +47,17 @@ view = cache(families.view)
 
 def setup(family, kv="per_query_head", ablation="resample", metric="logit_diff", dtype=None, n=2):
     model, prompts = view(family, dtype or torch.float64), families.prompts(n, length=4)
-    forward = PatchedForward(model, model.graph(kv), prompts, ablation)
-    return forward, make_metric(metric, forward.prompts, forward.clean.logits)
+    return Data(model, model.graph(kv), prompts, ABLATIONS[ablation]), METRICS[metric]
 
 
-def loss(forward, metric, mask):
-    return metric.sign * metric.of_logits(dense_run(forward, mask)).mean()
+def loss(data, metric, mask):
+    return metric.sign * torch.cat(list(masked_values(data, metric, mask))).mean()
 
 
 @pytest.fixture(scope="module")
 def parity():
     model = parity_model()
-    forward = PatchedForward(model, model.graph(), parity_prompts())
-    return forward, make_metric("logit_diff", forward.prompts, forward.clean.logits)
+    return Data(model, model.graph(), parity_prompts()), METRICS["logit_diff"]
 
 
 FIGURES = {  # edge: one figure a method, in the order of METHODS
@@ -85,13 +84,13 @@ def test_published_figures(parity, column):
 
 @pytest.mark.parametrize("family, kv", CASES, ids=["-".join(c) for c in CASES])
 def test_eap_is_the_finite_difference_of_the_mask(family, kv):
-    forward, metric = setup(family, kv)
-    full, scores, step = forward.graph.legal.astype(float), eap(forward, metric), 1e-4
-    for w, r in np.argwhere(forward.graph.legal).tolist():
+    data, metric = setup(family, kv)
+    full, scores, step = data.graph.legal.astype(float), eap(data, metric), 1e-4
+    for w, r in np.argwhere(data.graph.legal).tolist():
         less, more = full.copy(), full.copy()
         less[w, r], more[w, r] = 1 - step, 1 + step
-        slope = (loss(forward, metric, less) - loss(forward, metric, more)).item() / (2 * step)
-        assert scores[w, r] == pytest.approx(slope, abs=1e-6), forward.graph.edge_name(w, r)
+        slope = (loss(data, metric, less) - loss(data, metric, more)).item() / (2 * step)
+        assert scores[w, r] == pytest.approx(slope, abs=1e-6), data.graph.edge_name(w, r)
     assert np.abs(scores).max() > 0.1
 
 
@@ -99,11 +98,11 @@ def test_eap_is_the_finite_difference_of_the_mask(family, kv):
 @pytest.mark.parametrize("ablation", ABLATIONS)
 def test_eap_is_the_gradient_of_the_mask(family, kv, ablation):
     for name in ("logit_diff", "prob_diff", "nll"):
-        forward, metric = setup(family, kv, ablation, name)
-        mask = torch.tensor(forward.graph.legal, dtype=torch.float64, requires_grad=True)
-        loss(forward, metric, mask).backward()
-        wanted = -mask.grad.numpy() * forward.graph.legal
-        np.testing.assert_allclose(eap(forward, metric), wanted, rtol=0, atol=1e-12)
+        data, metric = setup(family, kv, ablation, name)
+        mask = torch.tensor(data.graph.legal, dtype=torch.float64, requires_grad=True)
+        loss(data, metric, mask).backward()
+        wanted = -mask.grad.numpy() * data.graph.legal
+        np.testing.assert_allclose(eap(data, metric), wanted, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("family, kv", CASES, ids=["-".join(c) for c in CASES])
@@ -111,11 +110,12 @@ def test_eap_is_the_gradient_of_the_mask(family, kv, ablation):
 def test_integrated_gradients_are_complete(family, kv, ablation, monkeypatch):
     """The edges out of one component add up to what cutting all of them at once does."""
     monkeypatch.setattr(attribution, "POINT_ROWS", 1000)
-    forward, metric = setup(family, kv, ablation)
-    graph, clean = forward.graph, metric.sign * metric.of_logits(forward.clean.logits).mean()
+    data, metric = setup(family, kv, ablation)
+    graph = data.graph
+    clean = metric.sign * data.values(metric, lambda f: f.clean.logits).mean()
 
     def limit(method):  # the rules at an end are off by order 1 / steps: extrapolate
-        return 2 * method(forward, metric, 200) - method(forward, metric, 100)
+        return 2 * method(data, metric, 200) - method(data, metric, 100)
 
     own = limit(partial(eap_ig_activations, runs_of="own_writer"))
     inputs = own if ablation == "zero" else limit(eap_ig)
@@ -124,7 +124,7 @@ def test_integrated_gradients_are_complete(family, kv, ablation, monkeypatch):
             continue  # steepest where the norms' input vanishes: converges slowly
         mask = graph.legal.copy()
         mask[writers] = False
-        change = (loss(forward, metric, mask) - clean).item()
+        change = (loss(data, metric, mask) - clean).item()
         assert abs(change) > 0.01
         assert own[writers].sum() == pytest.approx(change, rel=0.01, abs=0.005)
         if writers == [0]:
@@ -133,11 +133,11 @@ def test_integrated_gradients_are_complete(family, kv, ablation, monkeypatch):
 
 def test_one_step_is_one_end_of_the_path():
     """EAP-IG of one step has the corrupted gradient, clean-corrupted the mean of both ends'."""
-    forward, metric = setup("llama")
-    ends = eap(forward, metric) + eap_ig(forward, metric, 1)
-    np.testing.assert_allclose(clean_corrupted(forward, metric), ends / 2, rtol=0, atol=1e-12)
-    at_clean = eap_ig_activations(forward, metric, 1, "own_writer")
-    np.testing.assert_allclose(at_clean, eap(forward, metric), rtol=0, atol=1e-12)
+    data, metric = setup("llama")
+    ends = eap(data, metric) + eap_ig(data, metric, 1)
+    np.testing.assert_allclose(clean_corrupted(data, metric), ends / 2, rtol=0, atol=1e-12)
+    at_clean = eap_ig_activations(data, metric, 1, "own_writer")
+    np.testing.assert_allclose(at_clean, eap(data, metric), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("family, kv", CASES, ids=["-".join(c) for c in CASES])
@@ -145,20 +145,20 @@ def test_one_step_is_one_end_of_the_path():
     "ablation, name", [("resample", "kl"), ("zero", "logit_diff"), ("mean", "nll")]
 )
 def test_exact_is_the_twins_loop(family, kv, ablation, name):
-    forward, metric = setup(family, kv, ablation, name)
-    twin = Twin(forward.model, forward.graph, forward.prompts, ablation, name)
-    found, full = exact(forward, metric), forward.graph.legal
-    before, share = twin.value(full), ABLATIONS.index(ablation)
+    data, metric = setup(family, kv, ablation, name)
+    twin = Twin(data.model, data.graph, data.prompts, ablation, name)
+    found, full = exact(data, metric), data.graph.legal
+    before, share = twin.value(full), list(ABLATIONS).index(ablation)
     for w, r in np.argwhere(full).tolist()[share::3]:  # every edge in one of the ablations
         mask = full.copy()
         mask[w, r] = False
         effect = metric.sign * (twin.value(mask) - before)
-        assert found[w, r] == pytest.approx(effect, abs=1e-9), forward.graph.edge_name(w, r)
+        assert found[w, r] == pytest.approx(effect, abs=1e-9), data.graph.edge_name(w, r)
 
 
 def test_a_single_trial_cuts_alone_whatever_else_is_in_the_batch():
-    forward, metric = setup("llama", "per_group", metric="kl")
-    graph, state = forward.graph, State(forward, metric)
+    data, metric = setup("llama", "per_group", metric="kl")
+    graph, state = data.graph, States(data, metric)
     for layer, part in ((1, "mlp"), (1, "attn")):
         state.enter(layer, part)
     names = ["m0->a1.kv0<v>", "input->a1.h3<q>", "a0.h1->a1.kv0<v>", "m0->a1.kv0<k>"]
@@ -166,7 +166,7 @@ def test_a_single_trial_cuts_alone_whatever_else_is_in_the_batch():
     trial = state.trial(cuts, single=True)
     for name, value in zip(names, state.values(trial), strict=True):
         assert value == pytest.approx(
-            loss(forward, metric, graph.legal & ~graph.mask([name])).item(), abs=1e-12
+            loss(data, metric, graph.legal & ~graph.mask([name])).item(), abs=1e-12
         )
     with pytest.raises(ValueError, match="single"):
         state.commit(trial, 0, 0.0)
@@ -190,44 +190,41 @@ def test_a_group_scores_the_sum_of_its_heads(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_scores_do_not_depend_on_batches_of_prompts_or_points(method, monkeypatch):
-    forward, metric = setup("pythia", n=3)
-    whole, p = METHODS[method](forward, metric), forward.prompts
+    data, metric = setup("pythia", n=3)
+    whole, p = METHODS[method](data, metric), data.prompts
     parts = []
     for i in range(3):
         one = Prompts(p.clean[[i]], p.corrupt[[i]], p.answers[i : i + 1], p.wrong[i : i + 1], 3)
-        own = PatchedForward(forward.model, forward.graph, one)
-        bound = make_metric("logit_diff", own.prompts, own.clean.logits)
-        parts.append(METHODS[method](own, bound))
+        parts.append(METHODS[method](Data(data.model, data.graph, one), metric))
     np.testing.assert_allclose(np.mean(parts, axis=0), whole, rtol=0, atol=1e-12)
     monkeypatch.setattr(attribution, "POINT_ROWS", 1)
     monkeypatch.setattr(attribution, "BATCH_BYTES", 1)
-    np.testing.assert_allclose(METHODS[method](forward, metric), whole, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(METHODS[method](data, metric), whole, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_float32_twice_is_bit_identical(method):
-    forward, metric = setup("llama", dtype=torch.float32)
-    first, second = METHODS[method](forward, metric), METHODS[method](forward, metric)
+    data, metric = setup("llama", dtype=torch.float32)
+    first, second = METHODS[method](data, metric), METHODS[method](data, metric)
     assert (first == second).all() and first.any()
 
 
 def test_the_sign_is_that_of_a_loss():
     """Cutting what scores best lowers the logit difference, which should be high."""
-    forward, metric = setup("gpt2")
-    graph = forward.graph
-    best = np.unravel_index(exact(forward, metric).argmax(), graph.legal.shape)
+    data, metric = setup("gpt2")
+    graph = data.graph
+    best = np.unravel_index(exact(data, metric).argmax(), graph.legal.shape)
     mask = graph.legal.copy()
     mask[best] = False
-    assert (
-        metric.of_logits(forward.run(mask)).mean() < metric.of_logits(forward.clean.logits).mean()
-    )
+    without, whole = data.circuits(metric, [mask, graph.legal]).mean(1)
+    assert without < whole
 
 
 def test_exact_reports_progress():
-    forward, metric = setup("gpt2")
+    data, metric = setup("gpt2")
     calls = []
-    exact(forward, metric, lambda done, of: calls.append((done, of)))
-    assert calls == sorted(calls) and calls[-1] == (forward.graph.n_edges,) * 2
+    exact(data, metric, lambda done, of: calls.append((done, of)))
+    assert calls == sorted(calls) and calls[-1] == (data.graph.n_edges,) * 2
 
 
 def test_random_scores_are_seeded_noise_on_the_edges():
@@ -239,31 +236,34 @@ def test_random_scores_are_seeded_noise_on_the_edges():
 
 
 def test_what_cannot_be_asked():
-    forward, metric = setup("gpt2", metric="kl")
+    data, metric = setup("gpt2", metric="kl")
     with pytest.raises(InputError, match=r"exactly zero.*eap_ig.*logit_diff"):
-        eap(forward, metric)
-    assert np.abs(eap_ig(forward, metric, 1)).max() > 0
+        eap(data, metric)
+    assert np.abs(eap_ig(data, metric, 1)).max() > 0
     with pytest.raises(InputError, match="exactly zero"):
-        eap_ig_activations(forward, metric, 1)
-    assert np.abs(eap_ig_activations(forward, metric, 2)).max() > 0
+        eap_ig_activations(data, metric, 1)
+    assert np.abs(eap_ig_activations(data, metric, 2)).max() > 0
     for method in (eap_ig, eap_ig_activations):
         with pytest.raises(InputError, match="steps=0"):
-            method(forward, metric, 0)
+            method(data, metric, 0)
     zero = setup("gpt2", ablation="zero")
     for method in (partial(eap_ig, steps=5), clean_corrupted):
         with pytest.raises(InputError, match="zero input"):
             method(*zero)
 
 
-def test_inference_mode_and_nan_are_errors():
+def test_gradients_pass_runs_made_in_inference_mode():
+    data, metric = setup("gpt2")
     with torch.inference_mode():
-        made = setup("gpt2")
-    with pytest.raises(ValueError, match="inference_mode"):
-        eap(*made)
-    forward, metric = setup("gpt2")
-    with torch.no_grad():
-        assert np.isfinite(eap(forward, metric)).all()
-    forward.ablated = forward.ablated * float("nan")
+        data.circuits(metric, [data.graph.legal])
+    found = [method(data, metric) for method in METHODS.values()]
+    for ours, method in zip(found, METHODS.values(), strict=True):
+        assert (ours == method(*setup("gpt2"))).all()
+
+
+def test_nan_is_an_error():
+    data, metric = setup("gpt2")
+    data = data.under(families.Broken("broken"))
     for method in METHODS.values():
         with pytest.raises(FloatingPointError, match="NaN"):
-            method(forward, metric)
+            method(data, metric)

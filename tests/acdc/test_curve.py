@@ -10,9 +10,9 @@ from test_parity import parity_model, parity_prompts
 
 from acdc.attribution import eap_ig, random_scores
 from acdc.curve import SHARES, areas, faithfulness_curves
+from acdc.data import Data
 from acdc.errors import InputError
-from acdc.forward import PatchedForward
-from acdc.metrics import make_metric
+from acdc.metrics import METRICS
 from acdc.prompts import Prompts
 from acdc.selection import greedy, top_n
 
@@ -20,9 +20,8 @@ from acdc.selection import greedy, top_n
 @pytest.fixture(scope="module")
 def case():
     model = parity_model()
-    forward = PatchedForward(model, model.graph(), parity_prompts())
-    metric = make_metric("logit_diff", forward.prompts, forward.clean.logits)
-    return forward, metric, eap_ig(forward, metric, 5)
+    data, metric = Data(model, model.graph(), parity_prompts()), METRICS["logit_diff"]
+    return data, metric, eap_ig(data, metric, 5)
 
 
 @pytest.mark.parametrize(
@@ -40,17 +39,17 @@ def test_areas_by_hand(faithfulness, cpr, cmd):
 
 
 def test_points_are_the_circuits_of_the_scores(case):
-    forward, metric, scores = case
+    data, metric, scores = case
     for rule, pick in (("top_n", top_n), ("greedy", greedy)):
-        found = faithfulness_curves(forward, metric, scores, rule)
+        found = faithfulness_curves(data, metric, scores, rule)
         assert found.model == pytest.approx(2.794410, abs=5e-7)
         assert found.empty == pytest.approx(-1.838989, abs=5e-7)
         for curve in (found.signed, found.absolute):
             assert [p.share for p in curve.points] == list(SHARES)
             assert [p.requested for p in curve.points] == [0, 0, 0, 1, 2, 5, 11, 22, 55, 110]
             for point in curve.points:
-                circuit = pick(forward.graph, scores, point.requested, curve.ranking).circuit
-                value = metric.of_logits(forward.run(circuit.mask)).mean().item()
+                circuit = pick(data.graph, scores, point.requested, curve.ranking).circuit
+                value = data.circuits(metric, [circuit.mask]).mean()
                 assert point.n_edges == circuit.n_edges and point.metric == pytest.approx(value)
                 share = (value + 1.838989) / (2.794410 + 1.838989)
                 assert point.faithfulness == pytest.approx(share, abs=1e-6)
@@ -60,7 +59,7 @@ def test_points_are_the_circuits_of_the_scores(case):
         assert (found.cpr, found.cmd) == (found.signed.cpr, found.absolute.cmd)
         assert (found.signed.ranking, found.absolute.ranking) == ("signed", "absolute")
         assert found.signed.points != found.absolute.points
-    by_rule = [faithfulness_curves(forward, metric, scores, r).signed for r in ("top_n", "greedy")]
+    by_rule = [faithfulness_curves(data, metric, scores, r).signed for r in ("top_n", "greedy")]
     assert by_rule[0] != by_rule[1]
 
 
@@ -71,19 +70,16 @@ def test_the_known_points(case):
 
 
 def test_kl_runs_from_empty_to_model_too(case):
-    forward, _, scores = case
-    metric = make_metric("kl", forward.prompts, forward.clean.logits)
-    found = faithfulness_curves(forward, metric, scores)
+    data, _, scores = case
+    found = faithfulness_curves(data, METRICS["kl"], scores)
     assert found.empty == pytest.approx(1.379090, abs=5e-7) and found.model == pytest.approx(0)
     assert 0 < found.signed.points[7].faithfulness < 1
 
 
 def test_better_scores_beat_noise(case):
-    forward, metric, scores = case
-    noise = [
-        faithfulness_curves(forward, metric, random_scores(forward.graph, s)) for s in range(5)
-    ]
-    ours = faithfulness_curves(forward, metric, scores)
+    data, metric, scores = case
+    noise = [faithfulness_curves(data, metric, random_scores(data.graph, s)) for s in range(5)]
+    ours = faithfulness_curves(data, metric, scores)
     assert all(ours.cpr > n.cpr and ours.cmd < n.cmd for n in noise)
 
 
@@ -104,7 +100,6 @@ def test_shares_must_increase_within_the_graph(case, shares):
 def test_a_metric_that_tells_nothing_apart_is_refused():
     model, p = families.view("gpt2"), families.prompts()
     same = Prompts(p.clean, p.clean, p.answers, p.wrong, 5)
-    forward = PatchedForward(model, model.graph(), same)
-    metric = make_metric("logit_diff", same, forward.clean.logits)
+    data, metric = Data(model, model.graph(), same), METRICS["logit_diff"]
     with pytest.raises(InputError, match="alike"):
-        faithfulness_curves(forward, metric, np.zeros(forward.graph.legal.shape))
+        faithfulness_curves(data, metric, np.zeros(data.graph.legal.shape))

@@ -6,10 +6,12 @@ import families
 import numpy as np
 import pytest
 import torch
-from dense import dense_run
 
-from acdc.forward import ABLATIONS, PatchedForward, stream_of
+from acdc.ablation import ABLATIONS
+from acdc.data import Data
+from acdc.forward import stream_of
 from acdc.live import plan
+from acdc.masked import masked_run
 
 
 @pytest.fixture(scope="module", params=families.FAMILIES)
@@ -20,7 +22,7 @@ def loaded(request):
 @pytest.mark.parametrize("kv", ["per_query_head", "per_group"])
 def test_all_edges_is_the_model_and_none_is_the_corrupted_run(loaded, kv):
     graph, prompts = loaded.model.graph(kv), families.prompts()
-    forward = PatchedForward(loaded.model, graph, prompts)
+    forward = families.run(loaded.model, graph, prompts)
     everything, nothing = graph.legal, graph.legal & False
     for mask, tokens in ((everything, prompts.clean), (nothing, prompts.corrupt)):
         expected = loaded.plain_logits(tokens)[:, -1]
@@ -31,7 +33,7 @@ def test_all_edges_is_the_model_and_none_is_the_corrupted_run(loaded, kv):
 def test_float64_all_edges_is_exact(loaded, ablation):
     model = loaded.model.to(torch.float64)
     graph = model.graph()
-    forward = PatchedForward(model, graph, families.prompts(), ablation)
+    forward = families.run(model, graph, families.prompts(), ablation)
     full = forward.run(graph.legal)
     torch.testing.assert_close(full, forward.clean.logits, atol=1e-11, rtol=1e-11)
     assert (forward.run(graph.legal & False) - full).abs().max() > 0.1
@@ -42,14 +44,14 @@ def test_float64_all_edges_is_exact(loaded, ablation):
 def test_any_circuit_is_what_its_dense_twin_says(loaded, kv, ablation):
     model = loaded.model.to(torch.float64)
     graph, generator = model.graph(kv), np.random.default_rng(0)
-    forward = PatchedForward(model, graph, families.prompts(), ablation)
+    forward = families.run(model, graph, families.prompts(), ablation)
     noise = generator.random(graph.legal.shape)
     knocked = graph.legal & (np.arange(len(graph.writers)) != graph.head(0, 1))[:, None]
     one = np.zeros_like(graph.legal)
     one[0, -1] = True
     masks = [graph.legal & (noise < share) for share in (0.05, 0.15, 0.3, 0.5, 0.8, 0.97)]
     for mask in (*masks, knocked, one, *(graph.legal & ~m for m in masks)):
-        torch.testing.assert_close(forward.run(mask), dense_run(forward, mask), atol=1e-10, rtol=0)
+        torch.testing.assert_close(forward.run(mask), masked_run(forward, mask), atol=1e-10, rtol=0)
 
 
 def test_cuts_at_the_answer_position_only(loaded):
@@ -59,9 +61,9 @@ def test_cuts_at_the_answer_position_only(loaded):
     corrupt[:, -1] = p.corrupt[:, -1]
     graph = model.graph()
     mask = graph.legal & (np.random.default_rng(0).random(graph.legal.shape) < 0.4)
-    same = PatchedForward(model, graph, replace(p, corrupt=corrupt))
+    same = families.run(model, graph, replace(p, corrupt=corrupt))
     torch.testing.assert_close(same.run(mask, "answer"), same.run(mask), atol=1e-10, rtol=0)
-    other = PatchedForward(model, graph, p)
+    other = families.run(model, graph, p)
     assert (other.run(mask, "answer") - other.run(mask)).abs().max() > 1e-3
     torch.testing.assert_close(
         other.run(graph.legal, "answer"), other.clean.logits, atol=1e-10, rtol=0
@@ -72,21 +74,22 @@ def test_the_same_runs_under_another_ablation_and_swapped(loaded):
     model, p = loaded.model.to(torch.float64), families.prompts()
     graph = model.graph()
     mask = graph.legal & (np.random.default_rng(0).random(graph.legal.shape) < 0.4)
-    forward = PatchedForward(model, graph, p)
+    data = Data(model, graph, p)
+    forward = data[0]
     assert forward.run(mask) is not None
-    for ablation in ABLATIONS:
-        fresh = PatchedForward(model, graph, p, ablation).run(mask)
-        assert torch.equal(forward.under(ablation).run(mask), fresh)
-    swapped = PatchedForward(model, graph, replace(p, clean=p.corrupt, corrupt=p.clean))
+    for name, ablation in ABLATIONS.items():
+        fresh = families.run(model, graph, p, name).run(mask)
+        assert torch.equal(data.under(ablation)[0].run(mask), fresh)
+    swapped = families.run(model, graph, replace(p, clean=p.corrupt, corrupt=p.clean))
     assert torch.equal(forward.swapped().run(mask), swapped.run(mask))
 
 
 def test_prompts_of_one_token(loaded):
     """The last position is all positions."""
     model, prompts = loaded.model.to(torch.float64), families.prompts(length=1)
-    forward = PatchedForward(model, model.graph(), prompts)
+    forward = families.run(model, model.graph(), prompts)
     mask = model.graph().legal & (np.random.default_rng(1).random(model.graph().legal.shape) < 0.5)
-    torch.testing.assert_close(forward.run(mask), dense_run(forward, mask), atol=1e-10, rtol=0)
+    torch.testing.assert_close(forward.run(mask), masked_run(forward, mask), atol=1e-10, rtol=0)
 
 
 def test_only_what_the_answer_can_see_is_planned():
@@ -104,7 +107,7 @@ def test_only_what_the_answer_can_see_is_planned():
 def test_writers_and_biases_sum_to_every_stream(loaded):
     model = loaded.model.to(torch.float64)
     graph = model.graph()
-    run = PatchedForward(model, graph, families.prompts()).clean
+    run = families.run(model, graph, families.prompts()).clean
     for reader in graph.readers:
         n = graph.writers_before(reader.layer, reader.part)
         biases = [
@@ -116,6 +119,6 @@ def test_writers_and_biases_sum_to_every_stream(loaded):
                 or (i == reader.layer and reader.part == "mlp" and not graph.parallel)
             )
         ]
-        total = run.writers[:n].sum(0) + sum(biases)
+        total = run.writers.total(range(n)) + sum(biases)
         stream = run.streams[stream_of(graph, reader.layer, reader.part)]
         torch.testing.assert_close(total, stream, atol=1e-12, rtol=1e-12)

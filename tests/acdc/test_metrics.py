@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from acdc.errors import InputError
-from acdc.forward import PatchedForward
 from acdc.incremental import Readout
-from acdc.metrics import METRICS, accuracy, make_metric, top1
+from acdc.metrics import METRICS, correct, find_metric, top1
 from acdc.prompts import Prompts
 
 
@@ -29,21 +28,46 @@ def test_values_by_hand():
         "logit_diff": [2.0 - (1.0 - 1.0) / 2, (1.0 + 3.0) / 2 - 0.0],
         "prob_diff": [q[0, 0] - q[0, 1] - q[0, 3], q[1, 1] + q[1, 2] - q[1, 0]],
         "nll": [-math.log(q[0, 0]), -math.log(q[1, 1] + q[1, 2])],
+        "kl_reverse": [
+            sum(q[b, i] * math.log(q[b, i] / p[b, i]) for i in range(4)) for b in (0, 1)
+        ],
     }
+    half = [[(p[b, i] + q[b, i]) / 2 for i in range(4)] for b in range(2)]
+    expected["js"] = [
+        sum(
+            p[b, i] * math.log(p[b, i] / half[b][i]) / 2
+            + q[b, i] * math.log(q[b, i] / half[b][i]) / 2
+            for i in range(4)
+        )
+        for b in range(2)
+    ]
     assert set(expected) == set(METRICS)
     for name, values in expected.items():
-        found = make_metric(name, two_prompts(), CLEAN).of_logits(LOGITS)
+        found = METRICS[name].bind(two_prompts(), CLEAN).of_logits(LOGITS)
         assert found.tolist() == pytest.approx([float(v) for v in values], abs=1e-12), name
 
 
-def test_kl_of_the_model_with_itself_is_zero():
-    assert make_metric("kl", two_prompts(), CLEAN).of_logits(CLEAN).abs().max() < 1e-12
+@pytest.mark.parametrize("name", [m.name for m in METRICS.values() if m.flat_at_clean])
+def test_a_divergence_of_the_model_from_itself_is_zero_and_flat(name):
+    logits = CLEAN.clone().requires_grad_()
+    value = METRICS[name].bind(two_prompts(), CLEAN).of_logits(logits)
+    assert value.abs().max() < 1e-12
+    value.sum().backward()
+    assert logits.grad.abs().max() < 1e-12
+
+
+def test_js_is_at_most_ln_2():
+    apart = torch.tensor([[50.0, 0, 0, 0], [0, 0, 0, 50.0]], dtype=torch.float64)
+    found = METRICS["js"].bind(two_prompts(), apart.flip(0)).of_logits(apart)
+    assert found.tolist() == pytest.approx([math.log(2)] * 2, abs=1e-6)
 
 
 def test_signs():
     better = {"kl": True, "nll": True, "logit_diff": False, "prob_diff": False}
+    better |= {"kl_reverse": True, "js": True}
+    assert better.keys() == METRICS.keys()
     for name, low in better.items():
-        metric = make_metric(name, two_prompts(), CLEAN)
+        metric = METRICS[name]
         assert metric.lower_is_better is low and metric.sign == (1 if low else -1)
 
 
@@ -52,27 +76,32 @@ def test_signs():
 def test_readout_by_blocks_of_the_vocabulary_is_the_metric(family, name, monkeypatch):
     monkeypatch.setattr("acdc.incremental.VOCAB_BLOCK", 7)  # does not divide the 50 tokens
     model, prompts = families.view(family), families.prompts()
-    forward = PatchedForward(model, model.graph(), prompts)
-    metric = make_metric(name, forward.prompts, forward.clean.logits)
+    metric = families.run(model, model.graph(), prompts).bound(METRICS[name])
     x = 3 * torch.randn(5, len(prompts), model.d_model, dtype=torch.float64)
-    plain = metric.of_logits(model.unembed(x)).mean(-1)
+    plain = metric.of_logits(model.unembed(x)).sum(-1)
     torch.testing.assert_close(Readout(model, metric)(x), plain, atol=1e-11, rtol=0)
 
 
 def test_refusals():
-    with pytest.raises(InputError, match="method.metric='kll'.*kl, logit_diff"):
-        make_metric("kll", two_prompts(), CLEAN)
+    with pytest.raises(InputError, match="metric='kll'.*kl, kl_reverse, js, logit_diff"):
+        find_metric("kll")
     bare = two_prompts(wrong=((), ()))
     with pytest.raises(InputError, match="needs `wrong`"):
-        make_metric("logit_diff", bare, CLEAN)
+        METRICS["logit_diff"].check(bare)
     with pytest.raises(InputError, match="needs `answers`"):
-        make_metric("nll", two_prompts(answers=((), ())), CLEAN)
-    make_metric("nll", bare, CLEAN), make_metric("kl", bare, CLEAN)
+        METRICS["nll"].check(two_prompts(answers=((), ())))
+    METRICS["nll"].check(bare), METRICS["kl"].check(bare)
 
 
-def test_accuracy_and_top1():
-    assert accuracy(two_prompts(), LOGITS) == 1.0 and top1(two_prompts(), LOGITS) == 1.0
+def test_correct_and_top1():
+    assert correct(two_prompts(), LOGITS) == top1(two_prompts(), LOGITS) == [True, True]
     swapped = two_prompts(answers=((1,), (1, 2)), wrong=((2,), (0,)))
-    assert accuracy(swapped, LOGITS) == 1.0 and top1(swapped, LOGITS) == 0.5
-    assert accuracy(two_prompts(answers=((), ())), LOGITS) is None
-    assert accuracy(two_prompts(wrong=((), ())), LOGITS) == 1.0
+    assert correct(swapped, LOGITS) == [True, True] and top1(swapped, LOGITS) == [False, True]
+    assert correct(two_prompts(wrong=((), ())), LOGITS) == [True, True]
+
+
+def test_a_tie_is_not_correct():
+    """Neither with a wrong token nor, where none is named, with any other."""
+    tied = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 2.0, 0.0, 2.0]])
+    assert correct(two_prompts(), tied) == [False, True]
+    assert correct(two_prompts(wrong=((), ())), tied) == [False, False]

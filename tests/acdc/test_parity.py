@@ -2,14 +2,16 @@
 
 import math
 
+import families
 import pytest
 import torch
 import transformers as hf
 from twin import Twin
 
+from acdc.ablation import ABLATIONS
 from acdc.bridge import from_module
-from acdc.forward import PatchedForward
-from acdc.metrics import make_metric
+from acdc.data import Data
+from acdc.metrics import METRICS
 from acdc.prompts import Prompts
 from acdc.search import Order, acdc
 
@@ -45,9 +47,8 @@ def model():
 
 
 def search(model, threshold, ablation="resample", metric="kl", chunk=None, **order):
-    forward = PatchedForward(model, model.graph(), parity_prompts(), ablation)
-    bound = make_metric(metric, forward.prompts, forward.clean.logits)
-    return list(acdc(forward, bound, threshold, Order(**order), chunk))
+    data = Data(model, model.graph(), parity_prompts(), ABLATIONS[ablation])
+    return list(acdc(data, METRICS[metric], threshold, Order(**order), chunk))
 
 
 def gates_kept(steps):
@@ -58,10 +59,10 @@ def test_model_is_the_fixture(model):
     prompts = parity_prompts()
     assert prompts.clean[0].tolist() == [1, 4, 13, 28, 49, 26]
     assert prompts.corrupt[0].tolist() == [17, 30, 19, 34, 25, 42]
-    forward = PatchedForward(model, model.graph(), prompts)
-    kl = make_metric("kl", prompts, forward.clean.logits).of_logits(forward.corrupt.logits).mean()
+    forward = families.run(model, model.graph(), prompts)
+    kl = forward.bound(METRICS["kl"]).of_logits(forward.corrupt.logits).mean()
     assert kl.item() == pytest.approx(1.379090, abs=5e-7)
-    diff = make_metric("logit_diff", prompts, forward.clean.logits)
+    diff = forward.bound(METRICS["logit_diff"])
     assert diff.of_logits(forward.clean.logits).mean().item() == pytest.approx(2.794410, abs=5e-7)
     assert diff.of_logits(forward.corrupt.logits).mean().item() == pytest.approx(
         -1.838989, abs=5e-7

@@ -8,9 +8,10 @@ import pytest
 import torch
 from twin import Twin
 
+from acdc.ablation import ABLATIONS
 from acdc.attribution import random_scores
-from acdc.forward import ABLATIONS, PatchedForward
-from acdc.metrics import make_metric
+from acdc.data import Data
+from acdc.metrics import METRICS
 from acdc.search import Guide, Order, acdc
 from acdc.selection import best_edges
 
@@ -25,9 +26,8 @@ THRESHOLDS = {"kl": (0.002, 0.02, 0.2), "logit_diff": (0.01, 0.1, 0.6)}
 
 
 def search(model, kv, prompts, ablation, metric, threshold, order, chunk=None, guide=None):
-    forward = PatchedForward(model, model.graph(kv), prompts, ablation)
-    bound = make_metric(metric, forward.prompts, forward.clean.logits)
-    return list(acdc(forward, bound, threshold, order, chunk, guide))
+    data = Data(model, model.graph(kv), prompts, ABLATIONS[ablation])
+    return list(acdc(data, METRICS[metric], threshold, order, chunk, guide))
 
 
 @pytest.mark.parametrize("family, kv", CASES, ids=["-".join(c) for c in CASES])
@@ -92,14 +92,14 @@ def test_a_guide_that_lists_everything_changes_nothing():
 @pytest.mark.parametrize("family", families.FAMILIES)
 def test_state_and_a_fresh_dense_run_agree(family):
     model, prompts = families.view(family), families.prompts(n=4)
-    forward = PatchedForward(model, model.graph(), prompts)
+    data = Data(model, model.graph(), prompts)
     for name, threshold in (("kl", 0.02), ("prob_diff", 0.001), ("nll", 0.02), ("logit_diff", 0.1)):
-        metric = make_metric(name, forward.prompts, forward.clean.logits)
-        last = list(acdc(forward, metric, threshold))[-1]
-        fresh = metric.of_logits(forward.run(last.mask)).mean().item()
+        metric = METRICS[name]
+        last = list(acdc(data, metric, threshold))[-1]
+        fresh = data.circuits(metric, [last.mask]).mean()
         assert last.metric == pytest.approx(fresh, abs=1e-10)
-        assert 0 < last.n_edges < forward.graph.n_edges
-        assert last.n_settled == forward.graph.n_edges
+        assert 0 < last.n_edges < data.graph.n_edges
+        assert last.n_settled == data.graph.n_edges
 
 
 def test_extreme_thresholds():
@@ -108,8 +108,8 @@ def test_extreme_thresholds():
     everything = search(*args, -1e9, Order())[-1]
     assert everything.n_edges == model.graph().n_edges and everything.metric == pytest.approx(0)
     nothing = search(*args, 1e9, Order())[-1]
-    forward = PatchedForward(model, model.graph(), prompts)
-    kl = make_metric("kl", prompts, forward.clean.logits).of_logits(forward.corrupt.logits)
+    data = Data(model, model.graph(), prompts)
+    kl = data[0].bound(METRICS["kl"]).of_logits(data[0].corrupt.logits)
     assert nothing.n_edges == 0 and nothing.metric == pytest.approx(kl.mean().item(), abs=1e-10)
 
 
@@ -144,8 +144,6 @@ def test_float32_twice_is_bit_identical():
 
 def test_nan_is_an_error_not_a_kept_edge():
     model, prompts = families.view("gpt2"), families.prompts()
-    forward = PatchedForward(model, model.graph(), prompts)
-    forward.ablated = forward.ablated * float("nan")
-    metric = make_metric("kl", forward.prompts, forward.clean.logits)
+    data = Data(model, model.graph(), prompts, families.Broken("broken"))
     with pytest.raises(FloatingPointError, match="logits"):
-        list(acdc(forward, metric, 0.1))
+        list(acdc(data, METRICS["kl"], 0.1))

@@ -5,10 +5,10 @@ import pytest
 from test_parity import parity_model, parity_prompts
 
 from acdc.attribution import eap_ig, random_scores
+from acdc.data import Data
 from acdc.errors import InputError
-from acdc.forward import PatchedForward
 from acdc.graph import Circuit, Graph
-from acdc.metrics import make_metric
+from acdc.metrics import METRICS
 from acdc.selection import RULES, greedy, select, select_on_paths, threshold, top_n
 
 GRAPHS = {
@@ -31,11 +31,10 @@ SEEDS = range(20)
 )
 def test_published_figures(rule, ranking, n_edges, value):
     model = parity_model()
-    forward = PatchedForward(model, model.graph(), parity_prompts())
-    metric = make_metric("logit_diff", forward.prompts, forward.clean.logits)
-    found = select(forward.graph, eap_ig(forward, metric, 5), 22, ranking, rule)
+    data = Data(model, model.graph(), parity_prompts())
+    found = select(data.graph, eap_ig(data, METRICS["logit_diff"], 5), 22, ranking, rule)
     assert (found.requested, found.taken, found.n_edges) == (22, 22, n_edges)
-    measured = metric.of_logits(forward.run(found.circuit.mask)).mean().item()
+    measured = data.circuits(METRICS["logit_diff"], [found.circuit.mask]).mean()
     assert measured == pytest.approx(value, abs=5e-7)
 
 

@@ -1,24 +1,43 @@
-"""The dense patched forward: every reader of every layer, through a mask of any numbers.
+"""The definition: the patched forward through a mask of any real numbers, differentiable.
 
-The plain form of acdc/live.py's run and its slow twin; a mask between 0 and 1 mixes, so a small mix
-gives the derivative that edge attribution patching estimates.
+    x_v = biases + sum over u of  mask[u, v] cur(u) + (1 - mask[u, v]) abl(u)
+
+1 keeps an edge, 0 cuts it, numbers between mix, and everything propagates. Gradients flow to the
+mask; at the mask of all ones they are what edge attribution patching estimates (Syed et al. 2023).
+Every reader of every layer is computed: the slow, plain form of which acdc/live.py (one circuit)
+and acdc/incremental.py (many cuts) are the accelerations. Part by part: prompts of any number.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
-from acdc.forward import PatchedForward, head_outputs
+from acdc.data import Data
+from acdc.forward import PatchedForward, head_values
+from acdc.metrics import Metric
+
+Mask = Float[Tensor, "writers readers"] | NDArray
 
 
-def dense_run(
-    forward: PatchedForward, mask: Tensor | np.ndarray, patterns: list[Tensor] | None = None
-) -> Tensor:
-    """Logits [batch, vocab] at the answer position with edges kept (1), cut (0) or mixed.
+def masked_values(data: Data, metric: Metric, mask: Mask) -> Iterator[Float[Tensor, " batch"]]:
+    """The metric of each part's prompts in turn, in its own unit and sign; see `masked_run`."""
+    for forward in data:
+        yield forward.bound(metric).of_logits(masked_run(forward, mask))
 
-    Each layer's attention [head, batch, pos, pos] is appended to `patterns`, if given.
+
+def masked_run(
+    forward: PatchedForward, mask: Mask, patterns: list[Tensor] | None = None
+) -> Float[Tensor, "batch vocab"]:
+    """Logits at the answer position with edges kept (1), cut (0) or mixed.
+
+    Entries where there is no edge are not read. Each layer's attention [head, batch, pos, pos] is
+    appended to `patterns`, if given.
     """
     graph, model = forward.graph, forward.model
     weights = torch.as_tensor(mask.copy() if isinstance(mask, np.ndarray) else mask)
@@ -29,9 +48,10 @@ def dense_run(
         mlp = graph.reader(layer, "mlp") if block.mlp else 0
         early = run.read(mlp, 1) if block.mlp and model.parallel else None
         q, k, v = run.read(graph.reader(layer, "q"), sum(sizes)).split(sizes)
-        heads, pattern = head_outputs(model, layer, q, k, v, forward.n_pos)
+        z, pattern = head_values(model, layer, q, k, v, forward.n_pos)
         if patterns is not None:
             patterns.append(pattern)
+        heads = (z.flatten(1, 2) @ block.attn.W_O).unflatten(1, z.shape[1:3])
         run.write(heads, block.attn.b_O)
         if block.mlp is not None:
             run.write(model.mlp_out(layer, run.read(mlp, 1) if early is None else early))
@@ -43,13 +63,13 @@ class _Run:
 
     def __init__(self, forward: PatchedForward, mask: Tensor) -> None:
         self.forward, self.mask = forward, mask
-        self.cut = torch.zeros_like(forward.ablated[0])  # what a reader gets with no edge kept
+        self.cut = forward.ablated.total([])  # what a reader gets with no edge kept: 0 so far
         self.change = self.cut.new_empty(0, self.cut.numel())  # cur - abl, a row a writer
 
     def write(self, outputs: Tensor, bias: Tensor | None = None) -> None:
         """Add writers [n, batch, pos, d_model], in index order, and a bias of nobody's."""
         start = len(self.change)
-        ablated = self.forward.ablated[start : start + len(outputs)]
+        ablated = self.forward.ablated.take(range(start, start + len(outputs)))
         self.change = torch.cat([self.change, (outputs - ablated).flatten(1)])
         self.cut = self.cut + ablated.sum(0)
         if bias is not None:

@@ -1,0 +1,95 @@
+"""What an edge that is cut carries: functions of runs.
+
+    resample  the writer's output on the corrupt prompt (Conmy et al. 2023; interchange, patching)
+    mean      its mean at each position, over the corrupt prompts or a reference set (Wang et al.)
+    zero      nothing
+
+All see clean and corrupt outputs of some prompts (`Writers`) and return what the edges out of each
+writer carry there. One that depends on more than the prompt at hand is shown all of them first, a
+part at a time (`fit`), so that the parts never change a result. Another is a subclass with `of`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from acdc.errors import InputError
+from acdc.prompts import Prompts
+from acdc.writers import Writers
+
+
+@dataclass(frozen=True, eq=False)
+class Ablation:
+    """One way to cut an edge."""
+
+    name: str
+    needs_corrupt: bool = True  # whether it is nothing without corrupt prompts
+    reference: Prompts | None = None  # prompts that `fit` sees in the place of the corrupt ones
+
+    def fit(self, runs: Iterable[Writers]) -> Ablation:
+        """Ready to be used, having seen every prompt's run; most need not look."""
+        return self
+
+    def of(self, clean: Writers, corrupt: Writers, rows: range) -> Writers:
+        """What the edges out of every writer carry; `rows` are the prompts' places among all."""
+        raise NotImplementedError
+
+
+class Resample(Ablation):
+    """The corrupt run's own outputs."""
+
+    def of(self, clean: Writers, corrupt: Writers, rows: range) -> Writers:
+        """See Ablation.of."""
+        return corrupt
+
+
+class Zero(Ablation):
+    """Nothing."""
+
+    def of(self, clean: Writers, corrupt: Writers, rows: range) -> Writers:
+        """See Ablation.of."""
+        return clean.map(lambda x: x.new_zeros(()).expand(x.shape))
+
+
+@dataclass(frozen=True, eq=False)
+class Mean(Ablation):
+    """The mean at each position over all corrupt prompts, or over the reference set."""
+
+    mean: Writers | None = None  # of one prompt
+
+    def fit(self, runs: Iterable[Writers]) -> Ablation:
+        """See Ablation.fit. InputError if the reference set has prompts of another length."""
+        total, n = None, 0
+        for run in runs:
+            own = run.map(lambda x: x.double().sum(-3, keepdim=True))
+            total, n = own if total is None else total.with_(own, torch.add), n + run.n_prompts
+            dtype = run.rest.dtype
+        if total is None:
+            raise InputError("ablation=mean: there are no prompts to take the mean of")
+        return replace(self, mean=total.map(lambda x: (x / n).to(dtype)))
+
+    def of(self, clean: Writers, corrupt: Writers, rows: range) -> Writers:
+        """See Ablation.of."""
+        assert self.mean is not None  # fitted first
+        if self.mean.rest.shape[-2] != clean.rest.shape[-2]:
+            raise InputError(
+                f"ablation=mean: the reference prompts have {self.mean.rest.shape[-2]} tokens, the"
+                f" task's {clean.rest.shape[-2]}; a mean at each position needs one length"
+            )
+
+        def everywhere(x: Tensor) -> Tensor:
+            return x.expand(*x.shape[:-3], len(rows), *x.shape[-2:])
+
+        return self.mean.map(everywhere)
+
+
+RESAMPLE = Resample("resample")
+ABLATIONS: dict[str, Ablation] = {
+    "resample": RESAMPLE,
+    "zero": Zero("zero", needs_corrupt=False),
+    "mean": Mean("mean"),
+}

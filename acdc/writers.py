@@ -1,0 +1,138 @@
+"""Outputs of all writers of a run, kept small: heads before W_O, the rest as it is.
+
+A head adds z W_O to the stream, and z has d_head numbers a position instead of d_model, so a run of
+GPT-2 small takes a sixth of what its heads' outputs would. What an edge carries is made when it is
+asked for. Every linear thing (a mean, a difference, zero) may be done to z as to the output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from acdc.graph import Graph
+
+
+@dataclass(frozen=True, eq=False)
+class Writers:
+    """What every writer of a graph puts out, in the graph's order of writers."""
+
+    graph: Graph
+    W_O: tuple[Float[Tensor, "head d_head d_model"], ...]  # the model's own, a layer each
+    z: Float[Tensor, "layer head batch pos d_head"]
+    rest: Float[Tensor, "other batch pos d_model"]  # `input`, then the MLPs
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Writers:
+        """Both tensors changed alike; axes -3, -2, -1 are prompt, position, width."""
+        return Writers(self.graph, self.W_O, change(self.z), change(self.rest))
+
+    def with_(self, other: Writers, combine: Callable[[Tensor, Tensor], Tensor]) -> Writers:
+        """Both tensors combined with another's."""
+        z, rest = combine(self.z, other.z), combine(self.rest, other.rest)
+        return Writers(self.graph, self.W_O, z, rest)
+
+    @property
+    def n_prompts(self) -> int:
+        """Length of the prompt axis."""
+        return self.rest.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """What it holds, the model's weights not counted."""
+        return self.z.nbytes + self.rest.nbytes
+
+    def __getitem__(self, writer: int) -> Float[Tensor, "batch pos d_model"]:
+        """One writer's output."""
+        return self.take([writer])[0]
+
+    def take(
+        self, writers: Sequence[int], span: int = 0, rows: Int[Tensor, "*k batch"] | None = None
+    ) -> Float[Tensor, "n batch span d_model"]:
+        """Some writers' outputs, in the order given, at the last `span` positions (0: all).
+
+        `rows` puts other prompts' in the place of each prompt's: [batch] for all writers alike, or
+        [n, batch].
+        """
+        where = slice(-span, None) if span else slice(None)
+        places = torch.arange(self.n_prompts) if rows is None else rows
+        places = places.expand(len(writers), -1)
+        out = self.rest.new_empty(
+            len(writers), places.shape[1], len(range(*where.indices(self.rest.shape[2]))),
+            self.rest.shape[3],
+        )  # fmt: skip
+        for layer, at, parts in self._by_place(writers):
+            if layer is None:
+                source: Tensor = self.rest
+                weight = None
+            else:
+                source, weight = self.z[layer], self.W_O[layer][parts]
+            source = source[:, :, where]
+            if rows is None:
+                got = source[parts]
+            else:
+                got = source[torch.tensor(parts)[:, None], places[at]]
+            out[at] = (
+                got if weight is None else (got.flatten(1, 2) @ weight).unflatten(1, got.shape[1:3])
+            )
+        return out
+
+    def total(
+        self, writers: Sequence[int], span: int = 0, rows: Int[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, "batch span d_model"]:
+        """Sum of some writers' outputs; as `take`, but heads of a layer are summed by one product.
+
+        An empty sum is zero.
+        """
+        where = slice(-span, None) if span else slice(None)
+        some = self.rest[0, :, where] if rows is None else self.rest[0][rows][:, where]
+        out = torch.zeros_like(some)
+        for layer, _, parts in self._by_place(writers):
+            source = (self.rest if layer is None else self.z[layer])[:, :, where]
+            got = source if len(parts) == len(source) else source[parts]
+            got = got if rows is None else got[:, rows]
+            if layer is None:
+                out = out + got.sum(0)
+            else:
+                weight = self.W_O[layer][parts].flatten(0, 1)
+                out = out + got.permute(1, 2, 0, 3).flatten(2) @ weight
+        return out
+
+    def dense(self) -> Float[Tensor, "writer batch pos d_model"]:
+        """All outputs. Large: d_model numbers a writer, prompt and position."""
+        return self.take(range(len(self.graph.writers)))
+
+    def _by_place(
+        self, writers: Sequence[int]
+    ) -> Iterator[tuple[int | None, list[int], list[int]]]:
+        """(layer or None for `rest`, places in `writers`, index there) of each group."""
+        graph, groups = self.graph, dict[int | None, tuple[list[int], list[int]]]()
+        for place, writer in enumerate(writers):
+            layer, part = divmod(writer - 1, graph.block_size)
+            if writer == 0 or part == graph.n_heads:
+                key, index = None, layer + 1
+            else:
+                key, index = layer, part
+            at, parts = groups.setdefault(key, ([], []))
+            at.append(place)
+            parts.append(index)
+        for key, (at, parts) in groups.items():
+            yield key, at, parts
+
+
+def concatenated(parts: Sequence[Writers]) -> Writers:
+    """Runs of several batches as one."""
+    first = parts[0]
+    z, rest = (torch.cat([getattr(p, name) for p in parts], dim=-3) for name in ("z", "rest"))
+    return Writers(first.graph, first.W_O, z, rest)
+
+
+def sizes(graph: Graph, d_head: int, n_pos: int) -> int:
+    """Numbers that a Writers holds for one prompt."""
+    heads = graph.n_layers * graph.n_heads * d_head
+    other = (1 + graph.n_layers * graph.has_mlp) * graph.d_model
+    return int(np.int64(n_pos) * (heads + other))
