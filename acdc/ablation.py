@@ -30,6 +30,11 @@ class Ablation:
     needs_corrupt: bool = True  # whether it is nothing without corrupt prompts
     reference: Prompts | None = None  # prompts that `fit` sees in the place of the corrupt ones
 
+    @property
+    def by_prompt(self) -> bool:
+        """Whether what a prompt's edges carry depends on no other prompt at hand."""
+        return type(self).fit is Ablation.fit or self.reference is not None
+
     def fit(self, runs: Iterable[Writers]) -> Ablation:
         """Ready to be used, having seen every prompt's run; most need not look."""
         return self
@@ -57,7 +62,7 @@ class Zero(Ablation):
 
 @dataclass(frozen=True, eq=False)
 class Mean(Ablation):
-    """The mean at each position over all corrupt prompts, or over the reference set."""
+    """The mean at each position over the reference set, else all corrupt (or clean) prompts."""
 
     mean: Writers | None = None  # of one prompt
 
@@ -91,5 +96,5 @@ RESAMPLE = Resample("resample")
 ABLATIONS: dict[str, Ablation] = {
     "resample": RESAMPLE,
     "zero": Zero("zero", needs_corrupt=False),
-    "mean": Mean("mean"),
+    "mean": Mean("mean", needs_corrupt=False),
 }

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from acdc.data import Data
+from acdc.data import POINT_ROWS, Data
 from acdc.errors import InputError
 from acdc.forward import PatchedForward, head_values, stream_of
 from acdc.graph import Graph
@@ -32,8 +32,7 @@ from acdc.model import Norm
 
 Scores = NDArray[np.float64]  # [writers, readers], 0 where there is no edge
 RunsOf = Literal["all_components", "own_writer"]
-POINT_ROWS = 64  # prompts x points of a path in one pass
-BATCH_BYTES = 1 << 28  # what one batch of single cuts may hold
+BATCH_SHARE = 4  # single cuts take this part of what a batch of a search may
 
 
 # ---- methods -------------------------------------------------------------------------------------
@@ -107,7 +106,7 @@ def exact(data: Data, metric: Metric, progress: Callable[[int, int], None] | Non
         if graph.has_mlp:
             state.enter(layer, "mlp")
         state.enter(layer, "attn")
-    size = max(1, BATCH_BYTES // state.bytes_per_variant())
+    size = max(1, data.batch_bytes // BATCH_SHARE // state.bytes_per_variant())
     scores, done = np.zeros(graph.legal.shape), 0
     for reader in reversed(range(len(graph.readers))):
         senders = np.arange(graph.senders[reader])

@@ -7,7 +7,7 @@ part's are made anew when its turn comes, and let go after it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import TypeVar
@@ -30,6 +30,8 @@ Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]  # [writers, readers]
 T = TypeVar("T")
 PART = 32  # prompts run together, unless said otherwise
+POINT_ROWS = 64  # prompts x points of a path in one pass of an attribution
+BATCH_BYTES = 1 << 30  # what one batch of trial cuts may hold, all parts together
 
 
 class Data:
@@ -37,17 +39,19 @@ class Data:
 
     def __init__(
         self, model: Model, graph: Graph, prompts: Prompts, ablation: Ablation = RESAMPLE,
-        part: int = PART, hold: bool = True,
+        part: int = PART, hold: bool = True, batch_bytes: int = BATCH_BYTES,
     ) -> None:  # fmt: skip
         """Nothing is run yet, but for an ablation that must see all prompts.
 
-        `part` prompts are run together; with `hold` their runs stay in memory once made. InputError
-        for tokens that the model cannot take.
+        `part` prompts are run together; with `hold` their runs stay in memory once made, and a
+        batch of trial cuts takes at most `batch_bytes`. InputError for tokens that the model cannot
+        take.
         """
         if part < 1:
             raise InputError(f"part={part}: at least 1 prompt at a time")
         self._check(model, prompts, "prompts")
         self.model, self.graph, self.hold, self.part = model, graph, hold, part
+        self.batch_bytes = batch_bytes
         self.prompts = prompts.to(model.device)
         self._rows = [range(i, min(i + part, len(prompts))) for i in range(0, len(prompts), part)]
         self._held: dict[int, PatchedForward] = {}
@@ -124,14 +128,39 @@ class Data:
             with torch.inference_mode(False), torch.no_grad():
                 yield trace(self.model, some, lean=True).writers
 
-    def in_parts(self, part: int) -> Data:
-        """The same prompts, `part` at a time; what is held is let go."""
-        return Data(self.model, self.graph, self.prompts, self.ablation, part, self.hold)
+    def with_features(self, features: Mapping[str, tuple[int, ...]]) -> Data:
+        """The same runs of prompts that are said to have other features."""
+        other = copy(self)
+        other.prompts = replace(self.prompts, features=features)
+        other._held = {
+            i: replace(f, prompts=other.prompts.take(f.rows)) for i, f in self._held.items()
+        }
+        return other
+
+    def first_parts(self, count: int) -> Data:
+        """The first parts alone; an ablation that saw all keeps what it saw."""
+        other = copy(self)
+        other._rows = self._rows[:count]
+        other.prompts = self.prompts.take(range(other._rows[-1].stop))
+        other._held = {i: f for i, f in self._held.items() if i < count}
+        return other
+
+    def arranged(self, part: int, hold: bool, batch_bytes: int) -> Data:
+        """The same prompts, otherwise worked on; runs that still fit are kept."""
+        if (part, hold) != (self.part, self.hold):
+            return Data(
+                self.model, self.graph, self.prompts, self.ablation, part, hold, batch_bytes
+            )
+        other = copy(self)
+        other.batch_bytes = batch_bytes
+        return other
 
     def take(self, rows: Sequence[int]) -> Data:
         """Some of the prompts; an ablation that must see all sees these, or its reference set."""
-        prompts = self.prompts.take(rows)
-        return Data(self.model, self.graph, prompts, self.ablation, self.part, self.hold)
+        return Data(
+            self.model, self.graph, self.prompts.take(rows), self.ablation, self.part, self.hold,
+            self.batch_bytes,
+        )  # fmt: skip
 
     # ---- measuring -----------------------------------------------------------------------------
 

@@ -129,13 +129,6 @@ class Bound:
         return values
 
 
-def find_metric(name: str) -> Metric:
-    """A metric of the table above; InputError for any other name."""
-    if name not in METRICS:
-        raise InputError(f"metric={name!r}: allowed are {', '.join(METRICS)}")
-    return METRICS[name]
-
-
 # ---- divergences from the clean model ------------------------------------------------------------
 
 
@@ -204,17 +197,14 @@ def _signed(
     return tokens, signs
 
 
-METRICS = {
-    m.name: m
-    for m in (
-        Metric("kl", "nats", True, readouts=_kl, flat_at_clean=True),
-        Metric("kl_reverse", "nats", True, _kl_reverse, flat_at_clean=True),
-        Metric("js", "nats", True, _js, flat_at_clean=True),
-        Metric("logit_diff", "logits", False, readouts=_logit_diff, needs=("answers", "wrong")),
-        Metric("prob_diff", "probability", False, readouts=_prob_diff, needs=("answers", "wrong")),
-        Metric("nll", "nats", True, readouts=_nll, needs=("answers",)),
-    )
-}
+KL = Metric("kl", "nats", True, readouts=_kl, flat_at_clean=True)
+KL_REVERSE = Metric("kl_reverse", "nats", True, _kl_reverse, flat_at_clean=True)
+JS = Metric("js", "nats", True, _js, flat_at_clean=True)
+BOTH: tuple[Need, ...] = ("answers", "wrong")
+LOGIT_DIFF = Metric("logit_diff", "logits", False, readouts=_logit_diff, needs=BOTH)
+PROB_DIFF = Metric("prob_diff", "probability", False, readouts=_prob_diff, needs=BOTH)
+NLL = Metric("nll", "nats", True, readouts=_nll, needs=("answers",))
+METRICS = {m.name: m for m in (KL, KL_REVERSE, JS, LOGIT_DIFF, PROB_DIFF, NLL)}
 
 
 # ---- scores of a task ----------------------------------------------------------------------------

@@ -31,7 +31,6 @@ from acdc.metrics import Metric
 ReaderOrder = Literal["layer", "head"]
 SenderHeads = Literal["descending", "ascending", "random"]
 Reason = Literal["tested", "disconnected", "gate removed", "skipped"]
-BATCH_BYTES = 1 << 30  # what one batch of variants may hold
 
 
 @dataclass(frozen=True)
@@ -189,10 +188,9 @@ class Search:
         order: Order | None = None,
         chunk: int | None = None,
         guide: Guide | None = None,
-        batch_bytes: int = BATCH_BYTES,
     ) -> None:
         self.state = States(data, metric)
-        self.threshold, self.chunk, self.batch_bytes = threshold, chunk, batch_bytes
+        self.threshold, self.chunk, self.batch_bytes = threshold, chunk, data.batch_bytes
         self.order, self.guide = order or Order(), guide or Guide()
         graph = self.graph = data.graph
         self.senders = sender_order(graph, self.order)

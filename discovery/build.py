@@ -3,50 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
-import torch
-
-from acdc.bridge import LoadedModel, from_bridge, load_pretrained
+from acdc.ablation import Ablation
+from acdc.bridge import LoadedModel
 from acdc.errors import InputError
-from acdc.metrics import NEEDS, check_metric
 from acdc.prompts import Prompts
-from discovery.models.induction import load_induction
-from discovery.models.smollm2 import smollm2_folder
-from discovery.settings import (
-    GreaterThanTask,
-    HFModel,
-    InductionTask,
-    IOITask,
-    ModelSettings,
-    Settings,
-    SmolLM2Model,
-    Task,
-)
-from discovery.tasks import greater_than, induction, ioi, pairs
+from discovery.ablations.choices import AblationChoice
+from discovery.settings import ModelSettings
+from discovery.tasks.choices import PairsTask, Task
 
-CLEAN_ONLY = ("ifr",)  # methods that look at clean runs only
+REFERENCE_SEED = 2_000_003  # apart from the seeds of the run's own prompts
 
 
 def load_model(settings: ModelSettings) -> LoadedModel:
     """The configured model on the configured device, its identities checked."""
-    dtype = getattr(torch, settings.model.dtype)
-    if isinstance(settings.model, HFModel):
-        return load_pretrained(settings.model.name, dtype, settings.device)
-    if isinstance(settings.model, SmolLM2Model):
-        return load_pretrained(str(smollm2_folder()), dtype, settings.device, "smollm2")
-    bridge = load_induction().to(device=settings.device, dtype=dtype, print_details=False)
-    return from_bridge(bridge, None, "induction")
-
-
-def build_prompts(settings: Settings, loaded: LoadedModel) -> Prompts:
-    """The configured task for this model; InputError if the two and the method do not fit."""
-    method = settings.method
-    user = None if method.name in CLEAN_ONLY else f"method={method.name}"
-    prompts = task_prompts(settings.task, loaded, settings.seed, NEEDS[method.metric], user)
-    check_metric(method.metric, prompts)
-    if user is not None and not prompts.has_corrupt:
-        raise InputError("task: clean and corrupt prompts are all the same up to the answer")
-    return prompts
+    return settings.model.load(settings.device)
 
 
 def task_prompts(
@@ -56,32 +28,36 @@ def task_prompts(
     needs: Collection[str] = (),
     corrupt_for: str | None = None,
 ) -> Prompts:
-    """A task's prompts for this model.
+    """A task's prompts for this model, all that they depend on in the arguments.
 
-    Of the user's own pairs, `needs` says what has to be there ("answers", "wrong"), and
-    `corrupt_for` who needs corrupt prompts, if anybody. InputError if the two do not fit.
+    `needs` says what has to be there ("answers", "wrong"), and `corrupt_for` who needs corrupt
+    prompts, if anybody. InputError if the two do not fit.
     """
-    tokenizer = loaded.tokenizer
-    common = {"seed": seed, "prepend_bos": task.prepend_bos}
-    if isinstance(task, IOITask):
-        prompts = ioi.build(tokenizer, n=task.n, corruption=task.corruption, **common)
-    elif isinstance(task, GreaterThanTask):
-        prompts = greater_than.build(tokenizer, n=task.n, **common)
-    elif isinstance(task, InductionTask):
-        bos = getattr(tokenizer, "bos_token_id", None)
-        prompts = induction.build(
-            d_vocab=loaded.model.d_vocab, n=task.n, length=task.length, bos_id=bos, **common
+    prompts: Any = task.build(loaded, seed, needs, corrupt_for)
+    if not isinstance(prompts, Prompts):
+        raise InputError(
+            f"task.name={task.name!r}: build gave a {type(prompts).__name__}; wanted are"
+            " acdc.prompts.Prompts"
         )
-    else:
-        prompts = pairs.load(
-            task.path, tokenizer=tokenizer, d_vocab=loaded.model.d_vocab, n=task.n,
-            length=task.length, needs_answers="answers" in needs, needs_wrong="wrong" in needs,
-            corrupt_for=corrupt_for, **common,
-        )  # fmt: skip
     prompts.check_vocabulary(loaded.model.d_vocab)
     if prompts.clean.shape[1] > loaded.model.n_ctx:
         raise InputError(
             f"task: prompts have {prompts.clean.shape[1]} tokens, the model takes at most"
             f" {loaded.model.n_ctx}"
         )
+    if corrupt_for is not None and not prompts.has_corrupt:
+        raise InputError("task: clean and corrupt prompts are all the same up to the answer")
     return prompts
+
+
+def make_ablation(choice: AblationChoice, task: Task, loaded: LoadedModel, seed: int) -> Ablation:
+    """What cut edges carry; a reference set is the task's with another seed, or a file's."""
+
+    def references(path: str | None, n: int | None) -> Prompts:
+        if path is None:
+            return task_prompts(task.more(n or 1), loaded, seed + REFERENCE_SEED)
+        file = PairsTask(path=path, n=n, prepend_bos=task.prepend_bos)
+        file.check("ablation")
+        return task_prompts(file, loaded, seed)
+
+    return choice.make(references, seed)

@@ -20,13 +20,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from acdc.curve import FaithfulnessCurves, faithfulness_curves
+from acdc.data import Data
 from acdc.errors import InputError
-from acdc.forward import PatchedForward
-from acdc.metrics import Metric, make_metric
+from acdc.metrics import Metric
 from acdc.selection import Rule, top_n
 from discovery.drawing import save_figure
-from discovery.propose import edge_scores, search_steps
-from discovery.settings import ACDCMethod, Settings
+from discovery.methods import Found, Method, last
 
 
 @dataclass(frozen=True)
@@ -34,50 +33,44 @@ class Compared:
     """One method's outcome."""
 
     method: str
-    kept: NDArray[np.bool_] | None  # the circuit that the method itself chose (acdc only)
+    kept: NDArray[np.bool_] | None  # the circuit that the method itself chose, if it does not rank
     scores: NDArray[np.float64]  # [writers, readers]
     curves: FaithfulnessCurves
     seconds: float  # to the scores; the curve is not counted
 
 
 def compare(
-    forward: PatchedForward, metric: Metric, methods: Sequence[Settings], rule: Rule
+    data: Data, metric: Metric, methods: Sequence[Method], rule: Rule, seed: int
 ) -> list[Compared]:
-    """Scores and curves of each settings' method; the forward and the metric are shared.
+    """Scores and curves of each method; the data and the metric are shared.
 
-    InputError without corrupt prompts, which faithfulness is measured against.
+    InputError without corrupt prompts, if the ablation needs them: faithfulness is measured against
+    the empty circuit.
     """
-    if not forward.prompts.has_corrupt:
+    if data.ablation.needs_corrupt and not data.prompts.has_corrupt:
         raise InputError("task: a comparison needs corrupt prompts, and the task has none")
-    found = []
-    for settings in methods:
+    compared = []
+    for method in methods:
         start = time.perf_counter()
-        kept, scores = _scores(settings, forward, metric)
+        found = last(method.find(data, metric, seed))
         seconds = time.perf_counter() - start
+        scores = ranking(found)
         with torch.no_grad():
-            curves = faithfulness_curves(forward, metric, scores, rule)
-        found.append(Compared(settings.method.name, kept, scores, curves, seconds))
-    return found
+            curves = faithfulness_curves(data, metric, scores, rule)
+        kept = None if found.ranks else found.mask
+        compared.append(Compared(method.name, kept, scores, curves, seconds))
+    return compared
 
 
-def _scores(
-    settings: Settings, forward: PatchedForward, metric: Metric
-) -> tuple[NDArray[np.bool_] | None, NDArray[np.float64]]:
-    method = settings.method
-    if not isinstance(method, ACDCMethod):
-        return None, edge_scores(method, settings.seed, forward, metric)
-    own = make_metric(method.metric, forward.prompts, forward.clean.logits)
-    effects, last = np.zeros(forward.graph.legal.shape), None
-    for last in search_steps(method, settings.seed, forward, own):
-        for test in last.tests:
-            if test.writer is not None:
-                effects[test.writer, test.reader] = test.effect
-    assert last is not None  # every graph has the reader `logits`
-    first = 2 * np.abs(effects).max() + 1
-    return last.mask, np.where(last.mask, effects + first, effects)
+def ranking(found: Found) -> NDArray[np.float64]:
+    """Scores that rank: a method's own, or its circuit's edges first and each part by score."""
+    if found.ranks:
+        return found.scores
+    first = 2 * np.abs(found.scores).max() + 1
+    return np.where(found.mask, found.scores + first, found.scores)
 
 
-def facts(found: Sequence[Compared], forward: PatchedForward) -> list[dict[str, Any]]:
+def facts(found: Sequence[Compared], data: Data) -> list[dict[str, Any]]:
     """Rows of the table: edges and seconds, CPR and CMD, share of ACDC's edges in the top n."""
     chosen = next((c.kept for c in found if c.kept is not None), None)
     rows = []
@@ -85,7 +78,7 @@ def facts(found: Sequence[Compared], forward: PatchedForward) -> list[dict[str, 
         shared = None
         if chosen is not None:
             n = int(chosen.sum())
-            best = top_n(forward.graph, one.scores, n).circuit.mask if n else chosen
+            best = top_n(data.graph, one.scores, n).circuit.mask if n else chosen
             shared = int((best & chosen).sum()) if one.kept is None else n
         rows.append(
             {

@@ -30,8 +30,9 @@ from acdc.prompts import Prompts
 from discovery.build import task_prompts
 from discovery.drawing import COLOURS, GREY, INK, save_figure
 from discovery.flow_scores import ComponentFlow, component_flow
-from discovery.settings import ComponentsSettings, Task
+from discovery.settings import ComponentsSettings
 from discovery.tables import markdown
+from discovery.tasks.choices import Task
 
 CONFIDENCE = 0.95  # of each interval by itself
 FALSE_DISCOVERIES = 0.05  # share expected among the components that are named

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from acdc.forward import PatchedForward
+from acdc.data import Data
 from acdc.graph import Circuit
-from acdc.metrics import Metric, accuracy, differ, make_metric, top1
+from acdc.metrics import LOGIT_DIFF, Metric, correct, differ, top1
 from acdc.prompts import Prompts
 
 # how far a search in this dtype may be from the fresh run, as a share of the metric's scale; in
@@ -22,57 +22,53 @@ DRIFT = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 5e-2}
 
 
 def evaluate(
-    forward: PatchedForward, metric: Metric, circuit: Circuit, searched: float | None
+    data: Data, metric: Metric, circuit: Circuit, searched: float | None
 ) -> dict[str, Any]:
     """Metric of model, circuit and empty circuit (its own unit and sign), and the task's scores.
 
     faithfulness = (circuit - empty) / (model - empty): 0 = the corrupted run, 1 = the full model;
-    None where model and empty circuit do not differ. Without corrupt prompts `resample` changes
-    nothing, so empty circuit and circuit are None. RuntimeError if `searched`, the value that a
-    search ended with (None: the method names none), is not what a fresh run gives.
+    None where model and empty circuit do not differ. Without corrupt prompts an ablation that needs
+    them changes nothing, so empty circuit and circuit are None. RuntimeError if `searched`, the
+    value that a search ended with (None: the method names none), is not what a fresh run gives.
     """
-    if forward.ablation == "resample" and not forward.prompts.has_corrupt:
+    prompts, clean = data.prompts, data.logits(lambda forward: forward.clean.logits)
+    model = float(data.values(metric, lambda forward: forward.clean.logits).mean())
+    if data.ablation.needs_corrupt and not prompts.has_corrupt:
         return {
-            "metric_clean": metric.of_logits(forward.clean.logits).double().mean().item(),
-            "metric_corrupt": None,
+            "metric_clean": model,
+            "metric_empty": None,
             "metric_circuit": None,
             "faithfulness": None,
-            "model": task_scores(forward.prompts, forward.clean.logits),
+            "model": task_scores(prompts, clean),
             "circuit": {},
         }
-    logits = forward.run(circuit.mask)
-    empty = forward.run(np.zeros_like(circuit.mask))
-    values = {
-        "metric_clean": metric.of_logits(forward.clean.logits).double().mean().item(),
-        "metric_corrupt": metric.of_logits(empty).double().mean().item(),
-        "metric_circuit": metric.of_logits(logits).double().mean().item(),
-    }
-    span = values["metric_clean"] - values["metric_corrupt"]
-    drift = 0.0 if searched is None else abs(values["metric_circuit"] - searched)
-    scale = max(1.0, *(abs(v) for v in values.values()))
-    if drift > DRIFT.get(forward.model.dtype, 1e-2) * scale:
+    nothing = np.zeros_like(circuit.mask)
+    empty, value = data.circuits(metric, [nothing, circuit.mask]).mean(1).tolist()
+    drift = 0.0 if searched is None else abs(value - searched)
+    scale = max(1.0, abs(model), abs(empty), abs(value))
+    if drift > DRIFT.get(data.model.dtype, 1e-2) * scale:
         raise RuntimeError(
-            f"the search says {metric.name} {searched}, a fresh run of its circuit"
-            f" {values['metric_circuit']}: this is a defect, please report it"
+            f"the search says {metric.name} {searched}, a fresh run of its circuit {value}: this is"
+            " a defect, please report it"
         )
-    part = values["metric_circuit"] - values["metric_corrupt"]
     return {
-        **values,
-        "faithfulness": part / span
-        if differ(values["metric_clean"], values["metric_corrupt"])
-        else None,
-        "model": task_scores(forward.prompts, forward.clean.logits),
-        "circuit": task_scores(forward.prompts, logits),
+        "metric_clean": model,
+        "metric_empty": empty,
+        "metric_circuit": value,
+        "faithfulness": (value - empty) / (model - empty) if differ(model, empty) else None,
+        "model": task_scores(prompts, clean),
+        "circuit": task_scores(prompts, data.logits(lambda forward: forward.run(circuit.mask))),
     }
 
 
 def task_scores(prompts: Prompts, logits: torch.Tensor) -> dict[str, float]:
     """accuracy, top1 (shares) and logit_diff (logits), as far as the task names answers."""
-    scores: dict[str, float | None] = {
-        "accuracy": accuracy(prompts, logits),
-        "top1": top1(prompts, logits),
+    if not prompts.has_answers:
+        return {}
+    scores = {
+        name: sum(hits) / len(prompts)
+        for name, hits in (("accuracy", correct(prompts, logits)), ("top1", top1(prompts, logits)))
     }
-    if prompts.has_answers and prompts.has_wrong:
-        metric = make_metric("logit_diff", prompts, logits)
-        scores["logit_diff"] = metric.of_logits(logits).mean().item()
-    return {name: value for name, value in scores.items() if value is not None}
+    if prompts.has_wrong:
+        scores["logit_diff"] = LOGIT_DIFF.bind(prompts, logits).of_logits(logits).mean().item()
+    return scores

@@ -8,17 +8,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Count = Annotated[int, Field(ge=1)]
-Least = Annotated[int, Field(ge=0)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from discovery.fields import Count, Fields, Least
 
 
-class Chance(_Strict):
+class Chance(Fields):
     """Random circuits to compare with."""
 
     circuits: Annotated[int, Field(ge=29)]  # the fewest that can show anything at level .05
@@ -26,7 +21,7 @@ class Chance(_Strict):
     prompts: Count
 
 
-class Scrubbing(_Strict):
+class Scrubbing(Fields):
     """Resampled circuits."""
 
     prompts: Annotated[int, Field(ge=4)]
@@ -34,7 +29,7 @@ class Scrubbing(_Strict):
     permuted: Annotated[int, Field(ge=19)]  # feature values permuted, the null of `agree`
 
 
-class Completeness(_Strict):
+class Completeness(Fields):
     """Search for the worst knock-out."""
 
     prompts: Annotated[int, Field(ge=4)]
@@ -44,27 +39,27 @@ class Completeness(_Strict):
     candidates: Least
 
 
-class Minimality(_Strict):
+class Minimality(Fields):
     """Edges and nodes against those of random paths."""
 
     prompts: Annotated[int, Field(ge=4)]
     draws: Annotated[int, Field(ge=10)]
 
 
-class Stability(_Strict):
+class Stability(Fields):
     """The method again on resampled prompts."""
 
     resamples: Annotated[int, Field(ge=6)]
     searches: Annotated[int, Field(ge=6)] | None  # of a search; null: not done
 
 
-class BasicEvaluation(_Strict):
+class BasicEvaluation(Fields):
     """No more than the run itself measures."""
 
     kind: Literal["basic"]
 
 
-class FullEvaluation(_Strict):
+class FullEvaluation(Fields):
     """One validation."""
 
     kind: Literal["full"]

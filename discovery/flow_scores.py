@@ -219,7 +219,7 @@ def _composition(
     whole = run.streams[stream_of(graph, reader.layer, reader.part)]
     wide = torch.promote_types(whole.dtype, torch.float32)
     whole = whole.to(wide)
-    writers = run.writers[: graph.writers_before(reader.layer, reader.part)]
+    writers = run.writers.take(range(graph.writers_before(reader.layer, reader.part)))
     bias = torch.zeros_like(whole[0, 0])
     for layer, block in enumerate(model.blocks):
         own = layer == reader.layer and reader.part == "mlp" and not graph.parallel

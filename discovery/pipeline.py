@@ -22,13 +22,14 @@ import numpy as np
 import torch
 
 from acdc.bridge import LoadedModel
+from acdc.data import Data
+from acdc.memory import GIB
 from acdc.metrics import Metric
-from acdc.prompts import Prompts
 from discovery.drawing import DrawnEdge, Layout, draw_circuit
 from discovery.evaluation import evaluate
 from discovery.heads.describe import describe_heads
 from discovery.prepare import Job, Kept, prepare
-from discovery.propose import Found, propose
+from discovery.propose import Proposed, propose
 from discovery.records import RunFolder, termination_as_exit
 from discovery.settings import Settings
 from discovery.tracking import Outcome, Tracker, check_tracking, start_tracker
@@ -48,10 +49,11 @@ def discover(
     """Run one search into `folder`; returns what result.json holds.
 
     `group` is the sweep that it belongs to, `kept` what it shares with the sweep's other jobs.
-    InputError for anything the user can mend; the folder's status.json then says failed.
+    A run of the same settings that was killed in this folder goes on. InputError for anything the
+    user can mend; the folder's status.json then says failed.
     """
     config = settings.model_dump(mode="json")
-    with termination_as_exit(), RunFolder.create(folder, config, overrides) as run:
+    with termination_as_exit(), RunFolder.create(folder, config, overrides, goes_on=True) as run:
         check_tracking(settings.tracking.mode)
         clock = _Clock()
         with clock("load"):
@@ -68,41 +70,56 @@ def discover(
 def labels(settings: Settings) -> list[str]:
     """What tells a run from others: model, task, metric, ablation, method, its size, the seed."""
     method = settings.method
-    size = f"n{method.n_edges}" if method.threshold is None else f"t{method.threshold:g}"
-    return [
-        settings.model.kind, settings.task.name, method.metric, method.ablation, method.name, size,
-        f"s{settings.seed}",
-    ]  # fmt: skip
+    names = [settings.model.kind, settings.task.name, settings.metric.name, settings.ablation.name]
+    words = [*names, method.name, method.size, f"s{settings.seed}"]
+    return [word.rpartition(":")[2] for word in words if word]
 
 
 def _discover(
     settings: Settings, run: RunFolder, tracker: Tracker, job: Job, clock: _Clock, say: Say
 ) -> dict[str, Any]:
-    loaded, forward, metric = job.loaded, job.forward, job.metric
+    loaded, data, metric = job.loaded, job.data, job.metric
+    plain = _time_forward(loaded, data)
+    say(estimate(settings, job, statistics.median(plain)))
     say(job.describe())
-    say(f"graph: {forward.graph.describe()}")
-    plain = _time_forward(loaded, forward.prompts)
+    say(f"graph: {data.graph.describe()}")
     with clock("search"):
-        found = propose(settings, run, tracker, forward, metric)
-    run.write("circuit.json", found.circuit.to_json(about={"score": found.score}))
-    plain += _time_forward(loaded, forward.prompts)
+        proposed = propose(settings.method, data, metric, settings.seed, run, tracker)
+    plain += _time_forward(loaded, data)
     with clock("evaluate"), torch.inference_mode():
-        scores = evaluate(forward, metric, found.circuit, found.metric)
+        scores = evaluate(data, metric, proposed.circuit, proposed.found.metric)
     with clock("heads"), torch.inference_mode():
-        run.write("heads.json", describe_heads(found.circuit, forward, loaded, settings.seed))
-    result = _result(settings, run, found, scores, clock, statistics.median(plain))
-    _write(run, tracker, found, metric, result)
+        run.write("heads.json", describe_heads(proposed.circuit, data[0], loaded, settings.seed))
+    result = _result(settings, run, job, proposed, scores, clock, statistics.median(plain))
+    _write(run, tracker, proposed, metric, result)
     return result
 
 
-def _time_forward(loaded: LoadedModel, prompts: Prompts) -> list[float]:
-    """Seconds of plain forward passes of the batch, one not counted."""
-    seconds = []
+def plan_only(settings: Settings, say: Say) -> None:
+    """Say what the run would take in memory and time; nothing is searched or written."""
+    job = prepare(settings)
+    say(estimate(settings, job, statistics.median(_time_forward(job.loaded, job.data))))
+
+
+def estimate(settings: Settings, job: Job, forward_seconds: float) -> str:
+    """Memory and time of the run, before it begins."""
+    passes = settings.method.passes(job.data.graph)
+    one = f"a plain forward pass of all prompts takes {forward_seconds:.3g} s"
+    if passes is None:
+        return f"{job.plan.says()}\ntime: {one}; how many {settings.method.name} takes is not known"
+    total = passes * forward_seconds
+    words = f"{total:.0f} s" if total < 120 else f"{total / 60:.0f} minutes"
+    return f"{job.plan.says()}\ntime: roughly {passes:.0f} plain forward passes, {words}; {one}"
+
+
+def _time_forward(loaded: LoadedModel, data: Data) -> list[float]:
+    """Seconds of plain forward passes of all prompts, one not counted; timed on the first part."""
+    tokens, seconds = data.prompts.clean[: data.part], []
     for _ in range(FORWARD_REPEATS + 1):
         start = time.perf_counter()
-        loaded.plain_logits(prompts.clean)
+        loaded.plain_logits(tokens)
         _synchronise(loaded)
-        seconds.append(time.perf_counter() - start)
+        seconds.append((time.perf_counter() - start) * len(data) / len(tokens))
     return seconds[1:]
 
 
@@ -115,32 +132,34 @@ def _synchronise(loaded: LoadedModel) -> None:
 
 
 def _result(
-    settings: Settings, run: RunFolder, found: Found, scores: Mapping[str, Any], clock: _Clock,
-    forward_seconds: float,
+    settings: Settings, run: RunFolder, job: Job, proposed: Proposed, scores: Mapping[str, Any],
+    clock: _Clock, forward_seconds: float,
 ) -> dict[str, Any]:  # fmt: skip
-    method, circuit = settings.method, found.circuit
+    method, circuit = settings.method, proposed.circuit
+    clock.seconds["search"] = round(proposed.seconds, 3)  # earlier attempts included
     return {
-        "model": getattr(settings.model, "name", settings.model.kind),
+        "model": settings.model.label,
         "task": settings.task.name,
         "method": method.name,
-        "metric": method.metric,
-        "ablation": method.ablation,
-        "threshold": method.threshold,
+        "metric": settings.metric.name,
+        "ablation": settings.ablation.name,
+        "threshold": getattr(method, "threshold", None),
         "seed": settings.seed,
         "n_edges_total": circuit.graph.n_edges,
         "n_edges": circuit.n_edges,
         "n_edges_on_paths": circuit.pruned().n_edges,
         "n_nodes": len(circuit.nodes()),
         **{
-            k: scores[k]
-            for k in ("metric_clean", "metric_corrupt", "metric_circuit", "faithfulness")
+            k: scores[k] for k in ("metric_clean", "metric_empty", "metric_circuit", "faithfulness")
         },
         "scores": {"model": scores["model"], "circuit": scores["circuit"]},
-        **found.counts,
+        **proposed.found.counts,
         "seconds": clock.seconds,
         "forward_seconds": forward_seconds,
-        "search_in_forwards": found.seconds / forward_seconds,
+        "search_in_forwards": proposed.seconds / forward_seconds,
         "peak_memory_gib": peak_memory(),
+        "expected_memory_gib": round(job.plan.peak / GIB, 3),
+        "prompts_at_a_time": job.plan.part,
         "config_hash": run.config_hash,
         "versions": _versions(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {settings.device}",
@@ -159,9 +178,9 @@ def _versions() -> dict[str, str]:
 
 
 def _write(
-    run: RunFolder, tracker: Tracker, found: Found, metric: Metric, result: dict[str, Any]
+    run: RunFolder, tracker: Tracker, proposed: Proposed, metric: Metric, result: dict[str, Any]
 ) -> None:
-    circuit, graph = found.circuit, found.circuit.graph
+    circuit, graph = proposed.circuit, proposed.circuit.graph
     layout = Layout(graph.n_layers, graph.n_heads, graph.n_kv_heads, graph.has_mlp)
     drawn = [
         DrawnEdge(graph.writers[w], graph.readers[r].name, float(circuit.scores[w, r]))
@@ -175,7 +194,7 @@ def _write(
     run.write("result.json", result)
     flat = {k: v for k, v in result.items() if isinstance(v, (int, float, str))}
     flat |= {k: getattr(graph, k) for k in ("n_layers", "n_heads", "n_kv_heads", "has_mlp")}
-    tracker.finish(Outcome(flat, found.edges, picture, run.path("circuit.json")))
+    tracker.finish(Outcome(flat, proposed.found.edges, picture, run.path("circuit.json")))
 
 
 def _subtitle(result: Mapping[str, Any], metric: Metric) -> str:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 
 from acdc.bridge import LoadedModel
-from acdc.forward import Ablation, PatchedForward
-from acdc.metrics import Metric, make_metric
+from acdc.data import Data
+from acdc.memory import Plan, Shape, plan
+from acdc.metrics import Metric
 from acdc.prompts import Prompts
-from discovery.build import CLEAN_ONLY, build_prompts, load_model
+from discovery.build import load_model, make_ablation, task_prompts
 from discovery.evaluation import task_scores
-from discovery.settings import MetricName, ModelSettings, PairsTask, Settings
+from discovery.settings import ModelSettings, Settings
 
 SMALL_MODEL = 10_000_000  # parameters
 DEFAULT_THREADS = torch.get_num_threads()
@@ -44,40 +44,29 @@ class Kept:
 
     def __init__(self) -> None:
         self._model: Last[LoadedModel] = Last()
-        self._runs: Last[PatchedForward] = Last()
+        self._data: Last[Data] = Last()
 
     def model(self, settings: ModelSettings) -> LoadedModel:
         """The configured model."""
 
         def make() -> LoadedModel:
-            self._runs = Last()  # they hold the model that goes
+            self._data = Last()  # it holds the model that goes
             return load_model(settings)
 
         return self._model.get((settings.model, settings.device), make)
 
-    def runs(self, settings: Settings, loaded: LoadedModel) -> PatchedForward:
-        """Clean and corrupt run of the configured prompts, cut edges resampled."""
+    def data(self, settings: Settings, loaded: LoadedModel, metric: Metric) -> Data:
+        """The configured prompts in parts, cut edges resampled; runs are made when asked for."""
+        task, threads = settings.task, settings.threads
+        asked = (task, settings.seed, metric.needs, settings.corrupt_for)
 
-        def make() -> PatchedForward:
-            prompts = build_prompts(settings, loaded)
-            with torch.no_grad():  # attribution needs tensors that gradients may pass
-                graph = loaded.model.graph(settings.graph.kv)
-                return PatchedForward(loaded.model, graph, prompts)
+        def make() -> Data:
+            task, seed, needs, corrupt_for = asked
+            prompts = task_prompts(task, loaded, seed, needs, corrupt_for)
+            return Data(loaded.model, loaded.model.graph(settings.graph.kv), prompts)
 
-        return self._runs.get(_determines_runs(settings), make)
-
-
-def _determines_runs(settings: Settings) -> Hashable:
-    """Everything that prompts, graph and runs depend on; of a file also its size and time."""
-    task, method = settings.task, settings.method
-    file: Any = None
-    if isinstance(task, PairsTask):
-        about = Path(task.path).stat()
-        file = (about.st_size, about.st_mtime_ns)
-    return (
-        settings.model, settings.device, settings.threads, settings.seed, settings.graph, task,
-        file, method.metric, method.name in CLEAN_ONLY,  # the last two: what prompts must have
-    )  # fmt: skip
+        # the model is this one's: Kept.model lets the data go with it
+        return self._data.get((asked, task.fingerprint(), settings.graph, threads), make)
 
 
 @dataclass(frozen=True)
@@ -85,39 +74,39 @@ class Job:
     """Everything that a method works on."""
 
     loaded: LoadedModel
-    forward: PatchedForward  # holds the graph and the prompts
+    data: Data  # holds the graph and the prompts
     metric: Metric
+    plan: Plan  # how the data is worked on
 
     @torch.inference_mode()
     def describe(self) -> str:
         """The prompts, and the model's own score, so that nobody searches for what it cannot do."""
-        forward = self.forward
-        lines = [describe_prompts(self.loaded, forward.prompts)]
+        data = self.data
+        lines = [describe_prompts(self.loaded, data.prompts)]
         lines.append(f"{self.loaded.model.name} on the task:")
-        for run, logits in (("clean", forward.clean.logits), ("corrupt", forward.corrupt.logits)):
-            if run == "clean" or forward.prompts.has_corrupt:
-                lines.append(f"  {run:8}{_score_line(task_scores(forward.prompts, logits))}")
+        clean = data.logits(lambda forward: forward.clean.logits)
+        lines.append(f"  {'clean':8}{_score_line(task_scores(data.prompts, clean))}")
+        if data.prompts.has_corrupt:
+            corrupt = data.logits(lambda forward: forward.corrupt.logits)
+            lines.append(f"  {'corrupt':8}{_score_line(task_scores(data.prompts, corrupt))}")
         return "\n".join(lines)
 
 
-def prepare(
-    settings: Settings,
-    metric: MetricName | None = None,
-    ablation: Ablation | None = None,
-    kept: Kept | None = None,
-) -> Job:
-    """The configured job; metric and ablation are the method's own unless given.
+def prepare(settings: Settings, kept: Kept | None = None) -> Job:
+    """The configured job. With `kept`, model and runs are made only if the last job's do not fit.
 
-    With `kept`, model and runs are made only if the last job's cannot be used. InputError if model,
-    task and metric do not fit.
+    InputError if model, task and metric do not fit, or the prompts do not fit into memory.
     """
-    method, kept = settings.method, kept or Kept()
+    kept = kept or Kept()
+    metric = settings.metric.load()
     loaded = load(settings, kept)
-    runs = kept.runs(settings, loaded)
-    with torch.no_grad():
-        forward = runs.under(ablation or method.ablation)
-        chosen = make_metric(metric or method.metric, forward.prompts, forward.clean.logits)
-    return Job(loaded, forward, chosen)
+    data = kept.data(settings, loaded, metric)
+    metric.check(data.prompts)
+    shape = Shape(loaded.model, len(data), data.n_pos, data.prompts.has_corrupt)
+    how = plan(shape, settings.method.works, settings.memory_gib)
+    data = data.arranged(how.part, how.hold, how.batch_bytes)
+    ablation = make_ablation(settings.ablation, settings.task, loaded, settings.seed)
+    return Job(loaded, data.under(ablation), metric, how)
 
 
 def load(settings: ModelSettings, kept: Kept | None = None) -> LoadedModel:

@@ -1,252 +1,158 @@
-"""A method at work: candidate circuits, by search or by scores, written down as they come.
+"""A method at work: its steps written down as they come, from where an earlier attempt left off.
 
-`acdc` decides edge by edge. The others give every edge one number and take the best: information
-flow routes (`ifr`), edge attribution patching (`eap`, `eap_ig`, `eap_ig_activations`), the exact
-effect of each single knock-out (`exact`), and noise (`random`), which is what a method has to beat.
-All end in the same record.
+    edges.jsonl, metrics.jsonl   as they become known
+    checkpoint.safetensors       where the method can go on from, every few seconds; gone at the end
+    search.json, circuit.json    what it ended with; circuit.json comes last
+
+A run that was killed goes on: from its circuit, from its checkpoint, or from the beginning, and
+ends with the same bytes.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import save
 from tqdm import tqdm
 
-from acdc import attribution
+from acdc.data import Data
 from acdc.errors import InputError
-from acdc.forward import PatchedForward
 from acdc.graph import Circuit, Graph
 from acdc.metrics import Metric
-from acdc.search import Decision, Guide, Order, Step, acdc
-from acdc.selection import (
-    Selection,
-    best_edges,
-    check_size,
-    select,
-    select_on_paths,
-    threshold,
-)
-from discovery.flow_scores import edge_flow
-from discovery.records import RunFolder
-from discovery.settings import ACDCMethod, IGMethod, ScoreMethod, Settings
-from discovery.statistics.random_circuits import random_mask
-from discovery.tracking import TestedEdge, Tracker
+from discovery.json_files import read_json, read_lines, write_bytes
+from discovery.methods import Found, Method, Step
+from discovery.methods.found import Resume
+from discovery.records import RunFolder, TestedEdge
+from discovery.tracking import Tracker
 
-INTEGRATED = {
-    "eap_ig": attribution.eap_ig,
-    "eap_ig_activations": attribution.eap_ig_activations,
-}
+CHECKPOINT = "checkpoint.safetensors"
+LINES = ("edges.jsonl", "metrics.jsonl")
+EVERY_SECONDS = 5.0  # the least between two checkpoints
+OVERHEAD = 0.05  # of the time that they may take
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a method ended with."""
+class Proposed:
+    """What a method ended with, and how long it took, all attempts together."""
 
+    found: Found
     circuit: Circuit
-    metric: float | None  # of the circuit, where the method itself says so
-    edges: tuple[TestedEdge, ...]  # tested or scored, in order
-    counts: Mapping[str, int | float]  # what the method counts; goes into result.json
-    score: str  # what circuit.json's scores are, in words
     seconds: float
 
 
 def propose(
-    settings: Settings, run: RunFolder, tracker: Tracker, forward: PatchedForward, metric: Metric
-) -> Found:
-    """Run the configured method, writing edges.jsonl and metrics.jsonl."""
-    method = settings.method
-    if isinstance(method, ACDCMethod):
-        return _search(method, settings.seed, run, tracker, forward, metric)
-    return _score(method, settings.seed, run, forward, metric)
+    method: Method, data: Data, metric: Metric, seed: int, run: RunFolder, tracker: Tracker
+) -> Proposed:
+    """Run the method into the folder, or what is left of it."""
+    done = _read_back(run, data.graph)
+    if done is not None:
+        return done
+    work = _Work(run, tracker, data.graph, metric)
+    resume = work.come_back()
+    found: Step | Found | None = None
+    with tqdm(total=data.graph.n_edges, unit="edge", dynamic_ncols=True, smoothing=0.05) as bar:
+        for found in _named(method, method.find(data, metric, seed, resume)):
+            if isinstance(found, Found):
+                break
+            work.write(found)
+            bar.update(found.done - bar.n)
+            bar.set_postfix_str(found.says, refresh=False)
+    if not isinstance(found, Found):
+        raise TypeError(f"method={method.name}: it must end in a Found, and ended in {found!r}")
+    return work.end(found)
 
 
-# --- search
+def _named(method: Method, steps: Iterator[Step | Found]) -> Iterator[Step | Found]:
+    """The steps; a refusal of one of the method's fields names it as the user does."""
+    try:
+        yield from steps
+    except InputError as error:
+        field = str(error).partition("=")[0]
+        prefix = "method." if field in type(method).model_fields else ""
+        raise InputError(f"{prefix}{error}") from error
 
 
-def _search(
-    method: ACDCMethod, seed: int, run: RunFolder, tracker: Tracker, forward: PatchedForward,
-    metric: Metric,
-) -> Found:  # fmt: skip
-    graph = forward.graph
-    start, tests, step = time.perf_counter(), list[Decision](), None
-    skipped, damage = 0, 0.0
-    with tqdm(total=graph.n_edges, unit="edge", dynamic_ncols=True, smoothing=0.05) as bar:
-        for number, step in enumerate(search_steps(method, seed, forward, metric)):
-            tests += step.tests
-            skipped, damage = skipped + step.n_skipped, damage + step.damage
-            seconds = time.perf_counter() - start
-            row = _metrics_row(graph, step)
-            run.append_edges(_edge_row(graph, test) for test in step.tests)
-            run.append_metrics({**row, "seconds": round(seconds, 3)})
-            tracker.log(row, step=number)
-            bar.update(step.n_settled - bar.n)
-            name = graph.readers[step.visit.reader].name
-            counts = f"{step.n_kept} kept, {step.n_tests} tests"
-            bar.set_postfix_str(f"{name}, {counts}, {metric.name} {step.metric:.4g}", refresh=False)
-    assert step is not None  # every graph has the reader `logits`
-    found = _found(graph, metric, step, tests, time.perf_counter() - start)
-    if method.shortlist is None:
-        return found
-    return replace(found, counts={**found.counts, "n_skipped": skipped, "skipped_damage": damage})
+class _Work:
+    """The files of a method that is running."""
+
+    def __init__(self, run: RunFolder, tracker: Tracker, graph: Graph, metric: Metric) -> None:
+        self.run, self.tracker, self.graph, self.metric = run, tracker, graph, metric
+        self.start, self.before = time.perf_counter(), 0.0  # seconds of earlier attempts
+        self.number = 0  # of the next step
+        self.saved, self.cost = self.start, 0.0
+
+    @property
+    def seconds(self) -> float:
+        """So far, all attempts together."""
+        return self.before + time.perf_counter() - self.start
+
+    def come_back(self) -> Resume | None:
+        """Where the last attempt's checkpoint is; lines that came after it are cut off."""
+        path = self.run.path(CHECKPOINT)
+        sizes, resume = dict.fromkeys(LINES, 0), None
+        if path.exists():
+            with safe_open(path, framework="pt") as file:
+                about = json.loads(file.metadata()["about"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            sizes, self.number, self.before = about["sizes"], about["number"], about["seconds"]
+        for name, size in sizes.items():
+            self.run.truncate(name, size)
+        if path.exists():
+            edges = read_lines(self.run.path("edges.jsonl"))
+            resume = Resume(about["method"], tensors, edges)
+        return resume
+
+    def write(self, step: Step) -> None:
+        """Record one step."""
+        self.run.append_edges(step.edges)
+        if step.row:
+            self.run.append_metrics({**step.row, "seconds": round(self.seconds, 3)})
+            self.tracker.log(step.row, step=self.number)
+        self.number += 1
+        wait = max(EVERY_SECONDS, self.cost / OVERHEAD)
+        if step.checkpoint is not None and time.perf_counter() - self.saved > wait:
+            self._save(step)
+
+    def _save(self, step: Step) -> None:
+        assert step.checkpoint is not None  # asked for only then
+        began = time.perf_counter()
+        method, tensors = step.checkpoint()
+        about = {
+            "method": method,
+            "sizes": {name: self.run.size(name) for name in LINES},
+            "number": self.number,
+            "seconds": self.seconds,
+        }
+        own = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
+        write_bytes(self.run.path(CHECKPOINT), save(own, {"about": json.dumps(about)}))
+        self.saved = time.perf_counter()
+        self.cost = self.saved - began
+
+    def end(self, found: Found) -> Proposed:
+        """Record what it came to; circuit.json says that the method is done."""
+        circuit, seconds = Circuit(self.graph, found.mask, found.scores), self.seconds
+        names = ("score", "ranks", "counts", "metric")
+        about = {name: getattr(found, name) for name in names}
+        self.run.write("search.json", {**about, "seconds": seconds})
+        self.run.write("circuit.json", circuit.to_json(about={"score": found.score}))
+        self.run.path(CHECKPOINT).unlink(missing_ok=True)
+        return Proposed(found, circuit, seconds)
 
 
-def search_steps(
-    method: ACDCMethod, seed: int, forward: PatchedForward, metric: Metric
-) -> Iterator[Step]:
-    """The configured search, its guide's scores made first; see acdc.search."""
-    order = Order(method.reader_order, method.sender_heads, method.gates, seed)
-    guide = _guide(method, seed, forward, metric)
-    return acdc(forward, metric, method.threshold, order, method.chunk, guide)
-
-
-def _guide(method: ACDCMethod, seed: int, forward: PatchedForward, metric: Metric) -> Guide | None:
-    """What steers the search, if anything: the guide's scores as an order, as a shortlist."""
-    scorer = method.guiding()
-    if scorer is None:
+def _read_back(run: RunFolder, graph: Graph) -> Proposed | None:
+    """What an earlier attempt ended with, if it came so far."""
+    about, circuit = (read_json(run.path(f"{name}.json")) for name in ("search", "circuit"))
+    if about is None or circuit is None:
         return None
-    shortlist, n_edges = method.shortlist, forward.graph.n_edges
-    if shortlist is not None and shortlist > n_edges:
-        raise InputError(f"method.shortlist={shortlist}: the graph has {n_edges} edges")
-    scores = edge_scores(scorer, seed, forward, metric)
-    return Guide(
-        scores if method.weakest_first else None,
-        None if shortlist is None else best_edges(forward.graph, scores, shortlist),
-    )
-
-
-def _found(
-    graph: Graph, metric: Metric, last: Step, tests: list[Decision], seconds: float
-) -> Found:
-    scores = np.zeros(graph.legal.shape)
-    for test in tests:
-        if test.writer is not None:
-            scores[test.writer, test.reader] = test.effect
-    gates = [t for t in tests if t.writer is None]
-    edges = (t for t in tests if t.writer is not None)
-    return Found(
-        circuit=Circuit(graph, last.mask, scores),
-        metric=last.metric,
-        edges=tuple(TestedEdge(t.name(graph), t.order, t.effect, t.kept) for t in edges),
-        counts={
-            "n_tests": last.n_tests,
-            "n_gates": len(gates),
-            "n_gates_kept": sum(t.kept for t in gates),
-            "n_ties": sum(t.tie for t in tests),
-            "n_passes": last.n_passes,
-        },
-        score=f"effect of the edge's removal when it was tested, in {metric.unit} of"
-        f" {metric.name}, positive = the removal hurts; 0 = not tested",
-        seconds=seconds,
-    )
-
-
-def _metrics_row(graph: Graph, step: Step) -> dict[str, Any]:
-    return {
-        "reader": graph.readers[step.visit.reader].name,
-        "kind": step.visit.kind,
-        "reason": step.reason,
-        "metric": step.metric,
-        "n_edges": step.n_edges,
-        "n_kept": step.n_kept,
-        "n_settled": step.n_settled,
-        "n_tests": step.n_tests,
-        "n_passes": step.n_passes,
-        "n_skipped": step.n_skipped,
-        "damage": step.damage,
-    }
-
-
-def _edge_row(graph: Graph, test: Decision) -> dict[str, Any]:
-    return {
-        "order": test.order,
-        "edge": test.name(graph),
-        "kind": "gate" if test.writer is None else "edge",
-        "effect": test.effect,
-        "metric": test.after,
-        "kept": test.kept,
-        "tie": test.tie,
-    }
-
-
-# --- scores
-
-
-def edge_scores(
-    method: ScoreMethod | IGMethod, seed: int, forward: PatchedForward, metric: Metric
-) -> NDArray[np.float64]:
-    """[writers, readers] of the configured method; positive = the edge helps (ifr: always >= 0)."""
-    if isinstance(method, IGMethod):
-        return INTEGRATED[method.name](forward, metric, method.steps)
-    if method.name == "eap":
-        return attribution.eap(forward, metric)
-    if method.name == "random":
-        return attribution.random_scores(forward.graph, seed)
-    if method.name == "exact":
-        return _exact(forward, metric)
-    prompts = forward.prompts
-    right = prompts.answers if prompts.has_answers else None
-    wrong = prompts.wrong if prompts.has_answers and prompts.has_wrong else None
-    return edge_flow(
-        forward.model, forward.graph, prompts.clean, right=right, wrong=wrong
-    ).scores  # fmt: skip
-
-
-def _exact(forward: PatchedForward, metric: Metric) -> NDArray[np.float64]:
-    with tqdm(total=forward.graph.n_edges, unit="edge", dynamic_ncols=True) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.update(done - bar.n)
-
-        return attribution.exact(forward, metric, progress)
-
-
-def _score(
-    method: ScoreMethod | IGMethod, seed: int, run: RunFolder, forward: PatchedForward,
-    metric: Metric,
-) -> Found:  # fmt: skip
-    graph, start = forward.graph, time.perf_counter()
-    if method.n_edges is not None:
-        check_size(graph, method.n_edges)  # before the scores, which may take hours
-    scores = edge_scores(method, seed, forward, metric)
-    chosen = select_edges(method, graph, scores, seed)
-    seconds = time.perf_counter() - start
-    order = np.argsort(-np.abs(scores[graph.legal]), kind="stable")
-    places = np.argwhere(graph.legal)[order].tolist()
-    edges = tuple(
-        TestedEdge(graph.edge_name(w, r), i, float(scores[w, r]), bool(chosen.circuit.mask[w, r]))
-        for i, (w, r) in enumerate(places)
-    )
-    run.append_edges(
-        {"order": e.order, "edge": e.edge, "kind": "score", "effect": e.effect, "kept": e.kept}
-        for e in edges
-    )
-    requested = chosen.taken if chosen.requested is None else chosen.requested
-    unit = "share of the flow" if method.name == "ifr" else f"{metric.unit} of {metric.name}"
-    return Found(
-        circuit=chosen.circuit,
-        metric=None,
-        edges=edges,
-        counts={"n_edges_requested": requested, "n_edges_taken": chosen.taken},
-        score=f"{method.name}, in {'arbitrary units' if method.name == 'random' else unit},"
-        " positive = the edge helps",
-        seconds=seconds,
-    )
-
-
-def select_edges(
-    method: ScoreMethod | IGMethod, graph: Graph, scores: NDArray[np.float64], seed: int
-) -> Selection:
-    """The circuit that the method's own size or threshold makes of its scores."""
-    if method.n_edges is None:
-        assert method.threshold is not None  # settings: exactly one of the two is given
-        return threshold(graph, scores, method.threshold, method.ranking)
-    if method.rule == "paths":
-        mask = random_mask(graph, method.n_edges, np.random.default_rng(seed))
-        return Selection(Circuit(graph, mask, scores), method.n_edges, method.n_edges)
-    choose = select if method.count == "asked" else select_on_paths
-    return choose(graph, scores, method.n_edges, method.ranking, method.rule)
+    read = Circuit.from_json(circuit, graph)
+    rows = [r for r in read_lines(run.path("edges.jsonl")) if r["kind"] != "gate"]
+    own: Mapping[str, Any] = {k: about[k] for k in ("score", "ranks", "counts", "metric")}
+    edges = tuple(TestedEdge(r["edge"], r["order"], r["effect"], r["kept"]) for r in rows)
+    found = Found(mask=np.array(read.mask), scores=np.array(read.scores), edges=edges, **own)
+    return Proposed(found, read, float(about["seconds"]))

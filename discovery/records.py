@@ -35,6 +35,18 @@ HEARTBEAT_SECONDS = 5.0
 SILENT_SECONDS = 90.0  # without a heartbeat; then a run on another host is taken for killed
 
 
+@dataclass(frozen=True)
+class TestedEdge:
+    """One row of the edge table."""
+
+    __test__ = False  # not a test class, whatever pytest thinks of the name
+
+    edge: str
+    order: int  # 0 for the first edge that was tested, or that scores best
+    effect: float
+    kept: bool
+
+
 class Terminated(SystemExit):
     """SIGTERM arrived; the exit code is the one shells expect (128 + 15)."""
 
@@ -90,10 +102,14 @@ class RunFolder:
         self._heart = threading.Thread(target=self._beat, daemon=True)
 
     @classmethod
-    def create(cls, path: Path, config: Mapping[str, Any], overrides: Sequence[str]) -> RunFolder:
+    def create(
+        cls, path: Path, config: Mapping[str, Any], overrides: Sequence[str], goes_on: bool = False
+    ) -> RunFolder:
         """Claim the folder for a new run; InputError if it holds one already.
 
-        Other files may lie there. Of several processes that try at once, exactly one succeeds.
+        With `goes_on`, a run of the same configuration that was killed or failed is taken up: its
+        files stay. Other files may lie there. Of several processes that try at once, exactly one
+        succeeds.
         """
         record = {"config": config, "overrides": list(overrides), "config_hash": ""}
         encode(record)  # complain about a value before anything is written
@@ -109,6 +125,8 @@ class RunFolder:
             "started": now,
             "updated": now,
         }
+        if goes_on:
+            _let_go(path, record["config_hash"])
         _claim(path, status)
         run = cls(path, status, record["config_hash"])
         try:
@@ -131,6 +149,16 @@ class RunFolder:
         if _identity(self.folder) != self._place:
             raise InputError(f"{self.folder} is no longer the folder that this run began in.")
         write_json(self.path(name), value)
+
+    def size(self, name: str) -> int:
+        """Bytes of a file of the folder; 0 if there is none."""
+        path = self.path(name)
+        return path.stat().st_size if path.exists() else 0
+
+    def truncate(self, name: str, size: int) -> None:
+        """Cut a file that is appended to back to its first bytes; nothing if there is none."""
+        if self.size(name):
+            os.truncate(self.path(name), size)
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """One line on one reader."""
@@ -253,6 +281,28 @@ def record_refusal(path: Path, overrides: Sequence[str], error: Exception) -> No
         raise error
 
 
+def goes_on(path: Path, config: Mapping[str, Any]) -> bool:
+    """Whether the folder holds a run of this configuration that ended before it was done."""
+    hashed = config_hash({key: value for key, value in config.items() if key != "tracking"})
+    return _left_off(path, hashed)
+
+
+def _left_off(folder: Path, hashed: str) -> bool:
+    try:
+        state = state_of(read_json(folder / "status.json") or {})
+        record = read_json(folder / "config.json") or {}
+    except InputError:
+        return False
+    return state in ("killed", "failed") and record.get("config_hash") == hashed
+
+
+def _let_go(folder: Path, hashed: str) -> None:
+    """Take the status of a run that left off out of the way; of several, one rename succeeds."""
+    if _left_off(folder, hashed):
+        with suppress(FileNotFoundError):
+            os.rename(folder / "status.json", folder / "status.earlier.json")
+
+
 def _claim(folder: Path, status: Mapping[str, Any]) -> None:
     """Write the first status.json; creating it is what decides a race."""
     path = folder / "status.json"
@@ -290,7 +340,8 @@ def _occupied(folder: Path) -> str:
         state = f"killed: {process} {gone}"
     return (
         f"{folder} already holds a run ({state}). "
-        "Choose another folder with hydra.run.dir=... or delete this one."
+        "Choose another folder with hydra.run.dir=... or delete this one; a run that was killed"
+        " goes on if the same is asked of it."
     )
 
 

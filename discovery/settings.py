@@ -1,202 +1,70 @@
 """What can be configured, strictly: every field's type, range and allowed values.
 
 The configuration files answer the questions; this says which answers make sense, before any model
-is loaded. Plain frozen data: nobody below scripts/ sees Hydra.
+is loaded. Plain frozen data: nobody below scripts/ sees Hydra. What goes by a name (model, task,
+method, metric, ablation) is looked up in discovery/registry.py and checks its own fields.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    FiniteFloat,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
 from acdc.errors import InputError
+from discovery import registry
+from discovery.ablations.choices import AblationChoice
 from discovery.evaluation_settings import BasicEvaluation, FullEvaluation
+from discovery.fields import Amount, Count, Fields, Named, Share, Token, sentences
+from discovery.methods.method import Method
+from discovery.models.choices import ModelChoice
+from discovery.tasks.choices import Task
 
-Dtype = Literal["float32", "float64", "bfloat16"]
-MetricName = Literal["kl", "logit_diff", "prob_diff", "nll"]
-Ablation = Literal["resample", "zero", "mean"]
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[FiniteFloat, Field(ge=0, lt=1)]
-
-
-def _token(value: Any) -> Any:
-    if not isinstance(value, int | str) or isinstance(value, bool):
-        raise ValueError(f"{value!r} is neither the text of a token nor its id")
-    return value
-
-
-Token = Annotated[int | str, BeforeValidator(_token)]
 Read = TypeVar("Read", bound="ModelSettings")
+GROUPS: dict[str, str] = {  # field of a configuration -> what is looked up there
+    "model": "model", "task": "task", "versus": "task", "method": "method", "ablation": "ablation",
+}  # fmt: skip
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+class MetricChoice(Named):
+    """A metric by its name, or "module:object" of one's own (acdc.metrics.Metric)."""
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return registry.check("metric", name)
+
+    def load(self) -> Any:
+        """The acdc.metrics.Metric; InputError if the name is something else's."""
+        from acdc.metrics import Metric
+
+        found = registry.load("metric", self.name)
+        if not isinstance(found, Metric):
+            raise InputError(
+                f"metric.name={self.name!r} is a {type(found).__name__}; wanted is an"
+                " acdc.metrics.Metric: Metric(name, unit, lower_is_better, value)"
+            )
+        return found
 
 
-class InductionModel(_Strict):
-    """The embedded default."""
-
-    kind: Literal["induction"]
-    dtype: Dtype = "float32"
-
-
-class SmolLM2Model(_Strict):
-    """SmolLM2-135M-Instruct from the package registry."""
-
-    kind: Literal["smollm2"]
-    dtype: Dtype = "float32"
-
-
-class HFModel(_Strict):
-    """Any hub id or local folder."""
-
-    kind: Literal["hf"]
-    name: Annotated[str, Field(min_length=1)]
-    dtype: Dtype = "float32"
-
-
-class InductionTask(_Strict):
-    """Random tokens with a repeated segment."""
-
-    name: Literal["induction"]
-    n: Count
-    length: Annotated[int, Field(ge=6)]
-    prepend_bos: bool
-
-
-class IOITask(_Strict):
-    """Indirect object identification."""
-
-    name: Literal["ioi"]
-    n: Count
-    corruption: Literal["abc", "flip"]
-    prepend_bos: bool
-
-
-class GreaterThanTask(_Strict):
-    """Later years than the start year."""
-
-    name: Literal["greater_than"]
-    n: Count
-    prepend_bos: bool
-
-
-class PairsTask(_Strict):
-    """The user's own JSONL."""
-
-    name: Literal["pairs"]
-    path: Annotated[str, Field(min_length=1)]
-    n: Count | None
-    length: Count | None
-    prepend_bos: bool
-
-
-class GraphSettings(_Strict):
+class GraphSettings(Fields):
     """Which edges there are."""
 
     kv: Literal["per_query_head", "per_group"]
 
 
-class ACDCMethod(_Strict):
-    """The greedy search; the fields of acdc.search.Order, what it minimises, and what guides it.
-
-    With `guide=null` it is the exact search. `n_edges` is there so that a sweep over methods can
-    say `n_edges=null` to all of them.
-    """
-
-    name: Literal["acdc"]
-    threshold: Annotated[FiniteFloat, Field(ge=0)]
-    n_edges: None = None
-    metric: MetricName
-    ablation: Ablation
-    reader_order: Literal["layer", "head"]
-    sender_heads: Literal["descending", "ascending", "random"]
-    gates: bool
-    chunk: Count | None
-    guide: Literal["ifr", "eap", "eap_ig", "eap_ig_activations", "exact", "random"] | None
-    guide_steps: Count
-    weakest_first: bool
-    shortlist: Count | None
-
-    @model_validator(mode="after")
-    def _guide_is_used(self) -> ACDCMethod:
-        uses = self.weakest_first or self.shortlist is not None
-        if uses and self.guide is None:
-            field = "shortlist" if self.shortlist is not None else "weakest_first"
-            raise ValueError(f"{field} needs scores: give guide=eap_ig, ifr, ...")
-        if self.guide is not None and not uses:
-            raise ValueError("guide is given but not used: add weakest_first=true or shortlist=N")
-        if self.guide == "eap" and self.metric == "kl":
-            raise ValueError("guide=eap has no gradient of kl at the clean run; use guide=eap_ig")
-        return self
-
-    def guiding(self) -> ScoreMethod | IGMethod | None:
-        """The scoring method that guides the search, if any."""
-        if self.guide is None:
-            return None
-        plain = {
-            "name": self.guide, "n_edges": self.shortlist or 1, "threshold": None,
-            "count": "asked", "rule": "top_n", "ranking": "absolute", "metric": self.metric,
-            "ablation": self.ablation,
-        }  # fmt: skip
-        if self.guide.startswith("eap_ig"):
-            return IGMethod.model_validate({**plain, "steps": self.guide_steps})
-        return ScoreMethod.model_validate(plain)
-
-
-class ScoreMethod(_Strict):
-    """One number an edge, and the best edges by it."""
-
-    name: Literal["ifr", "eap", "exact", "random"]
-    n_edges: Count | None
-    threshold: Annotated[FiniteFloat, Field(ge=0)] | None
-    count: Literal["asked", "on_paths"]
-    rule: Literal["top_n", "greedy", "paths"]
-    ranking: Literal["signed", "absolute"]
-    metric: MetricName
-    ablation: Ablation
-
-    @model_validator(mode="after")
-    def _one_size(self) -> ScoreMethod:
-        if (self.n_edges is None) == (self.threshold is None):
-            raise ValueError("give exactly one of n_edges and threshold, the other null")
-        if self.rule == "paths" and (self.name != "random" or self.n_edges is None):
-            raise ValueError("rule=paths is for method=random with n_edges")
-        return self
-
-
-class IGMethod(ScoreMethod):
-    """Scores by integrated gradients."""
-
-    name: Literal["eap_ig", "eap_ig_activations"]  # pyright: ignore[reportIncompatibleVariableOverride]
-    steps: Count
-
-
-class TrackingSettings(_Strict):
+class TrackingSettings(Fields):
     """Where the run is mirrored."""
 
     mode: Literal["disabled", "wandb_offline", "wandb_online"]
     project: Annotated[str, Field(min_length=1)]
 
 
-Task = Annotated[InductionTask | IOITask | GreaterThanTask | PairsTask, Field(discriminator="name")]
-
-
-class ModelSettings(_Strict):
+class ModelSettings(Fields):
     """A model, where it runs, and the seed of whatever is drawn."""
 
-    model: Annotated[InductionModel | SmolLM2Model | HFModel, Field(discriminator="kind")]
+    model: SerializeAsAny[ModelChoice]
     seed: Annotated[int, Field(ge=0)]
     device: str
     threads: Count | None
@@ -205,11 +73,22 @@ class ModelSettings(_Strict):
 class Settings(ModelSettings):
     """One run."""
 
-    task: Task
+    task: SerializeAsAny[Task]
     graph: GraphSettings
-    method: Annotated[ACDCMethod | ScoreMethod | IGMethod, Field(discriminator="name")]
+    method: SerializeAsAny[Method]
+    metric: MetricChoice
+    ablation: SerializeAsAny[AblationChoice]
     evaluation: Annotated[BasicEvaluation | FullEvaluation, Field(discriminator="kind")]
     tracking: TrackingSettings
+    memory_gib: Amount | None = None  # that the process may take; None: what is free less a reserve
+    plan: bool = False  # say what it would take, and stop
+
+    @property
+    def corrupt_for(self) -> str | None:
+        """Who needs corrupt prompts, in words; None: nobody."""
+        if not (self.method.needs_corrupt and self.ablation.needs_corrupt):
+            return None
+        return f"method={self.method.name}"
 
 
 class RouteSettings(ModelSettings):
@@ -218,7 +97,7 @@ class RouteSettings(ModelSettings):
     text: str | None
     prepend_bos: bool  # to the text
     ids: tuple[Annotated[int, Field(ge=0)], ...] | None
-    task: Task | None = None  # Hydra leaves out a question that is answered by null
+    task: SerializeAsAny[Task] | None = None  # Hydra leaves out a question that is answered by null
     prompt: Annotated[int, Field(ge=0)]  # of the task, from 0
     position: int
     target: Token | None
@@ -245,13 +124,13 @@ class RouteSettings(ModelSettings):
 class ComponentsSettings(ModelSettings):
     """Component importances over the prompts of a task, and of another to compare with."""
 
-    task: Task
-    versus: Task | None = None
+    task: SerializeAsAny[Task]
+    versus: SerializeAsAny[Task] | None = None
     start: Literal["state", "answers", "contrast"]
     threshold: Share
 
 
-class ScrubSettings(_Strict):
+class ScrubSettings(Fields):
     """One causal-scrubbing experiment (conf/scrub.yaml)."""
 
     experiment: Literal["brackets"]
@@ -293,12 +172,22 @@ def read_scrub_settings(config: Mapping[str, Any]) -> ScrubSettings:
     try:
         return EXPERIMENTS[name].model_validate(config)
     except ValidationError as error:
-        raise InputError("\n".join(error_sentence(e) for e in error.errors())) from None
+        raise InputError("\n".join(sentences(error))) from None
 
 
 def read_settings(config: Mapping[str, Any]) -> Settings:
-    """The main job's settings; see `read_as`."""
-    return read_as(Settings, config)
+    """The main job's settings, also as runs before 2026-11 recorded them; see `read_as`."""
+    return read_as(Settings, upgraded(config))
+
+
+def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration in which metric and ablation were the method's, as it is written now."""
+    now, method = dict(config), dict(config.get("method") or {})
+    for field in ("metric", "ablation"):
+        if field in method and field not in now:
+            now[field] = {"name": method.pop(field)}
+            now["method"] = method
+    return now
 
 
 def read_as(kind: type[Read], config: Mapping[str, Any]) -> Read:
@@ -307,33 +196,44 @@ def read_as(kind: type[Read], config: Mapping[str, Any]) -> Read:
     Also checks what can be known before a model is loaded: the device is there, files of tasks
     exist.
     """
+    values, wrong = dict(config), list[str]()
+    for field in (f for f in GROUPS if isinstance(values.get(f), Mapping)):
+        try:
+            values[field] = _choice(field, values[field])
+        except (InputError, ValidationError) as error:
+            wrong += [str(error)] if isinstance(error, InputError) else sentences(error, field)
+            del values[field]
     try:
-        settings = kind.model_validate(config)
+        settings = kind.model_validate(values)
     except ValidationError as error:
-        raise InputError("\n".join(error_sentence(e) for e in error.errors())) from None
+        said = [f for f in GROUPS if f in config and f not in values]
+        wrong += [s for s in sentences(error) if s not in (f"{f}: missing" for f in said)]
+        settings = None
+    if wrong or settings is None:
+        raise InputError("\n".join(wrong))
     check_device(settings.device)
     for field in ("task", "versus"):
         task = getattr(settings, field, None)
-        if isinstance(task, PairsTask) and not Path(task.path).is_file():
-            raise InputError(f"{field}.path={task.path!r}: there is no such file")
+        if task is not None:
+            task.check(field)
     return settings
 
 
-def error_sentence(error: Any) -> str:
-    """One line for one pydantic error: field, value, what is allowed."""
-    path = [str(part) for part in error["loc"]]
-    if len(path) > 1 and path[0] in ("model", "task", "versus", "method", "evaluation"):
-        del path[1]  # the union's tag
-    field = ".".join(path)
-    if error["type"] == "extra_forbidden":
-        return f"{field}: there is no such field"
-    if error["type"] == "missing":
-        return f"{field}: missing"
-    if error["input"] is None:
-        return f"{field} is required: add {field}=..."
-    if error["type"] == "value_error":
-        return f"{field}: {error['ctx']['error']}" if field else str(error["ctx"]["error"])
-    return f"{field}={error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+def _choice(field: str, values: Mapping[str, Any]) -> Fields:
+    """What a group's name stands for, with its own fields checked."""
+    group = GROUPS[field]
+    key = registry.KEY.get(group, "name")
+    name = values.get(key)
+    if name is None:
+        raise InputError(f"{field}.{key} is required: add {field}.{key}=...")
+    kind = registry.load(group, registry.check(group, name))
+    base = {"model": ModelChoice, "task": Task, "method": Method, "ablation": AblationChoice}[group]
+    if not (isinstance(kind, type) and issubclass(kind, base)):
+        raise InputError(
+            f"{field}.{key}={name!r} is no {base.__name__}; wanted is a subclass of"
+            f" {base.__module__}.{base.__qualname__}"
+        )
+    return kind.model_validate(values)
 
 
 def check_device(device: str) -> None:

@@ -169,11 +169,7 @@ def _flat(config: Mapping[str, Any], without: Sequence[str], prefix: str = "") -
 
 def _comparable(config: Mapping[str, Any]) -> str:
     """Equal for runs whose faithfulness means the same."""
-    method = config["method"]
-    return config_hash(
-        {**{k: config[k] for k in ("model", "task", "graph")},
-         "method": [method["metric"], method["ablation"]]}
-    )  # fmt: skip
+    return config_hash({k: config[k] for k in ("model", "task", "graph", "metric", "ablation")})
 
 
 def done_members(members: Iterable[Member]) -> list[Member]:

@@ -18,8 +18,8 @@ from typing import Any
 
 from acdc.errors import InputError
 from discovery.json_files import write_bytes, write_json
-from discovery.records import Run, config_hash, failure, read_run
-from discovery.settings import Settings
+from discovery.records import Run, failure, read_run
+from discovery.settings import Settings, read_settings, upgraded
 from discovery.sweep import (
     Member,
     done_members,
@@ -51,9 +51,14 @@ def is_done(folder: Path, settings: Settings) -> bool:
     if not holds_result(folder):
         return False
     run = read_run(folder, lines=False)
-    config = settings.model_dump(mode="json")
-    mine = config_hash({k: v for k, v in config.items() if k != "tracking"})
-    return run.config is not None and run.config["config_hash"] == mine
+    if run.config is None:
+        return False
+    try:
+        asked = read_settings(run.config["config"])  # also as earlier versions recorded them
+    except InputError:
+        return False
+    same = {"tracking": settings.tracking, "memory_gib": settings.memory_gib}
+    return asked.model_copy(update=same) == settings
 
 
 def set_aside(folder: Path) -> Path | None:
@@ -114,7 +119,7 @@ def _is_search(run: Run) -> bool:
 
 def _member(run: Run) -> Member:
     error, edges = run.status.get("error"), (run.circuit or {}).get("edges", {})
-    config, state = (run.config or {}).get("config", {}), run.state
+    config, state = upgraded((run.config or {}).get("config", {})), run.state
     done = state == "done"
     if done and config["evaluation"]["kind"] == "full" and not is_validated(run.folder):
         path, state = run.folder / NOT_VALIDATED, "not validated"

@@ -19,24 +19,13 @@ from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
 from acdc.errors import InputError
+from discovery.records import TestedEdge
 
 MODES = ("disabled", "wandb_offline", "wandb_online")
 TABLE_ROWS = 1000  # W&B shows no more without asking, and every row is stored twice
 INIT_SECONDS = 30  # how long to wait for the server; wandb's own 90 s is long to look at nothing
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TestedEdge:
-    """One row of the edge table."""
-
-    __test__ = False  # not a test class, whatever pytest thinks of the name
-
-    edge: str
-    order: int  # 0 for the first edge that the search tested
-    effect: float
-    kept: bool
 
 
 @dataclass(frozen=True)

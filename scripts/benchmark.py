@@ -24,8 +24,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from acdc.attribution import eap_ig
 from acdc.bridge import LoadedModel, from_bridge, from_module, load_pretrained
-from acdc.forward import PatchedForward
-from acdc.metrics import Metric, make_metric
+from acdc.data import Data
+from acdc.metrics import KL, Metric
 from acdc.prompts import Prompts
 from acdc.search import Guide, Order, Step, acdc, itinerary, sender_order
 from acdc.selection import best_edges
@@ -79,11 +79,11 @@ def seconds(action: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def dense_search(forward: PatchedForward, metric: Metric, threshold: float) -> np.ndarray:
+def dense_search(data: Data, metric: Metric, threshold: float) -> np.ndarray:
     """ACDC with one dense run a test: same order, same rule, nothing shared between tests."""
-    graph, order = forward.graph, Order()
+    graph, order = data.graph, Order()
     mask = graph.legal.copy()
-    value = lambda m: metric.sign * metric.of_logits(forward.run(m)).double().mean().item()  # noqa: E731
+    value = lambda m: metric.sign * data.circuits(metric, [m]).mean().item()  # noqa: E731
     now = value(mask)
     for visit in itinerary(graph, order):
         reader = graph.readers[visit.reader]
@@ -100,12 +100,12 @@ def dense_search(forward: PatchedForward, metric: Metric, threshold: float) -> n
     return mask
 
 
-def prepare(case: Case) -> tuple[PatchedForward, Metric]:
-    """Both runs of the case's prompts, and KL."""
+def prepare(case: Case) -> tuple[Data, Metric]:
+    """The case's prompts, both runs made, and KL."""
     torch.set_num_threads(case.threads)
-    with torch.no_grad():
-        forward = PatchedForward(case.loaded.model, case.loaded.model.graph(), case.prompts)
-        return forward, make_metric("kl", forward.prompts, forward.clean.logits)
+    data = Data(case.loaded.model, case.loaded.model.graph(), case.prompts)
+    data.each(lambda forward: forward.clean)
+    return data, KL
 
 
 def plain_seconds(case: Case) -> list[float]:
@@ -116,21 +116,21 @@ def plain_seconds(case: Case) -> list[float]:
 
 def measure(case: Case) -> tuple[Row, list[Row]]:
     """The exact search's row, and those of guided searches beside it."""
-    forward, metric = prepare(case)
+    data, metric = prepare(case)
     plain = plain_seconds(case)
-    last, search = timed(forward, metric, case.threshold, None)
-    guided = [guide_row(case, forward, metric, last, name) for name in case.guides]
+    last, search = timed(data, metric, case.threshold, None)
+    guided = [guide_row(case, data, metric, last, name) for name in case.guides]
     plain += plain_seconds(case)
     one = statistics.median(plain)
     dense = same = None
     if case.dense:
         start = time.perf_counter()
         with torch.inference_mode():
-            mask = dense_search(forward, metric, case.threshold)
+            mask = dense_search(data, metric, case.threshold)
         dense, same = time.perf_counter() - start, bool((mask == last.mask).all())
     row: Row = {
         "case": case.name,
-        "edges": forward.graph.n_edges,
+        "edges": data.graph.n_edges,
         "kept": last.n_kept,
         "tests": last.n_tests,
         "passes": last.n_passes,
@@ -150,27 +150,25 @@ def measure(case: Case) -> tuple[Row, list[Row]]:
     return row, [exact, *guided]
 
 
-def timed(
-    forward: PatchedForward, metric: Metric, threshold: float, guide: Guide | None
-) -> tuple[Step, float]:
+def timed(data: Data, metric: Metric, threshold: float, guide: Guide | None) -> tuple[Step, float]:
     """The last step of a search and its seconds."""
     start = time.perf_counter()
-    *steps, last = acdc(forward, metric, threshold, guide=guide)
+    *steps, last = acdc(data, metric, threshold, guide=guide)
     skipped, damage = (sum(getattr(s, f) for s in (*steps, last)) for f in ("n_skipped", "damage"))
     return replace(last, n_skipped=skipped, damage=damage), time.perf_counter() - start
 
 
-def guide_row(case: Case, forward: PatchedForward, metric: Metric, exact: Step, name: str) -> Row:
+def guide_row(case: Case, data: Data, metric: Metric, exact: Step, name: str) -> Row:
     """A search guided by EAP-IG: as an order, or by a shortlist of a share of the edges."""
     start = time.perf_counter()
-    scores = eap_ig(forward, metric, 5)
+    scores = eap_ig(data, metric, 5)
     scoring = time.perf_counter() - start
     if name == "weakest first":
         guide = Guide(weakest_first=scores)
     else:
-        n = int(float(name.removesuffix(" % shortlist")) / 100 * forward.graph.n_edges)
-        guide = Guide(shortlist=best_edges(forward.graph, scores, n))
-    last, search = timed(forward, metric, case.threshold, guide)
+        n = int(float(name.removesuffix(" % shortlist")) / 100 * data.graph.n_edges)
+        guide = Guide(shortlist=best_edges(data.graph, scores, n))
+    last, search = timed(data, metric, case.threshold, guide)
     return {
         "case": case.name, "guide": name, "kept": int(last.mask.sum()),
         "shared": int((last.mask & exact.mask).sum()), "kl": round(last.metric, 4),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import hydra
-from command import plain, refusals_as_exit, this_run
+from command import asked, hydra_words, plain, refusals_as_exit, this_run
 from hydra import compose
 from omegaconf import DictConfig
 
@@ -19,20 +19,16 @@ from discovery.records import RunFolder, termination_as_exit
 from discovery.settings import Settings, read_settings
 from discovery.tables import markdown
 
-OWN = ("methods", "metric", "ablation", "rule")  # fields of conf/compare.yaml
+OWN = ("methods", "rule")  # fields of conf/compare.yaml
 
 
 def method_settings(config: DictConfig, overrides: list[str]) -> list[Settings]:
-    """One checked configuration a method: its own file, the shared metric and ablation.
-
-    ACDC keeps the metric of its own file, which is what its threshold is in.
-    """
+    """One checked configuration a method: its own file, all else shared."""
     shared = [o for o in overrides if o.split("=")[0].lstrip("+") not in OWN]
     out = []
     for name in config.methods:
-        own = [f"method={name}", f"method.ablation={config.ablation}"]
-        own += [] if name == "acdc" else [f"method.metric={config.metric}"]
-        out.append(read_settings(plain(compose("config", own + shared))))
+        own = asked([f"method={name}", "metric=logit_diff", *shared])
+        out.append(read_settings(plain(compose("config", own))))
     if not out:
         raise InputError("methods=[]: name at least one, such as methods=[eap_ig,random]")
     return out
@@ -45,14 +41,15 @@ def run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     from discovery.prepare import prepare
 
     with termination_as_exit(), RunFolder.create(folder, plain(config), overrides) as record:
-        job = prepare(methods[0], config.metric, config.ablation)
-        forward, metric = job.forward, job.metric
+        job = prepare(methods[0])
         print(job.describe())
-        found = compare(forward, metric, methods, config.rule)
-        rows = facts(found, forward)
+        seed = methods[0].seed
+        found = compare(job.data, job.metric, [s.method for s in methods], config.rule, seed)
+        rows = facts(found, job.data)
         curves = {one.method: one.curves.to_json() for one in found}
         record.write("compare.json", {"table": rows, "curves": curves})
-        title = f"{methods[0].task.name} in {forward.model.name}, {metric.name}, {config.ablation}"
+        words = methods[0].task.name, job.loaded.model.name, job.metric.name, job.data.ablation.name
+        title = "{} in {}, {}, {}".format(*words)
         picture = draw_curves(folder, found, title)
         print(markdown(rows) + f"\npicture  {picture}\nresults  {record.path('compare.json')}")
 
@@ -65,4 +62,5 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    hydra_words()
     main()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from command import plain, refusals_as_exit, shown, this_run
+from command import hydra_words, plain, refusals_as_exit, shown, this_run
 from hydra import compose
 from omegaconf import DictConfig
 
@@ -94,4 +94,5 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    hydra_words()
     main()

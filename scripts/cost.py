@@ -25,8 +25,8 @@ import torch
 
 from acdc import attribution
 from acdc.bridge import LoadedModel, from_bridge, load_pretrained
-from acdc.forward import PatchedForward
-from acdc.metrics import make_metric
+from acdc.data import Data
+from acdc.metrics import LOGIT_DIFF
 from acdc.prompts import Prompts
 from discovery.flow import flow_graph
 from discovery.flow_routes import find_route
@@ -35,7 +35,6 @@ from discovery.json_files import write_bytes, write_json
 from discovery.models.induction import load_induction
 from discovery.models.smollm2 import smollm2_folder
 from discovery.pipeline import peak_memory
-from discovery.propose import INTEGRATED
 from discovery.tables import markdown
 from discovery.tasks import induction
 
@@ -69,15 +68,12 @@ def edges(loaded: LoadedModel, prompts: Prompts) -> None:
 
 def attribute(method: Callable[..., object], loaded: LoadedModel, prompts: Prompts) -> None:
     """An attribution with its base runs."""
-    with torch.no_grad():
-        forward = PatchedForward(loaded.model, loaded.model.graph(), prompts)
-        metric = make_metric("logit_diff", forward.prompts, forward.clean.logits)
-    method(forward, metric)
+    method(Data(loaded.model, loaded.model.graph(), prompts), LOGIT_DIFF)
 
 
 EAP = partial(attribute, attribution.eap)
-EAP_IG = partial(attribute, partial(INTEGRATED["eap_ig"], steps=5))
-ACTIVATIONS = partial(attribute, partial(INTEGRATED["eap_ig_activations"], steps=5))
+EAP_IG = partial(attribute, partial(attribution.eap_ig, steps=5))
+ACTIVATIONS = partial(attribute, partial(attribution.eap_ig_activations, steps=5))
 CASES = (
     Case("IFR, routes", routes, (8, 15), 9, most=1.5),
     Case("IFR, routes", routes, (1, 128), 9, most=3),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from command import plain, refusals_as_exit, shown, this_run
+from command import hydra_words, plain, refusals_as_exit, shown, this_run
 from omegaconf import DictConfig
 from sweeping import check_launcher, in_sweep, run_job, summed_up
 from validate import validate
@@ -36,8 +36,8 @@ def table(result: dict[str, Any], folder: Path) -> str:
     if result["metric_circuit"] is None:
         rows.append(("faithfulness", "undefined: the task has no corrupt prompts"))
     else:
-        values = [f"{result[f'metric_{run}']:.4f}" for run in ("circuit", "clean", "corrupt")]
-        rows.append((result["metric"], "{} (model {}, corrupted {})".format(*values)))
+        values = [f"{result[f'metric_{run}']:.4f}" for run in ("circuit", "clean", "empty")]
+        rows.append((result["metric"], "{} (model {}, empty circuit {})".format(*values)))
         rows.append(("faithfulness", "undefined" if faith is None else f"{faith:.1%}"))
     for name, value in scores["circuit"].items():
         rows.append((name, f"{value:.3f} (model {scores['model'][name]:.3f})"))
@@ -68,7 +68,7 @@ def _skipped(result: dict[str, Any]) -> list[tuple[str, str]]:
 @hydra.main(version_base="1.3", config_path="../conf", config_name="discover")
 def main(config: DictConfig) -> None:
     """One job, alone or of a sweep."""
-    from discovery.pipeline import discover
+    from discovery.pipeline import discover, plan_only
 
     folder, overrides = this_run()
     if in_sweep():
@@ -78,6 +78,9 @@ def main(config: DictConfig) -> None:
         return
     with refusals_as_exit():
         settings = _settings(config, folder, overrides)
+        if settings.plan:
+            plan_only(settings, print)
+            return
         result = discover(settings, folder, overrides, print)
         print(table(result, shown(folder)))
         if isinstance(settings.evaluation, FullEvaluation):
@@ -94,6 +97,7 @@ def _settings(config: DictConfig, folder: Path, overrides: list[str]) -> Setting
 
 
 if __name__ == "__main__":
+    hydra_words()
     check_launcher(sys.argv[1:])
     with summed_up():
         main()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from command import plain, refusals_as_exit, shown, this_run
+from command import hydra_words, plain, refusals_as_exit, shown, this_run
 from omegaconf import DictConfig
 
 from discovery.records import RunFolder, termination_as_exit
@@ -60,5 +60,6 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    hydra_words()
     sys.argv[1:] = map(quoted, sys.argv[1:])
     main()

@@ -75,7 +75,7 @@ def numbers(row: Mapping[str, Any], names: Iterable[str]) -> Plain:
 
 RESULT_NUMBERS = (
     "n_edges", "n_edges_total", "n_edges_on_paths", "n_nodes", "n_tests", "faithfulness",
-    "metric_clean", "metric_corrupt", "metric_circuit", "peak_memory_gib", "search_in_forwards",
+    "metric_clean", "metric_empty", "metric_circuit", "peak_memory_gib", "search_in_forwards",
 )  # fmt: skip
 
 
@@ -87,14 +87,14 @@ def summary(config: Plain, result: Plain, last: Plain) -> Plain:
         "model": result.get("model", model.get("name") or model.get("kind")),
         "task": result.get("task", inner(asked, "task").get("name")),
         "method": result.get("method", method.get("name")),
-        "metric": result.get("metric", method.get("metric")),
-        "ablation": result.get("ablation", method.get("ablation")),
+        **{key: result.get(key, _question(asked, method, key)) for key in ("metric", "ablation")},
     }
     if isinstance(names["method"], str) and text(method.get("guide")):
         names["method"] += ", guided"
     names |= _study(asked)
     found: Plain = {key: text(value, 200) for key, value in names.items()}
-    found |= numbers(result, RESULT_NUMBERS)
+    # runs before 2026-11 said metric_corrupt of the circuit without edges
+    found |= numbers({"metric_empty": result.get("metric_corrupt"), **result}, RESULT_NUMBERS)
     threshold = None if "methods" in asked else method.get("threshold")
     found["threshold"] = number(result.get("threshold", threshold))
     found["seed"] = number(result.get("seed", asked.get("seed")))
@@ -107,11 +107,17 @@ def summary(config: Plain, result: Plain, last: Plain) -> Plain:
     return found
 
 
+def _question(asked: Mapping[str, Any], method: Mapping[str, Any], key: str) -> Any:
+    """Metric or ablation of a run; before 2026-11 they were the method's, or a study's own word."""
+    value = asked.get(key, method.get(key))
+    return value.get("name") if isinstance(value, Mapping) else value
+
+
 def _study(asked: Mapping[str, Any]) -> Plain:
     """Names for a comparison of methods, an analysis of components, a route; none for others."""
     task, methods = inner(asked, "task").get("name"), asked.get("methods")
     if isinstance(methods, list):  # `method` is only the default that each of them replaces
-        shared = {name: asked.get(name) for name in ("metric", "ablation")}
+        shared = {name: _question(asked, {}, name) for name in ("metric", "ablation")}
         return {"method": f"{len(methods)} methods compared", **shared}
     if "from_state" in asked:
         return {"method": "route", "task": task or _given(asked)}

@@ -6,6 +6,7 @@ All of it is of the clean run. Descriptive, but for the cut queries of `inhibiti
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from acdc.ablation import RESAMPLE
 from acdc.bridge import LoadedModel
-from acdc.forward import PatchedForward, layers
+from acdc.forward import PatchedForward, layers, trace
 from acdc.graph import Circuit
 from discovery.heads import roles
 from discovery.heads.attention import head_attention
@@ -43,6 +45,7 @@ def describe_heads(
     very many heads only those with the strongest edges have patterns.
     """
     heads = _heads_of(circuit)
+    forward = replace(forward, clean=trace(forward.model, forward.prompts.clean))  # with patterns
     scores = _all_scores(heads, forward, loaded, seed)
     n_prompts, drawn = _drawn(circuit, heads, forward)
     entries = {}
@@ -82,7 +85,7 @@ def _all_scores(
             end_to_s2 = _mark_to_mark(forward, *head, "end", "s2")
             found[head] |= _summary({"S2 attention": end_to_s2}, rng)
             if end_to_s2.mean() > roles.ATTENDS:
-                turning = roles.inhibition_scores(forward.under("resample"), *head, movers)
+                turning = roles.inhibition_scores(forward.under(RESAMPLE), *head, movers)
                 found[head] |= _summary(turning, rng)
     return found
 

@@ -16,7 +16,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from acdc.forward import PatchedForward
-from acdc.metrics import make_metric
+from acdc.metrics import LOGIT_DIFF
 from acdc.model import Model
 from acdc.prompts import Prompts
 
@@ -171,7 +171,7 @@ def inhibition_scores(
     over the movers. Both are positive for an S-inhibition head (Wang et al. 2022, section 3.2).
     Needs answers, wrong answers and the marks io and s1; empty if no mover comes after the head.
     """
-    graph, prompts = forward.graph, forward.prompts
+    graph = forward.graph
     later = [(m, h) for m, h in movers if m > layer]
     if not later:
         return {}
@@ -183,7 +183,7 @@ def inhibition_scores(
         change = forward.ablated[writer] - forward.clean.writers[writer]
         before = _toward_io(forward, m, h, stream)
         turned.append(before - _toward_io(forward, m, h, stream + change))
-    metric = make_metric("logit_diff", prompts, forward.clean.logits)
+    metric = forward.bound(LOGIT_DIFF)
     whole = forward.run(graph.legal)  # the clean run, summed as the other one is
     fall = metric.of_logits(whole) - metric.of_logits(forward.run(mask))
     return {

@@ -52,6 +52,7 @@ class _Builder:
         self.split = {graph.writer_index[name]: tuple(marks) for name, marks in split.items()}
         with torch.no_grad():
             self.trace: Trace = trace(model, prompts.clean)
+            self.outputs = {writer: self.trace.writers[writer] for writer in self.named}
         self.nodes: dict[str, Node] = {}
         self.stored: dict[str, Lookup] = {}
 
@@ -81,7 +82,7 @@ class _Builder:
             for part, reader in zip(parts, readers, strict=True):
                 self._reader(part, reader, lambda x: x)
             self.nodes[whole] = Node(parts, self._head(layer, place))
-        self.stored[whole] = self.trace.writers[writer].__getitem__
+        self.stored[whole] = self.outputs[writer].__getitem__
         if writer in self.split:
             self._parts(writer, name, whole)
 
@@ -110,7 +111,7 @@ class _Builder:
         taken = torch.stack(list(masks.values())).any(0)
         masks = {f"{name}@{mark}": mask for mark, mask in masks.items()} | {name: ~taken}
         for part, mask in masks.items():
-            keep = mask.to(self.trace.writers)[..., None]
+            keep = mask.to(self.trace.streams)[..., None]
             self.nodes[part] = Node((whole, PROMPT), lambda x, rows, keep=keep: x * keep[rows])
 
     def _reader(self, node: str, reader: int, function: Callable[[Tensor], Tensor]) -> None:
@@ -121,7 +122,7 @@ class _Builder:
         rest = f"rest -> {graph.readers[reader].name}"
         if rest not in self.nodes:
             self.stored[rest] = lambda rows: (
-                stream[rows] - sum(self.trace.writers[w][rows] for w in below)
+                stream[rows] - sum(self.outputs[w][rows] for w in below)
             )
             self.nodes[rest] = Node((PROMPT,), self.stored[rest])
         parents = [part for w in below for part in self._names(w)]

@@ -7,8 +7,7 @@ signed so that higher = the model does the task better.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -16,16 +15,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from acdc.ablation import Ablation
+from acdc.data import Data, floats
 from acdc.errors import InputError
-from acdc.forward import Ablation, PatchedForward
+from acdc.forward import PatchedForward
 from acdc.graph import Graph
-from acdc.metrics import Metric, make_metric
+from acdc.metrics import KL, LOGIT_DIFF, NLL, Metric, correct
 from acdc.model import Model
 from acdc.prompts import Prompts
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]  # [writers, readers]
 ScoreName = Literal["logit_diff", "log_prob"]
+SCORES: dict[ScoreName, Metric] = {"logit_diff": LOGIT_DIFF, "log_prob": NLL}
 CHUNK = 40  # prompts whose activations are worked on together
 
 
@@ -38,34 +40,12 @@ class Values:
     correct: Floats  # [prompts], 1 if the best answer beats the wrong ones (or all tokens)
 
 
-@dataclass(frozen=True)
-class Part:
-    """Some of the prompts, with their two runs and their metrics."""
-
-    forward: PatchedForward
-    score: Metric
-    kl: Metric
-
-    def values(self, logits: torch.Tensor) -> Values:
-        """Of logits [batch, vocab] on this part's prompts."""
-        prompts = self.forward.prompts
-        rows = zip(logits, prompts.answers, prompts.wrong, strict=True)
-        correct = [
-            bool(row[list(a)].max() > (row[list(w)].max() if w else _rest(row, a).max()))
-            for row, a, w in rows
-        ]
-        score = -self.score.sign * self.score.of_logits(logits)
-        return Values(_floats(score), _floats(self.kl.of_logits(logits)), np.array(correct, float))
-
-
 class Bench:
-    """A model's prompts in parts; `run` decides what is done on each."""
+    """A model's held-out prompts; `run` decides what is done on each part."""
 
-    def __init__(self, parts: Sequence[Part], score: ScoreName) -> None:
-        self.parts = tuple(parts)
+    def __init__(self, data: Data, score: ScoreName) -> None:
+        self.data, self.graph, self.n = data, data.graph, len(data)
         self.score: ScoreName = score
-        self.graph: Graph = parts[0].forward.graph
-        self.n = sum(len(p.forward.prompts) for p in parts)
 
     @cached_property
     def model(self) -> Values:
@@ -82,9 +62,23 @@ class Bench:
         """Of the score."""
         return "logits" if self.score == "logit_diff" else "nats"
 
+    def score_of(self, forward: PatchedForward, logits: torch.Tensor) -> torch.Tensor:
+        """[..., batch]: the score of logits [..., batch, vocab] on a part's prompts."""
+        metric = SCORES[self.score]
+        return -metric.sign * forward.bound(metric).of_logits(logits)
+
     def run(self, logits: Callable[[PatchedForward], torch.Tensor]) -> Values:
         """Values of any run of the parts, prompts in order."""
-        return _join([part.values(logits(part.forward)) for part in self.parts])
+
+        def values(forward: PatchedForward) -> Values:
+            found = logits(forward)
+            return Values(
+                floats(self.score_of(forward, found)),
+                floats(forward.bound(KL).of_logits(found)),
+                np.array(correct(forward.prompts, found), float),
+            )
+
+        return _join(self.data.each(values))
 
     def circuit(self, mask: Mask) -> Values:
         """Values with the edges of `mask` kept and all others cut."""
@@ -98,28 +92,21 @@ class Bench:
         """A bench of the first parts, n prompts or a few more; InputError if there are too few."""
         if n > self.n:
             raise InputError(f"{n} prompts are asked for, but only {self.n} are held out")
-        sizes = np.cumsum([len(p.forward.prompts) for p in self.parts])
-        return Bench(self.parts[: int(np.searchsorted(sizes, n)) + 1], self.score)
+        return Bench(self.data.first_parts(-(-n // self.data.part)), self.score)
 
     def under(self, ablation: Ablation) -> Bench:
         """The same prompts with other values on cut edges."""
-        return self._each(lambda forward: forward.under(ablation))
+        return Bench(self.data.under(ablation), self.score)
 
     def permuted(self, feature: str, rng: np.random.Generator) -> Bench:
         """The same prompts with one feature's values permuted over each part's."""
-
-        def change(forward: PatchedForward) -> PatchedForward:
-            prompts, other = forward.prompts, copy(forward)
-            values = rng.permutation(prompts.features[feature]).tolist()
-            features = {**prompts.features, feature: tuple(values)}
-            other.prompts = replace(prompts, features=features)
-            return other
-
-        return self._each(change)
-
-    def _each(self, change: Callable[[PatchedForward], PatchedForward]) -> Bench:
-        parts = [Part(change(p.forward), p.score, p.kl) for p in self.parts]
-        return Bench(parts, self.score)
+        features = self.data.prompts.features
+        values = [
+            v
+            for forward in self.data
+            for v in rng.permutation(forward.prompts.features[feature]).tolist()
+        ]
+        return Bench(self.data.with_features({**features, feature: tuple(values)}), self.score)
 
 
 def make_bench(
@@ -135,16 +122,8 @@ def make_bench(
             "validation needs `answers` on every prompt: without them nothing says what the model"
             " should do"
         )
-    score: ScoreName = "logit_diff" if prompts.has_wrong else "log_prob"
-    parts = []
-    for start in range(0, len(prompts), chunk):
-        rows = range(start, min(start + chunk, len(prompts)))
-        forward = PatchedForward(model, graph, prompts.take(rows), ablation)
-        clean = forward.clean.logits
-        name = "nll" if score == "log_prob" else "logit_diff"
-        own, kl = (make_metric(m, forward.prompts, clean) for m in (name, "kl"))
-        parts.append(Part(forward, own, kl))
-    return Bench(parts, score)
+    data = Data(model, graph, prompts, ablation, chunk)
+    return Bench(data, "logit_diff" if prompts.has_wrong else "log_prob")
 
 
 def node_mask(graph: Graph, mask: Mask) -> Mask:
@@ -167,14 +146,3 @@ def _join(values: Sequence[Values]) -> Values:
         np.concatenate([v.kl for v in values]),
         np.concatenate([v.correct for v in values]),
     )
-
-
-def _floats(values: torch.Tensor) -> Floats:
-    return values.double().cpu().numpy()
-
-
-def _rest(row: torch.Tensor, answers: Sequence[int]) -> torch.Tensor:
-    """Logits of all tokens but the answers."""
-    others = row.clone()
-    others[list(answers)] = float("-inf")
-    return others

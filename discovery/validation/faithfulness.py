@@ -20,7 +20,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from acdc.forward import Ablation, PatchedForward
+from acdc.ablation import ABLATIONS
+from acdc.forward import PatchedForward
 from discovery.statistics.intervals import (
     Interval,
     mean_interval,
@@ -30,7 +31,7 @@ from discovery.statistics.intervals import (
 from discovery.validation.bench import Bench, Floats, Mask, Values, node_mask
 
 Direction = Literal["sufficiency", "noising", "denoising"]
-ABLATIONS: tuple[Ablation, ...] = ("resample", "mean", "zero")
+UNDER = ("resample", "mean", "zero")  # the same three for every circuit, whatever it was found by
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Cell:
     """One way of measuring one circuit."""
 
     direction: Direction
-    ablation: Ablation
+    ablation: str
     granularity: Literal["edges", "nodes"]
     positions: Literal["all", "answer"]  # where edges are cut
     score: float  # mean of the run
@@ -57,8 +58,8 @@ def faithfulness_matrix(bench: Bench, mask: Mask, rng: np.random.Generator) -> t
     Denoising needs corrupted prompts, so it is there under resample ablation only.
     """
     cells = []
-    for ablation in ABLATIONS:
-        under = bench.under(ablation)
+    for ablation in UNDER:
+        under = bench.under(ABLATIONS[ablation])
         masks = {"edges": mask, "nodes": node_mask(bench.graph, mask)}
         for granularity, kept in masks.items():
             for direction, positions, run in _runs(kept & bench.graph.legal, bench, ablation):
@@ -71,7 +72,7 @@ def faithfulness_matrix(bench: Bench, mask: Mask, rng: np.random.Generator) -> t
 
 
 def _runs(
-    mask: Mask, bench: Bench, ablation: Ablation
+    mask: Mask, bench: Bench, ablation: str
 ) -> Iterator[tuple[Direction, Literal["all", "answer"], Callable[[PatchedForward], torch.Tensor]]]:
     rest = bench.graph.legal & ~mask
     yield "sufficiency", "all", lambda f: f.run(mask)
@@ -89,7 +90,7 @@ def _empty(bench: Bench, positions: Literal["all", "answer"]) -> Values:
 
 
 def _cell(
-    bench: Bench, run: Values, empty: Values, direction: Direction, ablation: Ablation,
+    bench: Bench, run: Values, empty: Values, direction: Direction, ablation: str,
     granularity: str, positions: str, rng: np.random.Generator,
 ) -> Cell:  # fmt: skip
     model, whole = bench.model.score, bench.model.score - empty.score

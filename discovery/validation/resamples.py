@@ -11,16 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from acdc.forward import PatchedForward
-from acdc.graph import Graph
-from acdc.metrics import make_metric
-from acdc.model import Model
-from acdc.prompts import Prompts
-from discovery.propose import edge_scores, search_steps, select_edges
-from discovery.settings import ACDCMethod, Settings
+from acdc.data import Data
+from acdc.metrics import Metric
+from discovery.methods import Method, Scoring, last
+from discovery.methods.choosing import choose
 from discovery.statistics.stability import inclusion, jaccard, nogueira
 from discovery.validation.bench import Mask
 
@@ -42,14 +38,14 @@ class Stability:
 
 
 def stability(
-    settings: Settings, model: Model, graph: Graph, prompts: Prompts, mask: Mask,
+    method: Method, data: Data, metric: Metric, seed: int, mask: Mask,
     resamples: int, searches: int, rng: np.random.Generator,
 ) -> Stability:  # fmt: skip
-    """Run the settings' method on resampled prompts; `searches` of them if each is a search."""
-    in_full = isinstance(settings.method, ACDCMethod) or settings.method.ablation == "mean"
-    count = searches if in_full else resamples
-    rows = rng.integers(len(prompts), size=(count, len(prompts)))
-    circuits = (_again if in_full else _means)(settings, model, graph, prompts, rows)
+    """Run the method on resamples of the data; `searches` of them if each is run in full."""
+    graph, means = data.graph, averages(method, data)
+    count = resamples if means else searches
+    rows = rng.integers(len(data), size=(count, len(data)))
+    circuits = (_means if means else _again)(method, data, metric, seed, rows)
     masks = np.array([m[graph.legal] for m in circuits])
     found, alike = inclusion(masks), jaccard(masks)
     own = mask[graph.legal]
@@ -67,38 +63,28 @@ def stability(
     )
 
 
+def averages(method: Method, data: Data) -> bool:
+    """Whether its scores on a resample are the mean of what they are on single prompts."""
+    return method.by_prompt and data.ablation.by_prompt
+
+
 def _again(
-    settings: Settings, model: Model, graph: Graph, prompts: Prompts, rows: NDArray[np.int64]
+    method: Method, data: Data, metric: Metric, seed: int, rows: NDArray[np.int64]
 ) -> Iterator[Mask]:
     """The method in full on each resample."""
-    method = settings.method
     for chosen in rows:
-        with torch.no_grad():
-            forward = PatchedForward(model, graph, prompts.take(chosen.tolist()), method.ablation)
-            metric = make_metric(method.metric, forward.prompts, forward.clean.logits)
-        if isinstance(method, ACDCMethod):
-            *_, last = search_steps(method, settings.seed, forward, metric)
-            yield last.mask
-        else:
-            scores = edge_scores(method, settings.seed, forward, metric)
-            yield select_edges(method, graph, scores, settings.seed).circuit.mask
+        yield last(method.find(data.take(chosen.tolist()), metric, seed)).mask
 
 
 def _means(
-    settings: Settings, model: Model, graph: Graph, prompts: Prompts, rows: NDArray[np.int64]
+    method: Method, data: Data, metric: Metric, seed: int, rows: NDArray[np.int64]
 ) -> Iterator[Mask]:
     """Each resample's scores as the mean of its prompts' scores."""
-    method = settings.method
-    assert not isinstance(method, ACDCMethod)  # it gives no scores
-    each = []
-    for i in range(len(prompts)):
-        with torch.no_grad():
-            forward = PatchedForward(model, graph, prompts.take([i]), method.ablation)
-            metric = make_metric(method.metric, forward.prompts, forward.clean.logits)
-        each.append(edge_scores(method, settings.seed, forward, metric))
+    assert isinstance(method, Scoring)  # averages() said so
+    each = [method.scores(data.take([i]), metric, seed) for i in range(len(data))]
     scores = np.stack(each)
     for chosen in rows:
-        yield select_edges(method, graph, scores[chosen].mean(0), settings.seed).circuit.mask
+        yield choose(method, data.graph, scores[chosen].mean(0), seed).circuit.mask
 
 
 def _floats(values: NDArray[np.float64]) -> tuple[float, ...]:

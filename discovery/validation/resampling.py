@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from acdc.data import floats
 from acdc.forward import PatchedForward, bias_streams, stream_of
 from acdc.live import run_live
 from discovery.validation.bench import Bench, Floats, Mask
@@ -77,13 +78,13 @@ class ResampledCuts:
             rows = self._draw(reader)
             total = clean.streams[stream, rows, -span:]
             if kept:
-                total = total - clean.writers[list(kept)][:, rows, -span:].sum(0)
+                total = total - clean.writers.total(kept, span, rows)
         else:
             cut = np.setdiff1d(np.arange(n), kept).tolist()
             rows = self._draw(reader)
-            total = clean.writers[cut][:, rows, -span:].sum(0) + self.biases[stream]
+            total = clean.writers.total(cut, span, rows) + self.biases[stream]
         if self.agree is not None and 0 in kept:
-            own = clean.writers[0][:, -span:]
+            own = clean.writers.take([0], span)[0]
             total = total + own[self._agreeing(self._node(reader))] - own
         return total
 
@@ -111,12 +112,12 @@ class ResampledCuts:
 
     def _each_edge(self, cut: Int[np.ndarray, " cut"], span: int) -> Tensor:
         writers = self.forward.clean.writers
-        total = writers.new_zeros(self.n, span, writers.shape[-1])
+        total = writers.total([], span)
         step = max(1, EDGE_ROWS // self.n)
         for start in range(0, len(cut), step):
-            some = torch.as_tensor(cut[start : start + step])
+            some = cut[start : start + step].tolist()
             rows = torch.as_tensor(self.rng.integers(self.n, size=(len(some), self.n)))
-            total = total + writers[some[:, None], rows, -span:].sum(0)
+            total = total + writers.take(some, span, rows).sum(0)
         return total
 
 
@@ -128,15 +129,14 @@ def scrub_circuit(
 
     `agree` names features (Prompts.features) on which the circuit's own inputs need only agree.
     """
-    scores, classes = [], [feature_classes(p.forward, agree) for p in bench.parts]
+    scores, classes = [], bench.data.each(lambda forward: feature_classes(forward, agree))
     for _ in range(draws):
         parts = []
-        for part, ids in zip(bench.parts, classes, strict=True):
-            forward = part.forward
+        for forward, ids in zip(bench.data, classes, strict=True):
             cuts = ResampledCuts(forward, how, rng, ids if agree else None)
             tokens = forward.prompts.clean
             logits = run_live(forward.model, forward.graph, tokens, mask, cuts)
-            parts.append(part.values(logits).score)
+            parts.append(floats(bench.score_of(forward, logits)))
         scores.append(np.concatenate(parts))
     sizes = np.concatenate([np.bincount(ids)[ids] for ids in classes])
     return Scrubbed(np.stack(scores, axis=1), int(sizes.min()), float((sizes == 1).mean()))
@@ -152,10 +152,10 @@ def feature_classes(forward: PatchedForward, names: Sequence[str]) -> Int[np.nda
 
 def resampled_baseline(bench: Bench) -> Floats:
     """[prompts]: expected score with all input from any prompt of the part, in closed form."""
-    out = []
-    for part in bench.parts:
-        logits, sign = part.forward.clean.logits, -part.score.sign
-        shifts = range(len(logits))
-        scores = [sign * part.score.of_logits(logits.roll(k, dims=0)) for k in shifts]
-        out.append(torch.stack(scores).double().mean(0).cpu().numpy())
-    return np.concatenate(out)
+
+    def expected(forward: PatchedForward) -> Floats:
+        logits = forward.clean.logits
+        scores = [bench.score_of(forward, logits.roll(k, dims=0)) for k in range(len(logits))]
+        return floats(torch.stack(scores).double().mean(0))
+
+    return np.concatenate(bench.data.each(expected))

@@ -12,7 +12,8 @@ import torch
 
 from acdc.errors import InputError
 from acdc.graph import Circuit
-from discovery.build import build_prompts
+from discovery.ablations.choices import AblationChoice
+from discovery.build import make_ablation, task_prompts
 from discovery.evaluation_settings import FullEvaluation
 from discovery.json_files import write_json
 from discovery.prepare import load
@@ -89,19 +90,22 @@ def validate_runs(found: Sequence[Found], settings: FullEvaluation, say: Say) ->
     if settings.threads is not None:
         run = run.model_copy(update={"threads": settings.threads})
     loaded = load(run)
-    used = build_prompts(run, loaded)
+    needs = run.metric.load().needs
+    used = task_prompts(run.task, loaded, run.seed, needs, run.corrupt_for)
     prompts = held_out(run, loaded, used, settings.prompts, settings.seed)
     say(f"{len(prompts)} held-out prompts, none of the run's {len(used)}")
     with torch.inference_mode():
-        validators: dict[str, Validator] = {}
+        validators: dict[AblationChoice, Validator] = {}
         out = []
         for one in found:
-            ablation = one.settings.method.ablation
-            if ablation not in validators:
-                validators[ablation] = Validator.on(
-                    settings, one.settings, loaded, prompts, max(f.n_edges for f in found)
-                )
-            out.append(_validate(one, validators[ablation], used, say))
+            asked = one.settings.ablation
+            if asked not in validators:
+                ablation = make_ablation(asked, run.task, loaded, run.seed)
+                validators[asked] = Validator.on(
+                    settings, one.settings, loaded, prompts, ablation,
+                    max(f.n_edges for f in found),
+                )  # fmt: skip
+            out.append(_validate(one, validators[asked], used, say))
     return out
 
 
@@ -117,7 +121,7 @@ def _validate(one: Found, validator: Validator, used: Any, say: Say) -> Validate
         ) as tracker,
     ):  # fmt: skip
         validation = {
-            "model": getattr(one.settings.model, "name", one.settings.model.kind),
+            "model": one.settings.model.label,
             "task": one.settings.task.name,
             "method": one.settings.method.name,
             "settings": validator.settings.model_dump(),

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from acdc.errors import InputError
 from discovery.evaluation_settings import FullEvaluation
-from discovery.settings import error_sentence
+from discovery.fields import sentences
 
 
 def read_validation(config: Mapping[str, Any]) -> FullEvaluation:
@@ -17,4 +17,4 @@ def read_validation(config: Mapping[str, Any]) -> FullEvaluation:
     try:
         return FullEvaluation.model_validate(config)
     except ValidationError as error:
-        raise InputError("\n".join(error_sentence(e) for e in error.errors())) from None
+        raise InputError("\n".join(sentences(error))) from None

@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from acdc.ablation import Ablation
 from acdc.bridge import LoadedModel
+from acdc.data import Data
 from acdc.errors import InputError
 from acdc.graph import Circuit
 from acdc.prompts import Prompts
 from discovery.evaluation_settings import FullEvaluation
 from discovery.rungs import OWN, TWIN
 from discovery.scrubbing.score import effect, recovered
-from discovery.settings import ACDCMethod, Settings
+from discovery.settings import Settings
 from discovery.statistics.against_random import null_percentile, partial_necessity, sufficiency
 from discovery.statistics.equivalence import equivalence, mean_equivalence, non_equivalence
 from discovery.statistics.independence import independence
@@ -28,7 +30,7 @@ from discovery.validation.bench import Bench, Floats, Mask, make_bench
 from discovery.validation.chance import Family, misplaced_scores, random_family
 from discovery.validation.faithfulness import faithfulness_matrix, spread
 from discovery.validation.knockouts import Completeness, completeness, minimality_tests
-from discovery.validation.resamples import stability
+from discovery.validation.resamples import averages, stability
 from discovery.validation.resampling import (
     HOWS,
     How,
@@ -53,12 +55,11 @@ class Validator:
     @classmethod
     def on(
         cls, settings: FullEvaluation, run: Settings, loaded: LoadedModel, prompts: Prompts,
-        null_edges: int,
+        ablation: Ablation, null_edges: int,
     ) -> Validator:  # fmt: skip
         """On held-out prompts, with the run's graph and ablation."""
         graph = loaded.model.graph(run.graph.kv)
-        method = run.method
-        bench = make_bench(loaded.model, graph, prompts, method.ablation, settings.chunk)
+        bench = make_bench(loaded.model, graph, prompts, ablation, settings.chunk)
         return cls(settings, loaded, bench, null_edges)
 
     def rng(self, part: int) -> np.random.Generator:
@@ -131,7 +132,7 @@ class Validator:
 
     def _ladder(self, mask: Mask) -> list[dict[str, Any]]:
         """The circuit under each way of resampling, and with inputs that only agree on features."""
-        names = list(self.bench.parts[0].forward.prompts.features)
+        names = list(self.bench.data.prompts.features)
         agreements = (
             [[name] for name in names] if len(names) < 2 else [names, *([n] for n in names)]
         )
@@ -189,7 +190,7 @@ class Validator:
         """Does it matter that inputs agree on these very values? Null: the values permuted."""
         settings, bench = self.settings, self.bench.first(self.settings.chance.prompts)
         tests = []
-        for i, name in enumerate(bench.parts[0].forward.prompts.features):
+        for i, name in enumerate(bench.data.prompts.features):
             rng = self.rng(200 + i)
             own = scrub_circuit(bench, mask, "shared", 1, rng, [name]).score.mean()
             null = [
@@ -219,21 +220,22 @@ class Validator:
 
     def _stability(self, run: Settings, circuit: Circuit, used: Prompts) -> Any:
         """None for a search if no searches are wanted, and for noise, which asks no prompts."""
-        wanted = self.settings.stability
-        search = isinstance(run.method, ACDCMethod)
-        if run.method.name == "random" or (search and wanted.searches is None):
-            return None
-        searches = wanted.searches or wanted.resamples
+        wanted, method = self.settings.stability, run.method
         with torch.inference_mode(False), torch.no_grad():
+            graph, ablation = self.bench.graph, self.bench.data.ablation
+            data = Data(self.loaded.model, graph, used, ablation)
+            means = averages(method, data)
+            if not method.asks_prompts or (wanted.searches is None and not means):
+                return None
             return stability(
-                run, self.loaded.model, self.bench.graph, used, circuit.mask,
-                wanted.resamples, searches, self.rng(7),
+                method, data, run.metric.load(), run.seed, circuit.mask,
+                wanted.resamples, wanted.searches or wanted.resamples, self.rng(7),
             )  # fmt: skip
 
     def _cost(self, mask: Mask) -> dict[str, float]:
         """Seconds of a plain pass and of one scrub sample of the first part, and their ratio."""
-        bench = Bench(self.bench.parts[:1], self.bench.score)
-        tokens, rng = bench.parts[0].forward.prompts.clean, self.rng(8)
+        bench = self.bench.first(1)
+        tokens, rng = bench.data.prompts.clean, self.rng(8)
         plain, sample = list[float](), dict[str, list[float]]()
         for _ in range(FORWARDS):
             plain.append(_seconds(lambda: self.loaded.plain_logits(tokens)))

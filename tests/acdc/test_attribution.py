@@ -198,7 +198,7 @@ def test_scores_do_not_depend_on_batches_of_prompts_or_points(method, monkeypatc
         parts.append(METHODS[method](Data(data.model, data.graph, one), metric))
     np.testing.assert_allclose(np.mean(parts, axis=0), whole, rtol=0, atol=1e-12)
     monkeypatch.setattr(attribution, "POINT_ROWS", 1)
-    monkeypatch.setattr(attribution, "BATCH_BYTES", 1)
+    data = Data(data.model, data.graph, data.prompts, batch_bytes=1)
     np.testing.assert_allclose(METHODS[method](data, metric), whole, rtol=0, atol=1e-12)
 
 

@@ -12,7 +12,7 @@ import twin
 
 from acdc.errors import InputError
 from acdc.forward import trace
-from acdc.metrics import make_metric
+from acdc.metrics import LOGIT_DIFF
 from acdc.model import Attention, Block, Model, Norm
 from discovery.flow import flow_graph, proximity
 from discovery.flow_routes import Kind, descend, find_route
@@ -57,7 +57,7 @@ def test_shares_of_every_step_sum_to_one_and_none_is_negative(model, graph):
 
 def test_contributions_and_constants_sum_to_the_contrast(model, graph):
     logits = trace(model, PROMPTS.clean).logits
-    expected = make_metric("logit_diff", PROMPTS, logits).of_logits(logits)
+    expected = LOGIT_DIFF.bind(PROMPTS, logits).of_logits(logits)
     torch.testing.assert_close(graph.logit.flat().sum(1), expected, atol=1e-9, rtol=0)
     torch.testing.assert_close(graph.logit.value, expected, atol=1e-9, rtol=0)
     one = flow_graph(model, PROMPTS.clean, right=PROMPTS.answers).logit

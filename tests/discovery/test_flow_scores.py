@@ -81,7 +81,7 @@ def literal_composition(model, run, reader, b: int, t: int) -> tuple[np.ndarray,
     """Shares of the writers, and of all biases, in what a reader sees at one position."""
     graph = model.graph()
     whole = run.streams[stream_of(graph, reader.layer, reader.part), b, t]
-    parts = list(run.writers[: graph.writers_before(reader.layer, reader.part), b, t])
+    parts = list(run.writers.take(range(graph.writers_before(reader.layer, reader.part)))[:, b, t])
     bias = torch.zeros_like(whole)
     for layer, block in enumerate(model.blocks):
         own = reader.part == "mlp" and not model.parallel and layer == reader.layer

@@ -9,7 +9,7 @@ import weakref
 import pytest
 from test_settings import settings
 
-from acdc.forward import PatchedForward
+from acdc.data import Data
 from discovery import prepare as module
 from discovery.pipeline import discover
 from discovery.prepare import Kept, Last, prepare
@@ -48,14 +48,14 @@ def made(monkeypatch):
         counts["models"] += 1
         return real(*args)
 
-    class Counted(PatchedForward):
-        def __init__(self, *args):
+    class Counted(Data):
+        def _run(self, rows):
             counts["runs"] += 1
-            super().__init__(*args)
+            return super()._run(rows)
 
     real = module.load_model
     monkeypatch.setattr(module, "load_model", load)
-    monkeypatch.setattr(module, "PatchedForward", Counted)
+    monkeypatch.setattr(module, "Data", Counted)
     return counts
 
 
@@ -67,13 +67,14 @@ def test_each_is_made_again_when_its_own_settings_change(made, tmp_path):
 
     def then(*overrides, models, runs, **extra):
         job = prepare(settings("tracking=disabled", *overrides), kept=kept)
+        job.describe()
         assert (made["models"], made["runs"]) == (models, runs), overrides
         return job
 
     first = then("method.threshold=0.1", models=1, runs=1)
-    other = then("method.threshold=0.2", "method.ablation=zero", models=1, runs=1)
-    assert other.forward.clean is first.forward.clean
-    assert other.forward.ablated.abs().max() == 0 < first.forward.ablated.abs().max()
+    other = then("method.threshold=0.2", "ablation=zero", models=1, runs=1)
+    assert other.data[0].clean is first.data[0].clean
+    assert other.data[0].ablated.z.abs().max() == 0 < first.data[0].ablated.z.abs().max()
     then("method=eap_ig", models=1, runs=1)
     then("seed=1", models=1, runs=2)
     then("seed=1", "task.n=4", models=1, runs=3)
@@ -82,7 +83,7 @@ def test_each_is_made_again_when_its_own_settings_change(made, tmp_path):
     then("task=pairs", f"task.path={file}", models=1, runs=5)
     file.write_text((json.dumps(pair) + "\n") * 2)
     job = then("task=pairs", f"task.path={file}", models=1, runs=6)
-    assert len(job.forward.prompts) == 2
+    assert len(job.data) == 2
     then("task=pairs", f"task.path={file}", "model.dtype=float64", models=2, runs=7)
     prepare(settings("tracking=disabled"))
     assert made["models"] == 3  # nothing is kept unless asked
@@ -93,7 +94,7 @@ def test_shared_runs_change_no_byte(tmp_path):
     jobs: dict[str, Settings] = {
         "strict": settings("tracking=disabled", "task.n=8", "method.threshold=0.2"),
         "scores": settings("tracking=disabled", "task.n=8", "method=eap_ig"),
-        "zero": settings("tracking=disabled", "task.n=8", "method.ablation=zero"),
+        "zero": settings("tracking=disabled", "task.n=8", "ablation=zero"),
         "mild": settings("tracking=disabled", "task.n=8", "method.threshold=0.01"),
     }
     for name, job in jobs.items():

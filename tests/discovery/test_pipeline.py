@@ -11,7 +11,7 @@ from test_settings import settings
 from acdc.errors import InputError
 from acdc.graph import Circuit
 from acdc.prompts import Prompts
-from discovery.build import build_prompts, load_model
+from discovery.build import load_model, task_prompts
 from discovery.heads.attention import head_attention
 from discovery.pipeline import discover
 from discovery.records import read_run
@@ -29,7 +29,7 @@ def heads_by_attention(query, key):
     """{head: mean attention from one marked token to another} on fresh prompts."""
     chosen = settings("tracking=disabled", "seed=7", "task.n=64")
     loaded = load_model(chosen)
-    prompts = build_prompts(chosen, loaded)
+    prompts = task_prompts(chosen.task, loaded, chosen.seed)
     names = [f"blocks.{layer}.attn.hook_pattern" for layer in range(2)]
     _, cache = loaded.bridge.run_with_cache(prompts.clean, names_filter=names)
     rows, marks = torch.arange(len(prompts)), prompts.marks
@@ -57,8 +57,8 @@ def test_result_is_complete_and_consistent(run):
     assert found.state == "done" and found.result == json.loads(json.dumps(result))
     assert result["n_edges_total"] == 257 and 0 < result["n_edges"] < 60
     assert result["metric_clean"] == pytest.approx(0, abs=1e-5)
-    span = result["metric_clean"] - result["metric_corrupt"]
-    expected = (result["metric_circuit"] - result["metric_corrupt"]) / span
+    span = result["metric_clean"] - result["metric_empty"]
+    expected = (result["metric_circuit"] - result["metric_empty"]) / span
     assert result["faithfulness"] == pytest.approx(expected) and expected > 0.9
     assert result["scores"]["model"]["accuracy"] == 1.0
     assert set(result["seconds"]) == {"load", "search", "evaluate", "heads"}
@@ -125,7 +125,7 @@ def test_own_pairs_on_a_model_folder_without_tokenizer(tmp_path, kv):
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, lines)))
     chosen = settings(
         "model=hf", f"model.name={tmp_path / 'model'}", "task=pairs", f"graph.kv={kv}",
-        f"task.path={tmp_path / 'pairs.jsonl'}", "tracking=disabled", "method.ablation=mean",
+        f"task.path={tmp_path / 'pairs.jsonl'}", "tracking=disabled", "ablation=mean",
     )  # fmt: skip
     result = discover(chosen, tmp_path / kv, [], print)
     assert 0 < result["n_edges"] < result["n_edges_total"] == {"per_query_head": 110}.get(kv, 82)

@@ -95,15 +95,15 @@ def test_a_shortlist_is_reported_and_the_circuit_stays_within_it(tmp_path):
         (["method.shortlist=40"], "method: shortlist needs scores.*guide="),
         (["method.weakest_first=true"], "method: weakest_first needs scores"),
         (["method.guide=ifr"], "guide is given but not used.*shortlist=N"),
-        (["method.guide=eap", "method.shortlist=9"], "guide=eap.*kl.*eap_ig"),
+        (["method.guide=eap", "method.shortlist=9"], "method=eap with metric=kl.*eap_ig"),
         (["method.guide=ifr", "method.shortlist=258"], "method.shortlist=258: .* 257"),
         (["method=eap", "method.threshold=1"], "method: give exactly one of n_edges and thresh"),
         (["method=eap", "method.n_edges=null"], "method: give exactly one"),
         (["method=eap", "method.n_edges=258"], "method.n_edges=258: allowed are .* 257"),
         (["method=exact", "method.n_edges=0"], "method.n_edges=0: .* greater than or equal to 1"),
-        (["method=eap", "method.metric=kl"], "exactly zero"),
+        (["method=eap", "metric=kl"], "exactly zero"),
         (["method=eap_ig", "method.steps=0"], "method.steps=0"),
-        (["method=eap_ig", "method.ablation=zero"], "zero"),
+        (["method=eap_ig", "ablation=zero"], "zero"),
         (["method=random", "method.rule=best"], "method.rule='best'.*top_n"),
     ],
 )
@@ -120,10 +120,10 @@ def test_routes_need_no_corrupt_prompts(ablation, evaluated, tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_text("".join(f"{json.dumps(line)}\n" for line in CLEAN))
     task = ["tracking=disabled", "task=pairs", f"task.path={path}"]
-    chosen = settings(*task, "method=ifr", f"method.ablation={ablation}")
+    chosen = settings(*task, "method=ifr", f"ablation={ablation}")
     result = discover(chosen, tmp_path / "run", [], print)
     assert result["n_edges"] > 0
-    for name in ("faithfulness", "metric_circuit", "metric_corrupt"):
+    for name in ("faithfulness", "metric_circuit", "metric_empty"):
         assert (result[name] is not None) == evaluated
     for method in ("acdc", "eap_ig", "random"):
         with pytest.raises(InputError, match=f"line 1: .*, and method={method} needs corrupt"):

@@ -27,9 +27,9 @@ def member(name, edges, faithfulness, *, method="acdc", size=0.1, seed=0, task="
         "model": {"kind": "induction"},
         "task": {"name": task},
         "graph": {"kv": "per_group"},
-        "method": {
-            "name": method, "threshold": size, "metric": "kl", "ablation": "resample", **fields,
-        },
+        "method": {"name": method, "threshold": size, **fields},
+        "metric": {"name": "kl"},
+        "ablation": {"name": "resample"},
         "seed": seed,
         "tracking": {"mode": name},
     }  # fmt: skip

@@ -10,7 +10,7 @@ import transformers as hf
 from test_settings import settings
 
 from acdc.bridge import from_module
-from acdc.forward import PatchedForward
+from acdc.forward import trace
 from acdc.graph import Circuit
 from acdc.prompts import Prompts
 from discovery.heads import describe
@@ -25,18 +25,19 @@ def job():
 
 
 def everything(job):
-    graph = job.forward.graph
+    graph = job.data.graph
     return Circuit(graph, graph.legal, np.where(graph.legal, 1.0, 0.0))
 
 
 @torch.inference_mode()
 def described(job):
-    return describe_heads(everything(job), job.forward, job.loaded, 0)
+    return describe_heads(everything(job), job.data[0], job.loaded, 0)
 
 
 def test_every_head_has_scores_patterns_and_writes_that_add_up(job):
     found = described(job)
-    forward = job.forward
+    forward = job.data[0]
+    patterns = trace(forward.model, forward.prompts.clean).patterns
     assert json.loads(json.dumps(found)) == found
     assert len(found["prompts"]) == describe.SHOWN and len(found["heads"]) == 16
     for row, prompt in enumerate(found["prompts"]):
@@ -46,7 +47,7 @@ def test_every_head_has_scores_patterns_and_writes_that_add_up(job):
         layer, head = int(name[1]), int(name[4:])
         for row, pattern in enumerate(entry["patterns"]):
             assert [len(line) for line in pattern] == list(range(1, forward.n_pos + 1))
-            exact = forward.clean.patterns[layer][row, head]
+            exact = patterns[layer][row, head]
             for i, line in enumerate(pattern):
                 np.testing.assert_allclose(line, exact[i, : i + 1].numpy(), atol=6e-4)
         places = [place["position"] for place in entry["writes"][0]]
@@ -75,7 +76,7 @@ def test_same_seed_same_bytes(job):
 
 def test_patterns_are_bounded(job, monkeypatch):
     """Room for 40 triangles: two prompts of 16 heads; for 5: one prompt of five heads."""
-    cells = job.forward.n_pos * (job.forward.n_pos + 1) // 2
+    cells = job.data.n_pos * (job.data.n_pos + 1) // 2
     for room, prompts, heads in ((40, 2, 16), (5, 1, 5)):
         monkeypatch.setattr(describe, "MOST_CELLS", room * cells)
         found = described(job)
@@ -98,7 +99,7 @@ def test_scores_that_a_small_model_cannot_have_are_left_out(vocabulary, context)
     tokens = torch.arange(2 * n).view(2, n) % vocabulary
     prompts = Prompts(tokens, (tokens + 1) % vocabulary, ((0,), (1,)), ((2,), (2,)), n - 1)
     graph = loaded.model.graph()
-    forward = PatchedForward(loaded.model, graph, prompts)
+    forward = families.run(loaded.model, graph, prompts)
     found = describe_heads(Circuit(graph, graph.legal), forward, loaded, 0)
     for entry in found["heads"].values():
         scores = entry["scores"]
@@ -109,7 +110,7 @@ def test_scores_that_a_small_model_cannot_have_are_left_out(vocabulary, context)
 
 
 def test_an_empty_circuit_has_no_heads(job):
-    graph = job.forward.graph
+    graph = job.data.graph
     with torch.inference_mode():
-        found = describe_heads(Circuit(graph, graph.legal & False), job.forward, job.loaded, 0)
+        found = describe_heads(Circuit(graph, graph.legal & False), job.data[0], job.loaded, 0)
     assert found["heads"] == {}

@@ -6,10 +6,10 @@ import families
 import numpy as np
 import pytest
 import torch
-from dense import dense_run
 
-from acdc.forward import PatchedForward, layers, trace
-from acdc.metrics import make_metric
+from acdc.forward import layers, trace
+from acdc.masked import masked_run
+from acdc.metrics import LOGIT_DIFF
 from acdc.model import Attention, Block, Model, Norm
 from discovery.heads import roles
 
@@ -21,7 +21,7 @@ def forward(request):
     model = families.view(request.param)
     prompts = families.prompts(n=4)
     marks = {"io": (1, 2, 0, 1), "s1": (0, 1, 2, 2), "s2": (3, 3, 4, 4), "end": (5,) * 4}
-    return PatchedForward(model, model.graph(), replace(prompts, marks=marks))
+    return families.run(model, model.graph(), replace(prompts, marks=marks))
 
 
 def one_hot(*targets):
@@ -110,7 +110,7 @@ def test_direct_attributions_of_all_writers_and_biases_sum_to_the_logits(forward
     model, run = forward.model, forward.clean
     final = run.streams[-1][:, -1]
     biases = sum((b.attn.b_O for b in model.blocks if b.attn.b_O is not None), torch.zeros(()))
-    parts = [*run.writers[:, :, -1], (final * 0 + biases).to(final)]
+    parts = [*run.writers.dense()[:, :, -1], (final * 0 + biases).to(final)]
     total = sum(roles.attributed_logits(model, part, final) for part in parts)
     constant = torch.zeros_like(run.logits[:1])
     if model.ln_final.bias is not None:
@@ -152,15 +152,15 @@ def test_inhibition_is_what_the_dense_twin_says(forward):
         alone, patterns = graph.legal.copy(), []
         edge = (graph.head(0, 2), graph.reader(1, "q", head))
         mask[edge] = alone[edge] = False
-        dense_run(forward, alone, patterns)
-        runs = [forward.clean.patterns[1][:, head], patterns[1][head]]
+        masked_run(forward, alone, patterns)
+        runs = [trace(forward.model, forward.prompts.clean).patterns[1][:, head], patterns[1][head]]
         rows = torch.arange(4)
         io, s1 = (list(forward.prompts.marks[m]) for m in ("io", "s1"))
         before, after = (p[rows, -1, io] - p[rows, -1, s1] for p in runs)
         turned.append((before - after).numpy())
     np.testing.assert_allclose(scores["movers turned to IO"], np.mean(turned, 0), atol=1e-10)
-    metric = make_metric("logit_diff", forward.prompts, forward.clean.logits)
-    fall = metric.of_logits(forward.clean.logits) - metric.of_logits(dense_run(forward, mask))
+    metric = forward.bound(LOGIT_DIFF)
+    fall = metric.of_logits(forward.clean.logits) - metric.of_logits(masked_run(forward, mask))
     np.testing.assert_allclose(scores["logit diff through queries"], fall.numpy(), atol=1e-10)
     assert np.abs(fall.numpy()).max() > 1e-4
     assert roles.inhibition_scores(forward, 1, 0, movers) == {}

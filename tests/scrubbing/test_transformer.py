@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from acdc.errors import InputError
-from acdc.forward import PatchedForward, trace
+from acdc.forward import trace
 from acdc.live import run_live
 from discovery.scrubbing.engine import scrub
 from discovery.scrubbing.hypothesis import Claim
@@ -76,7 +76,7 @@ def test_a_claim_is_the_circuit_that_it_means(family):
     mask = graph.mask(["a1.h2->logits", "a0.h1->a1.h2<q>"])
     for reader in graph.head_readers(0, 1):
         mask[: graph.senders[reader], reader] = True
-    forward = PatchedForward(model, graph, prompts)
+    forward = families.run(model, graph, prompts)
 
     class Replayed(ResampledCuts):
         """Draws as the engine drew them: k and v of a1.h2 from its own other datum."""

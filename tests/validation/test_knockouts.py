@@ -5,6 +5,7 @@ import pytest
 from test_resampling import bench_of, view
 from toys import or_gate, or_prompts
 
+from acdc.ablation import ABLATIONS
 from acdc.errors import InputError
 from discovery.statistics.random_circuits import random_mask
 from discovery.statistics.search_worst import Effort
@@ -18,7 +19,7 @@ SMALL = Effort(random=4, runs=1, iterations=2, candidates=2)
 
 def or_bench():
     model = or_gate()
-    return make_bench(model, model.graph(), or_prompts(), "zero", chunk=4)
+    return make_bench(model, model.graph(), or_prompts(), ABLATIONS["zero"], chunk=4)
 
 
 def one_head(graph):

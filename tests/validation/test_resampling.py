@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from acdc.forward import PatchedForward, bias_streams, stream_of
+from acdc.ablation import RESAMPLE
+from acdc.forward import bias_streams, stream_of
 from discovery.validation.bench import make_bench, node_mask, without
 from discovery.validation.resampling import (
     HOWS,
@@ -25,7 +26,7 @@ FAMILIES = ("gpt2", "llama", "pythia", "attention_only")
 def bench_of(family="gpt2", n=6, kv="per_query_head", **features):
     model, prompts = view(family), families.prompts(n)
     prompts = replace(prompts, features=features)
-    return make_bench(model, model.graph(kv), prompts, "resample", chunk=4)
+    return make_bench(model, model.graph(kv), prompts, RESAMPLE, chunk=4)
 
 
 def random_mask(graph, share, seed=0):
@@ -43,13 +44,13 @@ def test_everything_kept_is_the_model(family, how):
 @pytest.mark.parametrize("how", ["shared", "per node"])
 def test_nothing_kept_is_another_prompts_run(how):
     bench = bench_of(n=4)
-    part = bench.parts[0]
-    cuts = ResampledCuts(part.forward, how, np.random.default_rng(3))
+    forward = bench.data[0]
+    cuts = ResampledCuts(forward, how, np.random.default_rng(3))
     nothing = bench.graph.legal & False
     found = scrub_circuit(bench, nothing, how, 1, np.random.default_rng(3)).score[:, 0]
     rows = cuts._draw(len(bench.graph.readers) - 1)
     np.testing.assert_allclose(
-        found, part.values(part.forward.clean.logits[rows]).score, atol=1e-10
+        found, bench.score_of(forward, forward.clean.logits[rows]), atol=1e-10
     )
 
 
@@ -57,7 +58,7 @@ def test_nothing_kept_is_another_prompts_run(how):
 @pytest.mark.parametrize("kv", ["per_query_head", "per_group"])
 def test_equal_prompts_leave_nothing_to_resample(how, kv):
     model, p = view("llama"), families.prompts(4).take([2, 2, 2, 2])
-    bench = make_bench(model, model.graph(kv), p, "resample")
+    bench = make_bench(model, model.graph(kv), p, RESAMPLE)
     found = scrub_circuit(bench, random_mask(bench.graph, 0.3), how, 1, np.random.default_rng(0))
     np.testing.assert_allclose(found.score[:, 0], bench.model.score, atol=1e-10)
 
@@ -66,8 +67,8 @@ def test_equal_prompts_leave_nothing_to_resample(how, kv):
 @pytest.mark.parametrize("how", HOWS)
 def test_what_a_reader_gets_over_cut_edges_written_out(how, share):
     model, prompts = view("gpt2"), families.prompts(5)
-    forward = PatchedForward(model, model.graph(), prompts)
-    graph, clean, biases = forward.graph, forward.clean.writers, bias_streams(model)
+    forward = families.run(model, model.graph(), prompts)
+    graph, clean, biases = forward.graph, forward.clean.writers.dense(), bias_streams(model)
     mask = random_mask(graph, share)
     cuts = ResampledCuts(forward, how, np.random.default_rng(1))
     replay = np.random.default_rng(1)
@@ -88,7 +89,7 @@ def test_what_a_reader_gets_over_cut_edges_written_out(how, share):
         for w, source in zip(cut, rows, strict=True):
             for i in range(5):
                 change = torch.zeros_like(expected)
-                change[i] = clean[w, int(source[i]), -3:]
+                change[i] = clean[w][int(source[i]), -3:]
                 expected = expected + change
         torch.testing.assert_close(got, expected, atol=1e-10, rtol=0)
 
@@ -107,7 +108,7 @@ def test_inputs_that_agree_with_all_or_nobody():
 
 def test_classes_of_several_features():
     bench = bench_of(n=4, a=(1, 1, 2, 2), b=(5, 6, 5, 5))
-    forward = bench.parts[0].forward
+    forward = bench.data[0]
     assert len(set(feature_classes(forward, ["a", "b"]).tolist())) == 3
     assert feature_classes(forward, ["a"]).tolist() == [0, 0, 1, 1]
     assert feature_classes(forward, []).tolist() == [0, 0, 0, 0]
@@ -115,22 +116,22 @@ def test_classes_of_several_features():
 
 def test_the_baseline_is_the_mean_over_all_pairs():
     bench = bench_of(n=4)
-    part = bench.parts[0]
-    logits = part.forward.clean.logits
+    forward = bench.data[0]
+    logits = forward.clean.logits
     for i, got in enumerate(resampled_baseline(bench)):
-        pairs = [part.values(logits[[j] * 4]).score[i] for j in range(4)]
+        pairs = [bench.score_of(forward, logits[[j] * 4])[i].item() for j in range(4)]
         assert got == pytest.approx(np.mean(pairs), abs=1e-10)
 
 
 def test_bench_joins_parts_and_signs_scores():
     bench = bench_of(n=6)
-    whole = make_bench(view("gpt2"), bench.graph, families.prompts(6), "resample")
+    whole = make_bench(view("gpt2"), bench.graph, families.prompts(6), RESAMPLE)
     np.testing.assert_allclose(bench.model.score, whole.model.score, atol=1e-10)
     assert bench.first(3).n == 4 and bench.first(6).n == 6 and bench.score == "logit_diff"
     no_wrong = replace(families.prompts(6), wrong=((),) * 6)
-    probabilities = make_bench(view("gpt2"), bench.graph, no_wrong, "resample")
+    probabilities = make_bench(view("gpt2"), bench.graph, no_wrong, RESAMPLE)
     assert probabilities.score == "log_prob" and (probabilities.model.score < 0).all()
-    logits = whole.parts[0].forward.clean.logits
+    logits = whole.data[0].clean.logits
     top = [int(row.argmax()) in a for row, a in zip(logits, no_wrong.answers, strict=True)]
     assert probabilities.model.correct.tolist() == [float(t) for t in top]
 

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from test_settings import CONF, settings
 
 from acdc.errors import InputError
-from discovery.build import build_prompts
+from discovery.build import task_prompts
 from discovery.pipeline import discover
 from discovery.prepare import load
 from discovery.validation.held_out import held_out
@@ -104,7 +104,7 @@ def test_twice_is_the_same(runs, validated):
 def test_held_out_prompts_are_new():
     run = settings("tracking=disabled")
     loaded = load(run)
-    used = build_prompts(run, loaded)
+    used = task_prompts(run.task, loaded, run.seed)
     first, second = (held_out(run, loaded, used, 50, seed) for seed in (0, 1))
     assert len(first) == 50
     seen = {tuple(row) for row in used.clean.tolist()}
@@ -123,7 +123,7 @@ def test_held_out_lines_of_ones_own(tmp_path):
     path.write_text("\n".join(json.dumps(line) for line in lines))
     run = settings("tracking=disabled", "task=pairs", f"task.path={path}", "task.n=4")
     loaded = load(run)
-    used = build_prompts(run, loaded)
+    used = task_prompts(run.task, loaded, run.seed)
     assert len(held_out(run, loaded, used, 8, 0)) == 8
     with pytest.raises(InputError, match="prompts=9: .*own.jsonl has only 8 .*prompts=8 or fewer"):
         held_out(run, loaded, used, 9, 0)

@@ -1,0 +1,180 @@
+"""What work on prompts takes in memory, known before it begins, and how to stay within a limit.
+
+Held are both runs of all prompts: every writer's output (heads before W_O, see acdc/writers.py) of
+either, every reader's input and the logits of the clean one. On top comes the work on one part, or,
+for a search, one batch of trial cuts over all parts. Estimates are of the process: what it has now
+and what is to come.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+import torch
+
+from acdc.data import BATCH_BYTES, PART, POINT_ROWS
+from acdc.errors import InputError
+from acdc.model import Model
+
+Work = Literal["search", "gradients", "runs"]
+GIB = 2**30
+RESERVE = 0.1  # of what is free, left to others
+LEAST_BATCH = 64 << 20  # bytes of trial cuts below which a search is not worth beginning
+CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What memory depends on."""
+
+    model: Model
+    n: int  # prompts
+    n_pos: int  # tokens of each
+    has_corrupt: bool
+
+    @property
+    def number(self) -> int:
+        """Bytes of one number."""
+        return self.model.W_E.element_size()
+
+    @property
+    def token(self) -> int:
+        """Bytes of d_model numbers at every position of one prompt."""
+        return self.number * self.n_pos * self.model.d_model
+
+    def run(self, lean: bool) -> int:
+        """Bytes of one prompt's run."""
+        model = self.model
+        layers, d_head = len(model.blocks), model.blocks[0].attn.W_O.shape[1]
+        heads = layers * model.n_heads * d_head * self.n_pos * self.number
+        mlps = sum(b.mlp is not None for b in model.blocks)
+        vocabulary = model.W_U.shape[1] * self.number
+        streams = 0 if lean else (2 * layers + 1) * self.token
+        return heads + (1 + mlps) * self.token + streams + vocabulary
+
+    def held(self) -> int:
+        """Bytes of both runs of all prompts, and of what a metric keeps of the clean logits."""
+        both = self.run(lean=False) + (self.run(lean=True) if self.has_corrupt else 0)
+        return self.n * (both + self.model.W_U.shape[1] * self.number)
+
+    def gradients(self, part: int) -> int:
+        """Bytes of attribution on a part: dense outputs, one layer's gradients, a path's points."""
+        model, layers = self.model, len(self.model.blocks)
+        writers = 1 + layers * (model.n_heads + 1)
+        readers = model.n_heads + 2 * model.n_kv_heads
+        rows = max(part, POINT_ROWS)
+        hidden = max((b.mlp.W_in.shape[1] for b in model.blocks if b.mlp), default=0)
+        wide = 6 * hidden * self.n_pos + 5 * model.W_U.shape[1]
+        return (
+            2 * part * writers * self.token
+            + rows * (3 * readers + 2 * layers + 1) * self.token
+            + rows * wide * self.number
+        )
+
+    def pass_(self, part: int) -> int:
+        """Bytes of a plain pass of a part: what a layer makes and lets go again."""
+        model = self.model
+        hidden = max((b.mlp.W_in.shape[1] for b in model.blocks if b.mlp), default=0)
+        attention = 3 * model.n_heads * self.n_pos
+        return part * (
+            self.number * self.n_pos * (3 * hidden + attention)
+            + (model.n_heads + 6) * self.token
+            + 2 * model.W_U.shape[1] * self.number
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How some work is to be done."""
+
+    part: int  # prompts at a time
+    hold: bool  # whether the runs of all parts stay in memory
+    batch_bytes: int  # of trial cuts
+    peak: int  # bytes that the process is expected to reach
+    limit: int
+
+    def says(self) -> str:
+        """In one line."""
+        kept = "runs held" if self.hold else "runs made again for every part"
+        return (
+            f"memory: about {self.peak / GIB:.2f} GiB of {self.limit / GIB:.1f},"
+            f" {self.part} prompts at a time, {kept}"
+        )
+
+
+def plan(shape: Shape, work: Work, limit_gib: float | None = None) -> Plan:
+    """Parts, and what is held, for some work within a limit (None: what is free less a reserve).
+
+    InputError if it cannot fit, with the numbers that would.
+    """
+    now, free = occupied(shape.model.device), available(shape.model.device)
+    limit = int(limit_gib * GIB) if limit_gib is not None else now + int((1 - RESERVE) * free)
+    part = min(PART, shape.n)
+    while part > 1 and now + _least(shape, work, part) > limit:
+        part //= 2
+    least = now + _least(shape, work, part)
+    if least > limit:
+        raise InputError(_refusal(shape, work, now, limit, least))
+    working = _working(shape, work, part)
+    hold = work == "search" or now + shape.held() + working <= limit
+    room = limit - now - shape.held() - shape.pass_(part)
+    batch = min(BATCH_BYTES, max(LEAST_BATCH, room // 2)) if work == "search" else BATCH_BYTES
+    held = shape.held() if hold else part * shape.held() // shape.n
+    peak = now + held + max(working, shape.pass_(part))
+    return Plan(part, hold, batch, peak, limit)
+
+
+def _working(shape: Shape, work: Work, part: int) -> int:
+    if work == "search":
+        return shape.pass_(part) + min(BATCH_BYTES, _usual_batch(shape))
+    return shape.gradients(part) if work == "gradients" else shape.pass_(part)
+
+
+def _usual_batch(shape: Shape) -> int:
+    """Bytes of trial cuts where most readers are dead, as in a search that finds something."""
+    return 64 * shape.n * shape.token
+
+
+def _least(shape: Shape, work: Work, part: int) -> int:
+    """Bytes on top of what the process has, without which the work cannot be done."""
+    if work == "search":
+        return shape.held() + shape.pass_(part) + LEAST_BATCH
+    return part * shape.held() // shape.n + _working(shape, work, part)
+
+
+def _refusal(shape: Shape, work: Work, now: int, limit: int, least: int) -> str:
+    per_prompt = shape.held() / shape.n
+    fits = max(0, int((limit - now - shape.pass_(1) - LEAST_BATCH) / per_prompt))
+    what = f"{shape.n} prompts of {shape.n_pos} tokens take {least / GIB:.2f} GiB"
+    less = f"task.n={fits} or fewer, or " if work == "search" and fits else ""
+    return (
+        f"memory_gib={limit / GIB:.2f}: {what}, of which the process has {now / GIB:.2f} already;"
+        f" ask for {less}memory_gib={least / GIB + 0.01:.2f} or more"
+    )
+
+
+def occupied(device: torch.device) -> int:
+    """Bytes that this process has now, on the device that the model is on."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    return psutil.Process().memory_info().rss
+
+
+def available(device: torch.device) -> int:
+    """Bytes that this process could still have."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return min(psutil.virtual_memory().available, _left_in_group())
+
+
+def _left_in_group() -> int:
+    """Bytes left to this process's control group, where it has a limit (Linux)."""
+    try:
+        most = (CGROUP / "memory.max").read_text().strip()
+        used = int((CGROUP / "memory.current").read_text())
+        return int(most) - used if most != "max" else 1 << 62
+    except (OSError, ValueError):
+        return 1 << 62

@@ -1,0 +1,11 @@
+"""Methods: ways to propose a circuit. `Method` is one search, `Scoring` one number an edge.
+
+Each is a class of settings that knows what to do: `find(data, metric, seed)` yields Steps and ends
+in one Found. The main job, comparisons, stability and validation all go through it. One's own is a
+subclass, in whatever module.
+"""
+
+from discovery.methods.found import Found, Step, TestedEdge, last
+from discovery.methods.method import Method, Scoring
+
+__all__ = ["Found", "Method", "Scoring", "Step", "TestedEdge", "last"]

@@ -1,0 +1,58 @@
+"""From a Scoring's numbers to a circuit, written down as every method's work is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from acdc.data import Data
+from acdc.graph import Circuit, Graph
+from acdc.metrics import Metric
+from acdc.selection import Selection, check_size, select, select_on_paths, threshold
+from discovery.methods.found import Found, Step
+from discovery.methods.method import Scoring
+from discovery.records import TestedEdge
+from discovery.statistics.random_circuits import random_mask
+
+
+def find(method: Scoring, data: Data, metric: Metric, seed: int) -> Iterator[Step | Found]:
+    """Score every edge, choose the best; one Step with all edges, strongest first."""
+    graph = data.graph
+    if method.n_edges is not None:
+        check_size(graph, method.n_edges)  # before the scores, which may take hours
+    scores = method.scores(data, metric, seed)
+    chosen = choose(method, graph, scores, seed)
+    order = np.argsort(-np.abs(scores[graph.legal]), kind="stable")
+    edges = tuple(
+        TestedEdge(graph.edge_name(w, r), i, float(scores[w, r]), bool(chosen.circuit.mask[w, r]))
+        for i, (w, r) in enumerate(np.argwhere(graph.legal)[order].tolist())
+    )
+    rows = (
+        {"order": e.order, "edge": e.edge, "kind": "score", "effect": e.effect, "kept": e.kept}
+        for e in edges
+    )
+    yield Step(tuple(rows), done=graph.n_edges)
+    requested = chosen.taken if chosen.requested is None else chosen.requested
+    unit = method.unit or f"{metric.unit} of {metric.name}"
+    yield Found(
+        mask=chosen.circuit.mask,
+        scores=chosen.circuit.scores,
+        score=f"{method.name}, in {unit}, positive = the edge helps",
+        ranks=True,
+        counts={"n_edges_requested": requested, "n_edges_taken": chosen.taken},
+        edges=edges,
+    )
+
+
+def choose(method: Scoring, graph: Graph, scores: NDArray[np.float64], seed: int) -> Selection:
+    """The circuit that the method's own size or threshold makes of scores."""
+    if method.n_edges is None:
+        assert method.threshold is not None  # settings: exactly one of the two is given
+        return threshold(graph, scores, method.threshold, method.ranking)
+    if method.rule == "paths":
+        mask = random_mask(graph, method.n_edges, np.random.default_rng(seed))
+        return Selection(Circuit(graph, mask, scores), method.n_edges, method.n_edges)
+    rule = select if method.count == "asked" else select_on_paths
+    return rule(graph, scores, method.n_edges, method.ranking, method.rule)

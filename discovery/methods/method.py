@@ -1,0 +1,76 @@
+"""What a method is, and the family of those that give every edge a number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, FiniteFloat, model_validator
+
+from discovery.fields import Count, Named
+from discovery.methods.found import Found, Resume, Step
+
+
+class Method(Named):
+    """Settings of one method. A subclass says what it does in `find`."""
+
+    needs_corrupt: ClassVar[bool] = True  # whether it cuts edges, and so asks what these carry
+    by_prompt: ClassVar[bool] = False  # whether its scores are means of those of single prompts
+    asks_prompts: ClassVar[bool] = True  # whether other prompts could give another circuit
+    works: ClassVar[Literal["search", "gradients", "runs"]] = "gradients"  # what takes its memory
+
+    def passes(self, graph: Any) -> float | None:
+        """Plain forward passes of all prompts that it takes, roughly; None: nobody knows."""
+        return None
+
+    def find(
+        self, data: Any, metric: Any, seed: int, resume: Resume | None = None
+    ) -> Iterator[Step | Found]:
+        """Propose a circuit: acdc.data.Data and acdc.metrics.Metric in, one Found at the end.
+
+        `resume` is what one of its own Steps gave as checkpoint, if it gave any.
+        """
+        raise NotImplementedError
+
+    @property
+    def size(self) -> str:
+        """How large a circuit was asked for, as a word for names: n40, t0.05, or nothing."""
+        n_edges, threshold = (getattr(self, field, None) for field in ("n_edges", "threshold"))
+        if n_edges is not None:
+            return f"n{n_edges}"
+        return "" if threshold is None else f"t{threshold:g}"
+
+
+class Scoring(Method):
+    """One number an edge, and the best edges by it. A subclass says the number in `scores`."""
+
+    by_prompt: ClassVar[bool] = True
+    unit: ClassVar[str | None] = None  # of the scores; None: the metric's
+
+    n_edges: Count | None = 40
+    threshold: Annotated[FiniteFloat, Field(ge=0)] | None = None
+    count: Literal["asked", "on_paths"] = "asked"
+    rule: Literal["top_n", "greedy", "paths"] = "top_n"
+    ranking: Literal["signed", "absolute"] = "absolute"
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Scoring:
+        if (self.n_edges is None) == (self.threshold is None):
+            raise ValueError("give exactly one of n_edges and threshold, the other null")
+        if self.rule == "paths" and (self.asks_prompts or self.n_edges is None):
+            raise ValueError("rule=paths is for method=random with n_edges")
+        return self
+
+    def scores(self, data: Any, metric: Any, seed: int) -> NDArray[np.float64]:
+        """[writers, readers]: positive = the edge helps, 0 where there is no edge."""
+        raise NotImplementedError
+
+    def find(
+        self, data: Any, metric: Any, seed: int, resume: Resume | None = None
+    ) -> Iterator[Step | Found]:
+        """See Method.find; nothing to go on from."""
+        from discovery.methods.choosing import find
+
+        yield from find(self, data, metric, seed)

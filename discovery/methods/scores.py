@@ -1,0 +1,126 @@
+"""The shipped scores: attribution, flow, the exact effect, and noise, which all have to beat."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from discovery.fields import Count
+from discovery.methods.method import Scoring
+
+Scores = NDArray[np.float64]
+
+
+class IFR(Scoring):
+    """Information flow routes (Ferrando & Voita 2024): one clean pass, no metric, no contrast."""
+
+    name: str = "ifr"
+    needs_corrupt: ClassVar[bool] = False
+    unit: ClassVar[str | None] = "share of the flow"
+    works: ClassVar[Literal["search", "gradients", "runs"]] = "runs"
+    rule: Literal["top_n", "greedy"] = "greedy"  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def passes(self, graph: Any) -> float | None:
+        """See Method.passes."""
+        return 3
+
+    def scores(self, data: Any, metric: Any, seed: int) -> Scores:
+        """See Scoring.scores; never negative."""
+        from discovery.flow_scores import edge_flow
+
+        prompts = data.prompts
+        right = prompts.answers if prompts.has_answers else None
+        wrong = prompts.wrong if prompts.has_answers and prompts.has_wrong else None
+        return edge_flow(data.model, data.graph, prompts.clean, right=right, wrong=wrong).scores
+
+
+class EAP(Scoring):
+    """Edge attribution patching (Syed et al. 2023): gradients at the clean run."""
+
+    name: str = "eap"
+
+    def passes(self, graph: Any) -> float | None:
+        """See Method.passes."""
+        return 5
+
+    def scores(self, data: Any, metric: Any, seed: int) -> Scores:
+        """See Scoring.scores."""
+        from acdc.attribution import eap
+
+        return eap(data, metric)
+
+
+class EAPIG(Scoring):
+    """EAP with gradients integrated along the input (Hanna et al. 2024)."""
+
+    name: str = "eap_ig"
+    steps: Count = 5
+
+    def passes(self, graph: Any) -> float | None:
+        """See Method.passes."""
+        return 3 * self.steps
+
+    def scores(self, data: Any, metric: Any, seed: int) -> Scores:
+        """See Scoring.scores."""
+        from acdc.attribution import eap_ig
+
+        return eap_ig(data, metric, self.steps)
+
+
+class EAPIGActivations(EAPIG):
+    """EAP with gradients integrated along activations (EAP-IG's second variant)."""
+
+    name: str = "eap_ig_activations"
+
+    def passes(self, graph: Any) -> float | None:
+        """See Method.passes."""
+        return 2.5 * self.steps * graph.n_layers
+
+    def scores(self, data: Any, metric: Any, seed: int) -> Scores:
+        """See Scoring.scores."""
+        from acdc.attribution import eap_ig_activations
+
+        return eap_ig_activations(data, metric, self.steps)
+
+
+class Exact(Scoring):
+    """The effect of each single knock-out: what the attributions approximate."""
+
+    name: str = "exact"
+    works: ClassVar[Literal["search", "gradients", "runs"]] = "search"
+
+    def scores(self, data: Any, metric: Any, seed: int) -> Scores:
+        """See Scoring.scores; shows a progress bar."""
+        from tqdm import tqdm
+
+        from acdc.attribution import exact
+
+        with tqdm(total=data.graph.n_edges, unit="edge", dynamic_ncols=True) as bar:
+
+            def progress(done: int, total: int) -> None:
+                bar.update(done - bar.n)
+
+            return exact(data, metric, progress)
+
+
+class Random(Scoring):
+    """Noise by seed."""
+
+    name: str = "random"
+    needs_corrupt: ClassVar[bool] = True  # to be measured against
+    asks_prompts: ClassVar[bool] = False
+    unit: ClassVar[str | None] = "arbitrary units"
+    works: ClassVar[Literal["search", "gradients", "runs"]] = "runs"
+    rule: Literal["top_n", "greedy", "paths"] = "paths"
+
+    def passes(self, graph: Any) -> float | None:
+        """See Method.passes."""
+        return 0
+
+    def scores(self, data: Any, metric: Any, seed: int) -> Scores:
+        """See Scoring.scores."""
+        from acdc.attribution import random_scores
+
+        return random_scores(data.graph, seed)

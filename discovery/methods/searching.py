@@ -1,0 +1,129 @@
+"""The greedy search at work: its steps as lines of a record, its checkpoints, its end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from acdc.data import Data
+from acdc.errors import InputError
+from acdc.graph import Graph
+from acdc.metrics import Metric
+from acdc.search import Checkpoint, Decision, Guide, Order, Search
+from acdc.search import Step as SearchStep
+from acdc.selection import best_edges
+from discovery.methods.found import Found, Resume, Step
+from discovery.methods.greedy import ACDC
+from discovery.records import TestedEdge
+
+Row = Mapping[str, Any]
+
+
+def find(
+    method: ACDC, data: Data, metric: Metric, seed: int, resume: Resume | None = None
+) -> Iterator[Step | Found]:
+    """The configured search, its guide's scores made first; see acdc.search."""
+    order = Order(method.reader_order, method.sender_heads, method.gates, seed)
+    guide = _guide(method, data, metric, seed)
+    search = Search(data, metric, method.threshold, order, method.chunk, guide)
+    rows, skipped, damage = list[Row](), 0, 0.0
+    if resume is not None:
+        search.restore(Checkpoint(resume.about, resume.tensors))
+        rows, skipped, damage = list(resume.edges), *resume.about["skipped"]
+    for step in search.steps():
+        new = tuple(_edge_row(data.graph, test) for test in step.tests)
+        rows += new
+        skipped, damage = skipped + step.n_skipped, damage + step.damage
+        point = None
+        if search.at_rest:
+            point = lambda own=(skipped, damage): _checkpoint(search, own)  # noqa: E731
+        yield Step(
+            new, _metrics_row(data.graph, step), step.n_settled, _says(data.graph, metric, step),
+            point,
+        )  # fmt: skip
+    yield _found(method, metric, search, rows, (skipped, damage))
+
+
+def _guide(method: ACDC, data: Data, metric: Metric, seed: int) -> Guide | None:
+    """What steers the search, if anything: the guide's scores as an order, as a shortlist."""
+    scorer = method.guiding()
+    if scorer is None:
+        return None
+    shortlist, n_edges = method.shortlist, data.graph.n_edges
+    if shortlist is not None and shortlist > n_edges:
+        raise InputError(f"shortlist={shortlist}: the graph has {n_edges} edges")
+    scores = scorer.scores(data, metric, seed)
+    return Guide(
+        scores if method.weakest_first else None,
+        None if shortlist is None else best_edges(data.graph, scores, shortlist),
+    )
+
+
+def _checkpoint(search: Search, skipped: tuple[int, float]) -> tuple[Row, Mapping[str, Any]]:
+    point = search.checkpoint()
+    return {**point.about, "skipped": list(skipped)}, point.tensors
+
+
+def _found(
+    method: ACDC, metric: Metric, search: Search, rows: list[Row], skipped: tuple[int, float]
+) -> Found:
+    graph, scores = search.graph, np.zeros(search.graph.legal.shape)
+    edges = [row for row in rows if row["kind"] == "edge"]
+    gates = [row for row in rows if row["kind"] == "gate"]
+    for row in edges:
+        scores[graph.edge(row["edge"])] = row["effect"]
+    counts: dict[str, int | float] = {
+        "n_tests": search.n_tests,
+        "n_gates": len(gates),
+        "n_gates_kept": sum(row["kept"] for row in gates),
+        "n_ties": sum(row["tie"] for row in rows),
+        "n_passes": search.n_passes,
+    }
+    if method.shortlist is not None:
+        counts |= dict(zip(("n_skipped", "skipped_damage"), skipped, strict=True))
+    return Found(
+        mask=search.mask.copy(),
+        scores=scores,
+        score=f"effect of the edge's removal when it was tested, in {metric.unit} of"
+        f" {metric.name}, positive = the removal hurts; 0 = not tested",
+        ranks=False,
+        counts=counts,
+        metric=search.metric,
+        edges=tuple(TestedEdge(r["edge"], r["order"], r["effect"], r["kept"]) for r in edges),
+    )
+
+
+def _says(graph: Graph, metric: Metric, step: SearchStep) -> str:
+    name = graph.readers[step.visit.reader].name
+    counts = f"{step.n_kept} kept, {step.n_tests} tests"
+    return f"{name}, {counts}, {metric.name} {step.metric:.4g}"
+
+
+def _metrics_row(graph: Graph, step: SearchStep) -> Row:
+    return {
+        "reader": graph.readers[step.visit.reader].name,
+        "kind": step.visit.kind,
+        "reason": step.reason,
+        "metric": step.metric,
+        "n_edges": step.n_edges,
+        "n_kept": step.n_kept,
+        "n_settled": step.n_settled,
+        "n_tests": step.n_tests,
+        "n_passes": step.n_passes,
+        "n_skipped": step.n_skipped,
+        "damage": step.damage,
+    }
+
+
+def _edge_row(graph: Graph, test: Decision) -> Row:
+    return {
+        "order": test.order,
+        "edge": test.name(graph),
+        "kind": "gate" if test.writer is None else "edge",
+        "effect": test.effect,
+        "metric": test.after,
+        "kept": test.kept,
+        "tie": test.tie,
+    }

@@ -1,0 +1,80 @@
+"""Models as settings: where each comes from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from discovery.fields import Fields
+
+Dtype = Literal["float32", "float64", "bfloat16"]
+
+
+class ModelChoice(Fields):
+    """Settings of one model. A subclass says how it is come by in `load`."""
+
+    kind: str
+    dtype: Dtype = "float32"
+
+    def load(self, device: str) -> Any:
+        """An acdc.bridge.LoadedModel on the device, its identities checked; InputError if unfit."""
+        raise NotImplementedError
+
+    @property
+    def label(self) -> str:
+        """What the model is called in results."""
+        return self.kind
+
+
+class InductionModel(ModelChoice):
+    """The embedded default."""
+
+    kind: str = "induction"
+
+    def load(self, device: str) -> Any:
+        """See ModelChoice.load."""
+        import torch
+
+        from acdc.bridge import from_bridge
+        from discovery.models.induction import load_induction
+
+        dtype = getattr(torch, self.dtype)
+        bridge = load_induction().to(device=device, dtype=dtype, print_details=False)
+        return from_bridge(bridge, None, "induction")
+
+
+class SmolLM2Model(ModelChoice):
+    """SmolLM2-135M-Instruct from the package registry."""
+
+    kind: str = "smollm2"
+
+    def load(self, device: str) -> Any:
+        """See ModelChoice.load."""
+        import torch
+
+        from acdc.bridge import load_pretrained
+        from discovery.models.smollm2 import smollm2_folder
+
+        dtype = getattr(torch, self.dtype)
+        return load_pretrained(str(smollm2_folder()), dtype, device, "smollm2")
+
+
+class HFModel(ModelChoice):
+    """Any hub id or local folder."""
+
+    kind: str = "hf"
+    name: Annotated[str, Field(min_length=1)]
+
+    def load(self, device: str) -> Any:
+        """See ModelChoice.load."""
+        import torch
+
+        from acdc.bridge import load_pretrained
+
+        return load_pretrained(self.name, getattr(torch, self.dtype), device)
+
+    @property
+    def label(self) -> str:
+        """See ModelChoice.label."""
+        return self.name
