@@ -41,10 +41,12 @@ def table(result: dict[str, Any], folder: Path) -> str:
         rows.append(("faithfulness", "undefined" if faith is None else f"{faith:.1%}"))
     for name, value in scores["circuit"].items():
         rows.append((name, f"{value:.3f} (model {scores['model'][name]:.3f})"))
+    if "n_tests" in result:
+        text = f"{result['n_tests']:,} in {result['n_passes']:,} batched passes"
+        rows.append(("tests", text))
+    if "n_edges_requested" in result:
+        rows.append(("asked for", f"{result['n_edges_requested']:,} edges"))
     rows += [
-        ("tests", f"{result['n_tests']:,} in {result['n_passes']:,} batched passes")
-        if "n_tests" in result
-        else ("asked for", f"{result['n_edges_requested']:,} edges"),
         *_skipped(result),
         ("search", f"{result['seconds']['search']:.1f} s ="
          f" {result['search_in_forwards']:,.0f} plain forward passes of the same batch"),

@@ -28,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from validate import validate
 
 from discovery.evaluation_settings import FullEvaluation
-from discovery.records import record_refusal
+from discovery.records import goes_on, record_refusal
 from discovery.settings import read_settings
 from discovery.sweep_folder import holds_result, is_done, is_validated, record_validation, set_aside
 
@@ -78,8 +78,8 @@ def register() -> None:
     OmegaConf.register_new_resolver("job_name", job_name, replace=True)
     here = str(Path(__file__).parent)
     paths = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
-    if here not in paths:
-        os.environ["PYTHONPATH"] = os.pathsep.join([here, *paths])
+    wanted = [p for p in (here, os.getcwd()) if p not in paths]  # one's own modules lie here
+    os.environ["PYTHONPATH"] = os.pathsep.join([*wanted, *paths])
 
 
 def in_sweep() -> bool:
@@ -106,8 +106,11 @@ def run_job(config: DictConfig, folder: Path, overrides: list[str]) -> dict[str,
         if is_done(folder, settings):
             print(f"== {folder.name}: done already, skipped")
         else:
-            _set_aside(folder)
-            print(f"== {folder.name}")
+            if goes_on(folder, settings.model_dump(mode="json")):
+                print(f"== {folder.name}: goes on")
+            else:
+                _set_aside(folder)
+                print(f"== {folder.name}")
             result = discover(settings, folder, overrides, print, folder.parent.name, kept())
         if isinstance(settings.evaluation, FullEvaluation) and not is_validated(folder):
             _validate(folder, settings.evaluation)
