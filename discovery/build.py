@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 
 import torch
 
 from acdc.bridge import LoadedModel, from_bridge, load_pretrained
 from acdc.errors import InputError
 from acdc.metrics import NEEDS, check_metric
+from acdc.pretrained import Outline
 from acdc.prompts import Prompts
 from discovery.models.induction import load_induction
 from discovery.models.smollm2 import smollm2_folder
@@ -31,14 +33,29 @@ def load_model(settings: ModelSettings) -> LoadedModel:
     """The configured model on the configured device, its identities checked."""
     dtype = getattr(torch, settings.model.dtype)
     if isinstance(settings.model, HFModel):
-        return load_pretrained(settings.model.name, dtype, settings.device)
+        check = partial(check_prompts, settings)
+        return load_pretrained(settings.model.name, dtype, settings.device, check=check)
     if isinstance(settings.model, SmolLM2Model):
-        return load_pretrained(str(smollm2_folder()), dtype, settings.device, "smollm2")
+        check = partial(check_prompts, settings)
+        return load_pretrained(str(smollm2_folder()), dtype, settings.device, "smollm2", check)
     bridge = load_induction().to(device=settings.device, dtype=dtype, print_details=False)
     return from_bridge(bridge, None, "induction")
 
 
-def build_prompts(settings: Settings, loaded: LoadedModel) -> Prompts:
+def check_prompts(settings: ModelSettings, outline: Outline) -> None:
+    """InputError for prompts that cannot be had, as far as tokenizer and sizes tell."""
+    if isinstance(settings, Settings):
+        build_prompts(settings, outline)
+        return
+    for field in ("task", "versus"):
+        if (task := getattr(settings, field, None)) is not None:
+            try:
+                task_prompts(task, outline, settings.seed)
+            except InputError as error:
+                raise InputError(f"versus: {error}" if field == "versus" else str(error)) from None
+
+
+def build_prompts(settings: Settings, loaded: LoadedModel | Outline) -> Prompts:
     """The configured task for this model; InputError if the two and the method do not fit."""
     method = settings.method
     user = None if method.name in CLEAN_ONLY else f"method={method.name}"
@@ -51,7 +68,7 @@ def build_prompts(settings: Settings, loaded: LoadedModel) -> Prompts:
 
 def task_prompts(
     task: Task,
-    loaded: LoadedModel,
+    loaded: LoadedModel | Outline,
     seed: int,
     needs: Collection[str] = (),
     corrupt_for: str | None = None,
@@ -70,18 +87,18 @@ def task_prompts(
     elif isinstance(task, InductionTask):
         bos = getattr(tokenizer, "bos_token_id", None)
         prompts = induction.build(
-            d_vocab=loaded.model.d_vocab, n=task.n, length=task.length, bos_id=bos, **common
+            d_vocab=loaded.d_vocab, n=task.n, length=task.length, bos_id=bos, **common
         )
     else:
         prompts = pairs.load(
-            task.path, tokenizer=tokenizer, d_vocab=loaded.model.d_vocab, n=task.n,
+            task.path, tokenizer=tokenizer, d_vocab=loaded.d_vocab, n=task.n,
             length=task.length, needs_answers="answers" in needs, needs_wrong="wrong" in needs,
             corrupt_for=corrupt_for, **common,
         )  # fmt: skip
-    prompts.check_vocabulary(loaded.model.d_vocab)
-    if prompts.clean.shape[1] > loaded.model.n_ctx:
+    prompts.check_vocabulary(loaded.d_vocab)
+    if prompts.clean.shape[1] > loaded.n_ctx:
         raise InputError(
             f"task: prompts have {prompts.clean.shape[1]} tokens, the model takes at most"
-            f" {loaded.model.n_ctx}"
+            f" {loaded.n_ctx}"
         )
     return prompts
