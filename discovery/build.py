@@ -25,6 +25,7 @@ from discovery.settings import (
     Task,
 )
 from discovery.tasks import greater_than, induction, ioi, pairs
+from discovery.tasks.tokens import bos_id, known_bos
 
 CLEAN_ONLY = ("ifr",)  # methods that look at clean runs only
 
@@ -85,7 +86,7 @@ def task_prompts(
     elif isinstance(task, GreaterThanTask):
         prompts = greater_than.build(tokenizer, n=task.n, **common)
     elif isinstance(task, InductionTask):
-        bos = getattr(tokenizer, "bos_token_id", None)
+        bos = bos_id(tokenizer) if task.prepend_bos else known_bos(tokenizer, loaded.d_vocab)
         prompts = induction.build(
             d_vocab=loaded.d_vocab, n=task.n, length=task.length, bos_id=bos, **common
         )

@@ -8,10 +8,15 @@ import pytest
 import torch
 import transformers as hf
 from safetensors.torch import load_file, save_file
+from test_settings import settings
 
 from acdc import pretrained
 from acdc.bridge import from_module, load_pretrained
 from acdc.errors import InputError
+from acdc.forward import PatchedForward
+from acdc.graph import Circuit
+from discovery.build import load_model
+from discovery.heads.describe import describe_heads
 
 
 @pytest.fixture(params=["tied", "untied"])
@@ -102,6 +107,28 @@ def test_prompts_are_tried_before_weights_are_read(saved):
 
     with pytest.raises(InputError, match="these prompts"):
         load_pretrained(str(saved), torch.float32, "cpu", check=check)
+
+
+def test_a_faulty_prompt_file_is_told_before_the_weights_are_read(saved, tmp_path):
+    (saved / "model.safetensors").write_bytes(b"")
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"clean_ids": [99], "corrupt_ids": [1]}\n{"clean": "a", "corrupt": "b"}\n')
+    chosen = settings("model=hf", f"model.name={saved}", "task=pairs", f"task.path={path}")
+    with pytest.raises(InputError, match=r"(?s)line 1: .*99, outside .* 0\.\.49.*line 2: .* no token"):
+        load_model(chosen)
+
+
+def test_heads_of_a_model_whose_tokenizer_has_a_bos_without_an_embedding(saved, make_tokenizer):
+    words = " ".join(chr(65 + i // 26) + chr(97 + i % 26) for i in range(60))
+    make_tokenizer([words]).save_pretrained(saved)
+    loaded = load(saved)
+    loaded.tokenizer.add_special_tokens({"bos_token": "<new>"})
+    assert loaded.tokenizer.bos_token_id >= families.VOCAB
+    prompts = families.prompts()
+    forward = PatchedForward(loaded.model, loaded.model.graph(), prompts)
+    circuit = Circuit(forward.graph, forward.graph.legal, forward.graph.legal * 1.0)
+    heads = describe_heads(circuit, forward, loaded, seed=0)["heads"]
+    assert len(heads) == 8 and all("induction" in head["scores"] for head in heads.values())
 
 
 def refuse_connections(monkeypatch, error):
