@@ -96,7 +96,9 @@ def _tokenizer(name: str, local: bool) -> Any:
     try:
         return AutoTokenizer.from_pretrained(name, local_files_only=local)
     except Exception as error:
-        raise InputError(f"model.name={name!r}: no usable tokenizer: {first_line(error)}") from error
+        raise InputError(
+            f"model.name={name!r}: no usable tokenizer: {first_line(error)}"
+        ) from error
 
 
 def read_weights(outline: Outline, dtype: torch.dtype) -> Any:

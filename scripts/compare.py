@@ -7,10 +7,11 @@ Writes compare.json, curve.png and curve.svg into the run folder.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import hydra
-from command import plain, refusals_as_exit, this_run
+from command import check_words, plain, refusals_as_exit, this_run
 from hydra import compose
 from omegaconf import DictConfig
 
@@ -65,4 +66,5 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    check_words(sys.argv[1:])
     main()

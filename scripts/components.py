@@ -9,11 +9,12 @@ Configuration is in conf/components.yaml. Writes components.json and heat maps i
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import hydra
-from command import plain, refusals_as_exit, shown, this_run
+from command import check_words, plain, refusals_as_exit, shown, this_run
 from hydra import compose
 from omegaconf import DictConfig
 
@@ -94,4 +95,5 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    check_words(sys.argv[1:])
     main()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from command import plain, refusals_as_exit, shown, this_run
+from command import check_words, plain, refusals_as_exit, shown, this_run
 from omegaconf import DictConfig
 from sweeping import check_launcher, in_sweep, run_job, summed_up
 from validate import validate
@@ -94,6 +94,7 @@ def _settings(config: DictConfig, folder: Path, overrides: list[str]) -> Setting
 
 
 if __name__ == "__main__":
+    check_words(sys.argv[1:])
     check_launcher(sys.argv[1:])
     with summed_up():
         main()

@@ -25,7 +25,14 @@ from transformers import PreTrainedTokenizerBase
 from acdc.errors import InputError
 from acdc.prompts import Prompts
 from discovery.tasks.jsonl import kind, line_name, read_lines, refuse
-from discovery.tasks.tokens import bos_id, check_count, encode, require_single_token, spell, with_bos
+from discovery.tasks.tokens import (
+    bos_id,
+    check_count,
+    encode,
+    require_single_token,
+    spell,
+    with_bos,
+)
 
 KEYS = ("clean", "corrupt", "clean_ids", "corrupt_ids", "answers", "wrong", "answer_position")
 

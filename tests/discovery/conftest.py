@@ -36,7 +36,9 @@ def make_tokenizer_fixture() -> MakeTokenizer:
     return make_tokenizer
 
 
-def make_sentencepiece(texts: Iterable[str], *, kind: str = "normalizer") -> PreTrainedTokenizerFast:
+def make_sentencepiece(
+    texts: Iterable[str], *, kind: str = "normalizer"
+) -> PreTrainedTokenizerFast:
     """A tokenizer with SentencePiece's dummy prefix that knows the words and signs of `texts`.
 
     Every text gets a space of its own in front: by a normalizer even where it has one (Llama 2,

@@ -70,7 +70,9 @@ def without(part):
 ], ids=["layer", "mlp", "norms", "extra", "config-more", "config-fewer", "shape"])  # fmt: skip
 def test_weights_that_do_not_fit_are_named(saved, weights, config, message):
     spoil(saved, weights, **config)
-    with pytest.raises(InputError, match=f"weights and config.json do not fit: {message}") as caught:
+    with pytest.raises(
+        InputError, match=f"weights and config.json do not fit: {message}"
+    ) as caught:
         load(saved)
     assert "\n" not in str(caught.value)
 
@@ -114,7 +116,9 @@ def test_a_faulty_prompt_file_is_told_before_the_weights_are_read(saved, tmp_pat
     path = tmp_path / "pairs.jsonl"
     path.write_text('{"clean_ids": [99], "corrupt_ids": [1]}\n{"clean": "a", "corrupt": "b"}\n')
     chosen = settings("model=hf", f"model.name={saved}", "task=pairs", f"task.path={path}")
-    with pytest.raises(InputError, match=r"(?s)line 1: .*99, outside .* 0\.\.49.*line 2: .* no token"):
+    with pytest.raises(
+        InputError, match=r"(?s)line 1: .*99, outside .* 0\.\.49.*line 2: .* no token"
+    ):
         load_model(chosen)
 
 
@@ -146,7 +150,9 @@ def refuse_connections(monkeypatch, error):
 def test_a_hub_that_is_away_is_asked_once(monkeypatch):
     asked = refuse_connections(monkeypatch, ConnectionError("no route to it"))
     began = time.monotonic()
-    with pytest.raises(InputError, match="'nobody/nothing' .* reached .no route to it.; give a loc"):
+    with pytest.raises(
+        InputError, match="'nobody/nothing' .* reached .no route to it.; give a loc"
+    ):
         load("nobody/nothing")
     assert len(asked) == 1 and time.monotonic() - began < 5
 
@@ -170,7 +176,9 @@ def test_half_precision_lets_in_what_float32_does(family, dtype):
 @pytest.mark.parametrize("fields", [{"residual_multiplier": 0.99}, {"logits_scaling": 1.02},
                                     {"embedding_multiplier": 0.98}])  # fmt: skip
 def test_half_precision_hides_no_multiplier(fields):
-    module = hf.GraniteForCausalLM(hf.GraniteConfig(num_key_value_heads=2, **fields, **families.SIZES))
+    module = hf.GraniteForCausalLM(
+        hf.GraniteConfig(num_key_value_heads=2, **fields, **families.SIZES)
+    )
     families.randomise(module)
     with pytest.raises(InputError, match="does not qualify"):
         from_module(module.to(torch.bfloat16), None, "granite")

@@ -164,14 +164,20 @@ def test_a_bad_line_is_told_with_its_number_even_if_not_sampled(load, line, mess
 
 
 STRICT_CASES = {
-    "surrogate in text": (r'{"clean": "a\ud800", "corrupt": "b"}', r": '\\ud800' is half a character"),
+    "surrogate in text": (
+        r'{"clean": "a\ud800", "corrupt": "b"}',
+        r": '\\ud800' is half a character",
+    ),
     "surrogate in answer": (json.dumps(GOOD | {"answers": ["\udfff"]}), "is half a character"),
     "surrogate in key": (r'{"\ud8ff": 1}', "is half a character"),
     "long number": (
         numbered(0) | {"wrong": [int("7" * 4000)]},
         r": a number of 4000 digits \(777777\.\.\.\) is no token id",
     ),
-    "longer number": (json.dumps(GOOD)[:-1] + f', "answer_position": {"7" * 5000}}}', "of 5000 dig"),
+    "longer number": (
+        json.dumps(GOOD)[:-1] + f', "answer_position": {"7" * 5000}}}',
+        "of 5000 dig",
+    ),
     "key twice": ('{"clean_ids": [1], "clean_ids": [2]}', ": field 'clean_ids' is there twice"),
     "key twice inside": ('{"answers": [{"a": 1, "a": 2}]}', ": field 'a' is there twice"),
     "nesting": ('{"clean_ids": ' + "[" * 100_000 + "]" * 100_000 + "}", ": brackets are nested"),
