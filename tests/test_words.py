@@ -64,7 +64,7 @@ def test_words_that_hydra_reads_pass(capsys, word):
 
 
 def test_a_number_is_text_where_text_is_asked_for_and_else_an_id():
-    assert route.quoted("text=12") == "text='12'" and route.quoted("text=null") == "text=null"
+    assert route.quoted("text=12") == 'text="12"' and route.quoted("text=null") == "text=null"
     assert [route.quoted(w) for w in ("target=12", "contrast=-3")] == ["target=12", "contrast=-3"]
 
 

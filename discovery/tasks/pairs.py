@@ -6,8 +6,9 @@
 
 The last form, for who needs no corrupt prompts; a file has them in all lines or in none.
 Every line of the file is checked, also those that are not used, and whatever is wrong is told with
-file, line number and value, all faulty lines at once: a pair that does not line up would be patched at the wrong positions
-without any error. Knows no model and no metric, only what the metric needs of a line.
+file, line number and value, all faulty lines at once: a pair that does not line up would be patched
+at the wrong positions without any error. Knows no model and no metric, only what the metric needs
+of a line.
 """
 
 from __future__ import annotations
