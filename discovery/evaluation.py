@@ -13,8 +13,9 @@ import torch
 
 from acdc.forward import PatchedForward
 from acdc.graph import Circuit
-from acdc.metrics import Metric, accuracy, differ, make_metric, top1
+from acdc.metrics import Metric, accuracy, make_metric, top1
 from acdc.prompts import Prompts
+from discovery.shares import why_undefined
 
 # how far a search in this dtype may be from the fresh run, as a share of the metric's scale; in
 # float32 sums over streams with activations in the thousands have parted by 1.1e-4
@@ -27,7 +28,7 @@ def evaluate(
     """Metric of model, circuit and empty circuit (its own unit and sign), and the task's scores.
 
     faithfulness = (circuit - empty) / (model - empty): 0 = the corrupted run, 1 = the full model;
-    None where model and empty circuit do not differ. Without corrupt prompts `resample` changes
+    None where that divides by nothing, and `faithfulness_undefined` says why. Without corrupt prompts `resample` changes
     nothing, so empty circuit and circuit are None. RuntimeError if `searched`, the value that a
     search ended with (None: the method names none), is not what a fresh run gives.
     """
@@ -37,6 +38,7 @@ def evaluate(
             "metric_corrupt": None,
             "metric_circuit": None,
             "faithfulness": None,
+            "faithfulness_undefined": "the task has no corrupt prompts",
             "model": task_scores(forward.prompts, forward.clean.logits),
             "circuit": {},
         }
@@ -48,6 +50,8 @@ def evaluate(
         "metric_circuit": metric.of_logits(logits).double().mean().item(),
     }
     span = values["metric_clean"] - values["metric_corrupt"]
+    runs = [metric.of_logits(run).double().tolist() for run in (forward.clean.logits, empty)]
+    why = why_undefined(*runs, torch.finfo(empty.dtype).eps)
     drift = 0.0 if searched is None else abs(values["metric_circuit"] - searched)
     scale = max(1.0, *(abs(v) for v in values.values()))
     if drift > DRIFT.get(forward.model.dtype, 1e-2) * scale:
@@ -58,9 +62,8 @@ def evaluate(
     part = values["metric_circuit"] - values["metric_corrupt"]
     return {
         **values,
-        "faithfulness": part / span
-        if differ(values["metric_clean"], values["metric_corrupt"])
-        else None,
+        "faithfulness": part / span if why is None else None,
+        "faithfulness_undefined": why,
         "model": task_scores(forward.prompts, forward.clean.logits),
         "circuit": task_scores(forward.prompts, logits),
     }

@@ -24,6 +24,7 @@ import torch
 from acdc.bridge import LoadedModel
 from acdc.metrics import Metric
 from acdc.prompts import Prompts
+from discovery.doubts import doubts
 from discovery.drawing import DrawnEdge, Layout, draw_circuit
 from discovery.evaluation import evaluate
 from discovery.heads.describe import describe_heads
@@ -81,6 +82,9 @@ def _discover(
     loaded, forward, metric = job.loaded, job.forward, job.metric
     say(job.describe())
     say(f"graph: {forward.graph.describe()}")
+    warnings = doubts(loaded, forward, metric, settings.method.threshold)
+    for sentence in warnings:
+        say(f"warning: {sentence}")
     plain = _time_forward(loaded, forward.prompts)
     with clock("search"):
         found = propose(settings, run, tracker, forward, metric)
@@ -91,6 +95,7 @@ def _discover(
     with clock("heads"), torch.inference_mode():
         run.write("heads.json", describe_heads(found.circuit, forward, loaded, settings.seed))
     result = _result(settings, run, found, scores, clock, statistics.median(plain))
+    result["warnings"] = warnings
     _write(run, tracker, found, metric, result)
     return result
 
@@ -135,6 +140,7 @@ def _result(
             k: scores[k]
             for k in ("metric_clean", "metric_corrupt", "metric_circuit", "faithfulness")
         },
+        "faithfulness_undefined": scores["faithfulness_undefined"],
         "scores": {"model": scores["model"], "circuit": scores["circuit"]},
         **found.counts,
         "seconds": clock.seconds,
@@ -185,7 +191,9 @@ def _subtitle(result: Mapping[str, Any], metric: Metric) -> str:
     if result["metric_circuit"] is None:
         return f"{how}, not evaluated: the task has no corrupt prompts"
     how += f", {metric.name} {result['metric_circuit']:.3g} {metric.unit}"
-    return f"{how}, faithfulness " + ("undefined" if faith is None else f"{faith:.1%}")
+    if faith is None:
+        return f"{how}, faithfulness undefined"
+    return f"{how}, faithfulness {faith:.1%} (0%: every edge cut, {result['ablation']})"
 
 
 class _Clock:

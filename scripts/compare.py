@@ -43,12 +43,15 @@ def run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     """Compare, write, print."""
     methods = method_settings(config, overrides)
     from discovery.compare import compare, draw_curves, facts  # seconds, for settings that hold
+    from discovery.doubts import doubts
     from discovery.prepare import prepare
 
     with termination_as_exit(), RunFolder.create(folder, plain(config), overrides) as record:
         job = prepare(methods[0], config.metric, config.ablation)
         forward, metric = job.forward, job.metric
         print(job.describe())
+        for sentence in doubts(job.loaded, forward, metric, None):
+            print(f"warning: {sentence}")
         found = compare(forward, metric, methods, config.rule)
         rows = facts(found, forward)
         curves = {one.method: one.curves.to_json() for one in found}
