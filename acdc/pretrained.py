@@ -105,12 +105,13 @@ def read_weights(outline: Outline, dtype: torch.dtype) -> Any:
     """The Hugging Face module, every parameter out of the files; InputError if one is not."""
     name = outline.name
     try:
-        module, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             name, dtype=dtype, attn_implementation="eager", local_files_only=outline.local,
             output_loading_info=True, ignore_mismatched_sizes=True,
         )  # fmt: skip
     except Exception as error:
         raise InputError(f"model.name={name!r} cannot be loaded: {first_line(error)}") from error
+    module, info = loaded
     if faults := weight_faults(info):
         raise InputError(f"model.name={name!r}: weights and config.json do not fit: {faults}")
     return module

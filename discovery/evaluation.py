@@ -28,9 +28,10 @@ def evaluate(
     """Metric of model, circuit and empty circuit (its own unit and sign), and the task's scores.
 
     faithfulness = (circuit - empty) / (model - empty): 0 = the corrupted run, 1 = the full model;
-    None where that divides by nothing, and `faithfulness_undefined` says why. Without corrupt prompts `resample` changes
-    nothing, so empty circuit and circuit are None. RuntimeError if `searched`, the value that a
-    search ended with (None: the method names none), is not what a fresh run gives.
+    None where that divides by nothing, and `faithfulness_undefined` says why. Without corrupt
+    prompts `resample` changes nothing, so empty circuit and circuit are None. RuntimeError if
+    `searched`, the value that a search ended with (None: the method names none), is not what a
+    fresh run gives.
     """
     if forward.ablation == "resample" and not forward.prompts.has_corrupt:
         return {
@@ -50,8 +51,8 @@ def evaluate(
         "metric_circuit": metric.of_logits(logits).double().mean().item(),
     }
     span = values["metric_clean"] - values["metric_corrupt"]
-    runs = [metric.of_logits(run).double().tolist() for run in (forward.clean.logits, empty)]
-    why = why_undefined(*runs, torch.finfo(empty.dtype).eps)
+    model, none = (metric.of_logits(run).tolist() for run in (forward.clean.logits, empty))
+    why = why_undefined(model, none, torch.finfo(empty.dtype).eps)
     drift = 0.0 if searched is None else abs(values["metric_circuit"] - searched)
     scale = max(1.0, *(abs(v) for v in values.values()))
     if drift > DRIFT.get(forward.model.dtype, 1e-2) * scale:
