@@ -79,6 +79,8 @@ def why_unreachable(name: str) -> str | None:
 def _no_config(name: str, unreachable: str | None, error: Exception) -> str:
     if Path(name).is_dir():
         return f"model.name={name!r}: config.json cannot be used: {first_line(error)}"
+    if isinstance(error.__cause__, HFValidationError) or name.startswith((".", "/", "~")):
+        return f"model.name={name!r}: there is no such folder, and it is no hub id"
     if unreachable is None:
         return f"model.name={name!r} cannot be loaded: {first_line(error)}"
     return (

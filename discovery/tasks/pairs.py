@@ -309,7 +309,7 @@ def _blank_ends(lines: list[_Line]) -> dict[str, str]:
     return {
         "warning": f"{some} in a blank (line {ends[0]}"
         + (" the first)" if len(ends) > 1 else ")")
-        + ", where models continue badly: leave it to the answer, which begins with it"
+        + ", where models continue badly: the blank belongs to the token that follows"
     }
 
 

@@ -157,6 +157,12 @@ def test_a_hub_that_is_away_is_asked_once(monkeypatch):
     assert len(asked) == 1 and time.monotonic() - began < 5
 
 
+@pytest.mark.parametrize("name", ["/nowhere/at/all", "a/b/c", "./model", "no spaces"])
+def test_a_folder_that_is_not_there(name):
+    with pytest.raises(InputError, match="there is no such folder, and it is no hub id"):
+        load(name)
+
+
 def test_a_slow_hub_is_there(monkeypatch):
     class ReadTimeout(Exception):
         pass

@@ -215,7 +215,10 @@ def test_a_blank_at_the_end_is_warned_of(load, tokenizer):
     ends = TEXT | {"clean": "The cat sat ", "corrupt": "The dog sat "}
     assert "warning" not in load([TEXT], tokenizer=tokenizer).notes
     one = load([ends], tokenizer=tokenizer).notes["warning"]
-    assert one.startswith("1 prompt ends in a blank (line 1)") and "leave it to the answer" in one
+    assert (
+        one.startswith("1 prompt ends in a blank (line 1)")
+        and "belongs to the token that follows" in one
+    )
     two = load([ends, ends], tokenizer=tokenizer).notes["warning"]
     assert two.startswith("2 prompts end in a blank (line 1 the first)")
     before = ends | {"answer_position": 2}  # the blank is not read
