@@ -10,8 +10,9 @@ identity, the layer and the size of the error.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,15 +20,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import build_bridge_from_module
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.activations import ACT2FN
 
-from acdc.errors import InputError
+from acdc.errors import InputError, first_line
 from acdc.forward import stream_of, trace
 from acdc.model import MLP, Attention, Block, Model, Norm
+from acdc.pretrained import Outline, read_outline, read_weights
 
 # largest error allowed in an identity, as a share of the largest value in it
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+EXACT = (torch.float32, torch.float64)  # dtypes in which the identities tell families apart
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,17 @@ class LoadedModel:
 
     model: Model
     bridge: TransformerBridge
-    tokenizer: Any  # a Hugging Face tokenizer, or None
+    tokenizer: Any  # a Hugging Face tokenizer as it was read, or None
+
+    @property
+    def d_vocab(self) -> int:
+        """Number of tokens."""
+        return self.model.d_vocab
+
+    @property
+    def n_ctx(self) -> int:
+        """Longest prompt."""
+        return self.model.n_ctx
 
     @torch.inference_mode()
     def plain_logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos vocab"]:
@@ -45,68 +57,80 @@ class LoadedModel:
 
 
 def load_pretrained(
-    name: str, dtype: torch.dtype, device: str, label: str | None = None
+    name: str,
+    dtype: torch.dtype,
+    device: str,
+    label: str | None = None,
+    check: Callable[[Outline], None] | None = None,
 ) -> LoadedModel:
     """Any causal language model by hub id or local folder, in evaluation mode.
 
-    `label` is what it is called from then on (default: `name`).
+    `label` is what it is called from then on (default: `name`). `check` sees tokenizer and sizes
+    before the weights are read, and may refuse.
 
-    InputError if it cannot be read, its architecture is unknown to TransformerLens, or an identity
-    fails.
+    InputError if it cannot be read, weights are missing, its architecture is unknown to
+    TransformerLens, or an identity fails.
     """
-    if Path(name).is_dir():
-        check_folder(Path(name))
-    try:
-        module: Any = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, attn_implementation="eager"
-        )
-    except Exception as error:  # any failure in there means the same: this cannot be used
-        raise InputError(f"model.name={name!r} cannot be loaded: {_first_line(error)}") from error
-    return from_module(module.to(device), _tokenizer(name), label or name)
-
-
-def check_folder(folder: Path) -> None:
-    """Raise InputError unless a local folder looks like a saved model."""
-    if not (folder / "config.json").is_file():
-        raise InputError(f"model.name={str(folder)!r}: the folder has no config.json")
-    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
-        raise InputError(f"model.name={str(folder)!r}: no weights there (*.safetensors or *.bin)")
-    try:
-        AutoConfig.from_pretrained(str(folder))
-    except Exception as error:
-        raise InputError(
-            f"model.name={str(folder)!r}: config.json cannot be used: {_first_line(error)}"
-        ) from error
-
-
-def _tokenizer(name: str) -> Any:
-    """The model's tokenizer, or None for a local folder without one."""
-    folder = Path(name)
-    files = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
-    if folder.is_dir() and not any((folder / f).is_file() for f in files):
-        return None
-    try:
-        return AutoTokenizer.from_pretrained(name)
-    except Exception as error:
-        raise InputError(
-            f"model.name={name!r}: no usable tokenizer: {_first_line(error)}"
-        ) from error
+    outline = read_outline(name)
+    if check is not None:
+        check(outline)
+    module = read_weights(outline, dtype)
+    return from_module(module.to(device), outline.tokenizer, label or name)
 
 
 def from_module(module: Any, tokenizer: Any, name: str) -> LoadedModel:
-    """Wrap a Hugging Face module (which is changed in place) and check it."""
+    """Wrap a Hugging Face module (which is changed in place) and check it.
+
+    The bridge never sees the tokenizer: it would give it a BOS and other tokens, of which the model
+    knows nothing.
+    """
     architecture = type(module).__name__
     module = module.eval().requires_grad_(False)
+    if module.dtype not in EXACT:
+        _check_in_float32(module, name)
     try:
         bridge = build_bridge_from_module(
-            module, architecture, hf_config=module.config, tokenizer=tokenizer
+            module, architecture, hf_config=module.config, tokenizer=None
         )
     except Exception as error:
         raise InputError(
             f"model {name!r}: architecture {architecture} is not supported by TransformerLens:"
-            f" {_first_line(error)}"
+            f" {first_line(error)}"
         ) from error
     return from_bridge(bridge, tokenizer, name)
+
+
+def _check_in_float32(module: Any, name: str) -> None:
+    """Try the identities on a float32 copy of the first layers and tokens.
+
+    The tolerance that half precision needs is wide enough to hide a family's multiplier of 0.98.
+    """
+    try:
+        copied = _first_layers(module)
+    except Exception as error:
+        raise InputError(
+            f"model {name!r}: {module.dtype} hides what the identities look for, and a float32 copy"
+            f" cannot be made ({first_line(error)}); use model.dtype=float32"
+        ) from error
+    from_module(copied, None, name)
+
+
+def _first_layers(module: Any, layers: int = 2, tokens: int = 512) -> Any:
+    """A float32 model of the same configuration and weights, cut to a few layers and tokens."""
+    config = deepcopy(module.config)
+    config.num_hidden_layers = min(layers, config.num_hidden_layers)
+    config.vocab_size = min(tokens, config.vocab_size)
+    config.pad_token_id = None  # may lie beyond
+    if kinds := getattr(config, "layer_types", None):
+        config.layer_types = kinds[: config.num_hidden_layers]
+    copied = type(module)(config).float()
+    weights = module.state_dict()
+    corners = {
+        key: weights[key][tuple(slice(n) for n in own.shape)].to(own)
+        for key, own in copied.state_dict().items()
+    }
+    copied.load_state_dict(corners)
+    return copied.to(module.device)
 
 
 @torch.no_grad()  # not inference_mode: gradients must be able to pass the rotary tables
@@ -117,7 +141,7 @@ def from_bridge(bridge: TransformerBridge, tokenizer: Any, name: str) -> LoadedM
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(
             f"model {name!r}: {_architecture(bridge)} is not a plain pre-norm decoder:"
-            f" {_first_line(error)}"
+            f" {first_line(error)}"
         ) from error
     check_identities(bridge, model)
     return LoadedModel(model, bridge, tokenizer)
@@ -310,13 +334,14 @@ class _Check:
                 f" {tuple(ours.shape)} and {tuple(theirs.shape)}"
             )
         error = (ours - theirs).abs().max().item()
+        if not math.isfinite(error):
+            raise InputError(
+                f"model {self.model.name!r} does not qualify: NaN or infinite values at layer"
+                f" {layer}, in its weights or out of {self.model.dtype}'s range"
+            )
         limit = TOLERANCE.get(self.model.dtype, 1e-2) * max(theirs.abs().max().item(), 1e-6)
         if not error <= limit:
             raise InputError(
                 f"model {self.model.name!r} does not qualify: identity {identity!r} fails at layer"
                 f" {layer} by {error:.3g} (allowed {limit:.3g})"
             )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

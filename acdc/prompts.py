@@ -37,7 +37,8 @@ class Prompts:
     # what of a prompt a part of the model may be said to carry: name (such as "order") -> its value
     # in each prompt; hypotheses about circuits are made of these
     features: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    # what the task has to tell about its making (dropped names, mode, ...); printed and recorded
+    # what the task has to tell about its making (dropped names, mode, ...), printed; a "warning" is
+    # a sentence of its own
     notes: Mapping[str, int | str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -129,7 +129,7 @@ def check_size(graph: Graph, n_edges: int) -> None:
     """Raise InputError unless the graph has so many edges."""
     if not 0 <= n_edges <= graph.n_edges:
         raise InputError(
-            f"n_edges={n_edges}: allowed are 0 to {graph.n_edges}, the edges of the graph"
+            f"n_edges={n_edges}: allowed are 1 to {graph.n_edges}, the edges of the graph"
         )
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 from typing import Any
 
 from acdc.ablation import Ablation
 from acdc.bridge import LoadedModel
 from acdc.errors import InputError
+from acdc.pretrained import Outline
 from acdc.prompts import Prompts
 from discovery.ablations.choices import AblationChoice
-from discovery.settings import ModelSettings
+from discovery.settings import ModelSettings, Settings
 from discovery.tasks.choices import PairsTask, Task
 
 REFERENCE_SEED = 2_000_003  # apart from the seeds of the run's own prompts
@@ -18,12 +20,33 @@ REFERENCE_SEED = 2_000_003  # apart from the seeds of the run's own prompts
 
 def load_model(settings: ModelSettings) -> LoadedModel:
     """The configured model on the configured device, its identities checked."""
-    return settings.model.load(settings.device)
+    return settings.model.load(settings.device, partial(check_prompts, settings))
+
+
+def check_prompts(settings: ModelSettings, outline: Outline) -> None:
+    """InputError for prompts that cannot be had, as far as tokenizer and sizes tell."""
+    if isinstance(settings, Settings):
+        build_prompts(settings, outline)
+        return
+    for field in ("task", "versus"):
+        if (task := getattr(settings, field, None)) is not None:
+            try:
+                task_prompts(task, outline, settings.seed)
+            except InputError as error:
+                raise InputError(f"versus: {error}" if field == "versus" else str(error)) from None
+
+
+def build_prompts(settings: Settings, loaded: LoadedModel | Outline) -> Prompts:
+    """The configured task for this model; InputError if the two, method and metric do not fit."""
+    metric = settings.metric.load()
+    prompts = task_prompts(settings.task, loaded, settings.seed, metric.needs, settings.corrupt_for)
+    metric.check(prompts)
+    return prompts
 
 
 def task_prompts(
     task: Task,
-    loaded: LoadedModel,
+    loaded: LoadedModel | Outline,
     seed: int,
     needs: Collection[str] = (),
     corrupt_for: str | None = None,
@@ -39,11 +62,11 @@ def task_prompts(
             f"task.name={task.name!r}: build gave a {type(prompts).__name__}; wanted are"
             " acdc.prompts.Prompts"
         )
-    prompts.check_vocabulary(loaded.model.d_vocab)
-    if prompts.clean.shape[1] > loaded.model.n_ctx:
+    prompts.check_vocabulary(loaded.d_vocab)
+    if prompts.clean.shape[1] > loaded.n_ctx:
         raise InputError(
             f"task: prompts have {prompts.clean.shape[1]} tokens, the model takes at most"
-            f" {loaded.model.n_ctx}"
+            f" {loaded.n_ctx}"
         )
     if corrupt_for is not None and not prompts.has_corrupt:
         raise InputError("task: clean and corrupt prompts are all the same up to the answer")

@@ -13,8 +13,9 @@ import torch
 
 from acdc.data import Data
 from acdc.graph import Circuit
-from acdc.metrics import LOGIT_DIFF, Metric, correct, differ, top1
+from acdc.metrics import LOGIT_DIFF, Metric, correct, top1
 from acdc.prompts import Prompts
+from discovery.shares import why_undefined
 
 # how far a search in this dtype may be from the fresh run, as a share of the metric's scale; in
 # float32 sums over streams with activations in the thousands have parted by 1.1e-4
@@ -27,23 +28,28 @@ def evaluate(
     """Metric of model, circuit and empty circuit (its own unit and sign), and the task's scores.
 
     faithfulness = (circuit - empty) / (model - empty): 0 = the corrupted run, 1 = the full model;
-    None where model and empty circuit do not differ. Without corrupt prompts an ablation that needs
-    them changes nothing, so empty circuit and circuit are None. RuntimeError if `searched`, the
-    value that a search ended with (None: the method names none), is not what a fresh run gives.
+    None where that divides by nothing, and `faithfulness_undefined` says why. Without corrupt
+    prompts an ablation that needs them changes nothing, so empty circuit and circuit are None.
+    RuntimeError if `searched`, the value that a search ended with (None: the method names none), is
+    not what a fresh run gives.
     """
     prompts, clean = data.prompts, data.logits(lambda forward: forward.clean.logits)
-    model = float(data.values(metric, lambda forward: forward.clean.logits).mean())
+    whole = data.values(metric, lambda forward: forward.clean.logits)
+    model = float(whole.mean())
     if data.ablation.needs_corrupt and not prompts.has_corrupt:
         return {
             "metric_clean": model,
             "metric_empty": None,
             "metric_circuit": None,
             "faithfulness": None,
+            "faithfulness_undefined": "the task has no corrupt prompts",
             "model": task_scores(prompts, clean),
             "circuit": {},
         }
     nothing = np.zeros_like(circuit.mask)
-    empty, value = data.circuits(metric, [nothing, circuit.mask]).mean(1).tolist()
+    none, found = data.circuits(metric, [nothing, circuit.mask])
+    empty, value = float(none.mean()), float(found.mean())
+    why = why_undefined(whole.tolist(), none.tolist(), torch.finfo(data.model.dtype).eps)
     drift = 0.0 if searched is None else abs(value - searched)
     scale = max(1.0, abs(model), abs(empty), abs(value))
     if drift > DRIFT.get(data.model.dtype, 1e-2) * scale:
@@ -55,7 +61,8 @@ def evaluate(
         "metric_clean": model,
         "metric_empty": empty,
         "metric_circuit": value,
-        "faithfulness": (value - empty) / (model - empty) if differ(model, empty) else None,
+        "faithfulness": (value - empty) / (model - empty) if why is None else None,
+        "faithfulness_undefined": why,
         "model": task_scores(prompts, clean),
         "circuit": task_scores(prompts, data.logits(lambda forward: forward.run(circuit.mask))),
     }

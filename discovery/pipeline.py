@@ -25,6 +25,7 @@ from acdc.bridge import LoadedModel
 from acdc.data import Data
 from acdc.memory import GIB
 from acdc.metrics import Metric
+from discovery.doubts import doubts
 from discovery.drawing import DrawnEdge, Layout, draw_circuit
 from discovery.evaluation import evaluate
 from discovery.heads.describe import describe_heads
@@ -83,6 +84,9 @@ def _discover(
     say(estimate(settings, job, statistics.median(plain)))
     say(job.describe())
     say(f"graph: {data.graph.describe()}")
+    warnings = doubts(loaded, data, metric, getattr(settings.method, "threshold", None))
+    for sentence in warnings:
+        say(f"warning: {sentence}")
     with clock("search"):
         proposed = propose(settings.method, data, metric, settings.seed, run, tracker)
     plain += _time_forward(loaded, data)
@@ -91,6 +95,7 @@ def _discover(
     with clock("heads"), torch.inference_mode():
         run.write("heads.json", describe_heads(proposed.circuit, data[0], loaded, settings.seed))
     result = _result(settings, run, job, proposed, scores, clock, statistics.median(plain))
+    result["warnings"] = warnings
     _write(run, tracker, proposed, metric, result)
     return result
 
@@ -152,6 +157,7 @@ def _result(
         **{
             k: scores[k] for k in ("metric_clean", "metric_empty", "metric_circuit", "faithfulness")
         },
+        "faithfulness_undefined": scores["faithfulness_undefined"],
         "scores": {"model": scores["model"], "circuit": scores["circuit"]},
         **proposed.found.counts,
         "seconds": clock.seconds,
@@ -204,7 +210,9 @@ def _subtitle(result: Mapping[str, Any], metric: Metric) -> str:
     if result["metric_circuit"] is None:
         return f"{how}, not evaluated: the task has no corrupt prompts"
     how += f", {metric.name} {result['metric_circuit']:.3g} {metric.unit}"
-    return f"{how}, faithfulness " + ("undefined" if faith is None else f"{faith:.1%}")
+    if faith is None:
+        return f"{how}, faithfulness undefined"
+    return f"{how}, faithfulness {faith:.1%} (0%: every edge cut, {result['ablation']})"
 
 
 class _Clock:

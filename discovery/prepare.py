@@ -122,8 +122,9 @@ def load(settings: ModelSettings, kept: Kept | None = None) -> LoadedModel:
 
 def describe_prompts(loaded: LoadedModel, prompts: Prompts) -> str:
     """What the task made, with its first pair."""
-    notes = "".join(f", {k} {v}" for k, v in prompts.notes.items())
+    notes = "".join(f", {k} {v}" for k, v in prompts.notes.items() if k != "warning")
     lines = [f"prompts: {len(prompts)} of {prompts.clean.shape[1]} tokens{notes}"]
+    lines += [f"warning: {v}" for k, v in prompts.notes.items() if k == "warning"]
     lines.append(f"  {'clean':8}{describe_ids(loaded, prompts.clean[0].tolist())}")
     if prompts.has_corrupt:
         lines.append(f"  {'corrupt':8}{describe_ids(loaded, prompts.corrupt[0].tolist())}")

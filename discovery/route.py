@@ -21,7 +21,7 @@ from discovery.flow import checked_position, flow_graph
 from discovery.flow_drawing import draw_route
 from discovery.flow_routes import Kind, Route, find_route
 from discovery.settings import RouteSettings
-from discovery.tasks.tokens import bos_id, encode, require_single_token
+from discovery.tasks.tokens import bos_id, encode, require_single_token, with_bos
 
 LARGEST = 12  # edges in the printed table
 
@@ -97,12 +97,14 @@ def _encoded(settings: RouteSettings, loaded: LoadedModel) -> tuple[int, ...]:
         raise InputError(
             f"text={settings.text!r}: this model has no tokenizer; give ids=[...] instead"
         )
-    ids = tuple(encode(loaded.tokenizer, settings.text))
+    ids = encode(loaded.tokenizer, settings.text)
     if not ids:
         raise InputError("text is empty: at least one token is needed")
     for token in ids:
         _check_id(loaded, f"text holds {loaded.tokenizer.decode([token])!r}, token {token}", token)
-    return (bos_id(loaded.tokenizer), *ids) if settings.prepend_bos else ids
+    if not settings.prepend_bos:
+        return tuple(ids)
+    return tuple(with_bos(ids, bos_id(loaded.tokenizer, "prepend_bos")))
 
 
 def _position(position: int, n: int) -> int:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 TWIN = "no: the paired corrupt prompt"  # nothing is drawn: what the search itself used
+TWINS = {"resample": TWIN, "mean": "no: means over corrupt prompts", "zero": "no: zeros"}
 OWN = "the reference's own"
+NONE = "no edge kept"  # the floor: what resampling alone leaves, without any circuit
 
 CUT_EDGES: Mapping[str, str] = {
     TWIN: "cut edges: the prompt's corrupt twin",
+    TWINS["mean"]: "cut edges: means over the corrupt prompts",
+    TWINS["zero"]: "cut edges: zeros",
     "shared": "cut edges: one random prompt",
     "per node": "cut edges: a random prompt per node",
     "per edge": "cut edges: a random prompt per edge",
@@ -22,6 +26,5 @@ def cut_edges(resampled: str) -> str:
 
 def circuit_input(inputs: str) -> str:
     """Whose input the circuit itself reads: its own prompt's, or one's with the same features."""
-    return (
-        "input: the prompt's own" if inputs == OWN else f"input: a prompt's with the same {inputs}"
-    )
+    fixed = {OWN: "input: the prompt's own", NONE: "no edge kept: what is there without a circuit"}
+    return fixed.get(inputs, f"input: a prompt's with the same {inputs}")

@@ -1,8 +1,14 @@
-"""What the commands share: configurations as plain values, refusals as one line and exit code 2."""
+"""What the commands share: configurations as plain values, refusals as one line and exit code 2.
+
+Words on the command line are read by Hydra's grammar before any of our code runs. `check_words`
+looks at them first, and says in one sentence what to write where that grammar would stop.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,11 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from acdc.errors import InputError
+from acdc.errors import InputError, first_line
 from discovery.registry import KEY, KNOWN
+
+BARE = re.compile(r"[^A-Za-z0-9_/.\-+%:@?|\\*$ ]")  # what Hydra takes within quotes only
+MANY = re.compile(r"-m|--multirun|\+sweep=.*|hydra\.mode=MULTIRUN")  # words that begin a sweep
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 MOVED = {"method.metric": "metric", "method.ablation": "ablation"}  # before 2026-11 -> now
@@ -77,9 +89,10 @@ def _is_own(group: str, value: str) -> bool:
 
 
 def hydra_words() -> None:
-    """Rewrite this command's words as `asked` says; a refusal ends it."""
+    """Rewrite this command's words as `asked` says and check them; a refusal ends it."""
     with refusals_as_exit():
         sys.argv[1:] = asked(sys.argv[1:])
+    check_words(sys.argv[1:])
 
 
 def this_run() -> tuple[Path, list[str]]:
@@ -102,3 +115,81 @@ def shown(path: Path) -> Path:
     """A path as it is shortest from here."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Exit with one sentence for the first word that Hydra cannot read, and what to write."""
+    many = any(MANY.fullmatch(word) for word in words)
+    with refusals_as_exit():
+        for word in words:
+            if "=" in word and not word.startswith("-"):
+                _check_word(word, many)
+
+
+def _check_word(word: str, many: bool) -> None:
+    field, _, value = word.partition("=")
+    try:
+        (override,) = OverridesParser.create().parse_overrides([word])
+    except HydraException as error:
+        mended = f"{field}={_mended(value)}"
+        if not _is_readable(mended):
+            raise InputError(f"{word}: {first_line(error)}") from None
+        raise InputError(
+            f"{word}: {_signs(value)} in a value must stand in inner quotes; write"
+            f" {shlex.quote(mended)}"
+        ) from None
+    if override.is_sweep_override() and not many:
+        mended = shlex.quote(f"{field}={in_quotes(value)}")
+        raise InputError(
+            f"{word}: a comma separates values; for one value with a comma write {mended}, for a"
+            f" list {shlex.quote(f'{field}=[{value}]')}, and to try them all add -m"
+        )
+
+
+def _mended(value: str) -> str:
+    """The value in quotes, a list's items each in their own."""
+    if value.startswith("[") and value.endswith("]"):
+        items = [item.strip() for item in value[1:-1].split(",")]
+        return f"[{','.join(in_quotes(item) if BARE.search(item) else item for item in items)}]"
+    return in_quotes(os.path.expanduser(value))  # within quotes no shell would
+
+
+def _signs(value: str) -> str:
+    """The signs that Hydra stumbles over, each once."""
+    inner = value[1:-1] if value.startswith("[") and value.endswith("]") else value
+    return " ".join(dict.fromkeys(BARE.findall(inner))) or repr(value)
+
+
+def in_quotes(text: str, quote: str = '"') -> str:
+    """The text as one string for Hydra, whatever it holds."""
+    escaped = re.sub(rf"(\\*){quote}", rf"\1\1\\{quote}", text)
+    escaped = re.sub(r"(\\+)$", r"\1\1", escaped).replace("${", "\\${")
+    return f"{quote}{escaped}{quote}"
+
+
+def _is_readable(word: str) -> bool:
+    try:
+        OverridesParser.create().parse_overrides([word])
+    except HydraException:
+        return False
+    return True
+
+
+class MakeFolder(Callback):
+    """Makes the run's or sweep's folder before Hydra does; exit code 2 if that is impossible."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        _make("hydra.run.dir", config.hydra.run.dir)
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        _make("hydra.sweep.dir", config.hydra.sweep.dir)
+
+
+def _make(field: str, folder: str) -> None:
+    with refusals_as_exit():
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"{field}={folder}: the folder cannot be made ({error.strerror or error})"
+            ) from None

@@ -38,11 +38,14 @@ def run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     """Compare, write, print."""
     methods = method_settings(config, overrides)
     from discovery.compare import compare, draw_curves, facts  # seconds, for settings that hold
+    from discovery.doubts import doubts
     from discovery.prepare import prepare
 
     with termination_as_exit(), RunFolder.create(folder, plain(config), overrides) as record:
         job = prepare(methods[0])
         print(job.describe())
+        for sentence in doubts(job.loaded, job.data, job.metric, None):
+            print(f"warning: {sentence}")
         seed = methods[0].seed
         found = compare(job.data, job.metric, [s.method for s in methods], config.rule, seed)
         rows = facts(found, job.data)

@@ -23,6 +23,7 @@ from acdc.errors import InputError
 from discovery.evaluation_settings import FullEvaluation
 from discovery.records import record_refusal
 from discovery.settings import Settings, read_settings
+from discovery.shares import yardstick
 
 
 def table(result: dict[str, Any], folder: Path) -> str:
@@ -38,7 +39,9 @@ def table(result: dict[str, Any], folder: Path) -> str:
     else:
         values = [f"{result[f'metric_{run}']:.4f}" for run in ("circuit", "clean", "empty")]
         rows.append((result["metric"], "{} (model {}, empty circuit {})".format(*values)))
-        rows.append(("faithfulness", "undefined" if faith is None else f"{faith:.1%}"))
+        scale = f"{faith or 0:.1%} of {result['metric']} ({yardstick(result['ablation'])})"
+        undefined = f"undefined: {result['faithfulness_undefined']}"
+        rows.append(("faithfulness", undefined if faith is None else scale))
     for name, value in scores["circuit"].items():
         rows.append((name, f"{value:.3f} (model {scores['model'][name]:.3f})"))
     if "n_tests" in result:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from command import hydra_words, plain, refusals_as_exit, shown, this_run
+from command import hydra_words, in_quotes, plain, refusals_as_exit, shown, this_run
 from omegaconf import DictConfig
 
 from discovery.records import RunFolder, termination_as_exit
@@ -22,17 +22,16 @@ from discovery.settings import RouteSettings, read_as
 
 # fields whose value is text: Hydra would split it at commas and strip the space before a word
 TEXT = re.compile(r"(text|target|contrast)=(.*)", re.DOTALL)
-AS_IS = re.compile(r"null|-?\d+|(['\"]).*\1|", re.DOTALL)
+AS_IS = re.compile(r"null|(['\"]).*\1|", re.DOTALL)
+ID = re.compile(r"(target|contrast)=-?\d+")
 
 
 def quoted(argument: str) -> str:
-    """A text on the command line as one string for Hydra; numbers and quoted values as they are."""
+    """A text on the command line as one string for Hydra; ids and quoted values as they are."""
     match = TEXT.fullmatch(argument)
-    if match is None or AS_IS.fullmatch(match[2]):
+    if match is None or AS_IS.fullmatch(match[2]) or ID.fullmatch(argument):
         return argument
-    escaped = re.sub(r"(\\*)'", r"\1\1\\'", match[2])
-    escaped = re.sub(r"(\\+)$", r"\1\1", escaped).replace("${", "\\${")
-    return f"{match[1]}='{escaped}'"
+    return f"{match[1]}={in_quotes(match[2])}"
 
 
 def run(config: dict[str, Any], folder: Path, overrides: list[str]) -> None:
@@ -60,6 +59,6 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    hydra_words()
     sys.argv[1:] = map(quoted, sys.argv[1:])
+    hydra_words()
     main()

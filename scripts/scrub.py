@@ -19,6 +19,7 @@ from typing import Any
 import hydra
 import numpy as np
 import torch
+from command import check_words
 from hydra.core.hydra_config import HydraConfig
 from jaxtyping import Int
 from omegaconf import DictConfig, OmegaConf
@@ -167,4 +168,5 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    check_words(sys.argv[1:])
     main()

@@ -9,11 +9,12 @@ run folder.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
-from command import plain, refusals_as_exit, shown
+from command import check_words, plain, refusals_as_exit, shown
 from omegaconf import DictConfig
 
 from discovery.evaluation_settings import FullEvaluation
@@ -48,4 +49,5 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    check_words(sys.argv[1:])
     main()

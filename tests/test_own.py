@@ -62,7 +62,7 @@ class Again(Task):
 
     def build(self, loaded, seed, needs=(), corrupt_for=None):
         draw = torch.Generator().manual_seed(seed)
-        ids = torch.randint(0, loaded.model.d_vocab, (2, self.n, self.length), generator=draw)
+        ids = torch.randint(0, loaded.d_vocab, (2, self.n, self.length), generator=draw)
         answers = tuple((int(row[0]),) for row in ids[0])
         return Prompts(ids[0], ids[1], answers, ((),) * self.n, self.length - 1)
 ''',

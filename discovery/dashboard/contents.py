@@ -276,6 +276,7 @@ def validation(data: Plain) -> Plain | None:
                 "input": circuit_input(text(row.get("inputs"), 120) or "?"),
             }
             | {"recovered": _interval(row.get("recovered"), "value")}
+            | {"zero": text(inner(row, "recovered").get("baseline"), 120)}
             for row in rows(data.get("scrubbing"))
         ],
         "cells": [

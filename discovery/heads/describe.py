@@ -22,6 +22,7 @@ from discovery.heads import roles
 from discovery.heads.attention import head_attention
 from discovery.heads.roles import Scores
 from discovery.statistics.intervals import mean_interval
+from discovery.tasks.tokens import known_bos
 
 SHOWN = 4  # prompts whose attention is kept
 MOST_CELLS = 300_000  # numbers of attention kept in all
@@ -92,7 +93,7 @@ def _all_scores(
 
 def _on_repeated_tokens(heads: list[Head], loaded: LoadedModel, seed: int) -> dict[Head, Scores]:
     model, tokenizer = loaded.model, loaded.tokenizer
-    bos = getattr(tokenizer, "bos_token_id", None)
+    bos = known_bos(tokenizer, model.d_vocab)
     special = getattr(tokenizer, "all_special_ids", ())
     tokens = roles.repeated_tokens(model.d_vocab, model.n_ctx, seed, bos, special)
     n = (tokens.shape[1] - (bos is not None)) // 2

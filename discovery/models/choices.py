@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from discovery.fields import Fields
 
+Check = Callable[[Any], None]
 Dtype = Literal["float32", "float64", "bfloat16"]
 
 
@@ -17,8 +19,11 @@ class ModelChoice(Fields):
     kind: str
     dtype: Dtype = "float32"
 
-    def load(self, device: str) -> Any:
-        """An acdc.bridge.LoadedModel on the device, its identities checked; InputError if unfit."""
+    def load(self, device: str, check: Check | None = None) -> Any:
+        """An acdc.bridge.LoadedModel on the device, its identities checked; InputError if unfit.
+
+        `check` looks at an acdc.pretrained.Outline before weights are read, where there is one.
+        """
         raise NotImplementedError
 
     @property
@@ -32,7 +37,7 @@ class InductionModel(ModelChoice):
 
     kind: str = "induction"
 
-    def load(self, device: str) -> Any:
+    def load(self, device: str, check: Check | None = None) -> Any:
         """See ModelChoice.load."""
         import torch
 
@@ -49,7 +54,7 @@ class SmolLM2Model(ModelChoice):
 
     kind: str = "smollm2"
 
-    def load(self, device: str) -> Any:
+    def load(self, device: str, check: Check | None = None) -> Any:
         """See ModelChoice.load."""
         import torch
 
@@ -57,7 +62,7 @@ class SmolLM2Model(ModelChoice):
         from discovery.models.smollm2 import smollm2_folder
 
         dtype = getattr(torch, self.dtype)
-        return load_pretrained(str(smollm2_folder()), dtype, device, "smollm2")
+        return load_pretrained(str(smollm2_folder()), dtype, device, "smollm2", check)
 
 
 class HFModel(ModelChoice):
@@ -66,13 +71,13 @@ class HFModel(ModelChoice):
     kind: str = "hf"
     name: Annotated[str, Field(min_length=1)]
 
-    def load(self, device: str) -> Any:
+    def load(self, device: str, check: Check | None = None) -> Any:
         """See ModelChoice.load."""
         import torch
 
         from acdc.bridge import load_pretrained
 
-        return load_pretrained(self.name, getattr(torch, self.dtype), device)
+        return load_pretrained(self.name, getattr(torch, self.dtype), device, check=check)
 
     @property
     def label(self) -> str:

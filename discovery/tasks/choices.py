@@ -23,7 +23,10 @@ class Task(Named):
     def build(
         self, loaded: Any, seed: int, needs: Collection[str] = (), corrupt_for: str | None = None
     ) -> Any:
-        """acdc.prompts.Prompts for a loaded model (acdc.bridge.LoadedModel); InputError if unfit.
+        """acdc.prompts.Prompts for a model; InputError if unfit.
+
+        `loaded` has a `tokenizer`, `d_vocab` and `n_ctx`; it may stand for a model whose weights
+        are yet to be read, so prompts are made twice.
 
         `needs` says what every prompt must name ("answers", "wrong"), `corrupt_for` who needs
         corrupt prompts, if anybody; a task that always has them need not look.
@@ -54,10 +57,12 @@ class InductionTask(Task):
     ) -> Any:
         """See Task.build."""
         from discovery.tasks import induction
+        from discovery.tasks.tokens import bos_id, known_bos
 
-        bos = getattr(loaded.tokenizer, "bos_token_id", None)
+        tokenizer = loaded.tokenizer
+        bos = bos_id(tokenizer) if self.prepend_bos else known_bos(tokenizer, loaded.d_vocab)
         return induction.build(
-            d_vocab=loaded.model.d_vocab, n=self.n, length=self.length, bos_id=bos, seed=seed,
+            d_vocab=loaded.d_vocab, n=self.n, length=self.length, bos_id=bos, seed=seed,
             prepend_bos=self.prepend_bos,
         )  # fmt: skip
 
@@ -114,7 +119,7 @@ class PairsTask(Task):
         from discovery.tasks import pairs
 
         return pairs.load(
-            self.path, tokenizer=loaded.tokenizer, d_vocab=loaded.model.d_vocab, n=self.n,
+            self.path, tokenizer=loaded.tokenizer, d_vocab=loaded.d_vocab, n=self.n,
             seed=seed, length=self.length, prepend_bos=self.prepend_bos,
             needs_answers="answers" in needs, needs_wrong="wrong" in needs,
             corrupt_for=corrupt_for,

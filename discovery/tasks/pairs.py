@@ -6,17 +6,18 @@
 
 The last form, for who needs no corrupt prompts; a file has them in all lines or in none.
 Every line of the file is checked, also those that are not used, and whatever is wrong is told with
-file, line number and value: a pair that does not line up would be patched at the wrong positions
-without any error. Knows no model and no metric, only what the metric needs of a line.
+file, line number and value, all faulty lines at once: a pair that does not line up would be patched
+at the wrong positions without any error. Knows no model and no metric, only what the metric needs
+of a line.
 """
 
 from __future__ import annotations
 
-import json
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,7 +25,15 @@ from transformers import PreTrainedTokenizerBase
 
 from acdc.errors import InputError
 from acdc.prompts import Prompts
-from discovery.tasks.tokens import bos_id, check_count, encode, require_single_token, spell
+from discovery.tasks.jsonl import kind, line_name, read_lines, refuse
+from discovery.tasks.tokens import (
+    bos_id,
+    check_count,
+    encode,
+    require_single_token,
+    spell,
+    with_bos,
+)
 
 KEYS = ("clean", "corrupt", "clean_ids", "corrupt_ids", "answers", "wrong", "answer_position")
 
@@ -41,7 +50,7 @@ class _Reader:
     corrupt_for: str | None  # who needs corrupt prompts
 
     def where(self, number: int) -> str:
-        return f"{self.path}, line {number}"
+        return line_name(self.path, number)
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,7 @@ class _Line:
     answers: tuple[int, ...]
     wrong: tuple[int, ...]
     position: int  # whose next-token logits are read
+    blank: bool  # whether the text that is read up to there ends in a blank
 
 
 def load(
@@ -83,55 +93,38 @@ def load(
         bos_id(tokenizer)  # refuses before the file is read
     needs = {"answers": needs_answers, "wrong": needs_wrong}
     reader = _Reader(Path(path), tokenizer, d_vocab, prepend_bos, needs, corrupt_for)
-    lines = [_understand(reader, number, item) for number, item in _objects(reader)]
-    if not lines:
-        raise InputError(f"{path}: the file has no lines; one JSON object a line is needed")
+    lines = read_lines(reader.path, partial(_understand, reader))
     _check_all_or_none_corrupt(reader, lines)
     kept = _one_length(reader, lines, length)
     _check_one_position(reader, kept)
     notes = {"lines": len(lines), "lines_dropped_by_length": len(lines) - len(kept)}
-    return _collect(_sample(reader, kept, n, seed), notes)
-
-
-def _objects(reader: _Reader) -> Iterator[tuple[int, dict[str, object]]]:
-    """(line number, object) for each line that is not blank."""
-    try:
-        text = reader.path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"{reader.path}: there is no such file (task.path)") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{reader.path}: not UTF-8 text at byte {error.start}") from None
-    except OSError as error:
-        raise InputError(f"{reader.path}: cannot be read ({error.strerror})") from None
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield number, _json_object(reader.where(number), line)
-
-
-def _json_object(where: str, line: str) -> dict[str, object]:
-    try:
-        item = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where}, column {error.colno}: broken JSON: {error.msg}") from None
-    if not isinstance(item, dict):
-        raise InputError(f"{where}: must be a JSON object, got {_kind(item)}")
-    unknown = [key for key in item if key not in KEYS]
-    if unknown:
-        raise InputError(f"{where}: unknown field {unknown[0]!r}; allowed: {', '.join(KEYS)}")
-    return item
+    used = _sample(reader, kept, n, seed)
+    return _collect(used, {**notes, **_blank_ends(used)})
 
 
 def _understand(reader: _Reader, number: int, item: dict[str, object]) -> _Line:
     where = reader.where(number)
+    unknown = [key for key in item if key not in KEYS]
+    if unknown:
+        raise InputError(f"{where}: unknown field {unknown[0]!r}; allowed: {', '.join(KEYS)}")
     clean, corrupt = _prompt_ids(reader, where, item)
     position = _position(where, item, len(clean))
     answers, wrong = (_targets(reader, where, item, name) for name in ("answers", "wrong"))
     both = [token for token in answers if token in wrong]
     if both:
         raise InputError(f"{where}: token {both[0]} is both in answers and in wrong")
-    bos = [bos_id(reader.tokenizer)] if reader.prepend_bos else []
-    corrupt = None if corrupt is None else bos + corrupt
-    return _Line(number, bos + clean, corrupt, answers, wrong, position + len(bos))
+    blank = position == len(clean) - 1 and any(
+        str(item.get(key, ""))[-1:].isspace() for key in ("clean", "corrupt")
+    )
+    whole = _prefixed(reader, clean)
+    corrupt = None if corrupt is None else _prefixed(reader, corrupt)
+    if corrupt is not None and len(corrupt) != len(whole):
+        raise InputError(f"{where}: BOS begins one of clean and corrupt only")
+    return _Line(number, whole, corrupt, answers, wrong, position + len(whole) - len(clean), blank)
+
+
+def _prefixed(reader: _Reader, ids: list[int]) -> list[int]:
+    return with_bos(ids, bos_id(reader.tokenizer)) if reader.prepend_bos else ids
 
 
 def _prompt_ids(
@@ -181,7 +174,7 @@ def _spelled(reader: _Reader, clean: list[int], corrupt: list[int], is_text: boo
 
 def _text_field(reader: _Reader, where: str, key: str, value: object) -> list[int]:
     if not isinstance(value, str):
-        raise InputError(f"{where}: {key} must be a string, got {_kind(value)}")
+        raise InputError(f"{where}: {key} must be a string, got {kind(value)}")
     if reader.tokenizer is None:
         raise InputError(
             f"{where}: {key} is text, but this model has no tokenizer; give {key}_ids instead"
@@ -198,7 +191,7 @@ def _ids_field(reader: _Reader, where: str, key: str, value: object) -> list[int
 
 def _items(where: str, key: str, value: object) -> list[object]:
     if not isinstance(value, list):
-        raise InputError(f"{where}: {key} must be a list, got {_kind(value)}")
+        raise InputError(f"{where}: {key} must be a list, got {kind(value)}")
     if not value:
         raise InputError(f"{where}: {key} is empty")
     return value
@@ -206,7 +199,7 @@ def _items(where: str, key: str, value: object) -> list[object]:
 
 def _token_id(reader: _Reader, where: str, key: str, value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise InputError(f"{where}: {key} must hold whole numbers, got {_kind(value)}")
+        raise InputError(f"{where}: {key} must hold whole numbers, got {kind(value)}")
     if not 0 <= value < reader.d_vocab:
         raise InputError(
             f"{where}: {key} holds token {value}, outside the model's vocabulary"
@@ -231,7 +224,7 @@ def _targets(reader: _Reader, where: str, item: dict[str, object], key: str) -> 
 def _target(reader: _Reader, where: str, key: str, value: object) -> int:
     if not isinstance(value, str):
         if not isinstance(value, int) or isinstance(value, bool):
-            raise InputError(f"{where}: {key} must hold strings or token ids, got {_kind(value)}")
+            raise InputError(f"{where}: {key} must hold strings or token ids, got {kind(value)}")
         return _token_id(reader, where, key, value)
     if reader.tokenizer is None:
         raise InputError(
@@ -245,7 +238,7 @@ def _position(where: str, item: dict[str, object], tokens: int) -> int:
     """Index of the answer position among the line's own tokens, from 0."""
     value = item.get("answer_position", -1)
     if not isinstance(value, int) or isinstance(value, bool):
-        raise InputError(f"{where}: answer_position must be a whole number, got {_kind(value)}")
+        raise InputError(f"{where}: answer_position must be a whole number, got {kind(value)}")
     if not -tokens <= value < tokens:
         raise InputError(
             f"{where}: answer_position {value} is outside the prompt's {tokens} tokens"
@@ -254,14 +247,16 @@ def _position(where: str, item: dict[str, object], tokens: int) -> int:
 
 
 def _check_all_or_none_corrupt(reader: _Reader, lines: list[_Line]) -> None:
-    first = lines[0]
-    for line in lines:
-        if (line.corrupt is None) != (first.corrupt is None):
-            has, lacks = (line, first) if first.corrupt is None else (first, line)
-            raise InputError(
-                f"{reader.where(lacks.number)}: has no corrupt prompt, but line {has.number} has"
-                " one; all lines need one, or none"
-            )
+    having = [line.number for line in lines if line.corrupt is not None]
+    lacking = [line.number for line in lines if line.corrupt is None]
+    if having:
+        refuse(
+            [
+                f"{reader.where(number)}: has no corrupt prompt, but line {having[0]} has one; all"
+                " lines need one, or none"
+                for number in lacking
+            ]
+        )
 
 
 def _one_length(reader: _Reader, lines: list[_Line], length: int | None) -> list[_Line]:
@@ -295,12 +290,27 @@ def _refuse_mixed(reader: _Reader, lines: list[_Line], counts: Counter[int], lis
 
 def _check_one_position(reader: _Reader, lines: list[_Line]) -> None:
     first = lines[0]
-    for line in lines:
-        if line.position != first.position:
-            raise InputError(
-                f"{reader.where(line.number)}: its answer position is token {line.position}, but in"
-                f" line {first.number} it is token {first.position}; all lines need the same"
-            )
+    refuse(
+        [
+            f"{reader.where(line.number)}: its answer position is token {line.position}, but in"
+            f" line {first.number} it is token {first.position}; all lines need the same"
+            for line in lines
+            if line.position != first.position
+        ]
+    )
+
+
+def _blank_ends(lines: list[_Line]) -> dict[str, str]:
+    """A warning of the commonest mistake: the blank belongs to the answer."""
+    ends = [line.number for line in lines if line.blank]
+    if not ends:
+        return {}
+    some = "1 prompt ends" if len(ends) == 1 else f"{len(ends)} prompts end"
+    return {
+        "warning": f"{some} in a blank (line {ends[0]}"
+        + (" the first)" if len(ends) > 1 else ")")
+        + ", where models continue badly: the blank belongs to the token that follows"
+    }
 
 
 def _sample(reader: _Reader, lines: list[_Line], n: int | None, seed: int) -> list[_Line]:
@@ -322,11 +332,3 @@ def _collect(lines: list[_Line], notes: Mapping[str, int | str]) -> Prompts:
         marks={"end": (end,) * len(lines)},
         notes=notes,
     )
-
-
-def _kind(value: object) -> str:
-    """A JSON value's kind and the value itself, shortened."""
-    kinds = {bool: "boolean", int: "number", float: "number", str: "string", list: "list"}
-    name = "null" if value is None else kinds.get(type(value), "object")
-    shown = json.dumps(value, ensure_ascii=False)
-    return name if value is None else f"{name} {shown if len(shown) <= 40 else shown[:37] + '...'}"

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from acdc.errors import InputError
 
 Item = TypeVar("Item")
+BEFORE = "the"  # stands before a word that is looked at inside a text
 
 
 def require_tokenizer(
@@ -45,20 +46,40 @@ def encode_prompt(
     tokenizer: PreTrainedTokenizerBase, text: str, prepend_bos: bool = False
 ) -> list[int]:
     """Token ids of the text, after the BOS id if asked for; InputError if there is no BOS."""
-    start = [bos_id(tokenizer)] if prepend_bos else []
-    return start + encode(tokenizer, text)
+    ids = encode(tokenizer, text)
+    return with_bos(ids, bos_id(tokenizer)) if prepend_bos else ids
 
 
-def bos_id(tokenizer: PreTrainedTokenizerBase | None) -> int:
-    """Id of the token that begins a text; InputError naming task.prepend_bos if there is none."""
+def with_bos(ids: list[int], bos: int) -> list[int]:
+    """The ids after BOS, which stands once: a text or its tokenizer may have put it there."""
+    return ids if ids[:1] == [bos] else [bos, *ids]
+
+
+def bos_id(tokenizer: PreTrainedTokenizerBase | None, field: str = "task.prepend_bos") -> int:
+    """Id of the token that begins a text; InputError naming field and tokenizer if there is none.
+
+    Only of a tokenizer as it was read: TransformerLens gives one without BOS another token as BOS.
+    """
     bos = None if tokenizer is None else tokenizer.bos_token_id
     if not isinstance(bos, int):
-        missing = "this model has no tokenizer" if tokenizer is None else "the tokenizer has none"
+        missing = "this model has no tokenizer"
+        if tokenizer is not None:
+            missing = f"the tokenizer has none ({_name(tokenizer)})"
         raise InputError(
-            f"task.prepend_bos=true asks for a beginning-of-text token, but {missing}; use"
-            " task.prepend_bos=false"
+            f"{field}=true asks for a beginning-of-text token, but {missing}; use {field}=false"
         )
     return bos
+
+
+def known_bos(tokenizer: PreTrainedTokenizerBase | None, d_vocab: int) -> int | None:
+    """The BOS id, if there is one and the model has an embedding for it."""
+    bos = getattr(tokenizer, "bos_token_id", None)
+    return bos if isinstance(bos, int) and bos < d_vocab else None
+
+
+def _name(tokenizer: PreTrainedTokenizerBase) -> str:
+    place = getattr(tokenizer, "name_or_path", "")
+    return type(tokenizer).__name__ + (f" of {place!r}" if place else "")
 
 
 def single_token(tokenizer: PreTrainedTokenizerBase, text: str) -> int | None:
@@ -78,18 +99,50 @@ def require_single_token(tokenizer: PreTrainedTokenizerBase, text: str, what: st
     if token is not None:
         return token
     parts = spell(tokenizer, encode(tokenizer, text)) or "nothing"
-    spaced = f" {text}"
-    hint = f"; did you mean {spaced!r}, with a leading space?"
-    if single_token(tokenizer, spaced) is None:
-        hint = "" if text.startswith(" ") else "; words inside a text need a leading space"
-    raise InputError(f"{what}, which must be exactly one known token but splits into {parts}{hint}")
+    raise InputError(
+        f"{what}, which must be exactly one known token but splits into {parts}"
+        f"{_hint(tokenizer, text)}"
+    )
+
+
+def _hint(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """What of nearly the same text is one token, if anything is."""
+    spaced, bare = f" {text}", text[1:]
+    if single_token(tokenizer, spaced) is not None:
+        return f"; did you mean {spaced!r}, with a leading space?"
+    if not text.startswith(" "):
+        own = _puts_space(tokenizer)
+        return "" if own else "; words inside a text need a leading space"
+    token = single_token(tokenizer, bare)
+    if token is not None and token == word_token(tokenizer, bare):
+        return f"; this tokenizer puts the space there itself, so {bare!r} is the one token"
+    return ""
+
+
+def _puts_space(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a word is the same at the start of a text as after a space."""
+    ids = encode(tokenizer, BEFORE)
+    known = tokenizer.unk_token_id not in ids
+    return known and encode(tokenizer, f"{BEFORE} {BEFORE}") == ids + ids
+
+
+def word_token(tokenizer: PreTrainedTokenizerBase, word: str) -> int | None:
+    """The id of a word that is one known token after a space inside a text, otherwise None.
+
+    Asked inside a text: SentencePiece puts a space before every text by itself (Llama 2, Mistral,
+    Gemma), so that " to" alone has two.
+    """
+    before, after = encode(tokenizer, BEFORE), encode(tokenizer, f"{BEFORE} {word}")
+    if after[:-1] != before or after[-1] == tokenizer.unk_token_id:
+        return None
+    return after[-1]
 
 
 def single_token_words(
     tokenizer: PreTrainedTokenizerBase, words: Sequence[str]
 ) -> tuple[dict[str, int], int]:
     """Words that are one token after a space, with that token's id, in order; how many are not."""
-    ids = {word: single_token(tokenizer, f" {word}") for word in words}
+    ids = {word: word_token(tokenizer, word) for word in words}
     kept = {word: token for word, token in ids.items() if token is not None}
     return kept, len(words) - len(kept)
 

@@ -47,7 +47,7 @@ def ladder(validation: Mapping[str, Any]) -> Figure:
     axes.set_yticks(range(len(rows)), names)
     axes.set_ylim(-0.6, len(rows) - 0.3)
     _levels(axes)
-    axes.set_xlabel("recovered: 0 = input of a random prompt, 1 = the model")
+    axes.set_xlabel(f"share: 0 = {validation['zero']}, 1 = the model")
     return figure
 
 
@@ -72,7 +72,7 @@ def matrix(validation: Mapping[str, Any]) -> Figure:
         axes.plot([], [], marker, color=INK, markersize=5, label=name)
     figure.legend(frameon=False, fontsize=8, ncols=3, loc="outside upper center")
     _levels(axes)
-    axes.set_xlabel("share of the model's effect (ratio of means)")
+    axes.set_xlabel("share (ratio of means): 0 = every edge cut in the row's way, 1 = the model")
     return figure
 
 

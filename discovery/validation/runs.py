@@ -13,7 +13,7 @@ import torch
 from acdc.errors import InputError
 from acdc.graph import Circuit
 from discovery.ablations.choices import AblationChoice
-from discovery.build import make_ablation, task_prompts
+from discovery.build import build_prompts, make_ablation
 from discovery.evaluation_settings import FullEvaluation
 from discovery.json_files import write_json
 from discovery.prepare import load
@@ -90,8 +90,7 @@ def validate_runs(found: Sequence[Found], settings: FullEvaluation, say: Say) ->
     if settings.threads is not None:
         run = run.model_copy(update={"threads": settings.threads})
     loaded = load(run)
-    needs = run.metric.load().needs
-    used = task_prompts(run.task, loaded, run.seed, needs, run.corrupt_for)
+    used = build_prompts(run, loaded)
     prompts = held_out(run, loaded, used, settings.prompts, settings.seed)
     say(f"{len(prompts)} held-out prompts, none of the run's {len(used)}")
     with torch.inference_mode():

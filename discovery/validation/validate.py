@@ -18,9 +18,10 @@ from acdc.errors import InputError
 from acdc.graph import Circuit
 from acdc.prompts import Prompts
 from discovery.evaluation_settings import FullEvaluation
-from discovery.rungs import OWN, TWIN
+from discovery.rungs import NONE, OWN, TWINS
 from discovery.scrubbing.score import effect, recovered
 from discovery.settings import Settings
+from discovery.shares import zero_point
 from discovery.statistics.against_random import null_percentile, partial_necessity, sufficiency
 from discovery.statistics.equivalence import equivalence, mean_equivalence, non_equivalence
 from discovery.statistics.independence import independence
@@ -104,6 +105,11 @@ class Validator:
             "null_edges": self.null_edges,
             "score": self.bench.score,
             "unit": self.bench.unit,
+            "zero": zero_point(self.bench.data.ablation.name),
+            "used_prompts": {
+                "faithfulness": self.bench.first(self.settings.chance.prompts).n,
+                "scrubbing": self.bench.first(self.settings.scrubbing.prompts).n,
+            },
             "model_values": _summary(self.bench.model.score, self.bench.model.correct),
             "empty_values": _summary(self.bench.empty.score, self.bench.empty.correct),
             "faithfulness": {
@@ -141,24 +147,27 @@ class Validator:
             *(("shared", agree) for agree in agreements),
         ]
         bench = self.bench.first(self.settings.scrubbing.prompts)
-        base = resampled_baseline(bench)
-        paired = Scrubbed(bench.circuit(mask).score[:, None], 0, 0.0)
-        rows = [self._rung(bench, base, TWIN, (), paired, 99)]
+        ablation = bench.data.ablation.name
+        paired, floor = (
+            Scrubbed(score[:, None], 0, 0.0)
+            for score in (bench.circuit(mask).score, resampled_baseline(bench))
+        )
+        rows = [self._rung(bench, TWINS.get(ablation, ablation), (), paired, 99)]
         for i, (how, agree) in enumerate(rungs):
             draws = self.settings.scrubbing.draws
             found = scrub_circuit(bench, mask, how, draws, self.rng(100 + i), agree)
-            rows.append(self._rung(bench, base, how, agree, found, 100 + i))
-        return rows
+            rows.append(self._rung(bench, how, agree, found, 100 + i))
+        return [*rows, self._rung(bench, "shared", (), floor, 98) | {"inputs": NONE}]
 
     def _rung(
-        self, bench: Bench, base: Floats, how: str, agree: Sequence[str], found: Scrubbed, part: int
+        self, bench: Bench, how: str, agree: Sequence[str], found: Scrubbed, part: int
     ) -> dict[str, Any]:
         model, rng = bench.model.score, self.rng(1000 + part)
         return {
             "resampled": how,
             "inputs": " and ".join(agree) if agree else OWN,
             "score": float(found.score.mean()),
-            "recovered": _recovered(model, base, found.score, rng),
+            "recovered": _recovered(bench, found.score, rng),
             "effect": asdict(effect(-model, -found.score)),
             "smallest_class": found.smallest_class if agree else None,
             "lonely": found.lonely if agree else None,
@@ -247,12 +256,11 @@ class Validator:
         return {"plain forward": one, **ratios}
 
 
-def _recovered(
-    model: Floats, base: Floats, scrubbed: Floats, rng: np.random.Generator
-) -> dict[str, Any] | None:
-    """Share of the way from a random prompt's input to the model; None if these do not differ."""
+def _recovered(bench: Bench, score: Floats, rng: np.random.Generator) -> dict[str, Any] | None:
+    """Share of the way from the empty circuit to the model; None if these do not differ."""
+    name = zero_point(bench.data.ablation.name)
     try:
-        return asdict(recovered(-model, -base, -scrubbed, "input of a random prompt", rng))
+        return asdict(recovered(-bench.model.score, -bench.empty.score, -score, name, rng))
     except InputError:
         return None
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from discovery.rungs import NONE, OWN
+
 TOLERATED = 0.2  # of what the model does beyond the empty circuit: the gap that completeness allows
 
 QUESTIONS = {
@@ -45,21 +47,24 @@ def verdicts(validation: Mapping[str, Any]) -> list[Verdict]:
 
 
 def headline(validation: Mapping[str, Any], found: Sequence[Verdict]) -> str:
-    """The two figures that matter most, with intervals, and how many of how many tests hold."""
+    """The figures that matter most on one named scale, and how many of how many tests hold."""
     passed, failed = (sum(v.holds is answer for v in found) for answer in (True, False))
-    rows = {row["resampled"]: row["recovered"] for row in reversed(validation["scrubbing"])}
-    paired = next(iter(validation["scrubbing"]))["recovered"]
+    paired, *others = validation["scrubbing"]
+    shared = {row["inputs"]: row for row in others if row["resampled"] == "shared"}
     return (
-        f"With its corrupt twin outside the circuit a prompt keeps {_share(paired)} of what the"
-        f" model does, with another prompt outside {_share(rows['shared'])}."
+        f"Of the model's {validation['score']} (0% = {validation['zero']}; 100% = the model) the"
+        f" circuit keeps {_share(paired)} when its cut edges carry just that, and"
+        f" {_share(shared[OWN])} when they carry another prompt's values, which alone, without a"
+        f" circuit, give {_share(shared[NONE])}."
         f" {passed} of {len(found)} properties are shown to hold, {failed} are shown to fail,"
         f" {len(found) - passed - failed} are not decided."
     )
 
 
-def _share(found: Mapping[str, Any] | None) -> str:
+def _share(row: Mapping[str, Any]) -> str:
+    found = row["recovered"]
     if found is None:
-        return "an undefined share"
+        return "an undefined share (model and empty circuit do not surely differ)"
     return f"{found['value']:.0%} [{found['low']:.0%}, {found['high']:.0%}]"
 
 
@@ -114,7 +119,10 @@ def _of_completeness(validation: Mapping[str, Any]) -> Verdict:
         f" F(C without K) - F(M without K) = {interval(gap)} {validation['unit']}"
         f" on prompts it was not chosen on"
     )
-    question = f"no knock-out parts circuit and model by more than {TOLERATED:.0%} of the effect"
+    question = (
+        f"no knock-out parts circuit and model by more than {TOLERATED:.0%} of what the model has"
+        f" above the circuit of no edges ({validation['zero']})"
+    )
     return Verdict("completeness", question, holds, figures)
 
 

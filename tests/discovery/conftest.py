@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import pytest
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 MakeTokenizer = Callable[..., PreTrainedTokenizerFast]
@@ -34,3 +34,31 @@ def make_tokenizer(
 @pytest.fixture(name="make_tokenizer", scope="session")
 def make_tokenizer_fixture() -> MakeTokenizer:
     return make_tokenizer
+
+
+def make_sentencepiece(
+    texts: Iterable[str], *, kind: str = "normalizer"
+) -> PreTrainedTokenizerFast:
+    """A tokenizer with SentencePiece's dummy prefix that knows the words and signs of `texts`.
+
+    Every text gets a space of its own in front: by a normalizer even where it has one (Llama 2,
+    Mistral), by a pre-tokenizer only where it has none.
+    """
+    cut = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
+    words = dict.fromkeys(piece for text in texts for piece, _ in cut.pre_tokenize_str(text))
+    letters = dict.fromkeys("".join(words))
+    scores = {"<unk>": 0.0, "<s>": 0.0, "\u2581": -9.0}
+    scores |= dict.fromkeys(letters, -9.0) | {f"\u2581{word}": -5.0 for word in words}
+    tokenizer = Tokenizer(models.Unigram(list(scores.items()), unk_id=0))
+    if kind == "normalizer":
+        steps = [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+        tokenizer.normalizer = normalizers.Sequence(steps)
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    tokenizer.decoder = decoders.Metaspace()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>")
+
+
+@pytest.fixture(name="make_sentencepiece", scope="session")
+def make_sentencepiece_fixture() -> MakeTokenizer:
+    return make_sentencepiece

@@ -69,6 +69,17 @@ def test_answers_and_marks_read_back(tokenizer, prepend_bos):
     assert set(prompts.marks["end"]) == {prompts.answer_position} == {prompts.clean.shape[1] - 1}
 
 
+@pytest.mark.parametrize("kind", ["normalizer", "pre_tokenizer"])
+def test_a_tokenizer_that_puts_the_space_itself(make_sentencepiece, kind):
+    tokenizer = make_sentencepiece(every_text(), kind=kind)
+    prompts = build(tokenizer)
+    assert prompts.notes["names"] == len(ioi.NAMES) and prompts.notes["names_dropped"] == 0
+    io = at(prompts.clean, prompts, "io")
+    assert [(token,) for token in io] == list(prompts.answers)
+    words = {name.removeprefix("\u2581") for name in tokenizer.convert_ids_to_tokens(io)}
+    assert words <= set(ioi.NAMES) and len(words) > 5
+
+
 def test_half_abba_half_baba(tokenizer):
     prompts = build(tokenizer)
     triples = zip(prompts.marks["io"], prompts.marks["s1"], prompts.marks["s2"], strict=True)

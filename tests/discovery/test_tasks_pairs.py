@@ -63,9 +63,16 @@ def test_text_is_encoded_and_read_back(load, tokenizer, prepend_bos):
 
 
 def test_ids_get_the_tokenizers_bos(load, tokenizer):
-    prompts = load([GOOD | {"answer_position": 1}], tokenizer=tokenizer, prepend_bos=True)
-    assert prompts.clean.tolist() == [[tokenizer.bos_token_id, 1, 2]]  # cut after the position
-    assert prompts.answer_position == 2
+    bos = tokenizer.bos_token_id
+    for start in ([], [bos]):  # it stands once, whoever put it there
+        line = GOOD | {"clean_ids": [*start, 3, 2, 4], "corrupt_ids": [*start, 3, 5, 4]}
+        line["answer_position"] = -2
+        prompts = load([line], tokenizer=tokenizer, prepend_bos=True)
+        assert prompts.clean.tolist() == [[bos, 3, 2]]  # cut after the position
+        assert prompts.answer_position == 2
+    unlike = GOOD | {"clean_ids": [bos, 3, 2], "corrupt_ids": [4, 3, 2]}
+    with pytest.raises(InputError, match="BOS begins one of clean and corrupt only"):
+        load([unlike], tokenizer=tokenizer, prepend_bos=True)
 
 
 @pytest.mark.parametrize("given", [1, -2])
@@ -154,6 +161,68 @@ def test_a_bad_line_is_told_with_its_number_even_if_not_sampled(load, line, mess
         with pytest.raises(InputError, match=r"mine\.jsonl, line 4" + message) as caught:
             load([GOOD, "", GOOD, line, GOOD], n=n)
         assert "\n" not in str(caught.value)
+
+
+STRICT_CASES = {
+    "surrogate in text": (
+        r'{"clean": "a\ud800", "corrupt": "b"}',
+        r": '\\ud800' is half a character",
+    ),
+    "surrogate in answer": (json.dumps(GOOD | {"answers": ["\udfff"]}), "is half a character"),
+    "surrogate in key": (r'{"\ud8ff": 1}', "is half a character"),
+    "long number": (
+        numbered(0) | {"wrong": [int("7" * 4000)]},
+        r": a number of 4000 digits \(777777\.\.\.\) is no token id",
+    ),
+    "longer number": (
+        json.dumps(GOOD)[:-1] + f', "answer_position": {"7" * 5000}}}',
+        "of 5000 dig",
+    ),
+    "key twice": ('{"clean_ids": [1], "clean_ids": [2]}', ": field 'clean_ids' is there twice"),
+    "key twice inside": ('{"answers": [{"a": 1, "a": 2}]}', ": field 'a' is there twice"),
+    "nesting": ('{"clean_ids": ' + "[" * 100_000 + "]" * 100_000 + "}", ": brackets are nested"),
+}
+
+
+@pytest.mark.parametrize("line, message", STRICT_CASES.values(), ids=STRICT_CASES.keys())
+def test_what_json_lets_pass_or_breaks_at_is_told_too(load, line, message):
+    with pytest.raises(InputError, match=r"mine\.jsonl, line 2.*" + message) as caught:
+        load([GOOD, line])
+    assert len(str(caught.value)) < 400 and str(caught.value).encode()
+
+
+def test_all_faulty_lines_are_named_at_once(load):
+    with pytest.raises(InputError) as caught:
+        load([GOOD, "{", GOOD, numbered(20), [], without(GOOD, "wrong")])
+    lines = str(caught.value).splitlines()
+    assert [re.search(r"line (\d+)", line)[1] for line in lines] == ["2", "4", "5", "6"]
+    with pytest.raises(InputError) as caught:
+        load([GOOD, *[numbered(20)] * 27])
+    *lines, more = str(caught.value).splitlines()
+    assert len(lines) == 20 and more == "... and 7 more lines"
+
+
+def test_all_lines_that_differ_from_the_first_are_named(load):
+    with pytest.raises(InputError) as caught:
+        load([GOOD, GOOD | {"answer_position": 0}, GOOD, GOOD | {"answer_position": 1}])
+    assert [line.partition(": ")[0][-1] for line in str(caught.value).splitlines()] == ["2", "4"]
+    with pytest.raises(InputError) as caught:
+        load([without(GOOD, "corrupt_ids"), GOOD, without(GOOD, "corrupt_ids")], corrupt_for=None)
+    assert [line.partition(": ")[0][-1] for line in str(caught.value).splitlines()] == ["1", "3"]
+
+
+def test_a_blank_at_the_end_is_warned_of(load, tokenizer):
+    ends = TEXT | {"clean": "The cat sat ", "corrupt": "The dog sat "}
+    assert "warning" not in load([TEXT], tokenizer=tokenizer).notes
+    one = load([ends], tokenizer=tokenizer).notes["warning"]
+    assert (
+        one.startswith("1 prompt ends in a blank (line 1)")
+        and "belongs to the token that follows" in one
+    )
+    two = load([ends, ends], tokenizer=tokenizer).notes["warning"]
+    assert two.startswith("2 prompts end in a blank (line 1 the first)")
+    before = ends | {"answer_position": 2}  # the blank is not read
+    assert "warning" not in load([before], tokenizer=tokenizer).notes
 
 
 TEXT_CASES = {

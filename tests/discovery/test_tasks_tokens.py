@@ -35,10 +35,45 @@ def test_bos_comes_first_only_when_asked_for(make_tokenizer):
 
 
 def test_bos_without_a_bos_token_is_refused(make_tokenizer):
-    with pytest.raises(InputError, match="task.prepend_bos=true .* tokenizer has none"):
-        tokens.encode_prompt(make_tokenizer(["The"], bos=False), "The", prepend_bos=True)
+    tokenizer = make_tokenizer(["The"], bos=False)
+    tokenizer.name_or_path = "some/model"
+    named = f"tokenizer has none .{type(tokenizer).__name__} of 'some/model'"
+    with pytest.raises(InputError, match=f"task.prepend_bos=true .* {named}"):
+        tokens.encode_prompt(tokenizer, "The", prepend_bos=True)
     with pytest.raises(InputError, match="task.prepend_bos=true .* no tokenizer"):
         tokens.bos_id(None)
+
+
+def test_bos_stands_once(make_tokenizer):
+    tokenizer = make_tokenizer(["The cat"])
+    plain = tokens.encode_prompt(tokenizer, "The cat", prepend_bos=True)
+    assert tokens.encode_prompt(tokenizer, "<bos>The cat", prepend_bos=True) == plain
+    assert plain.count(tokenizer.bos_token_id) == 1 and len(plain) == 3
+
+
+def test_a_bos_without_an_embedding_is_none(make_tokenizer):
+    tokenizer = make_tokenizer(["The"])
+    bos = tokenizer.bos_token_id
+    assert tokens.known_bos(tokenizer, bos + 1) == bos
+    assert tokens.known_bos(tokenizer, bos) is None and tokens.known_bos(None, 9) is None
+
+
+@pytest.mark.parametrize("kind", ["normalizer", "pre_tokenizer"])
+def test_words_of_a_tokenizer_that_puts_the_space_itself(make_sentencepiece, kind):
+    tokenizer = make_sentencepiece(["the cat sat to"], kind=kind)
+    kept, dropped = tokens.single_token_words(tokenizer, ["cat", "dog", "sat"])
+    assert tokenizer.convert_ids_to_tokens(list(kept.values())) == ["\u2581cat", "\u2581sat"]
+    assert list(kept) == ["cat", "sat"] and dropped == 1
+
+
+def test_hints_where_the_tokenizer_puts_the_space_itself(make_sentencepiece):
+    tokenizer = make_sentencepiece(["the cat sat to"])
+    assert tokens.require_single_token(tokenizer, "to", "x") == tokens.word_token(tokenizer, "to")
+    with pytest.raises(InputError, match="puts the space there itself, so 'to' is the one token$"):
+        tokens.require_single_token(tokenizer, " to", "answers holds ' to'")
+    with pytest.raises(InputError) as caught:
+        tokens.require_single_token(tokenizer, "to sat", "x")
+    assert "leading space" not in str(caught.value)
 
 
 def test_require_tokenizer(make_tokenizer):

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from acdc.errors import InputError
 from discovery.build import task_prompts
 from discovery.pipeline import discover
 from discovery.prepare import load
+from discovery.rungs import NONE
 from discovery.validation.held_out import held_out
 from discovery.validation.resampling import HOWS
 from discovery.validation.runs import classes, read_found, table, validate_runs
@@ -82,6 +84,33 @@ def test_the_headline_counts(validated):
     text = headline(one.validation, one.verdicts)
     passed = sum(v.holds is True for v in one.verdicts)
     assert f"{passed} of {len(one.verdicts)} properties are shown to hold" in text
+
+
+def test_one_yardstick_for_every_share_and_both_ends_named(validated):
+    zero = "every edge cut, carrying the paired corrupt prompt's values"
+    for one in validated:
+        found = one.validation
+        (cell,) = [
+            c for c in found["faithfulness"]["cells"]
+            if [c[k] for k in ("direction", "ablation", "granularity", "positions")]
+            == ["sufficiency", "resample", "edges", "all"]
+        ]  # fmt: skip
+        assert len(set(found["used_prompts"].values())) == 1  # so the two must be one number
+        paired, *_, floor = found["scrubbing"]
+        share = paired["recovered"]["value"]
+        assert share == pytest.approx(cell["ratio_of_means"]["estimate"], rel=1e-9)
+        for row in found["scrubbing"]:
+            assert row["recovered"]["baseline"] == zero == found["zero"]
+            value = (row["score"] - cell["empty"]) / (cell["model"] - cell["empty"])
+            assert row["recovered"]["value"] == pytest.approx(value)
+        assert floor["inputs"] == NONE and floor["score"] < cell["model"] / 3
+        text = headline(found, one.verdicts)
+        assert f"(0% = {zero}; 100% = the model) the circuit keeps {share:.0%}" in text
+        assert f"without a circuit, give {floor['recovered']['value']:.0%}" in text
+        page = one.report.read_text()
+        assert (
+            unescape(page).count(zero) > 3 and f"first {found['used_prompts']['scrubbing']}" in page
+        )
 
 
 def test_the_cost_of_a_sample_is_measured(validated):
@@ -159,6 +188,7 @@ def test_the_main_job_with_full_evaluation(tmp_path):
         capture_output=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert "of kl (0% = every edge cut" in done.stdout
     assert "held-out prompts" in done.stdout and "properties are shown to hold" in done.stdout
     assert (tmp_path / "run" / "report.html").exists()
     logs = list((tmp_path / "run" / "wandb").glob("offline-run-*"))

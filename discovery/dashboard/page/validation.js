@@ -32,14 +32,14 @@ function verdictList(verdicts, [answer, title, look, sign]) {
 
 function ladderChart(ladder) {
   const rows = ladder.filter((r) => r.recovered).map((r) => ({ name: `${r.cut_edges}; ${r.input}`, ...r.recovered }));
-  return rows.length ? intervals("Share recovered under each way of resampling", rows, "recovered: 0 = a random prompt's input, 1 = the model", [0, 1])
+  return rows.length ? intervals("Share of the model under each way of resampling", rows, `share: 0 = ${ladder.find((r) => r.zero)?.zero ?? "?"}, 1 = the model`, [0, 1])
     : el("p", { class: "quiet" }, "No rung is defined.");
 }
 
 function cellChart(cells) {
   const rows = cells.filter((c) => c.share).map((c) => ({
     name: `${c.granularity}, ${c.ablation}, at ${c.positions}`, mark: Math.max(DIRECTIONS.indexOf(c.direction), 0), ...c.share }));
-  return rows.length ? intervals("Faithfulness with intervals", rows, "share of the model's effect (ratio of means)", [0, 1])
+  return rows.length ? intervals("Faithfulness with intervals", rows, "share (ratio of means): 0 = every edge cut in the row's way, 1 = the model", [0, 1])
     : el("p", { class: "quiet" }, "No cell is defined.");
 }
 
