@@ -19,7 +19,7 @@ from torch import Tensor
 
 from acdc.ablation import RESAMPLE, Ablation
 from acdc.errors import InputError
-from acdc.forward import PatchedForward, trace
+from acdc.forward import PatchedForward, Trace, trace
 from acdc.graph import Graph
 from acdc.metrics import Metric
 from acdc.model import Model
@@ -54,7 +54,8 @@ class Data:
         self.batch_bytes = batch_bytes
         self.prompts = prompts.to(model.device)
         self._rows = [range(i, min(i + part, len(prompts))) for i in range(0, len(prompts), part)]
-        self._held: dict[int, PatchedForward] = {}
+        self._runs: dict[int, tuple[Trace, Trace]] = {}  # held ones, whatever cut edges carry
+        self._forwards: dict[int, PatchedForward] = {}
         self.ablation = ablation
         self._fit(ablation)
 
@@ -85,14 +86,18 @@ class Data:
 
     def __getitem__(self, index: int) -> PatchedForward:
         """One part's runs."""
-        if index not in self._held:
-            made = self._run(self._rows[index])
-            if not self.hold:
-                return made
-            self._held[index] = made
-        return self._held[index]
+        if index in self._forwards:
+            return self._forwards[index]
+        rows = self._rows[index]
+        clean, corrupt = self._runs.get(index) or self._run(rows)
+        forward = PatchedForward(
+            self.model, self.graph, self.prompts.take(rows), clean, corrupt, self.ablation, rows
+        )
+        if self.hold:
+            self._runs[index], self._forwards[index] = (clean, corrupt), forward
+        return forward
 
-    def _run(self, rows: range) -> PatchedForward:
+    def _run(self, rows: range) -> tuple[Trace, Trace]:
         # whoever asks first, gradients may have to pass these tensors later
         with torch.inference_mode(False), torch.no_grad():
             prompts = self.prompts.take(rows)
@@ -101,7 +106,7 @@ class Data:
             corrupt = clean
             if prompts.has_corrupt:
                 corrupt = trace(self.model, prompts.corrupt, lean=True)
-        return PatchedForward(self.model, self.graph, prompts, clean, corrupt, self.ablation, rows)
+        return clean, corrupt
 
     # ---- the same prompts otherwise ------------------------------------------------------------
 
@@ -115,7 +120,7 @@ class Data:
         if ablation.reference is not None:
             self._check(self.model, ablation.reference, f"ablation={ablation.name}: its prompts")
         self.ablation = ablation.fit(self._seen_by(ablation))
-        self._held = {i: f.under(self.ablation) for i, f in self._held.items()}
+        self._forwards = {}
 
     def _seen_by(self, ablation: Ablation) -> Iterator[Writers]:
         """Runs of the reference set, or of the corrupt prompts; made as they are asked for."""
@@ -132,9 +137,7 @@ class Data:
         """The same runs of prompts that are said to have other features."""
         other = copy(self)
         other.prompts = replace(self.prompts, features=features)
-        other._held = {
-            i: replace(f, prompts=other.prompts.take(f.rows)) for i, f in self._held.items()
-        }
+        other._forwards = {}
         return other
 
     def first_parts(self, count: int) -> Data:
@@ -142,7 +145,6 @@ class Data:
         other = copy(self)
         other._rows = self._rows[:count]
         other.prompts = self.prompts.take(range(other._rows[-1].stop))
-        other._held = {i: f for i, f in self._held.items() if i < count}
         return other
 
     def arranged(self, part: int, hold: bool, batch_bytes: int) -> Data:

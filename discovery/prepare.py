@@ -57,16 +57,16 @@ class Kept:
 
     def data(self, settings: Settings, loaded: LoadedModel, metric: Metric) -> Data:
         """The configured prompts in parts, cut edges resampled; runs are made when asked for."""
-        task, threads = settings.task, settings.threads
-        asked = (task, settings.seed, metric.needs, settings.corrupt_for)
+        task, seed, needs = settings.task, settings.seed, metric.needs
+        corrupt_for = settings.corrupt_for  # its name is for messages only
 
         def make() -> Data:
-            task, seed, needs, corrupt_for = asked
             prompts = task_prompts(task, loaded, seed, needs, corrupt_for)
             return Data(loaded.model, loaded.model.graph(settings.graph.kv), prompts)
 
         # the model is this one's: Kept.model lets the data go with it
-        return self._data.get((asked, task.fingerprint(), settings.graph, threads), make)
+        asked = (task, task.fingerprint(), seed, needs, corrupt_for is not None)
+        return self._data.get((asked, settings.graph, settings.threads), make)
 
 
 @dataclass(frozen=True)

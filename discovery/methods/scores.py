@@ -24,7 +24,7 @@ class IFR(Scoring):
 
     def passes(self, graph: Any) -> float | None:
         """See Method.passes."""
-        return 3
+        return 3.0
 
     def scores(self, data: Any, metric: Any, seed: int) -> Scores:
         """See Scoring.scores; never negative."""
@@ -43,7 +43,7 @@ class EAP(Scoring):
 
     def passes(self, graph: Any) -> float | None:
         """See Method.passes."""
-        return 5
+        return 5.0
 
     def scores(self, data: Any, metric: Any, seed: int) -> Scores:
         """See Scoring.scores."""
@@ -60,7 +60,7 @@ class EAPIG(Scoring):
 
     def passes(self, graph: Any) -> float | None:
         """See Method.passes."""
-        return 3 * self.steps
+        return 3.0 * self.steps
 
     def scores(self, data: Any, metric: Any, seed: int) -> Scores:
         """See Scoring.scores."""
@@ -117,7 +117,7 @@ class Random(Scoring):
 
     def passes(self, graph: Any) -> float | None:
         """See Method.passes."""
-        return 0
+        return 0.0
 
     def scores(self, data: Any, metric: Any, seed: int) -> Scores:
         """See Scoring.scores."""
