@@ -139,16 +139,25 @@ def differ(a: float, b: float) -> bool:
     return abs(a - b) > 1e-6 * max(1.0, abs(a), abs(b))
 
 
+def correct(prompts: Prompts, logits: Float[Tensor, "batch vocab"]) -> list[bool]:
+    """Per prompt, whether its best answer beats every rival; a tie is not right.
+
+    Rivals are the wrong tokens or, if none is named, all tokens but the answers.
+    """
+    hits = []
+    for row, right, wrong in zip(logits, prompts.answers, prompts.wrong, strict=True):
+        others = row.clone()
+        others[list(right)] = float("-inf")
+        rivals = row[list(wrong)] if wrong else others
+        hits.append(bool(row[list(right)].max() > rivals.max()))
+    return hits
+
+
 def accuracy(prompts: Prompts, logits: Float[Tensor, "batch vocab"]) -> float | None:
-    """Share of prompts whose best answer beats every wrong token (or, if none is named, all)."""
+    """Share of prompts that are `correct`; None where a prompt names no answer."""
     if not prompts.has_answers:
         return None
-    hits = 0
-    for row, right, wrong in zip(logits, prompts.answers, prompts.wrong, strict=True):
-        best = row[list(right)].max()
-        rivals = row[list(wrong)] if wrong else row
-        hits += bool(best > rivals.max()) if wrong else bool(best >= rivals.max())
-    return hits / len(prompts)
+    return sum(correct(prompts, logits)) / len(prompts)
 
 
 def top1(prompts: Prompts, logits: Float[Tensor, "batch vocab"]) -> float | None:

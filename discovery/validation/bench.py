@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from acdc.errors import InputError
 from acdc.forward import Ablation, PatchedForward
 from acdc.graph import Graph
-from acdc.metrics import Metric, make_metric
+from acdc.metrics import Metric, correct, make_metric
 from acdc.model import Model
 from acdc.prompts import Prompts
 
@@ -35,7 +35,7 @@ class Values:
 
     score: Floats  # [prompts], higher = better
     kl: Floats  # [prompts], KL(model || this), nats
-    correct: Floats  # [prompts], 1 if the best answer beats the wrong ones (or all tokens)
+    correct: Floats  # [prompts], 1 if right (acdc.metrics.correct)
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,9 @@ class Part:
 
     def values(self, logits: torch.Tensor) -> Values:
         """Of logits [batch, vocab] on this part's prompts."""
-        prompts = self.forward.prompts
-        rows = zip(logits, prompts.answers, prompts.wrong, strict=True)
-        correct = [
-            bool(row[list(a)].max() > (row[list(w)].max() if w else _rest(row, a).max()))
-            for row, a, w in rows
-        ]
+        right = np.array(correct(self.forward.prompts, logits), float)
         score = -self.score.sign * self.score.of_logits(logits)
-        return Values(_floats(score), _floats(self.kl.of_logits(logits)), np.array(correct, float))
+        return Values(_floats(score), _floats(self.kl.of_logits(logits)), right)
 
 
 class Bench:
@@ -171,10 +166,3 @@ def _join(values: Sequence[Values]) -> Values:
 
 def _floats(values: torch.Tensor) -> Floats:
     return values.double().cpu().numpy()
-
-
-def _rest(row: torch.Tensor, answers: Sequence[int]) -> torch.Tensor:
-    """Logits of all tokens but the answers."""
-    others = row.clone()
-    others[list(answers)] = float("-inf")
-    return others

@@ -5,7 +5,7 @@ import pytest
 import torch
 import transformers as hf
 
-from acdc.bridge import from_module, load_pretrained
+from acdc.bridge import from_bridge, from_module, load_pretrained
 from acdc.errors import InputError
 
 
@@ -83,6 +83,23 @@ def test_other_architectures_work_or_are_refused_by_name(config, reason):
         return
     with pytest.raises(InputError, match=f"model 'other'.*{reason}"):
         from_module(module, None, "other")
+
+
+@pytest.mark.parametrize(
+    "field, value, reason",
+    [
+        ("attn_scores_soft_cap", 50.0, "soft-capped attention scores"),
+        ("output_logits_soft_cap", 30.0, "soft-capped logits"),
+        ("attention_dir", "bidirectional", "attention that is not causal"),
+        ("num_experts", 8, "several experts"),
+    ],
+)
+def test_what_a_random_batch_may_not_show_is_refused_by_its_settings(field, value, reason):
+    bridge = families.load("gpt2").bridge
+    from_bridge(bridge, None, "gpt2")
+    setattr(bridge.cfg, field, value)
+    with pytest.raises(InputError, match=f"has {reason}; not supported"):
+        from_bridge(bridge, None, "gpt2")
 
 
 def test_a_broken_identity_is_named_with_layer_and_size(monkeypatch):

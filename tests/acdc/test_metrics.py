@@ -9,7 +9,7 @@ import torch
 from acdc.errors import InputError
 from acdc.forward import PatchedForward
 from acdc.incremental import Readout
-from acdc.metrics import METRICS, accuracy, make_metric, top1
+from acdc.metrics import METRICS, accuracy, correct, make_metric, top1
 from acdc.prompts import Prompts
 
 
@@ -76,3 +76,22 @@ def test_accuracy_and_top1():
     assert accuracy(swapped, LOGITS) == 1.0 and top1(swapped, LOGITS) == 0.5
     assert accuracy(two_prompts(answers=((), ())), LOGITS) is None
     assert accuracy(two_prompts(wrong=((), ())), LOGITS) == 1.0
+
+
+def test_a_tie_is_not_right():
+    """The best answer must beat every rival, named or not; two tied answers are no rivals."""
+    row = torch.tensor([2.0, 2.0, 1.0, 0.0])
+    verdicts = {
+        ((0,), (1,)): False,
+        ((0,), (2, 1)): False,
+        ((2, 0), (2,)): True,
+        ((0,), ()): False,
+        ((0, 1), ()): True,
+        ((2,), ()): False,
+        ((0, 1, 2, 3), ()): True,
+    }
+    for (right, wrong), verdict in verdicts.items():
+        prompts = two_prompts(answers=(right, (2,)), wrong=(wrong, (3,)))
+        logits = torch.stack([row, row])
+        assert correct(prompts, logits) == [verdict, True], (right, wrong)
+        assert accuracy(prompts, logits) == (1 + verdict) / 2

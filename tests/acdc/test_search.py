@@ -6,6 +6,7 @@ import families
 import numpy as np
 import pytest
 import torch
+from toys import or_gate, or_prompts
 from twin import Twin
 
 from acdc.attribution import random_scores
@@ -111,6 +112,14 @@ def test_extreme_thresholds():
     forward = PatchedForward(model, model.graph(), prompts)
     kl = make_metric("kl", prompts, forward.clean.logits).of_logits(forward.corrupt.logits)
     assert nothing.n_edges == 0 and nothing.metric == pytest.approx(kl.mean().item(), abs=1e-10)
+
+
+def test_an_edge_whose_effect_is_exactly_the_threshold_stays():
+    """In the OR gate every effect is 0 or 1, without rounding."""
+    args = or_gate(), "per_query_head", or_prompts(), "zero", "logit_diff"
+    at, above = search(*args, 1.0, Order())[-1], search(*args, 1.0 + 1e-9, Order())[-1]
+    assert at.metric == 1.0 and above.metric == 0.0
+    assert at.n_edges > 0 == above.n_edges
 
 
 def test_equal_outputs_have_no_effect():
