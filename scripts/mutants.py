@@ -30,9 +30,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import libcst as cst
+import libcst as cst  # pyright: ignore[reportMissingImports]
+import libcst.matchers as matchers  # pyright: ignore[reportMissingImports]
 import pytest
-from mutmut.mutation.mutators import mutation_operators
+from mutmut.mutation.mutators import (  # pyright: ignore[reportMissingImports]
+    mutation_operators,
+)
 from scipy.stats import binomtest
 
 ROOT = Path(__file__).parents[1]
@@ -40,7 +43,7 @@ NEAREST = {  # what is mutated -> its tests, the quickest first
     "acdc/graph.py": ("acdc/test_graph.py",),
     "acdc/prompts.py": ("acdc/test_prompts.py",),
     "acdc/selection.py": ("acdc/test_selection.py",),
-    "acdc/model.py": ("acdc/test_forward.py", "acdc/test_bridge.py"),
+    "acdc/model.py": ("acdc/test_model.py", "acdc/test_forward.py", "acdc/test_bridge.py"),
     "acdc/bridge.py": ("acdc/test_bridge.py", "acdc/test_forward.py"),
     "acdc/live.py": ("validation/test_resampling.py", "acdc/test_forward.py"),
     "acdc/metrics.py": ("acdc/test_metrics.py",),
@@ -50,6 +53,7 @@ PRELOADED = (
     "torch", "transformers", "transformer_lens.model_bridge.sources", "scipy.stats", "networkx",
     "hypothesis", "jaxtyping", "beartype", "pydantic", "safetensors.torch",
 )  # fmt: skip
+TYPES = matchers.Name("Literal") | matchers.Name("Callable")
 COPIED = ("acdc", "discovery", "conf", "tests", "pyproject.toml")
 PATIENCE = 5  # times the tests' time without a mutant, before it counts as timed out
 MEMORY = 8 * 2**30  # bytes that a mutant may take
@@ -84,6 +88,8 @@ class Finder(cst.CSTVisitor):
             return False
         if isinstance(node, cst.Expr) and isinstance(node.value, cst.SimpleString):
             return False  # a docstring
+        if isinstance(node, cst.Subscript) and matchers.matches(node.value, TYPES):
+            return False
         for kind, operator in mutation_operators:
             if isinstance(node, kind):
                 self.found += [(node, other) for other in operator(node)]

@@ -100,6 +100,33 @@ def test_json_is_eap_igs_format():
     assert next(iter(data["nodes"])) == "input" and list(data["nodes"])[-1] == "logits"
 
 
+def test_the_logits_are_a_node_of_every_file_but_of_a_circuit_only_if_an_edge_enters():
+    g = graph()
+    inner, last = Circuit(g, g.mask(["input->m1"])), Circuit(g, g.mask(["input->logits"]))
+    assert inner.nodes() == ["input", "m1"] and last.nodes() == ["input", "logits"]
+    for circuit in (inner, last):
+        assert circuit.to_json()["nodes"]["logits"] == {"in_graph": True}
+
+
+def test_a_group_that_is_in_for_some_of_its_heads_is_refused_whichever_comes_last():
+    g = graph((2, 4, 2, True, False), "per_group")
+    data = Circuit(g, g.mask(["m0->a1.kv1<k>"])).to_json()
+    kept, cut = {"score": 0.0, "in_graph": True}, {"score": 0.0, "in_graph": False}
+    for copies in ((kept, cut), (cut, kept)):
+        edges = dict(zip(("m0->a1.h2<k>", "m0->a1.h3<k>"), copies, strict=True))
+        with pytest.raises(InputError, match="m0->a1.kv1<k> holds only some"):
+            Circuit.from_json({**data, "edges": edges})
+
+
+def test_a_graph_describes_itself():
+    sizes = {"no MLPs": (False, False), "parallel MLPs": (True, True), "MLPs": (True, False)}
+    for words, (mlp, parallel) in sizes.items():
+        g = graph((2, 4, 2, mlp, parallel), "per_group")
+        assert g.describe() == (
+            f"2 layers x 4 heads, 2 key/value heads, {words}, kv per_group: {g.n_edges} edges"
+        )
+
+
 def test_foreign_files_are_read_by_name_or_refused():
     g = graph((2, 4, 2, True, False), "per_group")
     cfg = {"n_layers": 2, "n_heads": 4, "parallel_attn_mlp": False, "d_model": 32}

@@ -1,6 +1,7 @@
 """The fast search against its slow twin, and laws of the search."""
 
 import itertools
+from functools import cache
 
 import families
 import numpy as np
@@ -25,6 +26,9 @@ SHAPES = list(itertools.product(ABLATIONS, ["layer", "head"], [True, False]))
 THRESHOLDS = {"kl": (0.002, 0.02, 0.2), "logit_diff": (0.01, 0.1, 0.6)}
 
 
+view = cache(families.view)
+
+
 def search(model, kv, prompts, ablation, metric, threshold, order, chunk=None, guide=None):
     forward = PatchedForward(model, model.graph(kv), prompts, ablation)
     bound = make_metric(metric, forward.prompts, forward.clean.logits)
@@ -34,7 +38,7 @@ def search(model, kv, prompts, ablation, metric, threshold, order, chunk=None, g
 @pytest.mark.parametrize("family, kv", CASES, ids=["-".join(c) for c in CASES])
 @pytest.mark.parametrize("ablation, reader_order, gates", SHAPES)
 def test_same_decisions_and_effects_as_the_twin(family, kv, ablation, reader_order, gates):
-    model, prompts = families.view(family), families.prompts(n=2, length=4)
+    model, prompts = view(family), families.prompts(n=2, length=4)
     graph, kept_counts = model.graph(kv), []
     for metric, thresholds in THRESHOLDS.items():
         twin = Twin(model, graph, prompts, ablation, metric)
@@ -59,7 +63,7 @@ def test_same_decisions_and_effects_as_the_twin(family, kv, ablation, reader_ord
 @pytest.mark.parametrize("gates", [True, False])
 @pytest.mark.parametrize("reader_order", ["layer", "head"])
 def test_a_guided_search_is_its_twins_too(family, kv, reader_order, gates):
-    model, prompts = families.view(family), families.prompts(n=2, length=4)
+    model, prompts = view(family), families.prompts(n=2, length=4)
     graph = model.graph(kv)
     scores = random_scores(graph, seed=1)
     shortlist = best_edges(graph, scores, graph.n_edges // 3, "absolute")
@@ -82,7 +86,7 @@ def test_a_guided_search_is_its_twins_too(family, kv, reader_order, gates):
 
 
 def test_a_guide_that_lists_everything_changes_nothing():
-    model, prompts = families.view("gpt2"), families.prompts()
+    model, prompts = view("gpt2"), families.prompts()
     args = model, "per_query_head", prompts, "resample", "kl", 0.02, Order(), None
     plain = search(*args)
     listed = [s for s in search(*args, Guide(None, model.graph().legal)) if s.visit.kind != "skip"]
@@ -92,7 +96,7 @@ def test_a_guide_that_lists_everything_changes_nothing():
 
 @pytest.mark.parametrize("family", families.FAMILIES)
 def test_state_and_a_fresh_dense_run_agree(family):
-    model, prompts = families.view(family), families.prompts(n=4)
+    model, prompts = view(family), families.prompts(n=4)
     forward = PatchedForward(model, model.graph(), prompts)
     for name, threshold in (("kl", 0.02), ("prob_diff", 0.001), ("nll", 0.02), ("logit_diff", 0.1)):
         metric = make_metric(name, forward.prompts, forward.clean.logits)
@@ -104,7 +108,7 @@ def test_state_and_a_fresh_dense_run_agree(family):
 
 
 def test_extreme_thresholds():
-    model, prompts = families.view("gpt2"), families.prompts()
+    model, prompts = view("gpt2"), families.prompts()
     args = model, "per_query_head", prompts, "resample", "kl"
     everything = search(*args, -1e9, Order())[-1]
     assert everything.n_edges == model.graph().n_edges and everything.metric == pytest.approx(0)
@@ -126,15 +130,13 @@ def test_equal_outputs_have_no_effect():
     """Removing an edge from a writer whose clean and corrupted outputs agree changes nothing."""
     prompts = families.prompts()
     prompts = type(prompts)(prompts.clean, prompts.clean, prompts.answers, prompts.wrong, 5)
-    steps = search(
-        families.view("llama"), "per_query_head", prompts, "resample", "kl", 1e-12, Order()
-    )
+    steps = search(view("llama"), "per_query_head", prompts, "resample", "kl", 1e-12, Order())
     assert steps[-1].n_edges == 0
     assert all(abs(t.effect) < 1e-12 for s in steps for t in s.tests)
 
 
 def test_random_sender_order_is_seeded():
-    model, prompts = families.view("gpt2"), families.prompts()
+    model, prompts = view("gpt2"), families.prompts()
     args = model, "per_query_head", prompts, "resample", "kl", 0.02
     runs = [
         [t for s in search(*args, Order(sender_heads="random", seed=seed)) for t in s.tests]
@@ -144,7 +146,7 @@ def test_random_sender_order_is_seeded():
 
 
 def test_float32_twice_is_bit_identical():
-    model, prompts = families.view("llama", torch.float32), families.prompts(n=4)
+    model, prompts = view("llama", torch.float32), families.prompts(n=4)
     args = model, "per_query_head", prompts, "resample", "kl", 0.02, Order()
     first, second = search(*args), search(*args)
     assert [s.tests for s in first] == [s.tests for s in second]
@@ -152,7 +154,7 @@ def test_float32_twice_is_bit_identical():
 
 
 def test_nan_is_an_error_not_a_kept_edge():
-    model, prompts = families.view("gpt2"), families.prompts()
+    model, prompts = view("gpt2"), families.prompts()
     forward = PatchedForward(model, model.graph(), prompts)
     forward.ablated = forward.ablated * float("nan")
     metric = make_metric("kl", forward.prompts, forward.clean.logits)
