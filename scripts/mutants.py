@@ -4,7 +4,8 @@
     python scripts/mutants.py acdc/graph.py acdc/prompts.py # all mutants of two files
 
 Needs the extra `mutation`: mutmut, whose operators make the faults (`<` for `<=`, None for an
-argument, 3 for 2, ...). Left alone are docstrings, types, decorators, imports and what is raised.
+argument, 3 for 2, ...). Left alone are docstrings, types, decorators, imports, what is raised, and
+zip's `strict`.
 Every mutant is tried in a process forked from one that has torch and transformers loaded, on a copy
 of the source, so the working tree is never touched. It is killed if a test fails, and timed out if
 the tests take much longer than without it. Survivors are shown as diffs; the share of faults that
@@ -53,7 +54,8 @@ PRELOADED = (
     "torch", "transformers", "transformer_lens.model_bridge.sources", "scipy.stats", "networkx",
     "hypothesis", "jaxtyping", "beartype", "pydantic", "safetensors.torch",
 )  # fmt: skip
-TYPES = matchers.Name("Literal") | matchers.Name("Callable")
+TYPE = matchers.Subscript(matchers.Name("Literal") | matchers.Name("Callable"))
+STRICT = matchers.Arg(keyword=matchers.Name("strict"))  # of zip: a check that never fails
 COPIED = ("acdc", "discovery", "conf", "tests", "pyproject.toml")
 PATIENCE = 5  # times the tests' time without a mutant, before it counts as timed out
 MEMORY = 8 * 2**30  # bytes that a mutant may take
@@ -88,12 +90,18 @@ class Finder(cst.CSTVisitor):
             return False
         if isinstance(node, cst.Expr) and isinstance(node.value, cst.SimpleString):
             return False  # a docstring
-        if isinstance(node, cst.Subscript) and matchers.matches(node.value, TYPES):
+        if matchers.matches(node, TYPE | STRICT):
             return False
         for kind, operator in mutation_operators:
             if isinstance(node, kind):
-                self.found += [(node, other) for other in operator(node)]
+                self.found += [(node, other) for other in operator(node) if _alike(node, other)]
         return True
+
+
+def _alike(node: cst.CSTNode, other: cst.CSTNode) -> bool:
+    """Whether both are strict zips or neither is."""
+    checks = [[c for c in n.children if matchers.matches(c, STRICT)] for n in (node, other)]
+    return [str(c.value) for c in checks[0]] == [str(c.value) for c in checks[1]]
 
 
 def choose(files: Sequence[str], sample: int | None, seed: int) -> list[Mutant]:

@@ -69,11 +69,12 @@ def test_unknown_architecture(tmp_path):
             hf.MistralConfig(num_key_value_heads=2, sliding_window=4, **families.SIZES),
             "sliding-window",
         ),
+        (hf.OlmoConfig(**families.SIZES), "a norm without weight"),
         (hf.Olmo2Config(num_key_value_heads=2, **families.SIZES), ""),
         (hf.GraniteConfig(num_key_value_heads=2, residual_multiplier=0.5, **families.SIZES), ""),
         (hf.PhiConfig(**{**families.SIZES, "partial_rotary_factor": 0.5}), None),
     ],
-    ids=["gemma2", "mistral-window", "olmo2", "granite", "phi"],
+    ids=["gemma2", "mistral-window", "olmo", "olmo2", "granite", "phi"],
 )
 def test_other_architectures_work_or_are_refused_by_name(config, reason):
     module = hf.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
@@ -100,6 +101,36 @@ def test_what_a_random_batch_may_not_show_is_refused_by_its_settings(field, valu
     setattr(bridge.cfg, field, value)
     with pytest.raises(InputError, match=f"has {reason}; not supported"):
         from_bridge(bridge, None, "gpt2")
+
+
+def test_a_cap_that_is_not_set_is_no_cap():
+    bridge = families.load("gpt2").bridge
+    bridge.cfg.attn_scores_soft_cap = bridge.cfg.output_logits_soft_cap = None
+    from_bridge(bridge, None, "gpt2")
+
+
+@pytest.mark.parametrize("place", ["ln1_post", "ln2_post"])
+def test_either_norm_after_a_writer_is_refused(place):
+    bridge = families.load("gpt2").bridge
+    setattr(bridge.blocks[0], place, torch.nn.Identity())
+    with pytest.raises(InputError, match="has a norm after attention or MLP"):
+        from_bridge(bridge, None, "gpt2")
+
+
+@pytest.mark.parametrize("n_ctx, known", [(4000, 4000), (5000, 4096)])
+def test_rotary_tables_are_as_long_as_the_context_but_4096_at_most(n_ctx, known):
+    config = hf.LlamaConfig(**{**families.SIZES, "max_position_embeddings": n_ctx})
+    model = from_module(hf.LlamaForCausalLM(config), None, "llama").model
+    assert model.n_ctx == len(model.cos) == len(model.sin) == known
+
+
+def test_an_error_without_words_is_named_by_its_kind(monkeypatch):
+    def fail(*_, **__):
+        raise ValueError
+
+    monkeypatch.setattr("acdc.bridge.build_bridge_from_module", fail)
+    with pytest.raises(InputError, match="GPT2LMHeadModel is not supported.*: ValueError$"):
+        families.load("gpt2")
 
 
 def test_a_broken_identity_is_named_with_layer_and_size(monkeypatch):
