@@ -133,6 +133,9 @@ def test_foreign_files_are_read_by_name_or_refused():
     entry = {"score": 0.5, "in_graph": True}
     plain = Circuit.from_json({"cfg": cfg, "nodes": {}, "edges": {"m0->m1": entry}})
     assert plain.edges() == ["m0->m1"] and plain.graph.n_kv_heads == 4
+    assert plain.scores.sum() == plain.scores[plain.graph.edge("m0->m1")] == 0.5
+    bare = Circuit.from_json({"cfg": cfg, "nodes": {}, "edges": {"m0->m1": {"in_graph": True}}})
+    assert bare.edges() == ["m0->m1"] and not bare.scores.any()
     with pytest.raises(InputError, match="unknown edge 'm1->m0'"):
         Circuit.from_json({"cfg": cfg, "nodes": {}, "edges": {"m1->m0": entry}})
     with pytest.raises(InputError, match="some of its group"):

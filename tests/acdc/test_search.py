@@ -4,6 +4,7 @@ import itertools
 from functools import cache
 
 import families
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -35,6 +36,15 @@ def search(model, kv, prompts, ablation, metric, threshold, order, chunk=None, g
     return list(acdc(forward, bound, threshold, order, chunk, guide))
 
 
+@pytest.fixture
+def unchecked():
+    """Without checks of types and shapes, which take most of the time; the other tests have them."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("family, kv", CASES, ids=["-".join(c) for c in CASES])
 @pytest.mark.parametrize("ablation, reader_order, gates", SHAPES)
 def test_same_decisions_and_effects_as_the_twin(family, kv, ablation, reader_order, gates):
