@@ -124,6 +124,14 @@ def test_rotary_tables_are_as_long_as_the_context_but_4096_at_most(n_ctx, known)
     assert model.n_ctx == len(model.cos) == len(model.sin) == known
 
 
+def test_the_scale_of_attention_is_the_models_own():
+    ones = {"embedding_multiplier": 1.0, "residual_multiplier": 1.0, "logits_scaling": 1.0}
+    config = hf.GraniteConfig(attention_multiplier=0.3, **ones, **families.SIZES)
+    model = from_module(hf.GraniteForCausalLM(config), None, "granite").model
+    assert model.blocks[1].attn.scale == 0.3
+    assert families.view("llama").blocks[1].attn.scale == 8**-0.5
+
+
 def test_an_error_without_words_is_named_by_its_kind(monkeypatch):
     def fail(*_, **__):
         raise ValueError

@@ -118,6 +118,11 @@ def test_a_group_that_is_in_for_some_of_its_heads_is_refused_whichever_comes_las
             Circuit.from_json({**data, "edges": edges})
 
 
+def test_plain_multi_head_attention_with_mlps_is_what_is_meant_if_nothing_else_is_said():
+    assert Graph(2, 4, 4, 32) == graph()
+    assert Graph(2, 4, 4, 32).describe().endswith("MLPs, kv per_query_head: 110 edges")
+
+
 def test_a_graph_describes_itself():
     sizes = {"no MLPs": (False, False), "parallel MLPs": (True, True), "MLPs": (True, False)}
     for words, (mlp, parallel) in sizes.items():

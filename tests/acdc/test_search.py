@@ -38,7 +38,7 @@ def search(model, kv, prompts, ablation, metric, threshold, order, chunk=None, g
 
 @pytest.fixture
 def unchecked():
-    """Without checks of types and shapes, which take most of the time; the other tests have them."""
+    """No checks of types and shapes, which take most of the time; the other tests have them."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
