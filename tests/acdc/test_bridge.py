@@ -124,6 +124,15 @@ def test_rotary_tables_are_as_long_as_the_context_but_4096_at_most(n_ctx, known)
     assert model.n_ctx == len(model.cos) == len(model.sin) == known
 
 
+def test_biases_of_the_unembedding_that_are_zero_are_none():
+    """TransformerLens makes up zeros where the model has no such bias."""
+    assert families.view("llama").b_U is None
+    config = hf.PhiConfig(**{**families.SIZES, "partial_rotary_factor": 0.5})
+    module = hf.PhiForCausalLM(config)
+    families.randomise(module)
+    assert from_module(module, None, "phi").model.b_U.abs().min() > 0
+
+
 def test_the_scale_of_attention_is_the_models_own():
     ones = {"embedding_multiplier": 1.0, "residual_multiplier": 1.0, "logits_scaling": 1.0}
     config = hf.GraniteConfig(attention_multiplier=0.3, **ones, **families.SIZES)

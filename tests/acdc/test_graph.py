@@ -73,9 +73,10 @@ def test_a_circuit_cannot_be_changed():
         Circuit(graph(), np.ones((3, 3), dtype=bool))
 
 
+@pytest.mark.parametrize("mlp, parallel", [(True, False), (True, True), (False, False)])
 @pytest.mark.parametrize("kv", ["per_query_head", "per_group"])
-def test_json_round_trip(kv, tmp_path):
-    g = graph((2, 4, 2, True, False), kv)
+def test_json_round_trip(kv, mlp, parallel, tmp_path):
+    g = graph((2, 4, 2, mlp, parallel), kv)
     rng = np.random.default_rng(0)
     mask = g.legal & (rng.random(g.legal.shape) < 0.3)
     circuit = Circuit(g, mask, np.where(g.legal, rng.normal(size=g.legal.shape), 0))
