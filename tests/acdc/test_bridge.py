@@ -1,11 +1,13 @@
 """Which models are let in, and the errors of those that are not."""
 
+from dataclasses import replace
+
 import families
 import pytest
 import torch
 import transformers as hf
 
-from acdc.bridge import from_bridge, from_module, load_pretrained
+from acdc.bridge import check_identities, from_bridge, from_module, load_pretrained
 from acdc.errors import InputError
 
 
@@ -148,6 +150,41 @@ def test_an_error_without_words_is_named_by_its_kind(monkeypatch):
     monkeypatch.setattr("acdc.bridge.build_bridge_from_module", fail)
     with pytest.raises(InputError, match="GPT2LMHeadModel is not supported.*: ValueError$"):
         families.load("gpt2")
+
+
+def with_attention(model, layer, **change):
+    """The view with something else in one layer's attention."""
+    blocks = list(model.blocks)
+    attn = blocks[layer].attn
+    change = {name: times * getattr(attn, name) for name, times in change.items()}
+    blocks[layer] = replace(blocks[layer], attn=replace(attn, **change))
+    return replace(model, blocks=tuple(blocks))
+
+
+@pytest.mark.parametrize(
+    "change, identity",
+    [
+        (lambda m: replace(m, embed_scale=2.0), "writers sum to the residual stream' .* layer 0"),
+        (lambda m: with_attention(m, 1, b_O=3), "heads sum to the attention output' .* layer 1"),
+        (lambda m: with_attention(m, 0, W_O=2), "heads sum to the attention output' .* layer 0"),
+        (lambda m: with_attention(m, 1, W_V=2), "writers sum to the residual stream' .* layer 1"),
+        (lambda m: replace(m, W_U=2 * m.W_U), "own forward = the bridge's logits\" .* layer 2"),
+    ],
+)
+def test_each_identity_finds_its_own_fault(change, identity):
+    loaded = families.load("gpt2")
+    check_identities(loaded.bridge, loaded.model)
+    with pytest.raises(InputError, match=f"does not qualify: identity .{identity}"):
+        check_identities(loaded.bridge, change(loaded.model))
+
+
+def test_another_shape_breaks_an_identity_too():
+    loaded = families.load("gpt2")
+    narrow = replace(loaded.model, W_U=loaded.model.W_U[:, 1:])
+    with pytest.raises(
+        InputError, match=r"bridge's logits.*, layer 2: shapes .2, 4[89]. and .2, 50"
+    ):
+        check_identities(loaded.bridge, narrow)
 
 
 def test_a_broken_identity_is_named_with_layer_and_size(monkeypatch):
