@@ -6,6 +6,9 @@ import families
 import pytest
 import torch
 import transformers as hf
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 from acdc.bridge import check_identities, from_bridge, from_module, load_pretrained
 from acdc.errors import InputError
@@ -24,6 +27,15 @@ def test_a_folder_without_tokenizer_loads(saved):
     loaded = load_pretrained(str(saved), torch.float32, "cpu")
     assert loaded.tokenizer is None and loaded.model.n_kv_heads == 2
     assert loaded.model.graph().n_edges == 110 and loaded.model.graph("per_group").n_edges == 82
+
+
+def test_a_folders_tokenizer_comes_with_its_model(saved):
+    words = {"[UNK]": 0, "one": 1, "two": 2}
+    own = Tokenizer(WordLevel(words, unk_token="[UNK]"))
+    own.pre_tokenizer = Whitespace()
+    hf.PreTrainedTokenizerFast(tokenizer_object=own).save_pretrained(saved)
+    loaded = load_pretrained(str(saved), torch.float32, "cpu", label="mine")
+    assert loaded.tokenizer("two one")["input_ids"] == [2, 1] and loaded.model.name == "mine"
 
 
 def test_float64_is_float64(saved):
