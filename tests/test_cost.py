@@ -19,4 +19,4 @@ def test_the_targets():
 
 def test_a_measurement_on_the_embedded_model():
     found = measure(Case("routes", routes, (4, 12), 3, embedded=True))
-    assert 0 < found["forwards"] < 1 and 0.1 < found["gib"] < 8  # by edge, of 257
+    assert found["forwards"] > 0 and 0.1 < found["gib"] < 8

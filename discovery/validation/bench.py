@@ -37,7 +37,7 @@ class Values:
 
     score: Floats  # [prompts], higher = better
     kl: Floats  # [prompts], KL(model || this), nats
-    correct: Floats  # [prompts], 1 if the best answer beats the wrong ones (or all tokens)
+    correct: Floats  # [prompts], 1 if right (acdc.metrics.correct)
 
 
 class Bench:

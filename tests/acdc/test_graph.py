@@ -73,9 +73,10 @@ def test_a_circuit_cannot_be_changed():
         Circuit(graph(), np.ones((3, 3), dtype=bool))
 
 
+@pytest.mark.parametrize("mlp, parallel", [(True, False), (True, True), (False, False)])
 @pytest.mark.parametrize("kv", ["per_query_head", "per_group"])
-def test_json_round_trip(kv, tmp_path):
-    g = graph((2, 4, 2, True, False), kv)
+def test_json_round_trip(kv, mlp, parallel, tmp_path):
+    g = graph((2, 4, 2, mlp, parallel), kv)
     rng = np.random.default_rng(0)
     mask = g.legal & (rng.random(g.legal.shape) < 0.3)
     circuit = Circuit(g, mask, np.where(g.legal, rng.normal(size=g.legal.shape), 0))
@@ -100,12 +101,47 @@ def test_json_is_eap_igs_format():
     assert next(iter(data["nodes"])) == "input" and list(data["nodes"])[-1] == "logits"
 
 
+def test_the_logits_are_a_node_of_every_file_but_of_a_circuit_only_if_an_edge_enters():
+    g = graph()
+    inner, last = Circuit(g, g.mask(["input->m1"])), Circuit(g, g.mask(["input->logits"]))
+    assert inner.nodes() == ["input", "m1"] and last.nodes() == ["input", "logits"]
+    for circuit in (inner, last):
+        assert circuit.to_json()["nodes"]["logits"] == {"in_graph": True}
+
+
+def test_a_group_that_is_in_for_some_of_its_heads_is_refused_whichever_comes_last():
+    g = graph((2, 4, 2, True, False), "per_group")
+    data = Circuit(g, g.mask(["m0->a1.kv1<k>"])).to_json()
+    kept, cut = {"score": 0.0, "in_graph": True}, {"score": 0.0, "in_graph": False}
+    for copies in ((kept, cut), (cut, kept)):
+        edges = dict(zip(("m0->a1.h2<k>", "m0->a1.h3<k>"), copies, strict=True))
+        with pytest.raises(InputError, match="m0->a1.kv1<k> holds only some"):
+            Circuit.from_json({**data, "edges": edges})
+
+
+def test_plain_multi_head_attention_with_mlps_is_what_is_meant_if_nothing_else_is_said():
+    assert Graph(2, 4, 4, 32) == graph()
+    assert Graph(2, 4, 4, 32).describe().endswith("MLPs, kv per_query_head: 110 edges")
+
+
+def test_a_graph_describes_itself():
+    sizes = {"no MLPs": (False, False), "parallel MLPs": (True, True), "MLPs": (True, False)}
+    for words, (mlp, parallel) in sizes.items():
+        g = graph((2, 4, 2, mlp, parallel), "per_group")
+        assert g.describe() == (
+            f"2 layers x 4 heads, 2 key/value heads, {words}, kv per_group: {g.n_edges} edges"
+        )
+
+
 def test_foreign_files_are_read_by_name_or_refused():
     g = graph((2, 4, 2, True, False), "per_group")
     cfg = {"n_layers": 2, "n_heads": 4, "parallel_attn_mlp": False, "d_model": 32}
     entry = {"score": 0.5, "in_graph": True}
     plain = Circuit.from_json({"cfg": cfg, "nodes": {}, "edges": {"m0->m1": entry}})
     assert plain.edges() == ["m0->m1"] and plain.graph.n_kv_heads == 4
+    assert plain.scores.sum() == plain.scores[plain.graph.edge("m0->m1")] == 0.5
+    bare = Circuit.from_json({"cfg": cfg, "nodes": {}, "edges": {"m0->m1": {"in_graph": True}}})
+    assert bare.edges() == ["m0->m1"] and not bare.scores.any()
     with pytest.raises(InputError, match="unknown edge 'm1->m0'"):
         Circuit.from_json({"cfg": cfg, "nodes": {}, "edges": {"m1->m0": entry}})
     with pytest.raises(InputError, match="some of its group"):

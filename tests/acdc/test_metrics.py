@@ -8,7 +8,7 @@ import torch
 
 from acdc.errors import InputError
 from acdc.incremental import Readout
-from acdc.metrics import METRICS, correct, find_metric, top1
+from acdc.metrics import METRICS, correct, top1
 from acdc.prompts import Prompts
 
 
@@ -83,8 +83,6 @@ def test_readout_by_blocks_of_the_vocabulary_is_the_metric(family, name, monkeyp
 
 
 def test_refusals():
-    with pytest.raises(InputError, match="metric='kll'.*kl, kl_reverse, js, logit_diff"):
-        find_metric("kll")
     bare = two_prompts(wrong=((), ()))
     with pytest.raises(InputError, match="needs `wrong`"):
         METRICS["logit_diff"].check(bare)
@@ -100,8 +98,19 @@ def test_correct_and_top1():
     assert correct(two_prompts(wrong=((), ())), LOGITS) == [True, True]
 
 
-def test_a_tie_is_not_correct():
-    """Neither with a wrong token nor, where none is named, with any other."""
-    tied = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 2.0, 0.0, 2.0]])
-    assert correct(two_prompts(), tied) == [False, True]
-    assert correct(two_prompts(wrong=((), ())), tied) == [False, False]
+def test_a_tie_is_not_right():
+    """The best answer must beat every rival, named or not; two tied answers are no rivals."""
+    row = torch.tensor([2.0, 2.0, 1.0, 0.0])
+    verdicts = {
+        ((0,), (1,)): False,
+        ((0,), (2, 1)): False,
+        ((2, 0), (2,)): True,
+        ((0,), ()): False,
+        ((0, 1), ()): True,
+        ((2,), ()): False,
+        ((0, 1, 2, 3), ()): True,
+    }
+    for (right, wrong), verdict in verdicts.items():
+        prompts = two_prompts(answers=(right, (2,)), wrong=(wrong, (3,)))
+        logits = torch.stack([row, row])
+        assert correct(prompts, logits) == [verdict, True], (right, wrong)

@@ -1,11 +1,14 @@
 """The fast search against its slow twin, and laws of the search."""
 
 import itertools
+from functools import cache
 
 import families
+import jaxtyping
 import numpy as np
 import pytest
 import torch
+from toys import or_gate, or_prompts
 from twin import Twin
 
 from acdc.ablation import ABLATIONS
@@ -25,15 +28,27 @@ SHAPES = list(itertools.product(ABLATIONS, ["layer", "head"], [True, False]))
 THRESHOLDS = {"kl": (0.002, 0.02, 0.2), "logit_diff": (0.01, 0.1, 0.6)}
 
 
+view = cache(families.view)
+
+
 def search(model, kv, prompts, ablation, metric, threshold, order, chunk=None, guide=None):
     data = Data(model, model.graph(kv), prompts, ABLATIONS[ablation])
     return list(acdc(data, METRICS[metric], threshold, order, chunk, guide))
 
 
+@pytest.fixture
+def unchecked():
+    """No checks of types and shapes, which take most of the time; the other tests have them."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("family, kv", CASES, ids=["-".join(c) for c in CASES])
 @pytest.mark.parametrize("ablation, reader_order, gates", SHAPES)
 def test_same_decisions_and_effects_as_the_twin(family, kv, ablation, reader_order, gates):
-    model, prompts = families.view(family), families.prompts(n=2, length=4)
+    model, prompts = view(family), families.prompts(n=2, length=4)
     graph, kept_counts = model.graph(kv), []
     for metric, thresholds in THRESHOLDS.items():
         twin = Twin(model, graph, prompts, ablation, metric)
@@ -58,7 +73,7 @@ def test_same_decisions_and_effects_as_the_twin(family, kv, ablation, reader_ord
 @pytest.mark.parametrize("gates", [True, False])
 @pytest.mark.parametrize("reader_order", ["layer", "head"])
 def test_a_guided_search_is_its_twins_too(family, kv, reader_order, gates):
-    model, prompts = families.view(family), families.prompts(n=2, length=4)
+    model, prompts = view(family), families.prompts(n=2, length=4)
     graph = model.graph(kv)
     scores = random_scores(graph, seed=1)
     shortlist = best_edges(graph, scores, graph.n_edges // 3, "absolute")
@@ -81,7 +96,7 @@ def test_a_guided_search_is_its_twins_too(family, kv, reader_order, gates):
 
 
 def test_a_guide_that_lists_everything_changes_nothing():
-    model, prompts = families.view("gpt2"), families.prompts()
+    model, prompts = view("gpt2"), families.prompts()
     args = model, "per_query_head", prompts, "resample", "kl", 0.02, Order(), None
     plain = search(*args)
     listed = [s for s in search(*args, Guide(None, model.graph().legal)) if s.visit.kind != "skip"]
@@ -91,7 +106,7 @@ def test_a_guide_that_lists_everything_changes_nothing():
 
 @pytest.mark.parametrize("family", families.FAMILIES)
 def test_state_and_a_fresh_dense_run_agree(family):
-    model, prompts = families.view(family), families.prompts(n=4)
+    model, prompts = view(family), families.prompts(n=4)
     data = Data(model, model.graph(), prompts)
     for name, threshold in (("kl", 0.02), ("prob_diff", 0.001), ("nll", 0.02), ("logit_diff", 0.1)):
         metric = METRICS[name]
@@ -103,7 +118,7 @@ def test_state_and_a_fresh_dense_run_agree(family):
 
 
 def test_extreme_thresholds():
-    model, prompts = families.view("gpt2"), families.prompts()
+    model, prompts = view("gpt2"), families.prompts()
     args = model, "per_query_head", prompts, "resample", "kl"
     everything = search(*args, -1e9, Order())[-1]
     assert everything.n_edges == model.graph().n_edges and everything.metric == pytest.approx(0)
@@ -113,19 +128,25 @@ def test_extreme_thresholds():
     assert nothing.n_edges == 0 and nothing.metric == pytest.approx(kl.mean().item(), abs=1e-10)
 
 
+def test_an_edge_whose_effect_is_exactly_the_threshold_stays():
+    """In the OR gate every effect is 0 or 1, without rounding."""
+    args = or_gate(), "per_query_head", or_prompts(), "zero", "logit_diff"
+    at, above = search(*args, 1.0, Order())[-1], search(*args, 1.0 + 1e-9, Order())[-1]
+    assert at.metric == 1.0 and above.metric == 0.0
+    assert at.n_edges > 0 == above.n_edges
+
+
 def test_equal_outputs_have_no_effect():
     """Removing an edge from a writer whose clean and corrupted outputs agree changes nothing."""
     prompts = families.prompts()
     prompts = type(prompts)(prompts.clean, prompts.clean, prompts.answers, prompts.wrong, 5)
-    steps = search(
-        families.view("llama"), "per_query_head", prompts, "resample", "kl", 1e-12, Order()
-    )
+    steps = search(view("llama"), "per_query_head", prompts, "resample", "kl", 1e-12, Order())
     assert steps[-1].n_edges == 0
     assert all(abs(t.effect) < 1e-12 for s in steps for t in s.tests)
 
 
 def test_random_sender_order_is_seeded():
-    model, prompts = families.view("gpt2"), families.prompts()
+    model, prompts = view("gpt2"), families.prompts()
     args = model, "per_query_head", prompts, "resample", "kl", 0.02
     runs = [
         [t for s in search(*args, Order(sender_heads="random", seed=seed)) for t in s.tests]
@@ -135,7 +156,7 @@ def test_random_sender_order_is_seeded():
 
 
 def test_float32_twice_is_bit_identical():
-    model, prompts = families.view("llama", torch.float32), families.prompts(n=4)
+    model, prompts = view("llama", torch.float32), families.prompts(n=4)
     args = model, "per_query_head", prompts, "resample", "kl", 0.02, Order()
     first, second = search(*args), search(*args)
     assert [s.tests for s in first] == [s.tests for s in second]
@@ -143,7 +164,7 @@ def test_float32_twice_is_bit_identical():
 
 
 def test_nan_is_an_error_not_a_kept_edge():
-    model, prompts = families.view("gpt2"), families.prompts()
+    model, prompts = view("gpt2"), families.prompts()
     data = Data(model, model.graph(), prompts, families.Broken("broken"))
     with pytest.raises(FloatingPointError, match="logits"):
         list(acdc(data, METRICS["kl"], 0.1))

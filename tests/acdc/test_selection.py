@@ -130,6 +130,14 @@ def test_a_circuit_may_be_pruned_to_nothing():
     assert found.circuit.scores[graph.edge("input->m0")] == 1.0
 
 
+def test_a_circuit_has_no_scores_where_there_are_no_edges():
+    graph = GRAPHS["plain"]
+    scores = np.full(graph.legal.shape, 3.0)
+    for rule in RULES:
+        found = select(graph, scores, 9, "signed", rule).circuit.scores
+        assert (found == np.where(graph.legal, 3.0, 0.0)).all()
+
+
 def test_greedy_starts_at_the_logits_and_opens_a_group_with_one_head():
     graph = GRAPHS["grouped"]
     scores = np.full(graph.legal.shape, 0.0)

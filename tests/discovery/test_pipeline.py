@@ -2,18 +2,21 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from test_settings import settings
 
+from acdc.bridge import LoadedModel
 from acdc.errors import InputError
 from acdc.graph import Circuit
 from acdc.prompts import Prompts
 from discovery.build import load_model, task_prompts
 from discovery.heads.attention import head_attention
 from discovery.pipeline import discover
+from discovery.propose import propose
 from discovery.records import read_run
 
 
@@ -84,6 +87,28 @@ def test_lines_tell_the_same_story_as_the_result(run):
     assert math.isclose(found.metrics[-1]["metric"], result["metric_circuit"], abs_tol=1e-4)
     for name in ("circuit.png", "circuit.svg", "heads.json"):
         assert (found.folder / name).stat().st_size > 100
+
+
+def test_a_plain_pass_is_the_median_of_ten_half_of_them_after_the_search(monkeypatch, tmp_path):
+    """What ratios rest on; the first pass before and after the search is not counted."""
+    now, done, seconds = 0.0, [], [100, 1, 2, 3, 4, 5, 200, 6, 7, 8, 9, 30]
+
+    def plain_pass(*_):
+        nonlocal now
+        done.append("pass")
+        now += seconds[done.count("pass") - 1]
+
+    def search(*args):
+        done.append("search")
+        return propose(*args)
+
+    monkeypatch.setattr("discovery.pipeline.time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr("discovery.pipeline.propose", search)
+    monkeypatch.setattr(LoadedModel, "plain_logits", plain_pass)
+    monkeypatch.setattr("discovery.pipeline.doubts", lambda *_: [])  # it runs the model too
+    result = discover(settings("tracking=disabled"), tmp_path / "run", [], print)
+    assert done == 6 * ["pass"] + ["search"] + 6 * ["pass"]
+    assert result["forward_seconds"] == 5.5
 
 
 def test_the_models_own_score_is_said_first(run):

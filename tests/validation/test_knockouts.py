@@ -40,7 +40,7 @@ def test_a_circuit_without_the_backup_is_faithful_but_not_complete():
 
 
 def test_the_whole_model_is_complete_and_its_classes_are_tried():
-    bench = bench_of("gpt2", n=8)
+    bench = bench_of("attention_only", n=4)  # eight nodes: all 256 sets are tried
     classes = {"first": ["a0.h0", "a0.h1"], "elsewhere": ["a9.h9"]}
     found = completeness(bench, bench.graph.legal, np.random.default_rng(0), classes, SMALL)
     assert all(t.gap == pytest.approx(0.0, abs=1e-10) for t in found.tried)

@@ -10,6 +10,7 @@ import torch
 
 from acdc.ablation import RESAMPLE
 from acdc.forward import bias_streams, stream_of
+from acdc.live import run_live
 from discovery.validation.bench import make_bench, node_mask, without
 from discovery.validation.resampling import (
     HOWS,
@@ -104,6 +105,31 @@ def test_inputs_that_agree_with_all_or_nobody():
     together = scrub_circuit(bench, legal, "shared", 1, np.random.default_rng(0), ["same"])
     assert np.abs(together.score[:, 0] - bench.model.score).max() > 0.1
     assert together.lonely == 0.0 and together.smallest_class == 4
+
+
+class Unshared(ResampledCuts):
+    """The same draws, and every reader's input made by itself."""
+
+    def key(self, reader):
+        return reader, reader
+
+
+@pytest.mark.parametrize("agree", [None, np.zeros(5, dtype=np.int64)], ids=["own", "agreeing"])
+@pytest.mark.parametrize("how", HOWS)
+def test_readers_share_an_input_only_if_their_draws_are_one(how, agree):
+    """Where inputs need only agree each node draws its own, also if all else is shared."""
+    model, prompts = view("gpt2"), families.prompts(5)
+    forward = families.run(model, model.graph(), prompts)
+    for share in (0.3, 1.0):
+        mask = random_mask(forward.graph, share)
+        shared, alone = (
+            run_live(
+                model, forward.graph, prompts.clean, mask,
+                cuts(forward, how, np.random.default_rng(2), agree),
+            )
+            for cuts in (ResampledCuts, Unshared)
+        )  # fmt: skip
+        torch.testing.assert_close(shared, alone, atol=1e-10, rtol=0)
 
 
 def test_classes_of_several_features():

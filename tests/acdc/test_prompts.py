@@ -1,0 +1,87 @@
+"""Prompts: what they refuse, what they cut off, and which rows they give."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from acdc.errors import InputError
+from acdc.prompts import Prompts
+
+CLEAN = torch.tensor([[0, 1, 2, 3], [4, 5, 6, 7]])
+CORRUPT = torch.tensor([[0, 1, 9, 3], [4, 5, 6, 7]])
+PROMPTS = Prompts(
+    CLEAN, CORRUPT, answers=((1,), (2, 3)), wrong=((4, 5), (6,)), answer_position=2,
+    marks={"io": (0, 1)}, features={"order": (3, 8)}, notes={"mode": "abc"},
+)  # fmt: skip
+
+
+def test_what_comes_after_the_answer_position_is_cut_off():
+    assert PROMPTS.clean.tolist() == [[0, 1, 2], [4, 5, 6]]
+    assert PROMPTS.corrupt.tolist() == [[0, 1, 9], [4, 5, 6]]
+    for position, length in ((0, 1), (3, 4)):
+        cut = replace(PROMPTS, clean=CLEAN, corrupt=CORRUPT, answer_position=position)
+        assert cut.clean.shape == cut.corrupt.shape == (2, length)
+    assert len(PROMPTS) == 2
+
+
+def test_one_prompt_that_differs_makes_them_corrupt_and_all_must_name_answers():
+    assert PROMPTS.has_corrupt and not replace(PROMPTS, corrupt=PROMPTS.clean).has_corrupt
+    assert PROMPTS.has_answers and not replace(PROMPTS, answers=((1,), ())).has_answers
+    assert PROMPTS.has_wrong and not replace(PROMPTS, wrong=((), (1,))).has_wrong
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"corrupt": CORRUPT[:, :2]}, r"clean is \(2, 3\), corrupt \(2, 2\)"),
+        ({"corrupt": CORRUPT[:1, :3]}, r"clean is \(2, 3\), corrupt \(1, 3\)"),
+        ({"clean": CLEAN[:0], "corrupt": CLEAN[:0]}, r"empty batch \(0, 4\)"),
+        ({"clean": CLEAN[:, :0], "corrupt": CLEAN[:, :0]}, r"empty batch \(2, 0\)"),
+        ({"answer_position": 3}, r"answer_position 3 outside 0\.\.2"),
+        ({"answer_position": -1}, r"answer_position -1 outside 0\.\.2"),
+        ({"answers": ((1,),)}, "1 answers for 2 prompts"),
+        ({"wrong": ((1,),)}, "for 2 prompts"),
+    ],
+)
+def test_refusals(change, message):
+    asked = SimpleNamespace(**{**vars(PROMPTS), **change})
+    with pytest.raises(InputError, match=message):
+        Prompts.__post_init__(asked)  # not Prompts(): in tests jaxtyping would refuse some before
+
+
+def test_the_first_token_outside_the_vocabulary_is_named_with_its_place():
+    PROMPTS.check_vocabulary(10)
+    with pytest.raises(InputError, match=r"prompt 1: corrupt token 9 at position 2 .* 0\.\.8"):
+        PROMPTS.check_vocabulary(9)
+    with pytest.raises(InputError, match=r"prompt 2: clean token 5 at position 1 .* 0\.\.4"):
+        PROMPTS.check_vocabulary(5)
+    small = replace(PROMPTS, clean=PROMPTS.clean * 0, corrupt=PROMPTS.corrupt * 0)
+    small.check_vocabulary(7)
+    with pytest.raises(InputError, match=r"prompt 2: wrong token 6 is outside .* 0\.\.5"):
+        small.check_vocabulary(6)
+    with pytest.raises(InputError, match=r"prompt 2: answers token 3 is outside .* 0\.\.2"):
+        small.check_vocabulary(3)
+    for name in ("answers", "wrong"):
+        replace(small, **{name: ((0,), (0,))}).check_vocabulary(7)
+        with pytest.raises(InputError, match=f"prompt 1: {name} token -1 is outside"):
+            replace(small, **{name: ((-1,), (0,))}).check_vocabulary(7)
+    with pytest.raises(InputError, match="prompt 1: clean token -1 at position 0"):
+        replace(PROMPTS, clean=PROMPTS.clean - 1).check_vocabulary(10)
+
+
+def test_another_device_takes_both_runs_tokens_and_nothing_else():
+    moved = PROMPTS.to("meta")
+    assert moved.clean.is_meta and moved.corrupt.is_meta and not PROMPTS.clean.is_meta
+    for name in set(vars(PROMPTS)) - {"clean", "corrupt"}:
+        assert getattr(moved, name) == getattr(PROMPTS, name)
+
+
+def test_rows_are_taken_in_the_order_asked_for_and_may_come_twice():
+    taken = PROMPTS.take([1, 0, 1])
+    assert taken.clean.tolist() == [[4, 5, 6], [0, 1, 2], [4, 5, 6]]
+    assert taken.corrupt.tolist() == [[4, 5, 6], [0, 1, 9], [4, 5, 6]]
+    assert taken.answers == ((2, 3), (1,), (2, 3)) and taken.wrong == ((6,), (4, 5), (6,))
+    assert taken.marks == {"io": (1, 0, 1)} and taken.features == {"order": (8, 3, 8)}
+    assert taken.notes == PROMPTS.notes and taken.answer_position == 2
