@@ -1,0 +1,147 @@
+"""A run that was stopped, whenever it was, goes on in its folder and ends with the same bytes."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_settings import settings
+
+from acdc.errors import InputError
+from discovery import propose as module
+from discovery.pipeline import discover
+from discovery.records import read_run
+
+ROOT = Path(__file__).parents[1]
+SAME = ("circuit.json", "edges.jsonl", "heads.json")
+ASKED = ("tracking=disabled", "task.n=8", "method.threshold=0.02")
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    discover(settings(*ASKED), folder / "run", [], lambda text: None)
+    return folder / "run"
+
+
+@pytest.fixture(autouse=True)
+def at_every_chance(monkeypatch):
+    """Checkpoints are as many as can be."""
+    monkeypatch.setattr(module, "EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(module, "OVERHEAD", 1e9)
+
+
+def stopped_after(monkeypatch, steps):
+    """The next attempt ends in the middle of that step: its lines are written, no more."""
+    write, done = module._Work.write, []
+
+    def until(self, step):
+        write(self, step)
+        done.append(step)
+        if len(done) == steps:
+            raise Stop
+
+    monkeypatch.setattr(module._Work, "write", until)
+    return lambda: monkeypatch.setattr(module._Work, "write", write)
+
+
+def equal(one, two):
+    for name in SAME:
+        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("steps", [1, 9, 26, 51, 97])
+def test_stopped_in_the_search(whole, tmp_path, monkeypatch, steps):
+    run = tmp_path / "run"
+    mend = stopped_after(monkeypatch, steps)
+    with pytest.raises(Stop):
+        discover(settings(*ASKED), run, [], lambda text: None)
+    assert read_run(run).state == "failed" and not (run / "result.json").exists()
+    assert (run / "checkpoint.safetensors").exists()
+    mend()
+    with open(run / "edges.jsonl", "ab") as file:  # what a killed process had begun to write
+        file.write(b'{"order": 7, "ed')
+    result = discover(settings(*ASKED), run, [], lambda text: None)
+    equal(whole, run)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    wanted = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    for row in (*rows, *wanted):
+        del row["seconds"]
+    assert rows == wanted and not (run / "checkpoint.safetensors").exists()
+    first = json.loads((whole / "result.json").read_text())
+    for name in ("n_tests", "n_gates", "n_gates_kept", "n_ties", "n_passes", "metric_circuit"):
+        assert result[name] == first[name]
+
+
+def test_stopped_again_and_again(whole, tmp_path, monkeypatch):
+    run, moments = tmp_path / "run", random.Random(0)
+    for _ in range(10):
+        mend = stopped_after(monkeypatch, moments.randint(5, 15))
+        with pytest.raises(Stop):
+            discover(settings(*ASKED), run, [], lambda text: None)
+        mend()
+        if (run / "circuit.json").exists():
+            break
+    discover(settings(*ASKED), run, [], lambda text: None)
+    equal(whole, run)
+
+
+@pytest.mark.parametrize("method", ["acdc", "eap_ig"])
+def test_stopped_after_the_search_it_is_finished_from_its_circuit(tmp_path, monkeypatch, method):
+    asked = settings(*ASKED[:2], f"method={method}")
+    run, plain = tmp_path / "run", tmp_path / "plain"
+
+    def broken(*args, **kwargs):
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr("discovery.pipeline.evaluate", broken)
+        with pytest.raises(Stop):
+            discover(asked, run, [], lambda text: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(asked.method), "find", broken)  # it is not asked again
+        result = discover(asked, run, [], lambda text: None)
+    wanted = discover(asked, plain, [], lambda text: None)
+    equal(plain, run)
+    for name in ("n_edges", "metric_circuit", "faithfulness", "scores"):
+        assert result[name] == wanted[name]
+    assert result["seconds"]["search"] > 0
+
+
+def test_only_the_same_question_goes_on(whole, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    mend = stopped_after(monkeypatch, 9)
+    with pytest.raises(Stop):
+        discover(settings(*ASKED), run, [], lambda text: None)
+    mend()
+    before = {p.name: p.read_bytes() for p in run.iterdir() if p.is_file()}
+    with pytest.raises(InputError, match="already holds a run"):
+        discover(settings(*ASKED, "seed=3"), run, [], lambda text: None)
+    assert {p.name: p.read_bytes() for p in run.iterdir() if p.is_file()} == before
+    with pytest.raises(InputError, match="already holds a run"):  # done is done
+        discover(settings(*ASKED), whole, [], lambda text: None)
+
+
+def test_kill_9_from_outside(whole, tmp_path):
+    run = tmp_path / "run"
+    words = [
+        sys.executable, str(ROOT / "scripts" / "discover.py"), *ASKED, f"hydra.run.dir={run}"
+    ]  # fmt: skip
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (run / "edges.jsonl").exists() and process.poll() is None:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert read_run(run).state == "killed"
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    equal(whole, run)
