@@ -90,7 +90,7 @@ class Shape:
 class Plan:
     """How some work is to be done."""
 
-    part: int  # prompts at a time
+    part: int  # most prompts at a time
     hold: bool  # whether the runs of all parts stay in memory
     batch_bytes: int  # of trial cuts
     peak: int  # bytes that the process is expected to reach
@@ -101,7 +101,7 @@ class Plan:
         kept = "runs held" if self.hold else "runs made again for every part"
         return (
             f"memory: about {self.peak / GIB:.2f} GiB of {self.limit / GIB:.1f},"
-            f" {self.part} prompts at a time, {kept}"
+            f" at most {self.part} prompts at a time, {kept}"
         )
 
 
@@ -118,18 +118,18 @@ def plan(shape: Shape, work: Work, limit_gib: float | None = None) -> Plan:
     least = now + _least(shape, work, part)
     if least > limit:
         raise InputError(_refusal(shape, work, now, limit, least))
-    working = _working(shape, work, part)
-    hold = work == "search" or now + shape.held() + working <= limit
     room = limit - now - shape.held() - shape.pass_(part)
     batch = min(BATCH_BYTES, max(LEAST_BATCH, room // 2)) if work == "search" else BATCH_BYTES
+    working = _working(shape, work, part, batch)
+    hold = work == "search" or now + shape.held() + working <= limit
     held = shape.held() if hold else part * shape.held() // shape.n
     peak = now + held + max(working, shape.pass_(part))
-    return Plan(part, hold, batch, peak, limit)
+    return Plan(PART if part == shape.n else part, hold, batch, peak, limit)
 
 
-def _working(shape: Shape, work: Work, part: int) -> int:
+def _working(shape: Shape, work: Work, part: int, batch_bytes: int) -> int:
     if work == "search":
-        return shape.pass_(part) + min(BATCH_BYTES, _usual_batch(shape))
+        return shape.pass_(part) + min(batch_bytes, _usual_batch(shape))
     return shape.gradients(part) if work == "gradients" else shape.pass_(part)
 
 
@@ -140,9 +140,8 @@ def _usual_batch(shape: Shape) -> int:
 
 def _least(shape: Shape, work: Work, part: int) -> int:
     """Bytes on top of what the process has, without which the work cannot be done."""
-    if work == "search":
-        return shape.held() + shape.pass_(part) + LEAST_BATCH
-    return part * shape.held() // shape.n + _working(shape, work, part)
+    held = shape.held() if work == "search" else part * shape.held() // shape.n
+    return held + _working(shape, work, part, LEAST_BATCH)
 
 
 def _refusal(shape: Shape, work: Work, now: int, limit: int, least: int) -> str:

@@ -160,7 +160,9 @@ def test_an_error_without_words_is_named_by_its_kind(monkeypatch):
         raise ValueError
 
     monkeypatch.setattr("acdc.bridge.build_bridge_from_module", fail)
-    with pytest.raises(InputError, match="GPT2LMHeadModel is not supported.*: ValueError$"):
+    with pytest.raises(
+        InputError, match="GPT2LMHeadModel is not supported.*: ValueError at 'raise ValueError'$"
+    ):
         families.load("gpt2")
 
 

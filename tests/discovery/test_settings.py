@@ -78,3 +78,51 @@ def test_all_errors_are_told_at_once():
 def test_missing_pairs_file():
     with pytest.raises(InputError, match="task.path='nowhere.jsonl'"):
         settings("task=pairs", "task.path=nowhere.jsonl")
+
+
+OLD = {  # as runs of 2026-11 and before recorded it
+    "model": {"kind": "induction", "dtype": "float32"},
+    "task": {"name": "ioi", "n": 8, "corruption": "abc", "prepend_bos": False},
+    "graph": {"kv": "per_query_head"},
+    "method": {
+        "name": "acdc", "threshold": 0.1, "n_edges": None, "metric": "logit_diff",
+        "ablation": "mean", "reader_order": "layer", "sender_heads": "descending", "gates": True,
+        "chunk": None, "guide": None, "guide_steps": 5, "weakest_first": False, "shortlist": None,
+    },
+    "evaluation": {"kind": "basic"},
+    "tracking": {"mode": "disabled", "project": "circuit-discovery"},
+    "seed": 0, "device": "cpu", "threads": None,
+}  # fmt: skip
+
+
+def test_configurations_of_earlier_runs_are_read():
+    found = read_settings(OLD)
+    words = ["task=ioi", "task.n=8", "method.threshold=0.1", "metric=logit_diff", "ablation=mean"]
+    assert found == settings(*words, "tracking=disabled")
+    assert OLD["method"]["metric"] == "logit_diff"  # nobody's file is changed
+
+
+def test_earlier_runs_are_shown_with_their_metric():
+    from discovery.dashboard.contents import summary
+
+    old = {"metric_corrupt": 3.0, "n_edges": 4, "metric": "logit_diff", "ablation": "mean"}
+    line = summary({"config": OLD}, old, {})
+    assert (line["metric"], line["ablation"], line["metric_empty"]) == ("logit_diff", "mean", 3.0)
+    running = summary({"config": OLD}, {}, {})
+    assert (running["metric"], running["ablation"]) == ("logit_diff", "mean")
+    now = settings("metric=js").model_dump(mode="json")
+    assert summary({"config": now}, {"metric_empty": 2.0}, {})["metric_empty"] == 2.0
+    assert summary({"config": now}, {}, {})["metric"] == "js"
+
+
+def test_torch_is_not_needed_to_check_settings():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from discovery.settings import read_settings, Settings;"
+        " from discovery import registry; registry.check('metric', 'kl');"
+        " registry.load('method', 'acdc'); registry.load('task', 'ioi');"
+        " assert 'torch' not in sys.modules, 'torch'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=CONF.parent)
