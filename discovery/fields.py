@@ -66,6 +66,9 @@ def _sentence(error: Any, path: list[str]) -> str:
         return f"{field}: missing"
     if error["input"] is None:
         return f"{field} is required: add {field}=..."
-    if error["type"] == "value_error":
-        return f"{field}: {error['ctx']['error']}" if field else str(error["ctx"]["error"])
+    said = str(error["ctx"]["error"]) if error["type"] == "value_error" else ""
+    if said.startswith(f"{field}="):
+        return said
+    if said:
+        return f"{field}: {said}" if field else said
     return f"{field}={error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"

@@ -58,7 +58,7 @@ TYPE = matchers.Subscript(matchers.Name("Literal") | matchers.Name("Callable"))
 STRICT = matchers.Arg(keyword=matchers.Name("strict"))  # of zip: a check that never fails
 COPIED = ("acdc", "discovery", "conf", "tests", "pyproject.toml")
 PATIENCE = 5  # times the tests' time without a mutant, before it counts as timed out
-MEMORY = 8 * 2**30  # bytes that a mutant may take
+MEMORY = 4 * 2**30  # bytes that a mutant may take
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def test_main_job_with_offline_tracking(tmp_path):
 @pytest.mark.parametrize(
     "overrides, words",
     [
-        (["task=nonesuch"], ["task/nonesuch", "greater_than", "pairs"]),
+        (["task=nonesuch"], ["task.name='nonesuch'", "greater_than", "pairs"]),
         (["method.thresold=1"], ["method.thresold"]),
         (["method.threshold=abc"], ["method.threshold", "abc", "number"]),
         (["task=pairs"], ["task.path", "required"]),

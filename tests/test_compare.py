@@ -42,7 +42,7 @@ def test_table_and_curves(tmp_path):
     [
         ("methods=[nonesuch]", ["nonesuch"]),
         ("methods=[]", ["name at least one"]),
-        ("metric=nll2", ["nll2", "'kl'"]),
+        ("metric=nll2", ["metric.name='nll2'", "kl"]),
         ("rule=best", ["rule", "best", "top_n"]),
     ],
 )

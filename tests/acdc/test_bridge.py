@@ -83,12 +83,13 @@ def test_unknown_architecture(tmp_path):
             hf.MistralConfig(num_key_value_heads=2, sliding_window=4, **families.SIZES),
             "sliding-window",
         ),
+        (hf.MistralConfig(num_key_value_heads=2, sliding_window=32, **families.SIZES), None),
         (hf.OlmoConfig(**families.SIZES), "a norm without weight"),
         (hf.Olmo2Config(num_key_value_heads=2, **families.SIZES), ""),
         (hf.GraniteConfig(num_key_value_heads=2, residual_multiplier=0.5, **families.SIZES), ""),
         (hf.PhiConfig(**{**families.SIZES, "partial_rotary_factor": 0.5}), None),
     ],
-    ids=["gemma2", "mistral-window", "olmo", "olmo2", "granite", "phi"],
+    ids=["gemma2", "mistral-window", "mistral-whole", "olmo", "olmo2", "granite", "phi"],
 )
 def test_other_architectures_work_or_are_refused_by_name(config, reason):
     module = hf.AutoModelForCausalLM.from_config(config, attn_implementation="eager")

@@ -50,7 +50,7 @@ def test_yaml_and_schema_name_the_same_fields():
         ("method.threshold=abc", "method.threshold='abc'.*number"),
         ("method.threshold=nan", "method.threshold=nan.*finite"),
         ("method.threshold=-0.1", "method.threshold=-0.1.*greater"),
-        ("metric.name=kll", "metric.name: metric.name='kll'.*kl, kl_reverse"),
+        ("metric.name=kll", "^metric.name='kll'.*kl, kl_reverse"),
         ("ablation.name=nose", "ablation.name='nose'.*resample"),
         ("method.chunk=0", "method.chunk=0.*greater"),
         ("+method.thresold=1", "method.thresold: there is no such field"),

@@ -39,7 +39,7 @@ function ladderChart(ladder) {
 function cellChart(cells) {
   const rows = cells.filter((c) => c.share).map((c) => ({
     name: `${c.granularity}, ${c.ablation}, at ${c.positions}`, mark: Math.max(DIRECTIONS.indexOf(c.direction), 0), ...c.share }));
-  return rows.length ? intervals("Faithfulness with intervals", rows, "share (ratio of means): 0 = every edge cut in the row's way, 1 = the model", [0, 1])
+  return rows.length ? intervals("Faithfulness with intervals", rows, "share of the means: 0 = no edge kept, 1 = the model", [0, 1])
     : el("p", { class: "quiet" }, "No cell is defined.");
 }
 
