@@ -32,7 +32,7 @@ function verdictList(verdicts, [answer, title, look, sign]) {
 
 function ladderChart(ladder) {
   const rows = ladder.filter((r) => r.recovered).map((r) => ({ name: `${r.cut_edges}; ${r.input}`, ...r.recovered }));
-  return rows.length ? intervals("Share of the model under each way of resampling", rows, `share: 0 = ${ladder.find((r) => r.zero)?.zero ?? "?"}, 1 = the model`, [0, 1])
+  return rows.length ? intervals(`Share of the model under each way of resampling; 0 = ${ladder.find((r) => r.zero)?.zero ?? "?"}`, rows, "share: 0 = as in the title, 1 = the model", [0, 1])
     : el("p", { class: "quiet" }, "No rung is defined.");
 }
 
