@@ -23,6 +23,7 @@ Work = Literal["search", "gradients", "runs"]
 GIB = 2**30
 RESERVE = 0.1  # of what is free, left to others
 LEAST_BATCH = 64 << 20  # bytes of trial cuts below which a search is not worth beginning
+LIVE = 8  # tensors of a whole stream that a variant holds, where few readers are alive
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -60,16 +61,20 @@ class Shape:
         both = self.run(lean=False) + (self.run(lean=True) if self.has_corrupt else 0)
         return self.n * (both + self.model.W_U.shape[1] * self.number)
 
+    @property
+    def writers(self) -> int:
+        """Writers of the graph."""
+        return len(self.model.graph().writers)
+
     def gradients(self, part: int) -> int:
         """Bytes of attribution on a part: dense outputs, one layer's gradients, a path's points."""
         model, layers = self.model, len(self.model.blocks)
-        writers = 1 + layers * (model.n_heads + 1)
         readers = model.n_heads + 2 * model.n_kv_heads
         rows = max(part, POINT_ROWS)
         hidden = max((b.mlp.W_in.shape[1] for b in model.blocks if b.mlp), default=0)
         wide = 6 * hidden * self.n_pos + 5 * model.W_U.shape[1]
         return (
-            2 * part * writers * self.token
+            2 * part * self.writers * self.token
             + rows * (3 * readers + 2 * layers + 1) * self.token
             + rows * wide * self.number
         )
@@ -129,13 +134,17 @@ def plan(shape: Shape, work: Work, limit_gib: float | None = None) -> Plan:
 
 def _working(shape: Shape, work: Work, part: int, batch_bytes: int) -> int:
     if work == "search":
-        return shape.pass_(part) + min(batch_bytes, _usual_batch(shape))
+        return shape.pass_(part) + min(batch_bytes // 2, _usual_batch(shape))
     return shape.gradients(part) if work == "gradients" else shape.pass_(part)
 
 
 def _usual_batch(shape: Shape) -> int:
-    """Bytes of trial cuts where most readers are dead, as in a search that finds something."""
-    return 64 * shape.n * shape.token
+    """Bytes of trial cuts in a search that keeps little: all senders of a reader, a few readers.
+
+    What a search takes of its batch depends on what it keeps: from a tenth to two thirds was seen,
+    and half is expected.
+    """
+    return LIVE * shape.writers * shape.n * shape.token
 
 
 def _least(shape: Shape, work: Work, part: int) -> int:
