@@ -47,7 +47,9 @@ def evaluate(
             "circuit": {},
         }
     nothing = np.zeros_like(circuit.mask)
-    none, found = data.circuits(metric, [nothing, circuit.mask])
+    (none,) = data.circuits(metric, [nothing])
+    logits = data.logits(lambda forward: forward.run(circuit.mask))
+    found = data.values(metric, lambda forward: logits[forward.rows.start : forward.rows.stop])
     empty, value = float(none.mean()), float(found.mean())
     why = why_undefined(whole.tolist(), none.tolist(), torch.finfo(data.model.dtype).eps)
     drift = 0.0 if searched is None else abs(value - searched)
@@ -64,7 +66,7 @@ def evaluate(
         "faithfulness": (value - empty) / (model - empty) if why is None else None,
         "faithfulness_undefined": why,
         "model": task_scores(prompts, clean),
-        "circuit": task_scores(prompts, data.logits(lambda forward: forward.run(circuit.mask))),
+        "circuit": task_scores(prompts, logits),
     }
 
 
