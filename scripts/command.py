@@ -179,9 +179,11 @@ class MakeFolder(Callback):
     """Makes the run's or sweep's folder before Hydra does; exit code 2 if that is impossible."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        HydraConfig.instance().set_config(config)  # the folder's name asks for it
         _make("hydra.run.dir", config.hydra.run.dir)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        HydraConfig.instance().set_config(config)  # the folder's name asks for it
         _make("hydra.sweep.dir", config.hydra.sweep.dir)
 
 
