@@ -128,6 +128,20 @@ class Bound:
             )
         return values
 
+    @cached_property
+    def clean_values(self) -> Float[Tensor, " batch"]:
+        """The model's own, per prompt."""
+        with torch.inference_mode(False), torch.no_grad():
+            return self.of_logits(self.clean_logits)
+
+    def error(self, logits: Float[Tensor, "*n batch vocab"]) -> Float[Tensor, "*n batch"]:
+        """How far from the model, per prompt: two-sided, in the metric's unit, 0 at the model.
+
+        A divergence is its own error; of any other metric it is |value - the model's|.
+        """
+        values = self.of_logits(logits)
+        return values if self.metric.flat_at_clean else (values - self.clean_values).abs()
+
 
 # ---- divergences from the clean model ------------------------------------------------------------
 

@@ -62,6 +62,14 @@ def test_js_is_at_most_ln_2():
     assert found.tolist() == pytest.approx([math.log(2)] * 2, abs=1e-6)
 
 
+@pytest.mark.parametrize("name", list(METRICS))
+def test_error_is_two_sided_and_zero_at_the_model(name):
+    bound = METRICS[name].bind(two_prompts(), CLEAN)
+    value, own, error = bound.of_logits(LOGITS), bound.of_logits(CLEAN), bound.error(LOGITS)
+    assert torch.allclose(error, (value - own).abs()) and error.sum() > 0
+    assert bound.error(CLEAN).abs().max() < 1e-12
+
+
 def test_signs():
     better = {"kl": True, "nll": True, "logit_diff": False, "prob_diff": False}
     better |= {"kl_reverse": True, "js": True}
