@@ -22,7 +22,7 @@ from torch import Tensor
 
 from acdc.data import Data
 from acdc.forward import PatchedForward, stream_of
-from acdc.metrics import Bound, Metric
+from acdc.metrics import Bound, Metric, Readouts
 from acdc.model import Model
 
 VOCAB_BLOCK = 4096  # columns of the unembedding at a time: keeps the logits of a batch in cache
@@ -66,32 +66,56 @@ class Trial:
 
 
 class Readout:
-    """A metric from the input of the final norm, paying for the vocabulary only where needed."""
+    """A metric from the inputs of the final norm, paying for the vocabulary only where needed.
 
-    def __init__(self, model: Model, metric: Bound) -> None:
-        self.model, self.metric, self.form = model, metric, metric.readouts
-        self.weights = self.offset = None
-        if self.form is not None and self.form.direction is not None:
-            self.weights = self.form.direction @ model.W_U.T
-            if model.b_U is not None:
-                self.offset = self.form.direction @ model.b_U
+    The parts are read out together: the unembedding is the largest matrix of most models, and is
+    gone through once for all prompts.
+    """
 
-    def __call__(self, x: Float[Tensor, "n batch d_model"]) -> Float[Tensor, " n"]:
-        """Metric of n variants, summed over prompts, in float64."""
-        if self.form is None:
-            return self.metric.of_logits(self.model.unembed(x)).double().sum(-1)
-        y = self.model.ln_final(x)
-        linear = y.new_zeros(y.shape[:-1])
-        if self.weights is not None:
-            linear = (y * self.weights).sum(-1)
-            linear = linear if self.offset is None else linear + self.offset
-        total, few = linear, y[..., :0]
-        if self.form.needs_vocabulary:
-            total, few = self._vocabulary(y, self.form.tokens)
-        return self.form.combine(linear, total, few).double().sum(-1)
+    def __init__(self, model: Model, parts: Sequence[Bound]) -> None:
+        self.model, self.parts = model, parts
+        self.sizes = [len(bound.prompts) for bound in parts]
+        self.weights = [self._weights(bound.readouts) for bound in parts]
 
-    def _vocabulary(self, y: Tensor, tokens: Tensor | None) -> tuple[Tensor, Tensor]:
-        """logsumexp over the vocabulary and the named tokens' logits."""
+    def _weights(self, form: Readouts | None) -> tuple[Tensor, Tensor] | None:
+        """The linear read-out of the normed input: direction and constant, a prompt each."""
+        if form is None or form.direction is None:
+            return None
+        constant = form.direction.new_zeros(len(form.direction))
+        if self.model.b_U is not None:
+            constant = form.direction @ self.model.b_U
+        return form.direction @ self.model.W_U.T, constant
+
+    def __call__(self, inputs: Sequence[Float[Tensor, "n _ d_model"]]) -> Float[Tensor, " n"]:
+        """Metric of n variants from a part's inputs each, summed over all prompts, in float64."""
+        sums = self._plain(inputs) if self.parts[0].readouts is None else self._fast(inputs)
+        return torch.stack(sums).sum(0)
+
+    def _plain(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        logits = (self.model.unembed(x) for x in inputs)
+        return [
+            bound.of_logits(own).double().sum(-1)
+            for bound, own in zip(self.parts, logits, strict=True)
+        ]
+
+    def _fast(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        ys = [self.model.ln_final(x) for x in inputs]
+        totals = [y.new_zeros(y.shape[:-1]) for y in ys]
+        forms = [form for bound in self.parts if (form := bound.readouts) is not None]
+        if forms[0].needs_vocabulary:
+            together = ys[0] if len(ys) == 1 else torch.cat(ys, 1)
+            totals = list(self._logsumexp(together).split(self.sizes, 1))
+        sums = []
+        for form, weights, y, total in zip(forms, self.weights, ys, totals, strict=True):
+            linear = y.new_zeros(y.shape[:-1])
+            if weights is not None:
+                linear = (y * weights[0]).sum(-1) + weights[1]
+            few = y[..., :0] if form.tokens is None else self._named(y, form.tokens)
+            sums.append(form.combine(linear, total, few).double().sum(-1))
+        return sums
+
+    def _logsumexp(self, y: Tensor) -> Tensor:
+        """Over the vocabulary, a block of it at a time."""
         model = self.model
         maxima, sums = [], []
         for start in range(0, model.W_U.shape[1], VOCAB_BLOCK):
@@ -103,19 +127,19 @@ class Readout:
             sums.append(z.sub_(maxima[-1][..., None]).exp_().sum(-1))
         peak, mass = torch.stack(maxima, -1), torch.stack(sums, -1)
         top = peak.amax(-1)
-        total = top + (mass * (peak - top[..., None]).exp()).sum(-1).log()
-        if tokens is None:
-            return total, y[..., :0]
-        few = torch.einsum("nbd,dbc->nbc", y, model.W_U[:, tokens])
-        return total, few if model.b_U is None else few + model.b_U[tokens]
+        return top + (mass * (peak - top[..., None]).exp()).sum(-1).log()
+
+    def _named(self, y: Tensor, tokens: Tensor) -> Tensor:
+        """Logits of a few tokens of each prompt."""
+        few = torch.einsum("nbd,dbc->nbc", y, self.model.W_U[:, tokens])
+        return few if self.model.b_U is None else few + self.model.b_U[tokens]
 
 
 class State:
     """What the part of the graph above the current reader needs, for one circuit and one part."""
 
-    def __init__(self, forward: PatchedForward, metric: Bound) -> None:
+    def __init__(self, forward: PatchedForward) -> None:
         self.forward, self.model, self.graph = forward, forward.model, forward.graph
-        self.readout = Readout(self.model, metric)
         self.mask = self.graph.legal.copy()  # all edges of readers not yet visited are kept
         self.span: dict[int, int] = {}  # reader -> how many last positions of it matter
         self.x: dict[int, Tensor] = {}
@@ -127,9 +151,10 @@ class State:
         self.live: dict[int, list[int]] = {layer: [] for layer in range(self.graph.n_layers)}
         self.enter(self.graph.n_layers, "logits")
 
-    def value(self) -> float:
-        """Metric of the circuit so far, summed over the part's prompts."""
-        return float(self.readout(self.x[self._logits][None, :, 0])[0])
+    @property
+    def final(self) -> Float[Tensor, "1 batch d_model"]:
+        """What the final norm sees in the circuit so far, as of one variant."""
+        return self.x[self._logits][None, :, 0]
 
     @property
     def _logits(self) -> int:
@@ -317,11 +342,6 @@ class State:
             total = total + trial.delta[writer][variants, :, -span:]
         return total
 
-    def values(self, trial: Trial, variants: slice) -> list[float]:
-        """Metric of some variants, summed over the part's prompts."""
-        assert trial.final is not None
-        return self.readout(trial.final[variants]).tolist()
-
     # ---- accepting -------------------------------------------------------------------------------
 
     def commit(self, trial: Trial, variant: int) -> None:
@@ -371,8 +391,10 @@ class States:
 
     def __init__(self, data: Data, metric: Metric) -> None:
         self.graph, self.metric, self.n = data.graph, metric, len(data)
-        self.parts = [State(f, f.bound(metric)) for f in data]
-        self.value = sum(part.value() for part in self.parts) / self.n  # of the circuit so far
+        self.parts = [State(forward) for forward in data]
+        self.readout = Readout(data.model, [forward.bound(metric) for forward in data])
+        # of the circuit so far
+        self.value = self.readout([part.final for part in self.parts]).item() / self.n
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -399,12 +421,11 @@ class States:
 
     def values(self, trials: Sequence[Trial]) -> Iterator[float]:
         """Metric of each variant in turn, computed a few at a time, so stopping early saves."""
-        together = list(zip(self.parts, trials, strict=True))
+        finals = [trial.final for trial in trials if trial.final is not None]
         step = max(1, READOUT_ROWS // self.n)
         for start in range(0, len(trials[0].cuts), step):
-            some = slice(start, start + step)
-            for sums in zip(*(s.values(t, some) for s, t in together), strict=True):
-                yield sum(sums) / self.n
+            some = self.readout([final[start : start + step] for final in finals])
+            yield from (value / self.n for value in some.tolist())
 
     def commit(self, trials: Sequence[Trial], variant: int, value: float) -> None:
         """See State.commit; `value` is what `values` said of the variant."""

@@ -82,7 +82,7 @@ class Case:
 CASES = {
     "embedded-acdc": Case(embedded, 32, 24, "search"),
     "llama-eap_ig": Case(llama, 64, 30, "gradients"),
-    "llama-acdc": Case(llama, 64, 30, "search", 0.5),
+    "llama-acdc": Case(llama, 64, 30, "search"),
     "smollm2-eap_ig": Case(smollm2, 32, 15, "gradients"),
     "smollm2-acdc": Case(smollm2, 32, 15, "search"),
     "gpt2-eap_ig": Case(gpt2, 1000, 15, "gradients", most_gib=6),

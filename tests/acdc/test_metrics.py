@@ -87,7 +87,7 @@ def test_readout_by_blocks_of_the_vocabulary_is_the_metric(family, name, monkeyp
     metric = families.run(model, model.graph(), prompts).bound(METRICS[name])
     x = 3 * torch.randn(5, len(prompts), model.d_model, dtype=torch.float64)
     plain = metric.of_logits(model.unembed(x)).sum(-1)
-    torch.testing.assert_close(Readout(model, metric)(x), plain, atol=1e-11, rtol=0)
+    torch.testing.assert_close(Readout(model, [metric])([x]), plain, atol=1e-11, rtol=0)
 
 
 def test_refusals():
