@@ -1,6 +1,7 @@
 """What an edge that is cut carries: functions of runs.
 
     resample  the writer's output on the corrupt prompt (Conmy et al. 2023; interchange, patching)
+    other     the same, the corrupt prompt being another of the task (Prompts.with_others)
     mean      its mean at each position, over the corrupt prompts or a reference set (Wang et al.)
     zero      nothing
 
@@ -93,6 +94,7 @@ class Mean(Ablation):
 
 
 RESAMPLE = Resample("resample")
+OTHER = Resample("other")  # of prompts whose corrupt sides are others of them
 ABLATIONS: dict[str, Ablation] = {
     "resample": RESAMPLE,
     "zero": Zero("zero", needs_corrupt=False),

@@ -186,7 +186,7 @@ class Data:
         return np.concatenate(parts, axis=1)
 
     def errors(self, metric: Metric, masks: Sequence[Mask]) -> Floats:
-        """[masks, prompts]: how far each circuit is from the model; see acdc.metrics.Bound.error."""
+        """[masks, prompts]: how far each circuit is from the model; see Bound.error."""
         parts = self.each(lambda f: [floats(f.bound(metric).error(f.run(mask))) for mask in masks])
         return np.concatenate(parts, axis=1)
 

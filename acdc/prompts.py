@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from itertools import islice
+from typing import Literal, TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -16,6 +18,7 @@ from torch import Tensor
 from acdc.errors import InputError
 
 T = TypeVar("T")
+Align = Literal["length", "marks"]
 
 
 @dataclass(frozen=True)
@@ -114,3 +117,34 @@ class Prompts:
             marks={name: of(values) for name, values in self.marks.items()},
             features={name: of(values) for name, values in self.features.items()},
         )  # fmt: skip
+
+    def with_others(self, seed: int, draws: int = 1, align: Align = "length") -> Prompts:
+        """Each prompt `draws` times, its corrupt side being another prompt's clean side.
+
+        What causal scrubbing resamples from (Chan et al. 2022) asked of a search. Partners come
+        from a random order of the prompts, the next ones of each: none is its own, or equal in
+        tokens, and every prompt is partner as often as the next. With align="marks" only prompts
+        with the same marked positions are partners. InputError where a prompt has too few.
+        """
+        places = list(zip(*self.marks.values(), strict=True)) if align == "marks" else []
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for row in np.random.default_rng(seed).permutation(len(self)).tolist():
+            groups.setdefault(places[row] if places else (), []).append(row)
+        partners = np.zeros((draws, len(self)), np.int64)
+        for group in groups.values():
+            for i, row in enumerate(group):
+                partners[:, row] = self._partners(row, [*group[i + 1 :], *group[:i]], draws, align)
+        rows = list(range(len(self))) * draws
+        return replace(self.take(rows), corrupt=self.clean[partners.ravel().tolist()])
+
+    def _partners(self, row: int, others: list[int], draws: int, align: Align) -> list[int]:
+        """The first of `others` whose tokens differ from this row's."""
+        own = self.clean[row]
+        found = list(islice((o for o in others if not torch.equal(self.clean[o], own)), draws))
+        if len(found) < draws:
+            where = " with the same marked positions" if align == "marks" else ""
+            raise InputError(
+                f"ablation=other: prompt {row + 1} of {len(self)} has {len(found)} other prompts"
+                f"{where}, and draws={draws} are wanted; take more prompts, or ablation=resample"
+            )
+        return found

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 
+from acdc.ablation import Resample
 from acdc.bridge import LoadedModel
 from acdc.data import Data
 from acdc.metrics import Metric
@@ -38,7 +39,7 @@ def _equal_prompts(prompts: Prompts) -> str:
 
 def _small_effect(data: Data, metric: Metric, threshold: float) -> str:
     """A corruption that does less in all than one edge would have to."""
-    if data.ablation.name != "resample" or not data.prompts.has_corrupt:
+    if not isinstance(data.ablation, Resample) or not data.prompts.has_corrupt:
         return ""
     clean = data.values(metric, lambda forward: forward.clean.logits).mean()
     corrupt = data.values(metric, lambda forward: forward.corrupt.logits).mean()

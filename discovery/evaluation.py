@@ -1,83 +1,169 @@
-"""How good a circuit is.
+"""How good a circuit is, two-sided: on the prompts of the search, and on others.
 
 Every figure comes from a fresh, dense run of the circuit, no state of a search carried over; the
 search's own value is compared with it, and a difference beyond rounding is a defect, not a result.
+A mean can be right by errors that cancel, so beside faithfulness, a ratio of means, stand the
+shares of KL and of the error of single prompts that the circuit takes away, and accuracy.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from acdc.data import Data
-from acdc.graph import Circuit
-from acdc.metrics import LOGIT_DIFF, Metric, correct, top1
+from acdc.data import Data, floats
+from acdc.forward import PatchedForward
+from acdc.metrics import KL, LOGIT_DIFF, Metric, correct, differ, top1
 from acdc.prompts import Prompts
 from discovery.shares import why_undefined
 
 # how far a search in this dtype may be from the fresh run, as a share of the metric's scale; in
 # float32 sums over streams with activations in the thousands have parted by 1.1e-4
 DRIFT = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 5e-2}
+NO_CORRUPT = "the task has no corrupt prompts"
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A circuit on some prompts. Means over them, in the metric's unit and sign.
+
+    Shares are of what the empty circuit (every edge cut) is away from the model: 1 = the model, 0 =
+    no better than the empty circuit, below 0 = worse; None where they divide by nothing.
+    """
+
+    n: int  # prompts
+    model: float
+    circuit: float | None = None  # None: without corrupt prompts nothing is cut
+    empty: float | None = None
+    faithfulness: float | None = None  # (circuit - empty) / (model - empty): errors cancel in it
+    undefined: str | None = None  # why faithfulness is None
+    error_share: float | None = None  # 1 - mean error / that of the empty circuit, prompt by prompt
+    kl_share: float | None = None  # the same of KL(model || circuit)
+    correlation: float | None = None  # of the metric over prompts, circuit with model (Pearson)
+    scores: Mapping[str, Mapping[str, float]] | None = None  # of "model", "circuit", "empty"
+
+    @property
+    def share(self) -> float | None:
+        """The lower of the two-sided shares: what the circuit can be said to recover."""
+        shares = [s for s in (self.error_share, self.kl_share) if s is not None]
+        return min(shares, default=None)
+
+
+def measure(data: Data, metric: Metric, mask: NDArray[np.bool_]) -> Measured:
+    """Model, circuit and empty circuit on all prompts, a part at a time."""
+    parts = [_of_part(forward, metric, mask, _can_cut(data)) for forward in data]
+    values = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+    scores = {run: _task_scores(values, run) for run in ("model", "circuit", "empty")}
+    scores = {run: own for run, own in scores.items() if own}
+    model = values["model"]
+    if not _can_cut(data):
+        return Measured(len(data), float(model.mean()), undefined=NO_CORRUPT, scores=scores)
+    circuit, empty = values["circuit"], values["empty"]
+    why = why_undefined(model.tolist(), empty.tolist(), torch.finfo(data.model.dtype).eps)
+    span = float(model.mean() - empty.mean())
+    return Measured(
+        n=len(data),
+        model=float(model.mean()),
+        circuit=float(circuit.mean()),
+        empty=float(empty.mean()),
+        faithfulness=float(circuit.mean() - empty.mean()) / span if why is None else None,
+        undefined=why,
+        error_share=_share(values["circuit error"], values["empty error"]),
+        kl_share=_share(values["circuit kl"], values["empty kl"]),
+        correlation=_correlation(circuit, model),
+        scores=scores,
+    )
+
+
+def _can_cut(data: Data) -> bool:
+    return data.prompts.has_corrupt or not data.ablation.needs_corrupt
+
+
+def _of_part(
+    forward: PatchedForward, metric: Metric, mask: NDArray[np.bool_], cuts: bool
+) -> dict[str, Values]:
+    """[prompts] each: what `measure` makes its means of."""
+    logits = {"model": forward.clean.logits}
+    if cuts:
+        logits |= {"circuit": forward.run(mask), "empty": forward.run(np.zeros_like(mask))}
+    bound, kl, found = forward.bound(metric), forward.bound(KL), dict[str, Values]()
+    for run, own in logits.items():
+        found[run], found[f"{run} error"] = floats(bound.of_logits(own)), floats(bound.error(own))
+        found[f"{run} kl"] = floats(kl.of_logits(own))
+        for name, hits in task_values(forward.prompts, own).items():
+            found[f"{run} {name}"] = hits
+    return found
+
+
+def _share(circuit: Values, empty: Values) -> float | None:
+    most = float(empty.mean())
+    return 1 - float(circuit.mean()) / most if differ(most, 0.0) else None
+
+
+def _correlation(a: Values, b: Values) -> float | None:
+    """Pearson's; None where one of them does not vary, as a divergence of the model from itself."""
+    if len(a) < 3 or not (differ(a.min(), a.max()) and differ(b.min(), b.max())):
+        return None
+    return float(np.corrcoef(a, b)[0, 1])
 
 
 def evaluate(
-    data: Data, metric: Metric, circuit: Circuit, searched: float | None
-) -> dict[str, Any]:
-    """Metric of model, circuit and empty circuit (its own unit and sign), and the task's scores.
+    data: Data, metric: Metric, mask: NDArray[np.bool_], searched: float | None
+) -> Measured:
+    """`measure`, and RuntimeError if `searched` is not what a fresh run of the circuit gives.
 
-    faithfulness = (circuit - empty) / (model - empty): 0 = the corrupted run, 1 = the full model;
-    None where that divides by nothing, and `faithfulness_undefined` says why. Without corrupt
-    prompts an ablation that needs them changes nothing, so empty circuit and circuit are None.
-    RuntimeError if `searched`, the value that a search ended with (None: the method names none), is
-    not what a fresh run gives.
+    `searched` is the value that a search ended with (None: the method names none).
     """
-    prompts, clean = data.prompts, data.logits(lambda forward: forward.clean.logits)
-    whole = data.values(metric, lambda forward: forward.clean.logits)
-    model = float(whole.mean())
-    if data.ablation.needs_corrupt and not prompts.has_corrupt:
-        return {
-            "metric_clean": model,
-            "metric_empty": None,
-            "metric_circuit": None,
-            "faithfulness": None,
-            "faithfulness_undefined": "the task has no corrupt prompts",
-            "model": task_scores(prompts, clean),
-            "circuit": {},
-        }
-    nothing = np.zeros_like(circuit.mask)
-    (none,) = data.circuits(metric, [nothing])
-    logits = data.logits(lambda forward: forward.run(circuit.mask))
-    found = data.values(metric, lambda forward: logits[forward.rows.start : forward.rows.stop])
-    empty, value = float(none.mean()), float(found.mean())
-    why = why_undefined(whole.tolist(), none.tolist(), torch.finfo(data.model.dtype).eps)
-    drift = 0.0 if searched is None else abs(value - searched)
-    scale = max(1.0, abs(model), abs(empty), abs(value))
-    if drift > DRIFT.get(data.model.dtype, 1e-2) * scale:
+    found = measure(data, metric, mask)
+    if searched is None or found.circuit is None or found.empty is None:
+        return found
+    scale = max(1.0, abs(found.model), abs(found.empty), abs(found.circuit))
+    if abs(found.circuit - searched) > DRIFT.get(data.model.dtype, 1e-2) * scale:
         raise RuntimeError(
-            f"the search says {metric.name} {searched}, a fresh run of its circuit {value}: this is"
-            " a defect, please report it"
+            f"the search says {metric.name} {searched}, a fresh run of its circuit"
+            f" {found.circuit}: this is a defect, please report it"
         )
-    return {
-        "metric_clean": model,
-        "metric_empty": empty,
-        "metric_circuit": value,
-        "faithfulness": (value - empty) / (model - empty) if why is None else None,
-        "faithfulness_undefined": why,
-        "model": task_scores(prompts, clean),
-        "circuit": task_scores(prompts, logits),
+    return found
+
+
+def task_values(prompts: Prompts, logits: torch.Tensor) -> dict[str, Values]:
+    """[prompts] each: accuracy and top1 (0 or 1), logit_diff (logits), where answers are named."""
+    if not prompts.has_answers:
+        return {}
+    values = {
+        "accuracy": np.array(correct(prompts, logits), np.float64),
+        "top1": np.array(top1(prompts, logits), np.float64),
     }
+    if prompts.has_wrong:
+        values["logit_diff"] = floats(LOGIT_DIFF.bind(prompts, logits).of_logits(logits))
+    return values
 
 
 def task_scores(prompts: Prompts, logits: torch.Tensor) -> dict[str, float]:
-    """accuracy, top1 (shares) and logit_diff (logits), as far as the task names answers."""
-    if not prompts.has_answers:
-        return {}
-    scores = {
-        name: sum(hits) / len(prompts)
-        for name, hits in (("accuracy", correct(prompts, logits)), ("top1", top1(prompts, logits)))
+    """Means of `task_values`."""
+    return {name: float(v.mean()) for name, v in task_values(prompts, logits).items()}
+
+
+def _task_scores(values: Mapping[str, Values], run: str) -> dict[str, float]:
+    names = ("accuracy", "top1", "logit_diff")
+    return {n: float(values[f"{run} {n}"].mean()) for n in names if f"{run} {n}" in values}
+
+
+def as_fields(found: Measured) -> dict[str, Any]:
+    """For result.json, on the prompts of the search."""
+    return {
+        "metric_clean": found.model,
+        "metric_empty": found.empty,
+        "metric_circuit": found.circuit,
+        "faithfulness": found.faithfulness,
+        "faithfulness_undefined": found.undefined,
+        "error_share": found.error_share,
+        "kl_share": found.kl_share,
+        "scores": {run: dict((found.scores or {}).get(run, {})) for run in ("model", "circuit")},
     }
-    if prompts.has_wrong:
-        scores["logit_diff"] = LOGIT_DIFF.bind(prompts, logits).of_logits(logits).mean().item()
-    return scores

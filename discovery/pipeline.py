@@ -13,7 +13,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,14 @@ from acdc.memory import GIB
 from acdc.metrics import Metric
 from discovery.doubts import doubts
 from discovery.drawing import DrawnEdge, Layout, draw_circuit
-from discovery.evaluation import evaluate
+from discovery.evaluation import Measured, as_fields, evaluate, measure
 from discovery.heads.describe import describe_heads
+from discovery.holds import holds
 from discovery.prepare import Job, Kept, prepare
 from discovery.propose import Proposed, propose
 from discovery.records import RunFolder, termination_as_exit
 from discovery.settings import Settings
+from discovery.tasks.choices import Part
 from discovery.tracking import Outcome, Tracker, check_tracking, start_tracker
 
 FORWARD_REPEATS = 5  # plain passes timed before the search, and again after it
@@ -91,10 +93,11 @@ def _discover(
         proposed = propose(settings.method, data, metric, settings.seed, run, tracker)
     plain += _time_forward(loaded, data)
     with clock("evaluate"), torch.inference_mode():
-        scores = evaluate(data, metric, proposed.circuit, proposed.found.metric)
+        measured = _measured(job, proposed)
     with clock("heads"), torch.inference_mode():
-        run.write("heads.json", describe_heads(proposed.circuit, data[0], loaded, settings.seed))
-    result = _result(settings, run, job, proposed, scores, clock, statistics.median(plain))
+        heads = describe_heads(proposed.circuit, job.own_pairs, loaded, settings.seed)
+        run.write("heads.json", heads)
+    result = _result(settings, run, job, proposed, measured, clock, statistics.median(plain))
     result["warnings"] = warnings
     _write(run, tracker, proposed, metric, result)
     return result
@@ -137,8 +140,8 @@ def _synchronise(loaded: LoadedModel) -> None:
 
 
 def _result(
-    settings: Settings, run: RunFolder, job: Job, proposed: Proposed, scores: Mapping[str, Any],
-    clock: _Clock, forward_seconds: float,
+    settings: Settings, run: RunFolder, job: Job, proposed: Proposed,
+    measured: Mapping[Part, Measured], clock: _Clock, forward_seconds: float,
 ) -> dict[str, Any]:  # fmt: skip
     method, circuit = settings.method, proposed.circuit
     clock.seconds["search"] = round(proposed.seconds, 3)  # earlier attempts included
@@ -154,11 +157,10 @@ def _result(
         "n_edges": circuit.n_edges,
         "n_edges_on_paths": circuit.pruned().n_edges,
         "n_nodes": len(circuit.nodes()),
-        **{
-            k: scores[k] for k in ("metric_clean", "metric_empty", "metric_circuit", "faithfulness")
-        },
-        "faithfulness_undefined": scores["faithfulness_undefined"],
-        "scores": {"model": scores["model"], "circuit": scores["circuit"]},
+        **as_fields(measured["search"]),
+        "splits": {part: asdict(own) for part, own in measured.items()},
+        **_test_fields(measured.get("test")),
+        "holds": holds(measured),
         **proposed.found.counts,
         "seconds": clock.seconds,
         "forward_seconds": forward_seconds,
@@ -170,6 +172,24 @@ def _result(
         "versions": _versions(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {settings.device}",
     }
+
+
+def _measured(job: Job, proposed: Proposed) -> dict[Part, Measured]:
+    """The circuit on the prompts of the search, and on those that were held out."""
+    mask = proposed.found.mask
+    found: dict[Part, Measured] = {}
+    found["search"] = evaluate(job.data, job.metric, mask, proposed.found.metric)
+    for part, data in job.held_out.items():
+        found[part] = measure(data, job.metric, mask)
+    return found
+
+
+def _test_fields(test: Measured | None) -> dict[str, float | None]:
+    """What runs are sorted by: flat, None where nothing was held out."""
+    names = ("faithfulness", "error_share", "kl_share")
+    fields = {f"test_{n}": None if test is None else getattr(test, n) for n in names}
+    scores = {} if test is None or test.scores is None else test.scores.get("circuit", {})
+    return {**fields, "test_accuracy": scores.get("accuracy")}
 
 
 def peak_memory() -> float:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Generic, TypeVar
 
 import torch
 
 from acdc.bridge import LoadedModel
 from acdc.data import Data
+from acdc.errors import InputError
+from acdc.forward import PatchedForward
 from acdc.memory import Plan, Shape, plan
 from acdc.metrics import Metric
 from acdc.prompts import Prompts
 from discovery.build import load_model, make_ablation, task_prompts
 from discovery.evaluation import task_scores
 from discovery.settings import ModelSettings, Settings
+from discovery.splits import SEEDS, split
+from discovery.tasks.choices import Part
 
 SMALL_MODEL = 10_000_000  # parameters
 DEFAULT_THREADS = torch.get_num_threads()
@@ -56,16 +61,20 @@ class Kept:
         return self._model.get((settings.model, settings.device), make)
 
     def data(self, settings: Settings, loaded: LoadedModel, metric: Metric) -> Data:
-        """The configured prompts in parts, cut edges resampled; runs are made when asked for."""
+        """The configured prompts in parts, paired as the ablation asks, cut edges resampled.
+
+        Runs are made when asked for.
+        """
         task, seed, needs = settings.task, settings.seed, metric.needs
+        ablation = settings.ablation
         corrupt_for = settings.corrupt_for  # its name is for messages only
 
         def make() -> Data:
-            prompts = task_prompts(task, loaded, seed, needs, corrupt_for)
+            prompts = ablation.pair(task_prompts(task, loaded, seed, needs, corrupt_for), seed)
             return Data(loaded.model, loaded.model.graph(settings.graph.kv), prompts)
 
         # the model is this one's: Kept.model lets the data go with it
-        asked = (task, task.fingerprint(), seed, needs, corrupt_for is not None)
+        asked = (task, task.fingerprint(), seed, needs, corrupt_for is not None, ablation)
         return self._data.get((asked, settings.graph, settings.threads), make)
 
 
@@ -77,12 +86,42 @@ class Job:
     data: Data  # holds the graph and the prompts
     metric: Metric
     plan: Plan  # how the data is worked on
+    settings: Settings
+
+    @cached_property
+    def held_out(self) -> Mapping[Part, Data]:
+        """Prompts to tune and to test on, as far as the task has them; runs are not held."""
+        splits = split(self.settings, self.loaded, self.data.prompts)
+        found: dict[Part, Data] = {}
+        for part, prompts in (("tune", splits.tune), ("test", splits.test)):
+            if prompts is None:
+                continue
+            try:
+                paired = self.settings.ablation.pair(prompts, self.settings.seed + SEEDS[part])
+            except InputError:  # too few to be each other's partners
+                continue
+            found[part] = Data(
+                self.loaded.model, self.data.graph, paired, self.data.ablation, self.plan.part,
+                hold=False, batch_bytes=self.plan.batch_bytes,
+            )  # fmt: skip
+        return found
+
+    @cached_property
+    def own_pairs(self) -> PatchedForward:
+        """The first part with the task's own corrupt prompts, which tell what heads do."""
+        settings, needs = self.settings, self.metric.needs
+        prompts = task_prompts(settings.task, self.loaded, settings.seed, needs)
+        if torch.equal(prompts.corrupt.cpu(), self.data.prompts.corrupt.cpu()):
+            return self.data[0]
+        return Data(self.loaded.model, self.data.graph, prompts, part=self.plan.part)[0]
 
     @torch.inference_mode()
     def describe(self) -> str:
         """The prompts, and the model's own score, so that nobody searches for what it cannot do."""
         data = self.data
         lines = [describe_prompts(self.loaded, data.prompts)]
+        held = [f"{len(d)} to {part} on" for part, d in self.held_out.items()]
+        lines.append(f"held out: {' and '.join(held) or 'none'}")
         lines.append(f"{self.loaded.model.name} on the task:")
         clean = data.logits(lambda forward: forward.clean.logits)
         lines.append(f"  {'clean':8}{_score_line(task_scores(data.prompts, clean))}")
@@ -106,7 +145,7 @@ def prepare(settings: Settings, kept: Kept | None = None) -> Job:
     how = plan(shape, settings.method.works, settings.memory_gib)
     data = data.arranged(how.part, how.hold, how.batch_bytes)
     ablation = make_ablation(settings.ablation, settings.task, loaded, settings.seed)
-    return Job(loaded, data.under(ablation), metric, how)
+    return Job(loaded, data.under(ablation), metric, how, settings)
 
 
 def load(settings: ModelSettings, kept: Kept | None = None) -> LoadedModel:

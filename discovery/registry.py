@@ -43,6 +43,7 @@ KNOWN: dict[str, dict[str, str]] = {
         "nll": "acdc.metrics:NLL",
     },
     "ablation": {
+        "other": "discovery.ablations.choices:Other",
         "resample": "discovery.ablations.choices:Resample",
         "mean": "discovery.ablations.choices:Mean",
         "zero": "discovery.ablations.choices:Zero",

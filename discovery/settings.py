@@ -16,7 +16,7 @@ from acdc.errors import InputError
 from discovery import registry
 from discovery.ablations.choices import AblationChoice
 from discovery.evaluation_settings import BasicEvaluation, FullEvaluation
-from discovery.fields import Amount, Count, Fields, Named, Share, Token, sentences
+from discovery.fields import Amount, Count, Fields, Least, Named, Share, Token, sentences
 from discovery.methods.method import Method
 from discovery.models.choices import ModelChoice
 from discovery.tasks.choices import Task
@@ -80,6 +80,8 @@ class Settings(ModelSettings):
     ablation: SerializeAsAny[AblationChoice]
     evaluation: Annotated[BasicEvaluation | FullEvaluation, Field(discriminator="kind")]
     tracking: TrackingSettings
+    tune: Least = 64  # prompts held out to choose a size on
+    test: Least = 100  # prompts held out to judge the circuit on
     memory_gib: Amount | None = None  # that the process may take; None: what is free less a reserve
     plan: bool = False  # say what it would take, and stop
 
@@ -181,8 +183,15 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
 
 
 def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration in which metric and ablation were the method's, as it is written now."""
+    """A configuration of an earlier version as it is written now.
+
+    Metric and ablation were the method's, and nothing was held out.
+    """
     now, method = dict(config), dict(config.get("method") or {})
+    if "tune" not in now and "tracking" in now:
+        now |= {"tune": 0, "test": 0}
+        if (now.get("task") or {}).get("name") == "pairs":
+            now["task"] = {"part": None, **now["task"]}
     for field in ("metric", "ablation"):
         if field in method and field not in now:
             now[field] = {"name": method.pop(field)}

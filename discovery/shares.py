@@ -12,6 +12,7 @@ from statistics import fmean, stdev
 SURE = 2.0  # standard errors that a difference of two signs must be away from 0
 
 CARRIED = {  # by ablation: what the cut edges of the empty circuit carry
+    "other": "another prompt's values",
     "resample": "the paired corrupt prompt's values",
     "mean": "means over prompts",
     "zero": "zeros",

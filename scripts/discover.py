@@ -24,26 +24,15 @@ from discovery.evaluation_settings import FullEvaluation
 from discovery.records import record_refusal
 from discovery.settings import Settings, read_settings
 from discovery.shares import yardstick
+from discovery.tables import markdown
 
 
 def table(result: dict[str, Any], folder: Path) -> str:
     """The end of a run in a few lines."""
-    scores = result["scores"]
-    faith = result["faithfulness"]
     rows = [
         ("edges", f"{result['n_edges']} of {result['n_edges_total']:,}"
          f" ({result['n_nodes']} nodes)"),
     ]  # fmt: skip
-    if result["metric_circuit"] is None:
-        rows.append(("faithfulness", "undefined: the task has no corrupt prompts"))
-    else:
-        values = [f"{result[f'metric_{run}']:.4f}" for run in ("circuit", "clean", "empty")]
-        rows.append((result["metric"], "{} (model {}, empty circuit {})".format(*values)))
-        scale = f"{faith or 0:.1%} of {result['metric']} ({yardstick(result['ablation'])})"
-        undefined = f"undefined: {result['faithfulness_undefined']}"
-        rows.append(("faithfulness", undefined if faith is None else scale))
-    for name, value in scores["circuit"].items():
-        rows.append((name, f"{value:.3f} (model {scores['model'][name]:.3f})"))
     if "n_tests" in result:
         text = f"{result['n_tests']:,} in {result['n_passes']:,} batched passes"
         rows.append(("tests", text))
@@ -56,7 +45,36 @@ def table(result: dict[str, Any], folder: Path) -> str:
         ("picture", str(folder / "circuit.png")),
         ("results", str(folder / "result.json")),
     ]  # fmt: skip
-    return "\n".join(f"{name:14}{text}" for name, text in rows)
+    lines = [f"{name:14}{text}" for name, text in rows]
+    shares = markdown([_split_row(result, *item) for item in result["splits"].items()])
+    lines += ["", shares, f"shares: {yardstick(result['ablation'])}", "", result["holds"]]
+    return "\n".join(lines)
+
+
+def _split_row(result: dict[str, Any], part: str, own: dict[str, Any]) -> dict[str, str]:
+    """One line of how good the circuit is: two-sided shares first, means after."""
+    metric, scores = result["metric"], own["scores"] or {}
+    row = {"prompts": f"{part}, {own['n']}", "KL share": _share(own["kl_share"])}
+    if metric != "kl":
+        row[f"error share of {metric}"] = _share(own["error_share"])
+    for name, form in (("accuracy", "{:.1%}"), ("logit_diff", "{:.2f}")):
+        runs = [scores.get(run, {}).get(name) for run in ("circuit", "model")]
+        if None not in runs:
+            row[name] = "{} of {}".format(*(form.format(value) for value in runs))
+    values = [own[run] for run in ("circuit", "model", "empty")]
+    shown = [_number(value) for value in values]
+    row[f"{metric} (model, empty)"] = "{} ({}, {})".format(*shown)
+    undefined = "undefined" if own["undefined"] is None else f"undefined: {own['undefined']}"
+    row["faithfulness"] = undefined if own["faithfulness"] is None else _share(own["faithfulness"])
+    return row
+
+
+def _share(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.1%}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value + 0.0 if abs(value) >= 5e-5 else 0.0:.4f}"
 
 
 def _skipped(result: dict[str, Any]) -> list[tuple[str, str]]:

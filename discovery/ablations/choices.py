@@ -22,6 +22,32 @@ class AblationChoice(Named):
         """The acdc.ablation.Ablation; `references` makes a set of prompts, if it wants one."""
         raise NotImplementedError
 
+    def pair(self, prompts: Any, seed: int) -> Any:
+        """The acdc.prompts.Prompts to work on: the task's own pairs, unless said otherwise."""
+        return prompts
+
+
+class Other(AblationChoice):
+    """What the writer puts out on another prompt of the task, as causal scrubbing resamples.
+
+    Other draws of partners come with another seed; the task's own corrupt prompts are not read.
+    """
+
+    name: str = "other"
+    needs_corrupt: ClassVar[bool] = False
+    draws: Count = 1  # partners of each prompt; time and memory grow with it
+    align: Literal["length", "marks"] = "length"  # marks: partners have them at the same positions
+
+    def make(self, references: References, seed: int) -> Any:
+        """See AblationChoice.make."""
+        from acdc.ablation import OTHER
+
+        return OTHER
+
+    def pair(self, prompts: Any, seed: int) -> Any:
+        """See AblationChoice.pair."""
+        return prompts.with_others(seed, self.draws, self.align)
+
 
 class Resample(AblationChoice):
     """What the writer puts out on the corrupt prompt."""

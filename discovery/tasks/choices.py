@@ -11,6 +11,11 @@ from pydantic import Field
 from acdc.errors import InputError
 from discovery.fields import Count, Named
 
+Part = Literal["search", "tune", "test"]  # of a run's prompts
+
+class NoneLeft(InputError):
+    """A part of a task has no prompts."""
+
 
 class Task(Named):
     """Settings of one task. A subclass says its prompts in `build`."""
@@ -36,6 +41,10 @@ class Task(Named):
     def more(self, n: int) -> Task:
         """The same task with n prompts, or with all that there are."""
         return self.model_copy(update={"n": n})
+
+    def held_out(self, part: Part, n: int) -> Task | None:
+        """The task whose prompts are to be n of a part, if it has them; see discovery/splits.py."""
+        return self.more(n)
 
     def check(self, field: str) -> None:
         """Raise InputError for what is wrong before any model is loaded; `field` is its name."""
@@ -109,8 +118,9 @@ class PairsTask(Task):
     name: str = "pairs"
     draws: ClassVar[bool] = False
     path: Annotated[str, Field(min_length=1)]
-    n: Count | None = None
+    n: Count | None = None  # of the search; None: half of the lines, or all if they are few
     length: Count | None = None
+    part: Part | None = "search"  # None: every line
 
     def build(
         self, loaded: Any, seed: int, needs: Collection[str] = (), corrupt_for: str | None = None
@@ -122,12 +132,16 @@ class PairsTask(Task):
             self.path, tokenizer=loaded.tokenizer, d_vocab=loaded.d_vocab, n=self.n,
             seed=seed, length=self.length, prepend_bos=self.prepend_bos,
             needs_answers="answers" in needs, needs_wrong="wrong" in needs,
-            corrupt_for=corrupt_for,
+            corrupt_for=corrupt_for, part=self.part,
         )  # fmt: skip
 
     def more(self, n: int) -> Task:
         """See Task.more: every line."""
-        return self.model_copy(update={"n": None})
+        return self.model_copy(update={"n": None, "part": None})
+
+    def held_out(self, part: Part, n: int) -> Task | None:
+        """See Task.held_out: lines that the file says are of this part, or are left to it."""
+        return self.model_copy(update={"part": part})
 
     def check(self, field: str) -> None:
         """See Task.check."""

@@ -2,9 +2,11 @@
 
     {"clean": "...", "corrupt": "...", "answers": [" Mary"], "wrong": [" John"]}
     {"clean_ids": [5, 9, 2], "corrupt_ids": [5, 7, 2], "answers": [4], "wrong": [3]}
-    {"clean": "..."}
+    {"clean": "...", "split": "test"}
 
-The last form, for who needs no corrupt prompts; a file has them in all lines or in none.
+The last form, for who needs no corrupt prompts; a file has them in all lines or in none. Equally
+`split`, which says whether a line is to search on, to tune on, or to test on; without it lines are
+divided by seed.
 Every line of the file is checked, also those that are not used, and whatever is wrong is told with
 file, line number and value, all faulty lines at once: a pair that does not line up would be patched
 at the wrong positions without any error. Knows no model and no metric, only what the metric needs
@@ -25,6 +27,7 @@ from transformers import PreTrainedTokenizerBase
 
 from acdc.errors import InputError
 from acdc.prompts import Prompts
+from discovery.tasks.choices import NoneLeft, Part
 from discovery.tasks.jsonl import kind, line_name, read_lines, refuse
 from discovery.tasks.tokens import (
     bos_id,
@@ -35,7 +38,12 @@ from discovery.tasks.tokens import (
     with_bos,
 )
 
-KEYS = ("clean", "corrupt", "clean_ids", "corrupt_ids", "answers", "wrong", "answer_position")
+PARTS: tuple[Part, ...] = ("search", "tune", "test")
+KEYS = (
+    "clean", "corrupt", "clean_ids", "corrupt_ids", "answers", "wrong", "answer_position", "split",
+)  # fmt: skip
+FEW = 20  # lines below which all are searched on, unless told
+TUNE = 0.4  # of the lines that are held out; the rest is to test on
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,7 @@ class _Line:
     wrong: tuple[int, ...]
     position: int  # whose next-token logits are read
     blank: bool  # whether the text that is read up to there ends in a blank
+    split: Part | None
 
 
 def load(
@@ -78,9 +87,12 @@ def load(
     needs_answers: bool,
     needs_wrong: bool,
     corrupt_for: str | None = "task=pairs",
+    part: Part | None = None,
 ) -> Prompts:
     """The lines of the file as prompts [n, pos], in file order; n lines by seed, or all (None).
 
+    `part` asks for those to search, tune or test on: as the lines themselves say, else n by seed to
+    search on (None: half, or all of fewer than 20) and two fifths of the others to tune on.
     `length` keeps only lines of that many tokens, a prepended BOS counted. A line's
     answer_position counts its own tokens, from 0 or backwards from -1, without BOS. Mark: "end".
     `corrupt_for` is named where corrupt prompts are missing; None: nobody needs them, and without
@@ -95,10 +107,11 @@ def load(
     reader = _Reader(Path(path), tokenizer, d_vocab, prepend_bos, needs, corrupt_for)
     lines = read_lines(reader.path, partial(_understand, reader))
     _check_all_or_none_corrupt(reader, lines)
+    _check_all_or_none_split(reader, lines)
     kept = _one_length(reader, lines, length)
     _check_one_position(reader, kept)
     notes = {"lines": len(lines), "lines_dropped_by_length": len(lines) - len(kept)}
-    used = _sample(reader, kept, n, seed)
+    used = _of_part(reader, kept, part, n, seed)
     return _collect(used, {**notes, **_blank_ends(used)})
 
 
@@ -120,7 +133,17 @@ def _understand(reader: _Reader, number: int, item: dict[str, object]) -> _Line:
     corrupt = None if corrupt is None else _prefixed(reader, corrupt)
     if corrupt is not None and len(corrupt) != len(whole):
         raise InputError(f"{where}: BOS begins one of clean and corrupt only")
-    return _Line(number, whole, corrupt, answers, wrong, position + len(whole) - len(clean), blank)
+    position += len(whole) - len(clean)
+    return _Line(number, whole, corrupt, answers, wrong, position, blank, _split(where, item))
+
+
+def _split(where: str, item: dict[str, object]) -> Part | None:
+    if "split" not in item:
+        return None
+    found = next((part for part in PARTS if part == item["split"]), None)
+    if found is None:
+        raise InputError(f"{where}: split is {item['split']!r}; allowed are {', '.join(PARTS)}")
+    return found
 
 
 def _prefixed(reader: _Reader, ids: list[int]) -> list[int]:
@@ -259,6 +282,19 @@ def _check_all_or_none_corrupt(reader: _Reader, lines: list[_Line]) -> None:
         )
 
 
+def _check_all_or_none_split(reader: _Reader, lines: list[_Line]) -> None:
+    having = [line.number for line in lines if line.split is not None]
+    if having:
+        refuse(
+            [
+                f"{reader.where(line.number)}: has no split, but line {having[0]} has one; all"
+                " lines need one, or none"
+                for line in lines
+                if line.split is None
+            ]
+        )
+
+
 def _one_length(reader: _Reader, lines: list[_Line], length: int | None) -> list[_Line]:
     """The lines of `length` tokens; without it all lines, which must then be of one length."""
     counts = Counter(len(line.clean) for line in lines)
@@ -311,6 +347,28 @@ def _blank_ends(lines: list[_Line]) -> dict[str, str]:
         + (" the first)" if len(ends) > 1 else ")")
         + ", where models continue badly: the blank belongs to the token that follows"
     }
+
+
+def _of_part(
+    reader: _Reader, lines: list[_Line], part: Part | None, n: int | None, seed: int
+) -> list[_Line]:
+    """The lines of a part, in file order; NoneLeft if it has none."""
+    marked = lines[0].split is not None
+    if part is None:
+        return _sample(reader, lines, n, seed)
+    if marked:
+        own = [line for line in lines if line.split == part]
+        own = _sample(reader, own, n, seed) if part == "search" and own else own
+    else:
+        size = n or (len(lines) // 2 if len(lines) >= FEW else len(lines))
+        search = _sample(reader, lines, size, seed)
+        rest = [line for line in lines if line not in search]
+        tune = _sample(reader, rest, int(TUNE * len(rest)), seed)
+        test = [line for line in rest if line not in tune]
+        own = {"search": search, "tune": tune, "test": test}[part]
+    if not own:
+        raise NoneLeft(f"{reader.path}: no line is left to {part} on")
+    return own
 
 
 def _sample(reader: _Reader, lines: list[_Line], n: int | None, seed: int) -> list[_Line]:
