@@ -1,7 +1,8 @@
 """The state of a greedy search, and many trial cuts evaluated in one batch. Exact, not approximate.
 
 Readers are visited from the output back, so above the current one nothing has been cut: every
-writer it can read is clean, and cutting s->r moves r's input by the constant -(clean_s - abl_s).
+writer it can read is as at the start (clean, or that of the circuit which the search began with),
+and cutting s->r moves r's input by the constant -(start_s - abl_s).
 Only r's descendants along kept edges change after that, and only at positions that the answer can
 see. So the state holds, for every *live* node (one with a kept edge out of it), its current input
 and activations; a trial pushes deltas from the reader up through kept edges in topological order,
@@ -22,8 +23,10 @@ from torch import Tensor
 
 from acdc.data import Data
 from acdc.forward import PatchedForward, stream_of
+from acdc.masked import Record, masked_run
 from acdc.metrics import Bound, Metric, Readouts
 from acdc.model import Model
+from acdc.writers import Writers
 
 VOCAB_BLOCK = 4096  # columns of the unembedding at a time: keeps the logits of a batch in cache
 READOUT_ROWS = 256  # rows (variants x prompts) read out at a time, so a failed guess wastes little
@@ -135,12 +138,39 @@ class Readout:
         return few if self.model.b_U is None else few + self.model.b_U[tokens]
 
 
+class Start:
+    """The run that a search begins with, of one part: the model's own, or that of a circuit.
+
+    Below the current reader it stays as it is: what writers put out, and what readers see.
+    """
+
+    def __init__(self, forward: PatchedForward, mask: NDArray[np.bool_]) -> None:
+        self.forward, graph = forward, forward.graph
+        self.whole = bool((mask == graph.legal).all())
+        self.writers, self.inputs = forward.clean.writers, dict[int, Tensor]()
+        if not self.whole:
+            live = [r.name == "logits" or mask[list(r.nodes)].any() for r in graph.readers]
+            record = Record(frozenset(np.flatnonzero(live).tolist()))
+            masked_run(forward, mask, record)
+            own = self.writers
+            self.writers = Writers(graph, own.W_O, torch.stack(record.z), torch.stack(record.rest))
+            self.inputs = record.inputs
+
+    def seen_by(self, reader: int) -> Float[Tensor, "batch pos d_model"]:
+        """What a reader of a node with an edge out of it sees."""
+        if not self.whole:
+            return self.inputs[reader]
+        info = self.forward.graph.readers[reader]
+        return self.forward.clean.streams[stream_of(self.forward.graph, info.layer, info.part)]
+
+
 class State:
     """What the part of the graph above the current reader needs, for one circuit and one part."""
 
-    def __init__(self, forward: PatchedForward) -> None:
+    def __init__(self, forward: PatchedForward, mask: NDArray[np.bool_]) -> None:
         self.forward, self.model, self.graph = forward, forward.model, forward.graph
-        self.mask = self.graph.legal.copy()  # all edges of readers not yet visited are kept
+        self.start = Start(forward, mask)
+        self.mask = mask.copy()  # edges of readers not yet visited are those of the start
         self.span: dict[int, int] = {}  # reader -> how many last positions of it matter
         self.x: dict[int, Tensor] = {}
         self.act: dict[int, Tensor] = {}
@@ -163,7 +193,7 @@ class State:
     # ---- arriving at a layer -----------------------------------------------------------------
 
     def enter(self, layer: int, part: str) -> None:
-        """Arrive at `logits`, an MLP ("mlp") or all heads of a layer ("attn"), all still clean.
+        """Arrive at `logits`, an MLP ("mlp") or all heads of a layer ("attn"), all as at the start.
 
         Readers of nodes without a kept edge out are dead: their edges are dropped here.
         """
@@ -175,7 +205,7 @@ class State:
             span = self._demand(writer)
             if span:
                 self._open(reader, span)
-                self.out[writer] = self.forward.clean.writers.take([writer], span)[0]
+                self.out[writer] = self.start.writers.take([writer], span)[0]
             else:
                 self.mask[:, reader] = False
         else:
@@ -202,9 +232,7 @@ class State:
             self.out[writer] = self.pattern[writer] @ self.act[v]
 
     def _open(self, reader: int, span: int) -> None:
-        info = self.graph.readers[reader]
-        stream = self.forward.clean.streams[stream_of(self.graph, info.layer, info.part)]
-        self.span[reader], self.x[reader] = span, stream[:, -span:]
+        self.span[reader], self.x[reader] = span, self.start.seen_by(reader)[:, -span:]
         self.kept[reader] = np.flatnonzero(self.mask[:, reader]).tolist()
 
     def _demand(self, writer: int) -> int:
@@ -270,8 +298,8 @@ class State:
                 lost = torch.stack([self._drop_of(w, span) for w in single])
             else:
                 writers = [w for (w,) in single]
-                clean, ablated = self.forward.clean.writers, self.forward.ablated
-                lost = clean.take(writers, span) - ablated.take(writers, span)
+                current, ablated = self.start.writers, self.forward.ablated
+                lost = current.take(writers, span) - ablated.take(writers, span)
             x = self.x[reader]
             trial.x[reader] = torch.cat([x[None], x - (lost if trial.single else lost.cumsum(0))])
             if reader in self.act:
@@ -280,8 +308,8 @@ class State:
 
     def _drop_of(self, writers: Sequence[int], span: int) -> Tensor:
         """What cutting some writers at once takes away."""
-        clean, ablated = self.forward.clean.writers, self.forward.ablated
-        return clean.total(writers, span) - ablated.total(writers, span)
+        current, ablated = self.start.writers, self.forward.ablated
+        return current.total(writers, span) - ablated.total(writers, span)
 
     def _push_heads(self, trial: Trial, layer: int) -> None:
         """Recompute the readers that see a changed writer, then their heads."""
@@ -364,9 +392,8 @@ class State:
     # ---- coming back -----------------------------------------------------------------------------
 
     def tensors(self) -> dict[str, Tensor]:
-        """What `restore` needs besides the mask: all that the clean run does not give again."""
-        clean = self.forward.clean.streams.untyped_storage().data_ptr()
-        moved = {r: x for r, x in self.x.items() if x.untyped_storage().data_ptr() != clean}
+        """What `restore` needs besides the mask: all that the start does not give again."""
+        moved = {r: x for r, x in self.x.items() if not _shared(x, self.start.seen_by(r))}
         stores = {"x": moved, "act": self.act, "pattern": self.pattern, "out": self.out}
         found = {f"{name}.{i}": t for name, store in stores.items() for i, t in store.items()}
         spans = torch.tensor(list(self.span.items()))  # in the order of opening
@@ -386,12 +413,18 @@ class State:
             self.live[(writer - 1) // self.graph.block_size].append(writer)
 
 
+def _shared(x: Tensor, other: Tensor) -> bool:
+    return x.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+
+
 class States:
     """The states of all parts, moved together: a decision is made from the mean of all prompts."""
 
-    def __init__(self, data: Data, metric: Metric) -> None:
+    def __init__(self, data: Data, metric: Metric, mask: NDArray[np.bool_] | None = None) -> None:
+        """`mask` [writers, readers] is the circuit to begin with; None: all edges."""
         self.graph, self.metric, self.n = data.graph, metric, len(data)
-        self.parts = [State(forward) for forward in data]
+        start = self.graph.legal if mask is None else mask
+        self.parts = [State(forward, start) for forward in data]
         self.readout = Readout(data.model, [forward.bound(metric) for forward in data])
         # of the circuit so far
         self.value = self.readout([part.final for part in self.parts]).item() / self.n

@@ -11,6 +11,7 @@ and acdc/incremental.py (many cuts) are the accelerations. Part by part: prompts
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -31,38 +32,53 @@ def masked_values(data: Data, metric: Metric, mask: Mask) -> Iterator[Float[Tens
         yield forward.bound(metric).of_logits(masked_run(forward, mask))
 
 
+@dataclass
+class Record:
+    """What a masked run passes on its way, for whoever asks."""
+
+    wanted: frozenset[int] = frozenset()  # readers whose inputs are kept
+    inputs: dict[int, Float[Tensor, "batch pos d_model"]] = field(default_factory=dict)
+    patterns: list[Float[Tensor, "head batch pos pos"]] = field(default_factory=list)
+    z: list[Float[Tensor, "head batch pos d_head"]] = field(default_factory=list)
+    rest: list[Float[Tensor, "batch pos d_model"]] = field(default_factory=list)  # input, MLPs
+
+
 def masked_run(
-    forward: PatchedForward, mask: Mask, patterns: list[Tensor] | None = None
+    forward: PatchedForward, mask: Mask, record: Record | None = None
 ) -> Float[Tensor, "batch vocab"]:
     """Logits at the answer position with edges kept (1), cut (0) or mixed.
 
-    Entries where there is no edge are not read. Each layer's attention [head, batch, pos, pos] is
-    appended to `patterns`, if given.
+    Entries where there is no edge are not read. What happens on the way goes into `record`.
     """
     graph, model = forward.graph, forward.model
     weights = torch.as_tensor(mask.copy() if isinstance(mask, np.ndarray) else mask)
-    run = _Run(forward, weights.to(device=model.device, dtype=model.dtype))
-    run.write(model.embed(forward.prompts.clean)[None])
+    record = record or Record()
+    run = _Run(forward, weights.to(device=model.device, dtype=model.dtype), record)
+    embedded = model.embed(forward.prompts.clean)
+    record.rest.append(embedded)
+    run.write(embedded[None])
     sizes = [graph.n_heads, graph.n_kv_readers, graph.n_kv_readers]
     for layer, block in enumerate(model.blocks):
         mlp = graph.reader(layer, "mlp") if block.mlp else 0
         early = run.read(mlp, 1) if block.mlp and model.parallel else None
         q, k, v = run.read(graph.reader(layer, "q"), sum(sizes)).split(sizes)
         z, pattern = head_values(model, layer, q, k, v, forward.n_pos)
-        if patterns is not None:
-            patterns.append(pattern)
+        record.patterns.append(pattern)
+        record.z.append(z)
         heads = (z.flatten(1, 2) @ block.attn.W_O).unflatten(1, z.shape[1:3])
         run.write(heads, block.attn.b_O)
         if block.mlp is not None:
-            run.write(model.mlp_out(layer, run.read(mlp, 1) if early is None else early))
+            out = model.mlp_out(layer, run.read(mlp, 1) if early is None else early)
+            record.rest.append(out[0])
+            run.write(out)
     return model.unembed(run.read(len(graph.readers) - 1, 1)[0, :, -1])
 
 
 class _Run:
     """The writers so far of one patched run, read through the mask."""
 
-    def __init__(self, forward: PatchedForward, mask: Tensor) -> None:
-        self.forward, self.mask = forward, mask
+    def __init__(self, forward: PatchedForward, mask: Tensor, record: Record) -> None:
+        self.forward, self.mask, self.record = forward, mask, record
         self.cut = forward.ablated.total([])  # what a reader gets with no edge kept: 0 so far
         self.change = self.cut.new_empty(0, self.cut.numel())  # cur - abl, a row a writer
 
@@ -78,4 +94,7 @@ class _Run:
     def read(self, first: int, count: int) -> Tensor:
         """Inputs of consecutive readers from the writers so far: [reader, batch, pos, d_model]."""
         columns = self.mask[: len(self.change), first : first + count]
-        return self.cut + (columns.T @ self.change).view(count, *self.cut.shape)
+        x = self.cut + (columns.T @ self.change).view(count, *self.cut.shape)
+        wanted = (r for r in range(first, first + count) if r in self.record.wanted)
+        self.record.inputs |= {r: x[r - first].clone() for r in wanted}
+        return x

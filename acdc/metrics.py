@@ -19,8 +19,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from typing import Literal
 
 import torch
@@ -141,6 +141,31 @@ class Bound:
         """
         values = self.of_logits(logits)
         return values if self.metric.flat_at_clean else (values - self.clean_values).abs()
+
+
+@cache
+def two_sided(metric: Metric) -> Metric:
+    """The metric's error (Bound.error) as a metric: lower is better, 0 at the model.
+
+    A divergence is itself. A search by it keeps what overshoots as little as what falls short.
+    """
+    if metric.flat_at_clean:
+        return metric
+    name, plain = f"{metric.name}_error", metric.value
+
+    def readouts(prompts: Prompts, clean_logits: Tensor) -> Readouts:
+        assert metric.readouts is not None  # used only then
+        own = metric.readouts(prompts, clean_logits)
+        clean = own.of_logits(clean_logits)
+        return replace(own, combine=lambda *parts: (own.combine(*parts) - clean).abs())
+
+    def value(logits: Tensor, prompts: Prompts, clean_logits: Tensor) -> Tensor:
+        assert plain is not None  # used only then
+        clean = plain(clean_logits, prompts, clean_logits)
+        return (plain(logits, prompts, clean_logits) - clean).abs()
+
+    form = {"value": value} if metric.readouts is None else {"readouts": readouts}
+    return Metric(name, metric.unit, True, **form, needs=metric.needs, flat_at_clean=True)
 
 
 # ---- divergences from the clean model ------------------------------------------------------------

@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from acdc.data import Data
+from acdc.errors import InputError
 from acdc.graph import Graph
 from acdc.incremental import Cut, States
-from acdc.metrics import Metric
+from acdc.metrics import Metric, two_sided
 
 ReaderOrder = Literal["layer", "head"]
 SenderHeads = Literal["descending", "ascending", "random"]
@@ -44,11 +45,23 @@ class Order:
 
 
 @dataclass(frozen=True)
+class Budget:
+    """What the error may come to in all: after a share s of the edges, `total` * s ** `power`.
+
+    The final error is at most `total` by construction. A small power allows much early.
+    """
+
+    total: float  # in the metric's unit
+    power: float = 0.25
+
+
+@dataclass(frozen=True)
 class Guide:
-    """What another method's scores tell the search. The result is then not the exact search's."""
+    """What another method tells the search. The result is then not the exact search's."""
 
     weakest_first: NDArray[np.float64] | None = None  # [writers, readers]: senders by size of these
     shortlist: NDArray[np.bool_] | None = None  # [writers, readers]: all other edges go untested
+    start: NDArray[np.bool_] | None = None  # [writers, readers]: the circuit to begin with
 
 
 @dataclass(frozen=True)
@@ -68,8 +81,8 @@ class Decision:
     writer: int | None  # None: the reader's gate
     effect: float  # metric_after - metric_now, signed so that positive = worse
     after: float  # metric after the removal, in the metric's own sign
-    kept: bool  # effect >= threshold
-    tie: bool  # within 1e-6 of the threshold: rounding could have decided otherwise
+    kept: bool  # effect >= threshold; with a budget, error >= allowance and effect > 0
+    tie: bool  # within 1e-6 of that: rounding could have decided otherwise
 
     def name(self, graph: Graph) -> str:
         """Name of the edge, or of the reader whose gate it is."""
@@ -148,15 +161,17 @@ def sender_order(graph: Graph, order: Order) -> list[int]:
 def acdc(
     data: Data,
     metric: Metric,
-    threshold: float,
+    threshold: float | Budget,
     order: Order | None = None,
     chunk: int | None = None,
     guide: Guide | None = None,
 ) -> Iterator[Step]:
     """Search; yields one frozen Step a visit, and the mask of the last one is the circuit.
 
-    `threshold` is in the metric's unit. `chunk` fixes how many cuts are tried in one batch (None:
-    adapts to how often edges are kept, and to memory); it changes the time, not the result.
+    `threshold` is in the metric's unit; a Budget instead needs a metric that is 0 at the model
+    (InputError else; see acdc.metrics.two_sided). `chunk` fixes how many cuts are tried in one
+    batch (None: adapts to how often edges are kept, and to memory); it changes the time, not the
+    result.
     A `guide` does change the result; what its shortlist skips is cut when its reader is reached.
     FloatingPointError if the metric becomes NaN or infinite.
     """
@@ -184,21 +199,30 @@ class Search:
         self,
         data: Data,
         metric: Metric,
-        threshold: float,
+        threshold: float | Budget,
         order: Order | None = None,
         chunk: int | None = None,
         guide: Guide | None = None,
     ) -> None:
-        self.state = States(data, metric)
-        self.threshold, self.chunk, self.batch_bytes = threshold, chunk, data.batch_bytes
         self.order, self.guide = order or Order(), guide or Guide()
         graph = self.graph = data.graph
-        self.senders = sender_order(graph, self.order)
+        start = graph.legal if self.guide.start is None else self.guide.start & graph.legal
+        self.state = States(data, metric, start)
+        self.threshold, self.chunk, self.batch_bytes = threshold, chunk, data.batch_bytes
+        self.order_of_senders = sender_order(graph, self.order)
         visits = itinerary(graph, self.order, self.guide.shortlist is not None)
         groups = groupby(visits, lambda v: (_stage(graph, v.reader), v.kind))
         self.groups = [list(group) for _, group in groups]
         self.ends = list(accumulate(map(len, self.groups)))  # visits done after each group
-        self.mask = graph.legal.copy()  # as of the last step; the state may be ahead of it
+        self.start, self.mask = start, start.copy()  # mask: as of the last step, the state's later
+        self.allowed = dict[tuple[int, int | None], float]()
+        if isinstance(threshold, Budget):
+            if not metric.flat_at_clean:
+                raise InputError(
+                    f"metric={metric.name}: a budget needs one that is 0 at the model, such as kl"
+                    f" or {two_sided(metric).name}"
+                )
+            self.allowed = self._allowances(threshold)
         self.metric, self.sign = self.state.value, metric.sign
         self.guess = 16  # how many tests in a row are expected to pass
         self.n_visits = self.n_tests = self.n_tried = self.n_passes = 0
@@ -304,13 +328,38 @@ class Search:
 
     def _senders(self, reader: int) -> list[int]:
         """The reader's kept senders in the order of their tests."""
-        senders = [w for w in self.senders if self.state.mask[w, reader]]
+        return self._ordered(reader, self.state.mask)
+
+    def _ordered(self, reader: int, mask: NDArray[np.bool_]) -> list[int]:
+        senders = [w for w in self.order_of_senders if mask[w, reader]]
         scores = self.guide.weakest_first
         return senders if scores is None else sorted(senders, key=lambda w: abs(scores[w, reader]))
 
+    def _allowances(self, budget: Budget) -> dict[tuple[int, int | None], float]:
+        """(reader, writer or None for the gate) -> what the error may be after that cut.
+
+        The budget's share for the edges settled by then, of those that the search begins with. A
+        gate settles all edges of its reader.
+        """
+        settled, n_edges = 0, max(1, int(self.start.sum()))
+        allowed = dict[tuple[int, int | None], float]()
+
+        def after(edges: int) -> float:
+            return budget.total * (edges / n_edges) ** budget.power
+
+        visits = [visit for group in self.groups for visit in group if visit.kind == "edges"]
+        for reader in (visit.reader for visit in visits):
+            senders = self._ordered(reader, self.start)
+            edges = range(settled + 1, settled + len(senders) + 1)
+            allowed |= {(reader, w): after(e) for w, e in zip(senders, edges, strict=True)}
+            settled += len(senders)
+            allowed[reader, None] = after(settled)
+        return allowed
+
     def _why_empty(self, reader: int) -> Reason:
         shortlist = self.guide.shortlist
-        return "gate removed" if shortlist is None or shortlist[:, reader].any() else "skipped"
+        tried = self.start if shortlist is None else self.start & shortlist
+        return "gate removed" if tried[:, reader].any() else "skipped"
 
     def _force(self, cuts: list[Cut]) -> Iterator[tuple[float, float]]:
         """Make the cuts, a batch at a time; the damage of each and the metric after it."""
@@ -389,6 +438,10 @@ class Search:
     def _test(self, cut: Cut, before: float, after: float) -> Decision:
         effect = self._effect(cut, before, after)
         writer = None if cut.gate else cut.writers[0]
-        kept, tie = effect >= self.threshold, abs(effect - self.threshold) < 1e-6
+        if isinstance(self.threshold, Budget):
+            limit = self.allowed[cut.reader, writer]
+            kept, tie = after >= limit and effect > 0, abs(after - limit) < 1e-6
+        else:
+            kept, tie = effect >= self.threshold, abs(effect - self.threshold) < 1e-6
         self.n_tried += 1
         return Decision(self.n_tried - 1, cut.reader, writer, effect, after, kept, tie)

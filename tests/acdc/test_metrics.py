@@ -8,7 +8,7 @@ import torch
 
 from acdc.errors import InputError
 from acdc.incremental import Readout
-from acdc.metrics import METRICS, correct, top1
+from acdc.metrics import METRICS, correct, top1, two_sided
 from acdc.prompts import Prompts
 
 
@@ -67,6 +67,8 @@ def test_error_is_two_sided_and_zero_at_the_model(name):
     bound = METRICS[name].bind(two_prompts(), CLEAN)
     value, own, error = bound.of_logits(LOGITS), bound.of_logits(CLEAN), bound.error(LOGITS)
     assert torch.allclose(error, (value - own).abs()) and error.sum() > 0
+    other = two_sided(METRICS[name]).bind(two_prompts(), CLEAN)
+    assert torch.allclose(other.of_logits(LOGITS), error) and other.sign == 1
     assert bound.error(CLEAN).abs().max() < 1e-12
 
 

@@ -14,9 +14,11 @@ from twin import Twin
 from acdc.ablation import ABLATIONS
 from acdc.attribution import random_scores
 from acdc.data import Data
-from acdc.metrics import METRICS
-from acdc.search import Guide, Order, acdc
+from acdc.errors import InputError
+from acdc.metrics import METRICS, two_sided
+from acdc.search import Budget, Guide, Order, acdc
 from acdc.selection import best_edges
+from discovery.statistics.random_circuits import random_mask
 
 CASES = [
     ("gpt2", "per_query_head"),
@@ -93,6 +95,40 @@ def test_a_guided_search_is_its_twins_too(family, kv, reader_order, gates):
             skipped = sum(s.n_skipped for s in steps)
             assert (skipped > 0) == (guide.shortlist is not None)
             assert guide.shortlist is None or not (mask & ~guide.shortlist).any()
+
+
+@pytest.mark.parametrize("family, kv", CASES, ids=["-".join(c) for c in CASES])
+@pytest.mark.parametrize("metric", [METRICS["kl"], two_sided(METRICS["logit_diff"])])
+@pytest.mark.parametrize("gates", [True, False])
+def test_a_search_from_a_circuit_within_a_budget_is_its_twins(family, kv, metric, gates):
+    model, prompts = view(family), families.prompts(n=2, length=4)
+    graph = model.graph(kv)
+    some = random_mask(graph, graph.n_edges // 3, np.random.default_rng(0))
+    twin, kept = Twin(model, graph, prompts, "resample", metric.name), []
+    empty = twin.value(np.zeros_like(graph.legal))
+    for start, rule in itertools.product((None, some), (0.02, Budget(0.3 * empty, 0.5))):
+        budget = (rule.total, rule.power) if isinstance(rule, Budget) else None
+        limit = rule if budget is None else 0.0
+        mask, _, tests, value = twin.search(limit, "layer", gates, start=start, budget=budget)
+        data, order = Data(model, graph, prompts), Order(gates=gates)
+        for chunk in (1, 1000):
+            steps = list(acdc(data, metric, rule, order, chunk, Guide(start=start)))
+            found = [t for s in steps for t in s.tests]
+            assert [(t.name(graph), t.kept) for t in found] == [(n, k) for n, _, k in tests]
+            effects = [t.effect for t in found]
+            np.testing.assert_allclose(effects, [e for _, e, _ in tests], rtol=0, atol=1e-9)
+            assert (steps[-1].mask == mask).all()
+            assert steps[-1].metric == pytest.approx(value, abs=1e-9)
+        if start is None and budget is not None:
+            assert value <= rule.total  # what a budget is for
+        kept.append(int(mask.sum()))
+    assert len(set(kept)) > 2 and min(kept) > 0
+
+
+def test_a_budget_wants_a_metric_that_is_zero_at_the_model():
+    model, prompts = view("gpt2"), families.prompts()
+    with pytest.raises(InputError, match="metric=logit_diff: a budget needs one that is 0 at"):
+        search(model, "per_query_head", prompts, "resample", "logit_diff", Budget(1.0), Order())
 
 
 def test_a_guide_that_lists_everything_changes_nothing():

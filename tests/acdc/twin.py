@@ -101,6 +101,9 @@ def metric_value(name: str, prompts: Prompts, clean: Tensor, logits: Tensor) -> 
         right, wrong = list(prompts.answers[row]), list(prompts.wrong[row])
         if name == "kl":
             total += float((p * (p.log() - q.log())).sum())
+        elif name == "logit_diff_error":
+            gaps = [r[right].mean() - r[wrong].mean() for r in (logits[row], clean[row])]
+            total += abs(float(gaps[0] - gaps[1]))
         elif name == "logit_diff":
             total += float(logits[row][right].mean() - logits[row][wrong].mean())
         elif name == "prob_diff":
@@ -137,23 +140,30 @@ class Twin:
     def search(
         self, threshold: float, reader_order: str, gates: bool, heads: str = "descending",
         scores: np.ndarray | None = None, shortlist: np.ndarray | None = None,
+        start: np.ndarray | None = None, budget: tuple[float, float] | None = None,
     ):  # fmt: skip
         """(mask, kept gates, tests as (edge or reader name, effect, kept), final value).
 
         With `scores` the weakest sender comes first; what is off the `shortlist` is cut untested,
-        and self.damage is what that cost.
+        and self.damage is what that cost. `start` is where it begins; with `budget` (total, power)
+        a cut stays if the metric is then below total * (settled share) ** power, or not worse.
         """
         graph, sign = self.graph, -1 if self.metric in ("logit_diff", "prob_diff") else 1
-        mask, tests, kept_gates, self.damage = graph.legal.copy(), [], [], 0.0
+        start = graph.legal if start is None else start
+        mask, tests, kept_gates, self.damage = start.copy(), [], [], 0.0
         now = self.value(mask)
 
-        def attempt(name: str, writers: list[int], reader: int) -> bool:
+        def attempt(name: str, writers: list[int], reader: int, gate: bool) -> bool:
             nonlocal now
             trial = mask.copy()
             trial[writers, reader] = False
             new = self.value(trial)
             effect = sign * (new - now)
             kept = not effect < threshold
+            if budget is not None:
+                done = self.settled(start, reader, writers, reader_order, heads, gate)
+                allowed = budget[0] * (done / start.sum()) ** budget[1]
+                kept = not (new < allowed or effect <= 0)
             tests.append((name, effect, kept))
             if not kept:
                 mask[:], now = trial, new
@@ -177,16 +187,30 @@ class Twin:
             if kind == "skip":
                 skip(r)
             elif kind == "gate":
-                if senders and attempt(reader, senders, r):
+                if senders and attempt(reader, senders, r, True):
                     kept_gates.append(reader)
             else:
                 for w in senders:
-                    attempt(graph.edge_name(w, r), [w], r)
+                    attempt(graph.edge_name(w, r), [w], r, False)
 
         kinds = ["skip"] * (shortlist is not None) + ["gate"] * gates + ["edges"]
         for reader, kind in self.visits(reader_order, kinds):
             visit(reader, kind)
         return mask, kept_gates, tests, now
+
+    def settled(self, start, reader, writers, reader_order, heads, gate) -> int:
+        """Edges of the start that are decided once this cut is: earlier readers', earlier ones."""
+        count = 0
+        for name, _ in self.visits(reader_order, ["edges"]):
+            r = self.graph.reader_index[name]
+            for w in self.senders(heads):
+                if start[w, r]:
+                    count += 1
+                    if r == reader and not gate and w == writers[0]:
+                        return count
+            if r == reader:
+                return count
+        raise AssertionError(reader)
 
     def senders(self, heads: str) -> list[int]:
         names = []

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from acdc.forward import layers, trace
-from acdc.masked import masked_run
+from acdc.masked import Record, masked_run
 from acdc.metrics import LOGIT_DIFF
 from acdc.model import Attention, Block, Model, Norm
 from discovery.heads import roles
@@ -149,11 +149,12 @@ def test_inhibition_is_what_the_dense_twin_says(forward):
     scores = roles.inhibition_scores(forward, 0, 2, movers)
     mask, turned = graph.legal.copy(), []
     for head in (1, 3):  # the mover of layer 0 does not come after
-        alone, patterns = graph.legal.copy(), []
+        alone, record = graph.legal.copy(), Record()
         edge = (graph.head(0, 2), graph.reader(1, "q", head))
         mask[edge] = alone[edge] = False
-        masked_run(forward, alone, patterns)
-        runs = [trace(forward.model, forward.prompts.clean).patterns[1][:, head], patterns[1][head]]
+        masked_run(forward, alone, record)
+        clean = trace(forward.model, forward.prompts.clean)
+        runs = [clean.patterns[1][:, head], record.patterns[1][head]]
         rows = torch.arange(4)
         io, s1 = (list(forward.prompts.marks[m]) for m in ("io", "s1"))
         before, after = (p[rows, -1, io] - p[rows, -1, s1] for p in runs)
