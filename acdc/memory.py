@@ -19,10 +19,11 @@ from acdc.data import BATCH_BYTES, PART, POINT_ROWS
 from acdc.errors import InputError
 from acdc.model import Model
 
-Work = Literal["search", "gradients", "runs"]
+Work = Literal["search", "gradients", "runs", "masks"]
 GIB = 2**30
 RESERVE = 0.1  # of what is free, left to others
 LEAST_BATCH = 64 << 20  # bytes of trial cuts below which a search is not worth beginning
+MASKED_PART = 8  # prompts of a masked run that is differentiated, at most
 LIVE = 8  # tensors of a whole stream that a variant holds, where few readers are alive
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -79,6 +80,20 @@ class Shape:
             + rows * wide * self.number
         )
 
+    def masked(self, part: int) -> int:
+        """Bytes of a masked run of a part with its gradients; see acdc/gradient.py.
+
+        Two buffers of all writers, and of each layer its readers' inputs, twice more in the norms.
+        """
+        model, layers = self.model, len(self.model.blocks)
+        hidden = max((b.mlp.W_in.shape[1] for b in model.blocks if b.mlp), default=0)
+        return part * (
+            2 * self.writers * self.token
+            + 3 * layers * (3 * model.n_heads + 1) * self.token
+            + 5 * layers * hidden * self.n_pos * self.number
+            + 6 * model.W_U.shape[1] * self.number
+        )
+
     def pass_(self, part: int) -> int:
         """Bytes of a plain pass of a part: what a layer makes and lets go again."""
         model = self.model
@@ -117,7 +132,7 @@ def plan(shape: Shape, work: Work, limit_gib: float | None = None) -> Plan:
     """
     now, free = occupied(shape.model.device), available(shape.model.device)
     limit = int(limit_gib * GIB) if limit_gib is not None else now + int((1 - RESERVE) * free)
-    part = min(PART, shape.n)
+    part = min(MASKED_PART if work == "masks" else PART, shape.n)
     while part > 1 and now + _least(shape, work, part) > limit:
         part //= 2
     least = now + _least(shape, work, part)
@@ -135,6 +150,8 @@ def plan(shape: Shape, work: Work, limit_gib: float | None = None) -> Plan:
 def _working(shape: Shape, work: Work, part: int, batch_bytes: int) -> int:
     if work == "search":
         return shape.pass_(part) + min(batch_bytes // 2, _usual_batch(shape))
+    if work == "masks":
+        return shape.masked(part)
     return shape.gradients(part) if work == "gradients" else shape.pass_(part)
 
 

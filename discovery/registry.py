@@ -21,6 +21,7 @@ KNOWN: dict[str, dict[str, str]] = {
         "eap_ig": "discovery.methods.scores:EAPIG",
         "eap_ig_activations": "discovery.methods.scores:EAPIGActivations",
         "exact": "discovery.methods.scores:Exact",
+        "iterative": "discovery.methods.iterative:Iterative",
         "random": "discovery.methods.scores:Random",
     },
     "task": {

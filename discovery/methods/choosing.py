@@ -18,12 +18,17 @@ from discovery.statistics.random_circuits import random_mask
 
 
 def find(method: Scoring, data: Data, metric: Metric, seed: int) -> Iterator[Step | Found]:
-    """Score every edge, choose the best; one Step with all edges, strongest first."""
-    graph = data.graph
+    """Score every edge, choose the best."""
     if method.n_edges is not None:
-        check_size(graph, method.n_edges)  # before the scores, which may take hours
-    scores = method.scores(data, metric, seed)
-    chosen = choose(method, graph, scores, seed)
+        check_size(data.graph, method.n_edges)  # before the scores, which may take hours
+    yield from end(method, data, metric, seed, method.scores(data, metric, seed))
+
+
+def end(
+    method: Scoring, data: Data, metric: Metric, seed: int, scores: NDArray[np.float64]
+) -> Iterator[Step | Found]:
+    """Choose the best of edges that are scored; one Step with all of them, strongest first."""
+    graph, chosen = data.graph, choose(method, data.graph, scores, seed)
     order = np.argsort(-np.abs(scores[graph.legal]), kind="stable")
     edges = tuple(
         TestedEdge(graph.edge_name(w, r), i, float(scores[w, r]), bool(chosen.circuit.mask[w, r]))

@@ -9,7 +9,7 @@ from pydantic import Field, FiniteFloat, model_validator
 
 from discovery.fields import Count
 from discovery.methods.found import Found, Resume, Step
-from discovery.methods.method import Method
+from discovery.methods.method import Method, Work
 
 
 class ACDC(Method):
@@ -20,7 +20,7 @@ class ACDC(Method):
     """
 
     name: str = "acdc"
-    works: ClassVar[Literal["search", "gradients", "runs"]] = "search"
+    works: ClassVar[Work] = "search"
     threshold: Annotated[FiniteFloat, Field(ge=0)] = 0.05
     n_edges: None = None
     reader_order: Literal["layer", "head"] = "layer"

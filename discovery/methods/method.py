@@ -12,6 +12,8 @@ from pydantic import Field, FiniteFloat, model_validator
 from discovery.fields import Count, Named
 from discovery.methods.found import Found, Resume, Step
 
+Work = Literal["search", "gradients", "runs", "masks"]  # as in acdc/memory.py
+
 
 class Method(Named):
     """Settings of one method. A subclass says what it does in `find`."""
@@ -19,7 +21,7 @@ class Method(Named):
     needs_corrupt: ClassVar[bool] = True  # whether it cuts edges, and so asks what these carry
     by_prompt: ClassVar[bool] = False  # whether its scores are means of those of single prompts
     asks_prompts: ClassVar[bool] = True  # whether other prompts could give another circuit
-    works: ClassVar[Literal["search", "gradients", "runs"]] = "gradients"  # what takes its memory
+    works: ClassVar[Work] = "gradients"  # what takes its memory
 
     def passes(self, graph: Any) -> float | None:
         """Plain forward passes of all prompts that it takes, roughly; None: nobody knows."""

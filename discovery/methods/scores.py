@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from discovery.fields import Count
-from discovery.methods.method import Scoring
+from discovery.methods.method import Scoring, Work
 
 Scores = NDArray[np.float64]
 
@@ -19,7 +19,7 @@ class IFR(Scoring):
     name: str = "ifr"
     needs_corrupt: ClassVar[bool] = False
     unit: ClassVar[str | None] = "share of the flow"
-    works: ClassVar[Literal["search", "gradients", "runs"]] = "runs"
+    works: ClassVar[Work] = "runs"
     rule: Literal["top_n", "greedy"] = "greedy"  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def passes(self, graph: Any) -> float | None:
@@ -89,7 +89,7 @@ class Exact(Scoring):
     """The effect of each single knock-out: what the attributions approximate."""
 
     name: str = "exact"
-    works: ClassVar[Literal["search", "gradients", "runs"]] = "search"
+    works: ClassVar[Work] = "search"
 
     def scores(self, data: Any, metric: Any, seed: int) -> Scores:
         """See Scoring.scores; shows a progress bar."""
@@ -112,7 +112,7 @@ class Random(Scoring):
     needs_corrupt: ClassVar[bool] = True  # to be measured against
     asks_prompts: ClassVar[bool] = False
     unit: ClassVar[str | None] = "arbitrary units"
-    works: ClassVar[Literal["search", "gradients", "runs"]] = "runs"
+    works: ClassVar[Work] = "runs"
     rule: Literal["top_n", "greedy", "paths"] = "paths"
 
     def passes(self, graph: Any) -> float | None:

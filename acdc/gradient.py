@@ -1,0 +1,143 @@
+"""A patched run through a mask, and the gradient of a loss with respect to every edge.
+
+    x_v = all cut + sum over u of  mask[u, v] (cur(u) - abl(u))
+    d loss / d mask[u, v] = (cur(u) - abl(u)) . d loss / d x_v
+
+The same function as acdc/masked.py, of which autograd is the slow twin in tests/. Here one buffer
+holds what every writer changes and one what the loss says of it; autograd sees a piece of the model
+at a time: a layer's heads, an MLP, the end. Edges off `within` are cut for good and cost nothing,
+and a writer that no path within joins to the logits is not run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from acdc.forward import PatchedForward, stream_of
+from acdc.live import plan
+from acdc.metrics import Bound
+
+# (a metric of some prompts, logits [batch, vocab]) -> what is to be low, one number a prompt
+Loss = Callable[[Bound, Tensor], Tensor]
+LOSSES: dict[str, Loss] = {
+    "error": lambda bound, logits: bound.error(logits),  # two-sided: how far from the model
+    "metric": lambda bound, logits: bound.sign * bound.of_logits(logits),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """A part of the model between some readers and some writers."""
+
+    readers: list[int]  # which see the same writers
+    writers: list[int]
+    stream: int  # of Trace.streams: where the readers are
+    # [reader, batch, pos, d_model] -> current less ablated outputs [writer, batch, pos, d_model]
+    run: Callable[[Tensor], Tensor]
+
+
+class MaskedRun:
+    """One run, and what its gradients need. `input` may be moved towards what it is ablated to."""
+
+    def __init__(
+        self, forward: PatchedForward, mask: Float[Tensor, "writers readers"],
+        within: NDArray[np.bool_], point: float = 1.0,
+    ) -> None:  # fmt: skip
+        """Entries of the mask off `within` count as 0; `input` is a' + point (a - a')."""
+        model, graph = forward.model, forward.graph
+        self.forward, self.within = forward, within & graph.legal
+        edges = torch.as_tensor(self.within, device=model.device)
+        self.mask = mask.detach().to(model.W_E) * edges
+        start = point * (model.embed(forward.prompts.clean) - forward.ablated.rest[0])
+        self.change = start.new_zeros(len(graph.writers), start.numel())
+        self.change[0] = start.flatten()
+        self.done = list[tuple[Piece, Tensor, Tensor]]()  # pieces, inputs and outputs
+        for piece in _pieces(forward, self.within):
+            x = self._read(piece)
+            with torch.enable_grad():
+                out = piece.run(x.requires_grad_())
+            self.done.append((piece, x, out))
+            if piece.writers:
+                self.change[piece.writers] = out.detach().flatten(1)
+
+    @property
+    def logits(self) -> Float[Tensor, "batch vocab"]:
+        """At the answer position; gradients pass as far as the last reader."""
+        return self.done[-1][2]
+
+    def gradient(
+        self, losses: Float[Tensor, " batch"], change: Tensor | None = None
+    ) -> Float[Tensor, "writers readers"]:
+        """d sum(losses) / d mask, 0 off `within`; `losses` are made of `logits`. Once for a run.
+
+        `change` [writers, batch * pos * d_model] stands for this run's own in the products alone:
+        another point's, as integrated gradients want it.
+        """
+        moved = self.change if change is None else change
+        above, out = torch.zeros_like(self.change), torch.zeros_like(self.mask)
+        for piece, x, made in reversed(self.done):
+            if piece.writers:
+                upstream = above[piece.writers].view_as(made)
+                (slope,) = torch.autograd.grad(made, x, upstream)
+            else:
+                (slope,) = torch.autograd.grad(losses.sum(), x)
+            slope, rows = slope.flatten(1), self._seen(piece)
+            columns = torch.zeros_like(out[:, piece.readers])
+            columns[rows] = moved[rows] @ slope.T
+            out[:, piece.readers] = columns
+            above[rows] += self.mask[rows][:, piece.readers] @ slope
+        return out * torch.as_tensor(self.within, device=out.device)
+
+    def _read(self, piece: Piece) -> Tensor:
+        rows, cut = self._seen(piece), self.forward.cuts.streams[piece.stream]
+        weights = self.mask[rows][:, piece.readers]
+        return (weights.T @ self.change[rows]).view(-1, *cut.shape) + cut
+
+    def _seen(self, piece: Piece) -> list[int] | slice:
+        """Writers that any of the piece's readers reads."""
+        seen = np.flatnonzero(self.within[:, piece.readers].any(1))
+        return slice(len(seen)) if len(seen) == seen.max(initial=-1) + 1 else seen.tolist()
+
+
+def _pieces(forward: PatchedForward, within: NDArray[np.bool_]) -> Iterator[Piece]:
+    """The parts of the model that have a say, in the order of its layers; the logits last."""
+    model, graph, ablated = forward.model, forward.graph, forward.ablated
+    live = plan(graph, within, forward.n_pos).writers > 0
+    for layer in range(graph.n_layers):
+        heads = [h for h in range(graph.n_heads) if live[graph.head(layer, h)]]
+        if heads:
+            yield _heads(forward, layer, heads)
+        if graph.has_mlp and live[graph.mlp(layer)]:
+            yield Piece(
+                [graph.reader(layer, "mlp")], [graph.mlp(layer)], stream_of(graph, layer, "mlp"),
+                lambda x, layer=layer: model.mlp_out(layer, x) - ablated.rest[1 + layer],
+            )  # fmt: skip
+    end = graph.reader(graph.n_layers, "logits")
+    yield Piece([end], [], 2 * graph.n_layers, lambda x: model.unembed(x[0, :, -1]))
+
+
+def _heads(forward: PatchedForward, layer: int, heads: list[int]) -> Piece:
+    """Some heads of a layer; those of a group may share a key or value reader."""
+    model, graph, n_pos = forward.model, forward.graph, forward.n_pos
+    q, k, v = zip(*(graph.head_readers(layer, h) for h in heads), strict=True)
+    k_groups, v_groups = (dict(zip(r, map(model.kv_head, heads), strict=True)) for r in (k, v))
+    slots = [list(k_groups).index(reader) for reader in k]
+    weight, ablated = model.blocks[layer].attn.W_O[heads], forward.ablated.z[layer, heads]
+
+    def run(x: Tensor) -> Tensor:
+        at_q, at_k, at_v = x.split([len(q), len(k_groups), len(v_groups)])
+        queries = model.project(layer, "q", heads, at_q, n_pos)
+        keys = model.project(layer, "k", list(k_groups.values()), at_k, n_pos)[slots]
+        values = model.project(layer, "v", list(v_groups.values()), at_v, n_pos)[slots]
+        z = model.pattern(layer, queries, keys) @ values - ablated
+        return (z.flatten(1, 2) @ weight).unflatten(1, z.shape[1:3])
+
+    readers = [*q, *k_groups, *v_groups]
+    return Piece(readers, [graph.head(layer, h) for h in heads], 2 * layer, run)

@@ -1,0 +1,95 @@
+"""Methods that look at a mask again and again, through the main job: found, stopped, refused."""
+
+import re
+
+import numpy as np
+import pytest
+from test_settings import settings
+
+from acdc.errors import InputError
+from acdc.graph import Circuit
+from acdc.selection import best_edges
+from discovery import propose as module
+from discovery.methods import last
+from discovery.pipeline import discover
+from discovery.records import read_run
+
+ASKED = {"iterative": ("method=iterative", "method.n_edges=15")}
+# of the embedded model: a previous token head, induction heads that read it, and the tokens
+INDUCTION = r"input->a0\.h\d<v>|input->a1\.h\d<v>|a0\.h\d->a1\.h\d<[kv]>|a1\.h\d->logits"
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.fixture(scope="module", params=list(ASKED))
+def whole(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param) / "run"
+    discover(settings("tracking=disabled", *ASKED[request.param]), folder, [], print)
+    return request.param, folder
+
+
+def test_the_induction_circuit_is_found(whole):
+    _, folder = whole
+    run, circuit = read_run(folder), Circuit.load(folder / "circuit.json")
+    assert all(re.fullmatch(INDUCTION, edge) for edge in circuit.edges())
+    assert run.result["metric_circuit"] < 0.02 < 8 < run.result["metric_empty"]
+    assert circuit.n_edges == run.result["n_edges"] <= 15 == run.result["n_edges_requested"]
+    best = best_edges(circuit.graph, circuit.scores, 15, "signed")
+    assert (Circuit(circuit.graph, best).pruned().mask == circuit.mask).all()
+    assert (best == best_edges(circuit.graph, circuit.scores, 15)).all()  # whatever the ranking
+    assert run.metrics[-1]["loss"] < 0.1
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_stopped_it_goes_on_and_ends_with_the_same_bytes(whole, tmp_path, monkeypatch, steps):
+    name, folder = whole
+    monkeypatch.setattr(module, "EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(module, "OVERHEAD", 1e9)
+    asked, run = settings("tracking=disabled", *ASKED[name]), tmp_path / "run"
+    write, done = module._Work.write, []
+
+    def until(self, step):
+        write(self, step)
+        done.append(step)
+        if len(done) == steps:
+            raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module._Work, "write", until)
+        with pytest.raises(Stop):
+            discover(asked, run, [], lambda text: None)
+    assert (run / "checkpoint.safetensors").exists()
+    discover(asked, run, [], lambda text: None)
+    for file in ("circuit.json", "edges.jsonl"):
+        assert (run / file).read_bytes() == (folder / file).read_bytes(), file
+    rows, wanted = ([dict(r, seconds=0) for r in read_run(f).metrics] for f in (run, folder))
+    assert rows == wanted and len(rows) > steps
+
+
+def test_scores_are_what_the_search_ends_with(whole):
+    from discovery.prepare import prepare
+
+    name, folder = whole
+    asked = settings("tracking=disabled", *ASKED[name])
+    job = prepare(asked)
+    scores = asked.method.scores(job.data, job.metric, 0)
+    assert (scores == last(asked.method.find(job.data, job.metric, 0)).scores).all()
+    assert np.allclose(scores, Circuit.load(folder / "circuit.json").scores, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["method=iterative", "method.drop=0"], "method.drop=0: .* greater than 0"),
+        (["method=iterative", "method.drop=1"], "method.drop=1: .* less than 1"),
+        (["method=iterative", "method.n_edges=258"], "method.n_edges=258: allowed are .* 257"),
+        (["method=iterative", "method.threshold=1"], "method.threshold=1"),
+        (["method=iterative", "method.loss=kl"], "method.loss='kl': .*'error' or 'metric'"),
+        (["method=iterative", "method.rule=greedy"], "method.rule='greedy'"),
+    ],
+)
+def test_refusals(overrides, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        discover(settings("tracking=disabled", *overrides), tmp_path / "run", [], print)
