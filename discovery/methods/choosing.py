@@ -39,7 +39,7 @@ def find(method: Scoring, data: Data, metric: Metric, seed: int) -> Iterator[Ste
     yield Found(
         mask=chosen.circuit.mask,
         scores=chosen.circuit.scores,
-        score=f"{method.name}, in {unit}, positive = the edge helps",
+        score=f"{method.label}, in {unit}, positive = the edge helps",
         ranks=True,
         counts={"n_edges_requested": requested, "n_edges_taken": chosen.taken},
         edges=edges,
