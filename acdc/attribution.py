@@ -5,7 +5,8 @@ negated): positive = cutting the edge makes the loss worse, so the edge helps. E
 2023, arXiv 2310.10348) is the first-order estimate (a'_u - a_u) . dm/dx_v, where a_u is writer u's
 clean output, a'_u what a cut edge carries and x_v reader v's input; EAP-IG (Hanna et al. 2024,
 arXiv 2403.17806) averages the gradient over runs between clean and corrupted. `exact` cuts every
-edge once. Losses are summed over prompts and divided once by their number, so a score does not
+edge once. Where data come with rules (acdc/backward.py), these stand for the gradient in all but
+`exact`. Losses are summed over prompts and divided once by their number, so a score does not
 depend on how prompts are batched. Gradients are taken one layer at a time from the kept residual
 streams, so memory is that of one layer. Knows no circuits, tasks or files.
 """
@@ -22,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from acdc.backward import FrozenNorm
 from acdc.data import POINT_ROWS, Data
 from acdc.errors import InputError
 from acdc.forward import PatchedForward, head_values, stream_of
@@ -277,6 +279,8 @@ def _through_norm(norm: Norm, x: Tensor, gradient: Tensor) -> Tensor:
     gradient *= scale if norm.weight is None else scale * norm.weight
     if norm.kind == "layer":
         gradient -= gradient.mean(-1, keepdim=True)
+    if isinstance(norm, FrozenNorm):
+        return gradient
     unit = x * scale
     along = torch.einsum("r...d,...d->r...", gradient, unit) / x.shape[-1]
     return gradient.addcmul_(along[..., None], unit, value=-1)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from acdc.ablation import RESAMPLE, Ablation
+from acdc.backward import Backward
 from acdc.errors import InputError
 from acdc.forward import PatchedForward, Trace, trace
 from acdc.graph import Graph
@@ -132,6 +133,12 @@ class Data:
         for some in tokens.split(self.part):
             with torch.inference_mode(False), torch.no_grad():
                 yield trace(self.model, some, lean=True).writers
+
+    def with_backward(self, rules: Backward) -> Data:
+        """The same runs of the same model, whose gradients follow rules; ValueError if they do."""
+        other = copy(self)
+        other.model, other._forwards = rules.of(self.model), {}
+        return other
 
     def with_features(self, features: Mapping[str, tuple[int, ...]]) -> Data:
         """The same runs of prompts that are said to have other features."""

@@ -44,7 +44,7 @@ def end(
     yield Found(
         mask=chosen.circuit.mask,
         scores=chosen.circuit.scores,
-        score=f"{method.name}, in {unit}, positive = the edge helps",
+        score=f"{method.label}, in {unit}, positive = the edge helps",
         ranks=True,
         counts={"n_edges_requested": requested, "n_edges_taken": chosen.taken},
         edges=edges,

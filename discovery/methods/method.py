@@ -65,6 +65,11 @@ class Scoring(Method):
             raise ValueError("rule=paths is for method=random with n_edges")
         return self
 
+    @property
+    def label(self) -> str:
+        """What the scores are, in words: the name, and what changes their meaning."""
+        return self.name
+
     def scores(self, data: Any, metric: Any, seed: int) -> NDArray[np.float64]:
         """[writers, readers]: positive = the edge helps, 0 where there is no edge."""
         raise NotImplementedError

@@ -36,7 +36,24 @@ class IFR(Scoring):
         return edge_flow(data.model, data.graph, prompts.clean, right=right, wrong=wrong).scores
 
 
-class EAP(Scoring):
+class Attribution(Scoring):
+    """Effects estimated by a gradient, or by what stands in for it (acdc/backward.py)."""
+
+    backward: Literal["exact", "gim", "relp"] = "exact"
+
+    @property
+    def label(self) -> str:
+        """See Scoring.label."""
+        return self.name if self.backward == "exact" else f"{self.name}, backward={self.backward}"
+
+    def ruled(self, data: Any) -> Any:
+        """The data with these rules."""
+        from acdc.backward import BACKWARD
+
+        return data.with_backward(BACKWARD[self.backward])
+
+
+class EAP(Attribution):
     """Edge attribution patching (Syed et al. 2023): gradients at the clean run."""
 
     name: str = "eap"
@@ -49,10 +66,10 @@ class EAP(Scoring):
         """See Scoring.scores."""
         from acdc.attribution import eap
 
-        return eap(data, metric)
+        return eap(self.ruled(data), metric)
 
 
-class EAPIG(Scoring):
+class EAPIG(Attribution):
     """EAP with gradients integrated along the input (Hanna et al. 2024)."""
 
     name: str = "eap_ig"
@@ -66,7 +83,7 @@ class EAPIG(Scoring):
         """See Scoring.scores."""
         from acdc.attribution import eap_ig
 
-        return eap_ig(data, metric, self.steps)
+        return eap_ig(self.ruled(data), metric, self.steps)
 
 
 class EAPIGActivations(EAPIG):
@@ -82,7 +99,7 @@ class EAPIGActivations(EAPIG):
         """See Scoring.scores."""
         from acdc.attribution import eap_ig_activations
 
-        return eap_ig_activations(data, metric, self.steps)
+        return eap_ig_activations(self.ruled(data), metric, self.steps)
 
 
 class Exact(Scoring):

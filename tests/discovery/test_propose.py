@@ -66,6 +66,17 @@ def test_methods_beat_noise(runs):
         assert runs[name].result["faithfulness"] > 0.9 > runs["random"].result["faithfulness"]
 
 
+@pytest.mark.parametrize("name", ["eap", "eap_ig", "eap_ig_activations"])
+def test_what_stands_for_the_gradient_is_said_and_used(runs, name, tmp_path):
+    for rule in ("gim", "relp"):
+        words = [f"method={name}", "method.n_edges=30", f"method.backward={rule}"]
+        discover(settings("tracking=disabled", *words), tmp_path / rule, [], lambda text: None)
+        run = read_run(tmp_path / rule)
+        assert run.circuit["about"]["score"].startswith(f"{name}, backward={rule}, in ")
+        assert run.edges != runs[name].edges
+        assert run.config["config"]["method"]["backward"] == rule
+
+
 def test_threshold_instead_of_a_number(tmp_path):
     chosen = settings(
         "tracking=disabled", "method=exact", "method.n_edges=null", "method.threshold=0.05"
@@ -104,6 +115,10 @@ def test_a_shortlist_is_reported_and_the_circuit_stays_within_it(tmp_path):
         (["method=eap", "metric=kl"], "exactly zero"),
         (["method=eap_ig", "method.steps=0"], "method.steps=0"),
         (["method=eap_ig", "ablation=zero"], "zero"),
+        (
+            ["method=eap", "method.backward=lrp"],
+            "method.backward='lrp': .*'exact', 'gim' or 'relp'",
+        ),
         (["method=random", "method.rule=best"], "method.rule='best'.*top_n"),
     ],
 )
