@@ -23,6 +23,7 @@ import torch
 
 from acdc.bridge import LoadedModel
 from acdc.data import Data
+from acdc.errors import InputError
 from acdc.memory import GIB
 from acdc.metrics import Metric
 from discovery.doubts import doubts
@@ -90,7 +91,8 @@ def _discover(
     for sentence in warnings:
         say(f"warning: {sentence}")
     with clock("search"):
-        proposed = propose(settings.method, data, metric, settings.seed, run, tracker)
+        aim = _aim(settings, job)
+        proposed = propose(settings.method, data, metric, settings.seed, run, tracker, aim)
     plain += _time_forward(loaded, data)
     with clock("evaluate"), torch.inference_mode():
         measured = _measured(job, proposed)
@@ -101,6 +103,19 @@ def _discover(
     result["warnings"] = warnings
     _write(run, tracker, proposed, metric, result)
     return result
+
+
+def _aim(settings: Settings, job: Job) -> tuple[float, Data] | None:
+    """The target, if one holds, and the prompts that it holds on."""
+    if settings.aim is None:
+        return None
+    if "tune" not in job.held_out:
+        raise InputError(
+            f"target={settings.aim:g}: the task has no prompts left to tune on; give more (or"
+            " task.n less than all of them), or give the method a size (method.threshold,"
+            " method.n_edges)"
+        )
+    return settings.aim, job.held_out["tune"]
 
 
 def plan_only(settings: Settings, say: Say) -> None:
@@ -152,6 +167,7 @@ def _result(
         "metric": settings.metric.name,
         "ablation": settings.ablation.name,
         "threshold": getattr(method, "threshold", None),
+        "target": settings.aim,
         "seed": settings.seed,
         "n_edges_total": circuit.graph.n_edges,
         "n_edges": circuit.n_edges,
@@ -226,6 +242,7 @@ def _write(
 def _subtitle(result: Mapping[str, Any], metric: Metric) -> str:
     faith, size = result["faithfulness"], result["threshold"]
     how = result["method"] if size is None else f"{result['method']}, threshold {size:g}"
+    how += "" if result["target"] is None else f", target {result['target']:g}"
     how += f": {result['n_edges']} of {result['n_edges_total']:,} edges"
     if result["metric_circuit"] is None:
         return f"{how}, not evaluated: the task has no corrupt prompts"

@@ -47,17 +47,24 @@ class Proposed:
 
 
 def propose(
-    method: Method, data: Data, metric: Metric, seed: int, run: RunFolder, tracker: Tracker
-) -> Proposed:
-    """Run the method into the folder, or what is left of it."""
+    method: Method, data: Data, metric: Metric, seed: int, run: RunFolder, tracker: Tracker,
+    aim: tuple[float, Data] | None = None,
+) -> Proposed:  # fmt: skip
+    """Run the method into the folder, or what is left of it; `aim` is a target and where it holds.
+
+    On its way to a target a method that was killed begins again.
+    """
     done = _read_back(run, data.graph)
     if done is not None:
         return done
     work = _Work(run, tracker, data.graph, metric)
     resume = work.come_back()
+    steps = method.find(data, metric, seed, resume)
+    if aim is not None:
+        steps = method.reach(data, metric, seed, *aim)
     found: Step | Found | None = None
     with tqdm(total=data.graph.n_edges, unit="edge", dynamic_ncols=True, smoothing=0.05) as bar:
-        for found in _named(method, method.find(data, metric, seed, resume)):
+        for found in _named(method, steps):
             if isinstance(found, Found):
                 break
             work.write(found)

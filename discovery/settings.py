@@ -22,6 +22,7 @@ from discovery.models.choices import ModelChoice
 from discovery.tasks.choices import Task
 
 Read = TypeVar("Read", bound="ModelSettings")
+DEFAULT_TARGET = 0.95
 GROUPS: dict[str, str] = {  # field of a configuration -> what is looked up there
     "model": "model", "task": "task", "versus": "task", "method": "method", "ablation": "ablation",
 }  # fmt: skip
@@ -80,10 +81,31 @@ class Settings(ModelSettings):
     ablation: SerializeAsAny[AblationChoice]
     evaluation: Annotated[BasicEvaluation | FullEvaluation, Field(discriminator="kind")]
     tracking: TrackingSettings
+    target: Share | None = None  # to be recovered on the tuning prompts; None: DEFAULT_TARGET, or
+    # nothing for a method that is given a size of its own
     tune: Least = 64  # prompts held out to choose a size on
     test: Least = 100  # prompts held out to judge the circuit on
     memory_gib: Amount | None = None  # that the process may take; None: what is free less a reserve
     plan: bool = False  # say what it would take, and stop
+
+    @property
+    def aim(self) -> float | None:
+        """The target that holds; None: the method has a size of its own."""
+        return (self.target or DEFAULT_TARGET) if not self.method.sized else None
+
+    @model_validator(mode="after")
+    def _target_or_size(self) -> Settings:
+        if self.target is not None and self.method.sized:
+            raise ValueError(
+                f"target={self.target:g}: method={self.method.name} is given a size of its own; set"
+                " that to null (method.threshold=null, method.n_edges=null), or target=null"
+            )
+        if self.aim is not None and self.tune == 0:
+            raise ValueError(
+                "tune=0: a target is reached on prompts to tune on; take tune=64, or give the"
+                " method a size (method.threshold, method.n_edges)"
+            )
+        return self
 
     @property
     def corrupt_for(self) -> str | None:

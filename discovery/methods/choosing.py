@@ -2,26 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from acdc.data import Data
+from acdc.errors import InputError
 from acdc.graph import Circuit, Graph
 from acdc.metrics import Metric
 from acdc.selection import Selection, check_size, select, select_on_paths, threshold
+from discovery.evaluation import Share
 from discovery.methods.found import Found, Step
 from discovery.methods.method import Scoring
 from discovery.records import TestedEdge
 from discovery.statistics.random_circuits import random_mask
 
+FIRST = 8  # edges that are tried first on the way to a target
+
 
 def find(method: Scoring, data: Data, metric: Metric, seed: int) -> Iterator[Step | Found]:
     """Score every edge, choose the best."""
+    if not method.sized:
+        raise InputError(f"method={method.name}: give n_edges or threshold, or ask for a target")
     if method.n_edges is not None:
         check_size(data.graph, method.n_edges)  # before the scores, which may take hours
     yield from end(method, data, metric, seed, method.scores(data, metric, seed))
+
+
+def reach(
+    method: Scoring, data: Data, metric: Metric, seed: int, target: float, tune: Data
+) -> Iterator[Step | Found]:
+    """Score every edge; the fewest of the best that reach the target. See Method.reach."""
+    scores, yardstick = method.scores(data, metric, seed), Share(tune, metric)
+
+    def share(n_edges: int) -> float:
+        sized = method.model_copy(update={"n_edges": n_edges})
+        return yardstick.of(choose(sized, data.graph, scores, seed).circuit.mask)
+
+    size, reached = smallest(share, data.graph.n_edges, target)
+    for made in end(method.model_copy(update={"n_edges": size}), data, metric, seed, scores):
+        if isinstance(made, Found):
+            made = replace(made, counts={**made.counts, "tune_share": reached})
+        yield made
+
+
+def smallest(share: Callable[[int], float], most: int, target: float) -> tuple[int, float]:
+    """The smallest size that reaches the target, and its share; all edges if none does.
+
+    Sizes are doubled up to one that does and then bisected to 2 %: where the share does not grow
+    with size everywhere, a smaller one may be missed.
+    """
+    low, high = 0, min(FIRST, most)
+    found = share(high)
+    while found < target and high < most:
+        low, high = high, min(2 * high, most)
+        found = share(high)
+    while found >= target and high - low > max(1, high // 50):
+        middle = (low + high) // 2
+        own = share(middle)
+        if own >= target:
+            high, found = middle, own
+        else:
+            low = middle
+    return high, found
 
 
 def end(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, FiniteFloat, model_validator
@@ -15,13 +15,16 @@ from discovery.methods.method import Method, Work
 class ACDC(Method):
     """The greedy search; the fields of acdc.search.Order, and what guides it.
 
-    With `guide=null` it is the exact search. `n_edges` is there so that a sweep over methods can
+    With `guide=null` it is the exact search. `threshold` bounds what each cut may cost, `budget`
+    what all may come to (acdc.search.Budget). `n_edges` is there so that a sweep over methods can
     say `n_edges=null` to all of them.
     """
 
     name: str = "acdc"
     works: ClassVar[Work] = "search"
-    threshold: Annotated[FiniteFloat, Field(ge=0)] = 0.05
+    threshold: Annotated[FiniteFloat, Field(ge=0)] | None = None
+    budget: Annotated[FiniteFloat, Field(gt=0)] | None = None
+    power: Annotated[FiniteFloat, Field(ge=0)] = 0.25
     n_edges: None = None
     reader_order: Literal["layer", "head"] = "layer"
     sender_heads: Literal["descending", "ascending", "random"] = "descending"
@@ -31,6 +34,12 @@ class ACDC(Method):
     guide_steps: Count = 5
     weakest_first: bool = False
     shortlist: Count | None = None
+
+    @model_validator(mode="after")
+    def _one_size(self) -> ACDC:
+        if self.threshold is not None and self.budget is not None:
+            raise ValueError("give one of threshold and budget, the other null")
+        return self
 
     @model_validator(mode="after")
     def _guide_is_used(self) -> ACDC:
@@ -69,3 +78,16 @@ class ACDC(Method):
         from discovery.methods.searching import find
 
         yield from find(self, data, metric, seed, resume)
+
+    def reach(
+        self, data: Any, metric: Any, seed: int, target: float, tune: Any
+    ) -> Iterator[Step | Found]:
+        """See Method.reach: by a budget, tightened until it does, then regrown and trimmed."""
+        from discovery.methods.searching import reach
+
+        yield from reach(self, data, metric, seed, target, tune)
+
+    def of_size(self, counts: Mapping[str, Any]) -> Method:
+        """See Method.of_size: its budget."""
+        budget = counts.get("budget")
+        return self if self.sized or budget is None else self.model_copy(update={"budget": budget})

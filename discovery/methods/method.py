@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, FiniteFloat, model_validator
 
+from acdc.errors import InputError
 from discovery.fields import Count, Named
 from discovery.methods.found import Found, Resume, Step
 
@@ -36,6 +37,29 @@ class Method(Named):
         """
         raise NotImplementedError
 
+    def reach(
+        self, data: Any, metric: Any, seed: int, target: float, tune: Any
+    ) -> Iterator[Step | Found]:
+        """The smallest circuit it can find that recovers a share of what cutting all edges changes.
+
+        The share is two-sided (discovery.evaluation.Share), on other prompts, `tune`. Found.counts
+        has `tune_share`; where it is below the target, no circuit was found that reaches it.
+        """
+        raise InputError(
+            f"target={target:g}: method={self.name} has no way to a target; give it a size of its"
+            " own, and target=null"
+        )
+
+    def of_size(self, counts: Mapping[str, Any]) -> Method:
+        """The same method with the size that it came to (Found.counts) on its way to a target."""
+        return self
+
+    @property
+    def sized(self) -> bool:
+        """Whether it says itself how large a circuit is to be; if not, a target must."""
+        fields = [f for f in ("n_edges", "threshold", "budget") if f in type(self).model_fields]
+        return not fields or any(getattr(self, field) is not None for field in fields)
+
     @property
     def size(self) -> str:
         """How large a circuit was asked for, as a word for names: n40, t0.05, or nothing."""
@@ -51,7 +75,7 @@ class Scoring(Method):
     by_prompt: ClassVar[bool] = True
     unit: ClassVar[str | None] = None  # of the scores; None: the metric's
 
-    n_edges: Count | None = 40
+    n_edges: Count | None = None
     threshold: Annotated[FiniteFloat, Field(ge=0)] | None = None
     count: Literal["asked", "on_paths"] = "asked"
     rule: Literal["top_n", "greedy", "paths"] = "top_n"
@@ -59,9 +83,9 @@ class Scoring(Method):
 
     @model_validator(mode="after")
     def _one_size(self) -> Scoring:
-        if (self.n_edges is None) == (self.threshold is None):
-            raise ValueError("give exactly one of n_edges and threshold, the other null")
-        if self.rule == "paths" and (self.asks_prompts or self.n_edges is None):
+        if self.n_edges is not None and self.threshold is not None:
+            raise ValueError("give one of n_edges and threshold, the other null")
+        if self.rule == "paths" and (self.asks_prompts or self.threshold is not None):
             raise ValueError("rule=paths is for method=random with n_edges")
         return self
 
@@ -81,3 +105,16 @@ class Scoring(Method):
         from discovery.methods.choosing import find
 
         yield from find(self, data, metric, seed)
+
+    def reach(
+        self, data: Any, metric: Any, seed: int, target: float, tune: Any
+    ) -> Iterator[Step | Found]:
+        """See Method.reach: by size, on the path of circuits that the scores make."""
+        from discovery.methods.choosing import reach
+
+        yield from reach(self, data, metric, seed, target, tune)
+
+    def of_size(self, counts: Mapping[str, Any]) -> Method:
+        """See Method.of_size: its number of edges."""
+        size = counts.get("n_edges_requested")
+        return self if self.sized or size is None else self.model_copy(update={"n_edges": size})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,24 +11,33 @@ import numpy as np
 from acdc.data import Data
 from acdc.errors import InputError
 from acdc.graph import Graph
-from acdc.metrics import Metric
-from acdc.search import Checkpoint, Decision, Guide, Order, Search
+from acdc.metrics import Metric, two_sided
+from acdc.regrow import regrow
+from acdc.search import Budget, Checkpoint, Decision, Guide, Order, Search
 from acdc.search import Step as SearchStep
 from acdc.selection import best_edges
+from discovery.evaluation import Share
 from discovery.methods.found import Found, Resume, Step
 from discovery.methods.greedy import ACDC
 from discovery.records import TestedEdge
 
 Row = Mapping[str, Any]
+ATTEMPTS = 6  # searches on the way to a target
+TIGHTER = 0.4  # what a budget is multiplied by where the circuit falls short on other prompts
 
 
 def find(
     method: ACDC, data: Data, metric: Metric, seed: int, resume: Resume | None = None
 ) -> Iterator[Step | Found]:
     """The configured search, its guide's scores made first; see acdc.search."""
-    order = Order(method.reader_order, method.sender_heads, method.gates, seed)
     guide = _guide(method, data, metric, seed)
-    search = Search(data, metric, method.threshold, order, method.chunk, guide)
+    if method.budget is not None:
+        rule, metric = Budget(method.budget, method.power), two_sided(metric)
+    elif method.threshold is not None:
+        rule = method.threshold
+    else:
+        raise InputError("method=acdc: give threshold or budget, or ask for a target")
+    search = _search(method, data, metric, rule, guide, seed)
     rows, skipped, damage = list[Row](), 0, 0.0
     if resume is not None:
         search.restore(Checkpoint(resume.about, resume.tensors))
@@ -44,6 +54,55 @@ def find(
             point,
         )  # fmt: skip
     yield _found(method, metric, search, rows, (skipped, damage))
+
+
+def _search(
+    method: ACDC, data: Data, metric: Metric, rule: float | Budget, guide: Guide | None, seed: int
+) -> Search:
+    order = Order(method.reader_order, method.sender_heads, method.gates, seed)
+    return Search(data, metric, rule, order, method.chunk, guide)
+
+
+def reach(
+    method: ACDC, data: Data, metric: Metric, seed: int, target: float, tune: Data
+) -> Iterator[Step | Found]:
+    """Searches within a budget, ever tighter until the target is reached, and the regrowth.
+
+    The first budget is what the target leaves on the prompts of the search. Lines of tests are
+    those of the last search.
+    """
+    guide, error = _guide(method, data, metric, seed), two_sided(metric)
+    yardstick = Share(tune, metric)
+    total = (1 - target) * float(data.errors(metric, [np.zeros_like(data.graph.legal)]).mean())
+    for attempt in range(1, ATTEMPTS + 1):
+        search, rows = _search(method, data, error, Budget(total, method.power), guide, seed), []
+        for step in search.steps():
+            rows += [_edge_row(data.graph, test) for test in step.tests]
+            row = {**_metrics_row(data.graph, step), "attempt": attempt, "budget": total}
+            says = f"search {attempt}, {_says(data.graph, error, step)}"
+            yield Step((), row, step.n_settled, says)
+        if yardstick.of(search.mask) >= target or attempt == ATTEMPTS:
+            break
+        total *= TIGHTER
+    mask, moves = search.mask.copy(), []
+    for move in regrow(data, error, mask, lambda m: yardstick.of(m) >= target):
+        mask, name = move.mask, data.graph.edge_name(*move.edge)
+        moves.append({"edge": name, "kind": move.kind, "effect": move.effect})
+        says = f"{name} {move.kind}, {int(mask.sum())} kept"
+        row = {"reader": name, "kind": move.kind, "reason": "regrown", "n_edges": int(mask.sum())}
+        yield Step((), row, data.graph.n_edges, says)
+    kept = {row["edge"]: row["kept"] for row in rows}
+    kept |= {move["edge"]: move["kind"] == "back" for move in moves}
+    yield Step(tuple({**row, "kept": kept[row["edge"]]} for row in rows), done=data.graph.n_edges)
+    found = _found(method, error, search, rows, (0, 0.0))
+    more = {
+        "budget": total, "n_searches": attempt, "n_moves": len(moves),
+        "tune_share": yardstick.of(mask),
+    }  # fmt: skip
+    yield replace(
+        found, mask=mask, metric=None, counts={**found.counts, **more},
+        edges=tuple(replace(e, kept=kept[e.edge]) for e in found.edges),
+    )  # fmt: skip
 
 
 def _guide(method: ACDC, data: Data, metric: Metric, seed: int) -> Guide | None:

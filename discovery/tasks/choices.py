@@ -13,6 +13,7 @@ from discovery.fields import Count, Named
 
 Part = Literal["search", "tune", "test"]  # of a run's prompts
 
+
 class NoneLeft(InputError):
     """A part of a task has no prompts."""
 

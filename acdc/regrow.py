@@ -1,0 +1,107 @@
+"""The end of a search: edges come back until a circuit is enough, then those that it can spare go.
+
+A greedy search decides each edge once, while others are still there that go later. Here cut edges
+are looked at again in the circuit as it is: the gradient of the mask says which would help most, to
+first order; the most promising are tried, one at a time and exactly, and the best comes back. Then
+kept edges are tried from the cheapest on, and go while the circuit stays enough. What is enough is
+for the caller to say, best on prompts that the search did not see. Knows no tasks or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from acdc.data import Data
+from acdc.gradient import LOSSES, MaskedRun
+from acdc.metrics import Metric
+
+Mask = NDArray[np.bool_]  # [writers, readers]
+Edge = tuple[int, int]  # writer, reader
+TRIED = 16  # of the most promising cut edges, a time that one comes back
+FAILURES = 8  # kept edges in a row that cannot be spared, from the cheapest on, before it is over
+
+
+@dataclass(frozen=True)
+class Move:
+    """One edge that came back or went."""
+
+    kind: Literal["back", "gone"]
+    edge: Edge
+    effect: float  # error after less error before, on the prompts of the search
+    mask: Mask  # after it
+
+
+def regrow(
+    data: Data, metric: Metric, mask: Mask, enough: Callable[[Mask], bool]
+) -> Iterator[Move]:
+    """Moves from `mask` on; the last one's mask is the circuit (none: it is as it was).
+
+    Errors are Bound.error, means over the prompts of `data`. Edges come back until the circuit is
+    enough, or until none of those tried lowers the error.
+    """
+    error = _errors(data, metric, [mask])[0]
+    while not enough(mask):
+        candidates = _cut_edges(data, metric, mask)[:TRIED]
+        tried = [_with(mask, edge, True) for edge in candidates]
+        errors = _errors(data, metric, tried)
+        best = int(np.argmin(errors)) if tried else 0
+        if not tried or errors[best] >= error:
+            return
+        mask, effect, error = tried[best], errors[best] - error, errors[best]
+        yield Move("back", candidates[best], float(effect), mask)
+    failures = 0
+    for edge in _kept_edges(data, metric, mask):
+        less = _with(mask, edge, False)
+        if not enough(less):
+            failures += 1
+            if failures == FAILURES:
+                return
+            continue
+        (after,) = _errors(data, metric, [less])
+        mask, effect, error, failures = less, after - error, after, 0
+        yield Move("gone", edge, float(effect), mask)
+
+
+def _errors(data: Data, metric: Metric, masks: list[Mask]) -> NDArray[np.float64]:
+    return data.errors(metric, masks).mean(1) if masks else np.zeros(0)
+
+
+def _with(mask: Mask, edge: Edge, kept: bool) -> Mask:
+    other = mask.copy()
+    other[edge] = kept
+    return other
+
+
+def _cut_edges(data: Data, metric: Metric, mask: Mask) -> list[Edge]:
+    """Those that would lower the error, to first order, the most promising first."""
+    slope = np.where(data.graph.legal & ~mask, slopes(data, metric, mask), 0.0)
+    order = np.argsort(slope.ravel(), kind="stable")
+    return [_edge(mask, i) for i in order[: int((slope < 0).sum())].tolist()]
+
+
+def _kept_edges(data: Data, metric: Metric, mask: Mask) -> list[Edge]:
+    """All of the circuit, those first whose removal raises the error least, to first order."""
+    cost, inside = -slopes(data, metric, mask).ravel(), np.flatnonzero(mask)
+    order = inside[np.argsort(cost[inside], kind="stable")]
+    return [_edge(mask, i) for i in order.tolist()]
+
+
+def _edge(mask: Mask, index: int) -> Edge:
+    writer, reader = divmod(index, mask.shape[1])
+    return writer, reader
+
+
+def slopes(data: Data, metric: Metric, mask: Mask) -> NDArray[np.float64]:
+    """[writers, readers]: d mean error / d mask at a circuit, of all edges, kept or cut."""
+    total = np.zeros(mask.shape)
+    for forward in data:
+        run = MaskedRun(forward, torch.as_tensor(mask).to(forward.model.W_E), forward.graph.legal)
+        losses = LOSSES["error"](forward.bound(metric), run.logits)
+        total += run.gradient(losses).double().cpu().numpy()
+    return total / len(data)
