@@ -25,7 +25,8 @@ from acdc.errors import InputError
 from acdc.metrics import Metric
 from acdc.selection import Rule, top_n
 from discovery.drawing import save_figure
-from discovery.methods import Found, Method, last
+from discovery.methods import Found, Method, Scoring, last
+from discovery.needed import Row, of_scores, of_searches
 
 
 @dataclass(frozen=True)
@@ -36,30 +37,53 @@ class Compared:
     kept: NDArray[np.bool_] | None  # the circuit that the method itself chose, if it does not rank
     scores: NDArray[np.float64]  # [writers, readers]
     curves: FaithfulnessCurves
+    needed: tuple[Row, ...]  # edges for each target; see discovery/needed.py
     seconds: float  # to the scores; the curve is not counted
 
 
 def compare(
-    data: Data, metric: Metric, methods: Sequence[Method], rule: Rule, seed: int
-) -> list[Compared]:
-    """Scores and curves of each method; the data and the metric are shared.
+    data: Data, metric: Metric, methods: Sequence[Method], rule: Rule, seed: int,
+    targets: Sequence[float], tune: Data, test: Data,
+) -> list[Compared]:  # fmt: skip
+    """Scores and curves of each method, and the edges that it needs; all else is shared.
 
-    InputError without corrupt prompts, if the ablation needs them: faithfulness is measured against
-    the empty circuit.
+    A method that gives no scores and has no size of its own is asked for each target anew, and its
+    curve is that of the last. InputError without corrupt prompts, if the ablation needs them:
+    faithfulness is measured against the empty circuit.
     """
     if data.ablation.needs_corrupt and not data.prompts.has_corrupt:
         raise InputError("task: a comparison needs corrupt prompts, and the task has none")
     compared = []
     for method in methods:
-        start = time.perf_counter()
-        found = last(method.find(data, metric, seed))
-        seconds = time.perf_counter() - start
-        scores = ranking(found)
+        found, rows, seconds = _asked(method, data, metric, seed, targets, tune, test)
         with torch.no_grad():
-            curves = faithfulness_curves(data, metric, scores, rule)
+            curves = faithfulness_curves(data, metric, ranking(found), rule)
         kept = None if found.ranks else found.mask
-        compared.append(Compared(method.name, kept, scores, curves, seconds))
+        own = Compared(method.label, kept, ranking(found), curves, tuple(rows), seconds)
+        compared.append(own)
     return compared
+
+
+def _asked(
+    method: Method, data: Data, metric: Metric, seed: int, targets: Sequence[float], tune: Data,
+    test: Data,
+) -> tuple[Found, list[Row], float]:  # fmt: skip
+    """What the method ends with, what it needs for each target, and its seconds without the last.
+
+    A method of a size of its own is asked for that alone.
+    """
+    start = time.perf_counter()
+    if isinstance(method, Scoring):
+        scores = method.scores(data, metric, seed)
+        seconds = time.perf_counter() - start
+        rows = of_scores(method, data, metric, seed, scores, targets, tune, test)
+        found = Found(mask=data.graph.legal, scores=scores, score=method.label, ranks=True)
+        return found, [{**row, "seconds": round(seconds, 1)} for row in rows], seconds
+    if method.sized:
+        found = last(method.find(data, metric, seed))
+        return found, [], time.perf_counter() - start
+    both = list(of_searches(method, data, metric, seed, targets, tune, test))
+    return both[-1][0], [row for _, row in both], time.perf_counter() - start
 
 
 def ranking(found: Found) -> NDArray[np.float64]:

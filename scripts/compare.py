@@ -19,15 +19,19 @@ from discovery.records import RunFolder, termination_as_exit
 from discovery.settings import Settings, read_settings
 from discovery.tables import markdown
 
-OWN = ("methods", "rule")  # fields of conf/compare.yaml
+OWN = ("methods", "rule", "targets")  # fields of conf/compare.yaml
 
 
 def method_settings(config: DictConfig, overrides: list[str]) -> list[Settings]:
-    """One checked configuration a method: its own file, all else shared."""
+    """One checked configuration a method: its own file, all else shared.
+
+    A method is its name, and what is asked of it alone: "eap method.backward=gim".
+    """
     shared = [o for o in overrides if o.split("=")[0].lstrip("+") not in OWN]
     out = []
-    for name in config.methods:
-        own = asked([f"method={name}", "metric=logit_diff", *shared])
+    for words in config.methods:
+        name, *more = words.split()
+        own = asked([f"method={name}", *shared, *more])
         out.append(read_settings(plain(compose("config", own))))
     if not out:
         raise InputError("methods=[]: name at least one, such as methods=[eap_ig,random]")
@@ -46,14 +50,20 @@ def run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
         print(job.describe())
         for sentence in doubts(job.loaded, job.data, job.metric, None):
             print(f"warning: {sentence}")
-        seed = methods[0].seed
-        found = compare(job.data, job.metric, [s.method for s in methods], config.rule, seed)
-        rows = facts(found, job.data)
+        if {"tune", "test"} - job.held_out.keys():
+            raise InputError("tune, test: a comparison needs prompts of both; give the task more")
+        held_out = job.held_out["tune"], job.held_out["test"]
+        found = compare(
+            job.data, job.metric, [s.method for s in methods], config.rule, methods[0].seed,
+            config.targets, *held_out,
+        )  # fmt: skip
+        rows, needed = facts(found, job.data), [row for one in found for row in one.needed]
         curves = {one.method: one.curves.to_json() for one in found}
-        record.write("compare.json", {"table": rows, "curves": curves})
+        record.write("compare.json", {"table": rows, "needed": needed, "curves": curves})
         words = methods[0].task.name, job.loaded.model.name, job.metric.name, job.data.ablation.name
         title = "{} in {}, {}, {}".format(*words)
         picture = draw_curves(folder, found, title)
+        print(f"edges needed for a share of the model\n\n{markdown(needed)}")
         print(markdown(rows) + f"\npicture  {picture}\nresults  {record.path('compare.json')}")
 
 

@@ -35,17 +35,26 @@ def reach(
     method: Scoring, data: Data, metric: Metric, seed: int, target: float, tune: Data
 ) -> Iterator[Step | Found]:
     """Score every edge; the fewest of the best that reach the target. See Method.reach."""
-    scores, yardstick = method.scores(data, metric, seed), Share(tune, metric)
-
-    def share(n_edges: int) -> float:
-        sized = method.model_copy(update={"n_edges": n_edges})
-        return yardstick.of(choose(sized, data.graph, scores, seed).circuit.mask)
-
-    size, reached = smallest(share, data.graph.n_edges, target)
-    for made in end(method.model_copy(update={"n_edges": size}), data, metric, seed, scores):
+    scores = method.scores(data, metric, seed)
+    sized, reached = sized_for(method, data.graph, scores, seed, target, Share(tune, metric))
+    for made in end(sized, data, metric, seed, scores):
         if isinstance(made, Found):
             made = replace(made, counts={**made.counts, "tune_share": reached})
         yield made
+
+
+def sized_for(
+    method: Scoring, graph: Graph, scores: NDArray[np.float64], seed: int, target: float,
+    yardstick: Share,
+) -> tuple[Scoring, float]:  # fmt: skip
+    """The method with the smallest size that reaches the target, and the share that it reaches."""
+
+    def share(n_edges: int) -> float:
+        sized = method.model_copy(update={"n_edges": n_edges})
+        return yardstick.of(choose(sized, graph, scores, seed).circuit.mask)
+
+    size, reached = smallest(share, graph.n_edges, target)
+    return method.model_copy(update={"n_edges": size}), reached
 
 
 def smallest(share: Callable[[int], float], most: int, target: float) -> tuple[int, float]:

@@ -37,6 +37,11 @@ class Method(Named):
         """
         raise NotImplementedError
 
+    @property
+    def label(self) -> str:
+        """The name, and what changes the meaning of what it finds."""
+        return self.name
+
     def reach(
         self, data: Any, metric: Any, seed: int, target: float, tune: Any
     ) -> Iterator[Step | Found]:
@@ -88,11 +93,6 @@ class Scoring(Method):
         if self.rule == "paths" and (self.asks_prompts or self.threshold is not None):
             raise ValueError("rule=paths is for method=random with n_edges")
         return self
-
-    @property
-    def label(self) -> str:
-        """What the scores are, in words: the name, and what changes their meaning."""
-        return self.name
 
     def scores(self, data: Any, metric: Any, seed: int) -> NDArray[np.float64]:
         """[writers, readers]: positive = the edge helps, 0 where there is no edge."""

@@ -1,0 +1,73 @@
+"""How many edges a method needs to recover a share of the model: its price at equal faithfulness.
+
+Sizes are chosen on the tuning prompts, two-sided (discovery/evaluation.py, Share); what is told of
+the circuits is measured on the test prompts, which had no part in it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from acdc.data import Data
+from acdc.metrics import Metric
+from discovery.evaluation import Share, measure
+from discovery.methods import Found, Method, Scoring, last
+from discovery.methods.choosing import choose, sized_for
+
+Row = dict[str, Any]
+
+
+def of_scores(
+    method: Scoring, data: Data, metric: Metric, seed: int, scores: NDArray[np.float64],
+    targets: Sequence[float], tune: Data, test: Data,
+) -> Iterator[Row]:  # fmt: skip
+    """A row a target, the smallest first: the fewest of the best edges that reach it.
+
+    `edges` is None where no circuit of the method's reached the target on the tuning prompts.
+    """
+    yardstick = Share(tune, metric)
+    for target in sorted(targets):
+        sized, share = sized_for(method, data.graph, scores, seed, target, yardstick)
+        mask = choose(sized, data.graph, scores, seed).circuit.mask
+        yield _row(method, target, mask, share, metric, test)
+
+
+def of_searches(
+    method: Method, data: Data, metric: Metric, seed: int, targets: Sequence[float], tune: Data,
+    test: Data,
+) -> Iterator[tuple[Found, Row]]:  # fmt: skip
+    """As `of_scores`, each circuit found on its own."""
+    for target in sorted(targets):
+        start = time.perf_counter()
+        found = last(method.reach(data, metric, seed, target, tune))
+        seconds = round(time.perf_counter() - start, 1)
+        row = _row(method, target, found.mask, found.counts["tune_share"], metric, test)
+        yield found, {**row, "seconds": seconds}
+
+
+def _row(
+    method: Method, target: float, mask: NDArray[np.bool_], share: float, metric: Metric,
+    test: Data,
+) -> Row:  # fmt: skip
+    own = measure(test, metric, mask)
+    accuracy = (own.scores or {}).get("circuit", {}).get("accuracy")
+    return {
+        "method": method.label,
+        "target": target,
+        "edges": int(mask.sum()) if share >= target else None,
+        "tune": round(share, 3),
+        "error share": _rounded(own.error_share),
+        "KL share": _rounded(own.kl_share),
+        "faithfulness": _rounded(own.faithfulness),
+        "accuracy": _rounded(accuracy),
+        "correlation": _rounded(own.correlation),
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
