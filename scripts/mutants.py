@@ -267,6 +267,7 @@ def main() -> None:
     if unknown:
         raise SystemExit(f"no tests are named for {', '.join(unknown)}; see NEAREST")
     chosen = choose(files, given.sample, given.seed)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # as the tests do, before the hub's client loads
     for name in PRELOADED:
         importlib.import_module(name)
     gc.freeze()

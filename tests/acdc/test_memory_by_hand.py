@@ -171,8 +171,8 @@ def test_what_the_process_has_and_could_have(monkeypatch, tmp_path):
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     now = psutil.Process().memory_info().rss
     assert memory.occupied(cpu) == pytest.approx(now, rel=0.05)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 5)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (7, 9))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 5 * (device == cuda))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (7 * (device == cuda), 9))
     assert (memory.occupied(cuda), memory.available(cuda)) == (5, 7)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
     monkeypatch.setattr(memory, "CGROUP", tmp_path)

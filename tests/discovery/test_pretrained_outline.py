@@ -111,7 +111,10 @@ def answer(monkeypatch, error=None):
 
 
 def test_whether_the_hub_answers(monkeypatch):
+    asked = answer(monkeypatch)
+    monkeypatch.setattr(pretrained.constants, "HF_HUB_OFFLINE", True)
     assert why_unreachable("some/model") == "HF_HUB_OFFLINE is set"
+    assert asked == []
     asked = answer(monkeypatch)
     assert why_unreachable("some/model") is None
     ((url, timeout),) = asked
