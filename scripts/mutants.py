@@ -46,7 +46,9 @@ NEAREST = {  # what is mutated -> its tests, the quickest first
     "acdc/prompts.py": ("acdc/test_prompts.py",),
     "acdc/selection.py": ("acdc/test_selection.py",),
     "acdc/model.py": ("acdc/test_model.py", "acdc/test_forward.py", "acdc/test_bridge.py"),
-    "acdc/bridge.py": ("acdc/test_bridge.py", "acdc/test_forward.py"),
+    "acdc/bridge.py": (
+        "acdc/test_bridge_readings.py", "acdc/test_bridge.py", "acdc/test_forward.py",
+    ),
     "acdc/live.py": ("validation/test_resampling.py", "acdc/test_forward.py"),
     "acdc/metrics.py": ("acdc/test_metrics.py",),
     "acdc/writers.py": ("acdc/test_ablation.py", "acdc/test_data_views.py", WRITTEN),
