@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from discovery.fields import Count, Share
-from discovery.methods.found import Found, Resume, Step
+from discovery.methods.found import Found, Resume, Step, last
 from discovery.methods.method import Scoring, Work
 
 
@@ -44,10 +44,7 @@ class Iterative(Scoring):
 
     def scores(self, data: Any, metric: Any, seed: int) -> NDArray[np.float64]:
         """See Scoring.scores: the order of leaving, in (0, 1]."""
-        from acdc.iterative import iterative
-
-        *_, end = iterative(data, metric, self.n_edges, self.how(), seed)
-        return end.order()
+        return last(self.find(data, metric, seed)).scores
 
     def find(
         self, data: Any, metric: Any, seed: int, resume: Resume | None = None

@@ -76,3 +76,19 @@ class Scoring(Method):
         from discovery.methods.choosing import find
 
         yield from find(self, data, metric, seed)
+
+
+def scoring(field: str, name: str, n_edges: int = 1, steps: int = 5) -> Scoring:
+    """The Scoring of that name, for a method that works with its numbers; ValueError if none is.
+
+    `steps` are its gradients, if it asks how many.
+    """
+    from discovery import registry
+
+    kind = registry.load("method", registry.check("method", name))
+    if not (isinstance(kind, type) and issubclass(kind, Scoring)):
+        raise ValueError(f"{field}={name!r} gives no scores: take eap_ig, ifr, ...")
+    asked: dict[str, Any] = {"n_edges": n_edges, "rule": "top_n"}
+    if "steps" in kind.model_fields:
+        asked["steps"] = steps
+    return kind(**asked)
