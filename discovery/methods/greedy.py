@@ -9,7 +9,7 @@ from pydantic import Field, FiniteFloat, model_validator
 
 from discovery.fields import Count
 from discovery.methods.found import Found, Resume, Step
-from discovery.methods.method import Method, Work
+from discovery.methods.method import Method, Work, scoring
 
 
 class ACDC(Method):
@@ -64,18 +64,10 @@ class ACDC(Method):
 
     def guiding(self) -> Any:
         """The Scoring that guides the search, if any; ValueError for a name that is none's."""
-        from discovery import registry
-        from discovery.methods.method import Scoring
-
         if self.guide is None:
             return None
-        kind = registry.load("method", registry.check("method", self.guide))
-        if not (isinstance(kind, type) and issubclass(kind, Scoring)):
-            raise ValueError(f"guide={self.guide!r} gives no scores: take eap_ig, ifr, ...")
-        asked: dict[str, Any] = {"n_edges": self.shortlist or self.best or 1, "rule": "top_n"}
-        if "steps" in kind.model_fields:
-            asked["steps"] = self.guide_steps
-        return kind(**asked)
+        size = self.shortlist or self.best or 1
+        return scoring("guide", self.guide, size, self.guide_steps)
 
     def find(
         self, data: Any, metric: Any, seed: int, resume: Resume | None = None

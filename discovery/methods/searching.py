@@ -33,13 +33,13 @@ def find(
     method: ACDC, data: Data, metric: Metric, seed: int, resume: Resume | None = None
 ) -> Iterator[Step | Found]:
     """The configured search, its guide's scores made first; see acdc.search."""
+    method.asked_for()
     guide = _guide(method, data, metric, seed)
     if method.budget is not None:
         rule, metric = Budget(method.budget, method.power), two_sided(metric)
-    elif method.threshold is not None:
-        rule = method.threshold
     else:
-        raise InputError("method=acdc: give threshold or budget, or ask for a target")
+        assert method.threshold is not None  # it is sized
+        rule = method.threshold
     search = _search(method, data, metric, rule, guide, seed)
     rows, skipped, damage = list[Row](), 0, 0.0
     if resume is not None:
