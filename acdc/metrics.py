@@ -164,8 +164,11 @@ def two_sided(metric: Metric) -> Metric:
         clean = plain(clean_logits, prompts, clean_logits)
         return (plain(logits, prompts, clean_logits) - clean).abs()
 
-    form = {"value": value} if metric.readouts is None else {"readouts": readouts}
-    return Metric(name, metric.unit, True, **form, needs=metric.needs, flat_at_clean=True)
+    fast = metric.readouts is not None
+    return Metric(
+        name, metric.unit, True, None if fast else value, readouts if fast else None, metric.needs,
+        flat_at_clean=True,
+    )  # fmt: skip
 
 
 # ---- divergences from the clean model ------------------------------------------------------------
