@@ -79,7 +79,9 @@ def reach(
     total = (1 - target) * float(data.errors(metric, [np.zeros_like(data.graph.legal)]).mean())
     for attempt in range(1, ATTEMPTS + 1):
         search, rows = _search(method, data, error, Budget(total, method.power), guide, seed), []
+        skipped, damage = 0, 0.0
         for step in search.steps():
+            skipped, damage = skipped + step.n_skipped, damage + step.damage
             rows += [_edge_row(data.graph, test) for test in step.tests]
             row = {**_metrics_row(data.graph, step), "attempt": attempt, "budget": total}
             says = f"search {attempt}, {_says(data.graph, error, step)}"
@@ -97,7 +99,7 @@ def reach(
     kept = {row["edge"]: row["kept"] for row in rows}
     kept |= {move["edge"]: move["kind"] == "back" for move in moves}
     yield Step(tuple({**row, "kept": kept[row["edge"]]} for row in rows), done=data.graph.n_edges)
-    found = _found(method, error, search, rows, (0, 0.0))
+    found = _found(method, error, search, rows, (skipped, damage))
     more = {
         "budget": total, "n_searches": attempt, "n_moves": len(moves),
         "tune_share": yardstick.of(mask),

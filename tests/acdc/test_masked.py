@@ -10,7 +10,7 @@ from test_incremental import EVERY, IDS
 from acdc.ablation import ABLATIONS
 from acdc.data import Data
 from acdc.forward import trace
-from acdc.masked import masked_run, masked_values
+from acdc.masked import Record, masked_run, masked_values
 from acdc.metrics import METRICS
 
 
@@ -46,8 +46,9 @@ def test_numbers_between_mix_what_the_reader_gets():
 @pytest.mark.parametrize("family", ["llama", "pythia"])
 def test_attention_of_a_run_that_keeps_all_is_the_models(family):
     model, prompts = families.view(family), families.prompts(n=2, length=4)
-    forward, patterns = families.run(model, model.graph(), prompts), []
-    masked_run(forward, forward.graph.legal, patterns)
+    forward, record = families.run(model, model.graph(), prompts), Record()
+    masked_run(forward, forward.graph.legal, record)
+    patterns = record.patterns
     wanted = trace(model, prompts.clean).patterns
     assert len(patterns) == 2
     for ours, plain in zip(patterns, wanted, strict=True):

@@ -98,7 +98,10 @@ OLD = {  # as runs of 2026-11 and before recorded it
 def test_configurations_of_earlier_runs_are_read():
     found = read_settings(OLD)
     words = ["task=ioi", "task.n=8", "method.threshold=0.1", "metric=logit_diff", "ablation=mean"]
-    assert found == settings(*words, "tracking=disabled")
+    assert found == settings(*words, "tracking=disabled", "tune=0", "test=0")
+    assert read_settings({**OLD, "method": {**OLD["method"], "threshold": 0.2}}).aim is None
+    pairs = {"name": "pairs", "path": str(CONF / "config.yaml"), "n": None, "prepend_bos": False}
+    assert read_settings({**OLD, "task": pairs}).task.part is None  # it used every line
     assert OLD["method"]["metric"] == "logit_diff"  # nobody's file is changed
 
 
@@ -126,3 +129,27 @@ def test_torch_is_not_needed_to_check_settings():
         " assert 'torch' not in sys.modules, 'torch'"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=CONF.parent)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["target=0.9", "method.threshold=0.1"], "target=0.9: method=acdc is given a size of its"),
+        (
+            ["target=0.9", "method=eap", "method.n_edges=9"],
+            "target=0.9: method=eap is given a size",
+        ),
+        (["tune=0"], "tune=0: a target is reached on prompts to tune on; take tune=64, or give"),
+        (["target=1"], "target=1: .* less than 1"),
+        (["method.threshold=1", "method.budget=1"], "give one of threshold and budget"),
+    ],
+)
+def test_one_of_target_and_size(words, message):
+    with pytest.raises(InputError, match=message):
+        settings(*words)
+
+
+def test_a_target_holds_unless_the_method_has_a_size():
+    assert settings().aim == 0.95 and settings("target=0.5").aim == 0.5
+    for words in (["method.threshold=0.1"], ["method=eap_ig", "method.n_edges=9"]):
+        assert settings(*words).aim is None and settings(*words, "tune=0").tune == 0

@@ -29,11 +29,12 @@ class Tried:
     """The embedded model's circuits, validated on the same prompts."""
 
     def __init__(self, **changes):
-        self.run = settings("tracking=disabled", "task.n=16")
+        paired = ("metric=kl", "ablation=resample", "method.threshold=0.05", "tune=0", "test=0")
+        self.run = settings("tracking=disabled", "task.n=16", *paired)
         self.asked = read_validation(validation() | changes)
         self.loaded = load(self.run)
         self.used = task_prompts(self.run.task, self.loaded, self.run.seed)
-        self.prompts = held_out(self.run, self.loaded, self.used, 80, 1)
+        self.prompts = held_out(self.run, self.loaded, [self.used], 80, 1)
         self.graph = self.loaded.model.graph(self.run.graph.kv)
 
     def validator(self, n_edges, kind=Validator):

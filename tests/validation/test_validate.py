@@ -43,8 +43,10 @@ def validation(*overrides):
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
-    for name, size in (("acdc", []), ("random", ["method.n_edges=10"])):
-        chosen = settings("tracking=disabled", f"method={name}", "task.n=16", *size)
+    for name, size in (("acdc", ["method.threshold=0.05"]), ("random", ["method.n_edges=10"])):
+        paired = ("metric=kl", "ablation=resample", "test=0")
+        asked = ("tracking=disabled", f"method={name}", "task.n=16", *paired, *size)
+        chosen = settings(*asked)
         discover(chosen, root / name, [], lambda text: None)
     return root
 
@@ -142,7 +144,7 @@ def test_held_out_prompts_are_new():
     run = settings("tracking=disabled")
     loaded = load(run)
     used = task_prompts(run.task, loaded, run.seed)
-    first, second = (held_out(run, loaded, used, 50, seed) for seed in (0, 1))
+    first, second = (held_out(run, loaded, [used], 50, seed) for seed in (0, 1))
     assert len(first) == 50
     seen = {tuple(row) for row in used.clean.tolist()}
     assert not seen & {tuple(row) for row in first.clean.tolist()}
@@ -155,9 +157,9 @@ def test_held_out_lines_of_ones_own(tmp_path):
     run = settings("tracking=disabled", "task=pairs", f"task.path={path}", "task.n=4")
     loaded = load(run)
     used = task_prompts(run.task, loaded, run.seed)
-    assert len(held_out(run, loaded, used, 8, 0)) == 8
+    assert len(held_out(run, loaded, [used], 8, 0)) == 8
     with pytest.raises(InputError, match="prompts=9: .*own.jsonl has only 8 .*prompts=8 or fewer"):
-        held_out(run, loaded, used, 9, 0)
+        held_out(run, loaded, [used], 9, 0)
 
 
 def written_pairs(path, count, seed=0):
@@ -175,16 +177,16 @@ def test_a_held_out_file_of_ones_own(tmp_path):
     run = settings("tracking=disabled")
     loaded = load(run)
     used = task_prompts(run.task, loaded, run.seed)
-    found = held_out(run, loaded, used, path, 0)
+    found = held_out(run, loaded, [used], path, 0)
     assert len(found) == 80 and found.clean.shape[1] == 8
     from_it = settings("tracking=disabled", "task=pairs", f"task.path={path}", "task.n=4")
     used = task_prompts(from_it.task, loaded, 0)
-    assert len(held_out(from_it, loaded, used, path, 0)) == 76  # the run's own lines are left out
+    assert len(held_out(from_it, loaded, [used], path, 0)) == 76  # the run's own lines are left out
     used = task_prompts(from_it.task.more(99), loaded, 0)
     with pytest.raises(InputError, match="prompts=.*own.jsonl: only 0 of its 80 .*76"):
-        held_out(from_it, loaded, used, path, 0)
+        held_out(from_it, loaded, [used], path, 0)
     with pytest.raises(InputError, match="prompts.path='nowhere': there is no such file"):
-        held_out(run, loaded, used, "nowhere", 0)
+        held_out(run, loaded, [used], "nowhere", 0)
 
 
 def test_a_run_is_validated_on_a_file(runs, tmp_path):
@@ -226,7 +228,9 @@ def test_the_main_job_with_full_evaluation(tmp_path):
         capture_output=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "of kl (0% = every edge cut" in done.stdout
+    zero = "0% = every edge cut, carrying another prompt's values"
+    assert f"Of the model's logit_diff ({zero}; 100% = the model) the circuit keeps" in done.stdout
+    assert "the circuit does the task: on 100 new prompts it recovers" in done.stdout
     assert "held-out prompts" in done.stdout and "are shown to hold" in done.stdout
     assert (tmp_path / "run" / "report.html").exists()
     logs = list((tmp_path / "run" / "wandb").glob("offline-run-*"))
