@@ -93,7 +93,8 @@ class Job:
         """Prompts to tune and to test on, as far as the task has them; runs are not held."""
         splits = split(self.settings, self.loaded, self.data.prompts)
         found: dict[Part, Data] = {}
-        for part, prompts in (("tune", splits.tune), ("test", splits.test)):
+        parts: dict[Part, Prompts | None] = {"tune": splits.tune, "test": splits.test}
+        for part, prompts in parts.items():
             if prompts is None:
                 continue
             try:

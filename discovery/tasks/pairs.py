@@ -140,10 +140,10 @@ def _understand(reader: _Reader, number: int, item: dict[str, object]) -> _Line:
 def _split(where: str, item: dict[str, object]) -> Part | None:
     if "split" not in item:
         return None
-    found = next((part for part in PARTS if part == item["split"]), None)
-    if found is None:
-        raise InputError(f"{where}: split is {item['split']!r}; allowed are {', '.join(PARTS)}")
-    return found
+    for part in PARTS:
+        if part == item["split"]:
+            return part
+    raise InputError(f"{where}: split is {item['split']!r}; allowed are {', '.join(PARTS)}")
 
 
 def _prefixed(reader: _Reader, ids: list[int]) -> list[int]:
