@@ -101,7 +101,7 @@ def slopes(data: Data, metric: Metric, mask: Mask) -> NDArray[np.float64]:
     """[writers, readers]: d mean error / d mask at a circuit, of all edges, kept or cut."""
     total = np.zeros(mask.shape)
     for forward in data:
-        run = MaskedRun(forward, torch.as_tensor(mask).to(forward.model.W_E), forward.graph.legal)
+        run = MaskedRun(forward, torch.tensor(mask).to(forward.model.W_E), forward.graph.legal)
         losses = LOSSES["error"](forward.bound(metric), run.logits)
         total += run.gradient(losses).double().cpu().numpy()
     return total / len(data)

@@ -108,7 +108,8 @@ def _share(circuit: Values, empty: Values) -> float | None:
 
 def _correlation(a: Values, b: Values) -> float | None:
     """Pearson's; None where one of them does not vary, as a divergence of the model from itself."""
-    if len(a) < 3 or not (differ(a.min(), a.max()) and differ(b.min(), b.max())):
+    ranges = [differ(float(own.min()), float(own.max())) for own in (a, b)]
+    if len(a) < 3 or not all(ranges):
         return None
     return float(np.corrcoef(a, b)[0, 1])
 

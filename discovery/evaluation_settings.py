@@ -1,23 +1,26 @@
 """How much is asked of a circuit once it is found: conf/evaluation.
 
 `basic` is one faithfulness on the prompts of the run; `full` are the tests of
-discovery/validation on prompts that the run never saw.
+discovery/validation on prompts that the run never saw, as many as the budget allows.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from discovery.fields import Count, Fields, Least
+from discovery.fields import Amount, Count, Fields, Least
+
+FEWEST = 76  # prompts with which the equivalence test can pass at level .05
 
 
 class Chance(Fields):
     """Random circuits to compare with."""
 
-    circuits: Annotated[int, Field(ge=29)]  # the fewest that can show anything at level .05
-    misplaced: Annotated[int, Field(ge=19)]
+    # random ones, likely ones, and misplaced ones; 29: the fewest that can show anything at .05
+    circuits: Annotated[int, Field(ge=29)]
+    misplaced: Annotated[int, Field(ge=29)]
     prompts: Count
 
 
@@ -63,8 +66,11 @@ class FullEvaluation(Fields):
     """One validation."""
 
     kind: Literal["full"]
-    # held out, never those of the run; with fewer the equivalence test cannot pass at level .05
-    prompts: Annotated[int, Field(ge=76)]
+    # held out, never those of the run: so many of its task, or a file of one's own, as task=pairs
+    prompts: int | str
+    budget: Amount | None  # minutes a circuit; what would take longer is left out; None: nothing is
+    margin: Annotated[float, Field(gt=0, lt=1)]  # share of the effect below which nothing differs
+    eps: Annotated[float, Field(gt=0, lt=0.5)]  # of equivalence: P(better) within 1/2 -+ eps
     seed: Least
     level: Annotated[float, Field(gt=0, lt=0.5)]
     chunk: Count
@@ -75,8 +81,17 @@ class FullEvaluation(Fields):
     minimality: Minimality
     stability: Stability
 
+    @field_validator("prompts")
+    @classmethod
+    def _enough(cls, prompts: int | str) -> int | str:
+        if isinstance(prompts, int) and prompts < FEWEST:
+            raise ValueError(f"prompts={prompts}: at least {FEWEST}, or the path of a file")
+        return prompts
+
     @model_validator(mode="after")
     def _parts_of_what_is_held_out(self) -> FullEvaluation:
+        if isinstance(self.prompts, str):
+            return self  # as many as the file has
         for name in ("chance", "scrubbing", "completeness", "minimality"):
             wanted = getattr(self, name).prompts
             if wanted > self.prompts:

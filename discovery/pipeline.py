@@ -93,6 +93,9 @@ def _discover(
     with clock("search"):
         aim = _aim(settings, job)
         proposed = propose(settings.method, data, metric, settings.seed, run, tracker, aim)
+    if (missed := _missed(settings.aim, proposed)) is not None:
+        warnings.append(missed)
+        say(f"warning: {missed}")
     plain += _time_forward(loaded, data)
     with clock("evaluate"), torch.inference_mode():
         measured = _measured(job, proposed)
@@ -116,6 +119,18 @@ def _aim(settings: Settings, job: Job) -> tuple[float, Data] | None:
             " method.n_edges)"
         )
     return settings.aim, job.held_out["tune"]
+
+
+def _missed(aim: float | None, proposed: Proposed) -> str | None:
+    """Why a target was not reached, if it was not."""
+    reached = proposed.found.counts.get("tune_share")
+    if aim is None or reached is None or reached >= aim:
+        return None
+    return (
+        f"the target {aim:g} was not reached: {reached:.3f} on the tuning prompts with"
+        f" {proposed.circuit.n_edges} edges, and no edge that was tried brings it nearer; search on"
+        " more prompts (task.n), or ask for less (target)"
+    )
 
 
 def plan_only(settings: Settings, say: Say) -> None:

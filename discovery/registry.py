@@ -22,6 +22,7 @@ KNOWN: dict[str, dict[str, str]] = {
         "eap_ig_activations": "discovery.methods.scores:EAPIGActivations",
         "exact": "discovery.methods.scores:Exact",
         "iterative": "discovery.methods.iterative:Iterative",
+        "learned": "discovery.methods.learned:Learned",
         "random": "discovery.methods.scores:Random",
     },
     "task": {

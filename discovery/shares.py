@@ -22,7 +22,12 @@ CARRIED = {  # by ablation: what the cut edges of the empty circuit carry
 
 def zero_point(ablation: str) -> str:
     """What 0 % is."""
-    return f"every edge cut, carrying {CARRIED.get(ablation, f'what {ablation} makes')}"
+    return f"every edge cut, carrying {carried(ablation)}"
+
+
+def carried(ablation: str) -> str:
+    """What cut edges carry."""
+    return CARRIED.get(ablation, f"what {ablation} makes")
 
 
 def yardstick(ablation: str) -> str:

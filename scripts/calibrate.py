@@ -26,7 +26,7 @@ from discovery.statistics.against_random import (
     partial_necessity,
     sufficiency,
 )
-from discovery.statistics.equivalence import equivalence, mean_equivalence, non_equivalence
+from discovery.statistics.equivalence import equivalence, mean_equivalence
 from discovery.statistics.independence import independence
 from discovery.statistics.intervals import (
     Interval,
@@ -65,60 +65,80 @@ def p_value(result: TestResult) -> float:
 
 
 def equivalence_cases() -> Iterator[Case]:
-    """Normal scores; the difference has the stated sign probability or mean, and SD 1."""
+    """Sign tests with wins, losses and ties as stated; means of a normal difference of SD 1.
 
-    def signs(test: Callable[..., TestResult], n: int, share: float) -> Callable[[Rng], float]:
+    The effect is 5 with SD 1 on every prompt, its tenth the margin.
+    """
+
+    def signs(n: int, win: float, tie: float) -> Callable[[Rng], float]:
         def run(rng: Rng) -> float:
-            model = rng.normal(size=n)
-            return p_value(test(model + rng.normal(stats.norm.ppf(share), 1, n), model))
+            delta = rng.choice([1.0, 0.0, -1.0], n, p=[win, tie, round(1 - win - tie, 9)])
+            return p_value(equivalence(delta, np.zeros(n), 0.5))
 
         return run
 
-    def means(n: int, mean: float) -> Callable[[Rng], float]:
+    def means(n: int, share: float) -> Callable[[Rng], float]:
         def run(rng: Rng) -> float:
-            model = rng.normal(size=n)
-            return p_value(mean_equivalence(model + rng.normal(mean, 1, n), model))
+            model, empty = rng.normal(5, 1, n), np.zeros(n)
+            return p_value(mean_equivalence(model + rng.normal(5 * share, 1, n), model, empty))
 
         return run
 
     for n in PROMPTS:
-        for share in (0.4, 0.5, 0.55):
-            case = f"P(difference > 0) = {share:g}"
-            yield Case("equivalence", case, share == 0.4, n, signs(equivalence, n, share))
+        for tie in (0.0, 0.5, 0.8):
+            for lead in (-0.2, 0.0, 0.1):
+                win = round((1 - tie + lead) / 2, 9)
+                case = f"P(win) - P(loss) = {lead:g}, ties {tie:.0%}"
+                yield Case("equivalence", case, lead == -0.2, n, signs(n, win, tie))
     for n in PROMPTS:
-        for mean in (0.2, 0.0, 0.1):
-            case = f"mean difference {mean:g} SD"
-            null = mean == 0.2
-            yield Case("mean equivalence", case, null, n, means(n, mean), continuous=null)
-    for n in PROMPTS:
-        for share in (0.6, 0.7):
-            case = f"P(difference > 0) = {share:g}"
-            yield Case("non-equivalence", case, share == 0.6, n, signs(non_equivalence, n, share))
+        for share in (0.1, 0.0, 0.05):
+            case = f"mean difference {share:g} of the effect"
+            null = share == 0.1
+            yield Case("mean equivalence", case, null, n, means(n, share), continuous=null)
 
 
 def independence_cases() -> Iterator[Case]:
-    """Normal scores, 199 permutations."""
+    """Model and empty circuit share the prompts' difficulty, correlation .9; 199 permutations.
 
-    def unrelated(rng: Rng, x: np.ndarray) -> np.ndarray:
-        return rng.normal(size=len(x))
+    Shown: the complement is beyond the margin on so many prompts. Refuted: it follows the empty
+    circuit in some way, and beside that nothing, or a share of what the model has of its own.
+    """
 
-    def line(rng: Rng, x: np.ndarray) -> np.ndarray:
-        return 0.2 * x + np.sqrt(1 - 0.2**2) * rng.normal(size=len(x))
+    def shown(n: int, beyond: float) -> Callable[[Rng], float]:
+        def run(rng: Rng) -> float:
+            empty = rng.normal(size=n)
+            rest = empty + np.where(rng.random(n) < beyond, 5.0, 0.0)
+            return p_value(independence(rest, empty + 5, empty, 0.5, rng, permutations=19))
 
-    def parabola(rng: Rng, x: np.ndarray) -> np.ndarray:
-        return x**2 + 3 * rng.normal(size=len(x))
+        return run
 
-    def run(n: int, other: Callable[..., np.ndarray]) -> Callable[[Rng], float]:
-        def once(rng: Rng) -> float:
-            x = rng.normal(size=n)
-            return p_value(independence(other(rng, x), x, rng, permutations=199))
+    def refuted(
+        n: int, follows: Callable[[np.ndarray], np.ndarray], own: float
+    ) -> Callable[[Rng], float]:
+        def run(rng: Rng) -> float:
+            empty, part = rng.normal(size=n), rng.normal(scale=0.5, size=n)
+            rest = follows(empty) + 4 + own * part + rng.normal(scale=0.5, size=n)
+            found = independence(rest, empty + 5 + part, empty, 0.5, rng, permutations=199)
+            return float(found.extra["p_opposite"])
 
-        return once
+        return run
+
+    def straight(x: np.ndarray) -> np.ndarray:
+        return x
+
+    def bent(x: np.ndarray) -> np.ndarray:
+        return 2 * np.tanh(x)
 
     for n in PROMPTS:
-        yield Case("independence", "independent", True, n, run(n, unrelated), True, 400)
-        yield Case("independence", "correlation 0.2", False, n, run(n, line), False, 200)
-        yield Case("independence", "x^2 + 3 x noise", False, n, run(n, parabola), False, 200)
+        for beyond in (0.1, 0.05, 0.01):
+            case = f"beyond the margin on {beyond:.0%} of prompts"
+            yield Case("independence, shown", case, beyond == 0.1, n, shown(n, beyond), False, 400)
+        for name, follows in (("straight", straight), ("bent", bent)):
+            for own in (0.0, 0.4):
+                case = f"{name} in the empty circuit, {own:g} of the model's own"
+                null = own == 0.0
+                run = refuted(n, follows, own)
+                yield Case("independence, refuted", case, null, n, run, False, 200)
 
 
 def random_circuit_cases() -> Iterator[Case]:
@@ -132,7 +152,8 @@ def random_circuit_cases() -> Iterator[Case]:
         def run(rng: Rng) -> float:
             wins = rng.random() if share is None else share
             own = 1 - wins if test is sufficiency else wins
-            return p_value(test(np.array([own]), rng.random((CIRCUITS, 1)), model))
+            more = () if test is sufficiency else (np.array([2.0]),)  # the empty circuit
+            return p_value(test(np.array([own]), rng.random((CIRCUITS, 1)), model, *more))
 
         return run
 

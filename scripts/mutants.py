@@ -40,15 +40,31 @@ from mutmut.mutation.mutators import (  # pyright: ignore[reportMissingImports]
 from scipy.stats import binomtest
 
 ROOT = Path(__file__).parents[1]
+WRITTEN = "acdc/test_data.py::test_what_is_written_is_what_the_mask_reads"
 NEAREST = {  # what is mutated -> its tests, the quickest first
     "acdc/graph.py": ("acdc/test_graph.py",),
     "acdc/prompts.py": ("acdc/test_prompts.py",),
     "acdc/selection.py": ("acdc/test_selection.py",),
     "acdc/model.py": ("acdc/test_model.py", "acdc/test_forward.py", "acdc/test_bridge.py"),
-    "acdc/bridge.py": ("acdc/test_bridge.py", "acdc/test_forward.py"),
+    "acdc/bridge.py": (
+        "acdc/test_bridge_readings.py", "acdc/test_bridge.py", "acdc/test_forward.py",
+    ),
     "acdc/live.py": ("validation/test_resampling.py", "acdc/test_forward.py"),
     "acdc/metrics.py": ("acdc/test_metrics.py",),
-}
+    "acdc/writers.py": ("acdc/test_ablation.py", "acdc/test_data_views.py", WRITTEN),
+    "acdc/ablation.py": ("acdc/test_ablation.py",),
+    "acdc/forward.py": ("acdc/test_data_views.py", "acdc/test_forward.py"),
+    "acdc/masked.py": ("acdc/test_masked.py",),
+    "acdc/data.py": ("acdc/test_data_views.py",),
+    "acdc/memory.py": ("acdc/test_memory_by_hand.py", "acdc/test_memory.py"),
+    "acdc/pretrained.py": (
+        "discovery/test_pretrained_outline.py", "discovery/test_pretrained.py",
+    ),
+    "acdc/incremental.py": ("acdc/test_incremental.py",),
+    "acdc/search.py": ("acdc/test_search_steps.py", "acdc/test_parity.py"),
+    "acdc/attribution.py": ("acdc/test_attribution.py",),
+    "acdc/curve.py": ("acdc/test_curve.py",),
+}  # fmt: skip
 # imported once, before the forks; nothing of ours, since that may be mutated
 PRELOADED = (
     "torch", "transformers", "transformer_lens.model_bridge.sources", "scipy.stats", "networkx",
@@ -253,6 +269,7 @@ def main() -> None:
     if unknown:
         raise SystemExit(f"no tests are named for {', '.join(unknown)}; see NEAREST")
     chosen = choose(files, given.sample, given.seed)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # as the tests do, before the hub's client loads
     for name in PRELOADED:
         importlib.import_module(name)
     gc.freeze()

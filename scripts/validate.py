@@ -2,6 +2,7 @@
 
     python scripts/validate.py run=FOLDER
     python scripts/validate.py run=[A,B,C]      # of one model and task: they share what they can
+    python scripts/validate.py run=FOLDER budget=60 prompts=MINE.jsonl
 
 Configuration is in conf/validate.yaml. Writes validation.json, figures and report.html into each
 run folder.
@@ -20,7 +21,7 @@ from omegaconf import DictConfig
 from discovery.evaluation_settings import FullEvaluation
 from discovery.tables import markdown
 from discovery.validation.settings import read_validation
-from discovery.validation.verdicts import headline
+from discovery.validation.verdicts import headline, left_out
 
 
 def validate(folders: Sequence[Path], settings: FullEvaluation) -> None:
@@ -32,7 +33,10 @@ def validate(folders: Sequence[Path], settings: FullEvaluation) -> None:
         print(f"\n{one.folder}: {headline(one.validation, one.verdicts)}")
         for sign, answer in (("+", True), ("-", False), ("?", None)):
             for verdict in (v for v in one.verdicts if v.holds is answer):
-                print(f"  {sign} {verdict.question}: {verdict.figures}")
+                beside = "" if verdict.counted else " (beside the count)"
+                print(f"  {sign} {verdict.question}: {verdict.figures}{beside}")
+        for sentence in left_out(one.validation):
+            print(f"  {sentence}")
         print(f"report  {shown(one.report)}")
     if len(done) > 1:
         print("\n" + markdown(table(done)))

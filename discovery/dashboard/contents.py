@@ -262,12 +262,13 @@ def validation(data: Plain) -> Plain | None:
     verdict_texts = ("name", "question", "figures")
     return {
         "about": numbers(data, ("n_prompts", "n_edges"))
-        | {k: text(data.get(k), 80) for k in ("score", "unit")},
+        | {k: text(data.get(k), 80) for k in ("score", "unit", "zero")},
         "model": number(inner(data, "model_values").get("score")),
         "empty": number(inner(data, "empty_values").get("score")),
         "verdicts": [
             {k: text(v.get(k)) for k in verdict_texts}
             | {"holds": v["holds"] if isinstance(v.get("holds"), bool) else None}
+            | {"counted": v.get("counted") is not False}
             for v in rows(data.get("verdicts"))
         ],
         "ladder": [
@@ -281,6 +282,7 @@ def validation(data: Plain) -> Plain | None:
         ],
         "cells": [
             {k: text(c.get(k), 40) for k in ("direction", "ablation", "granularity", "positions")}
+            | numbers(c, ("kl_share", "error_share", "correlation", "accuracy"))
             | {"share": _interval(c.get("ratio_of_means")), "gap": _interval(c.get("gap"))}
             for c in rows(inner(data, "faithfulness").get("cells"))
         ],
@@ -291,6 +293,14 @@ def validation(data: Plain) -> Plain | None:
         ],
         "worst": {"nodes": _names(inner(complete, "worst").get("nodes"))}
         | numbers(inner(complete, "worst"), ("model", "circuit")),
+        "left_out": [
+            {k: text(one.get(k), 200) for k in ("part", "ask")} | numbers(one, ("minutes",))
+            for one in rows(data.get("left_out"))
+        ],
+        "circuit": numbers(
+            inner(data, "circuit_values"),
+            ("score", "kl_share", "error_share", "correlation", "accuracy"),
+        ),
         "tests": [
             {k: text(t.get(k)) for k in ("name", "null", "correction")}
             | numbers(t, ("statistic", "p_value", "n"))

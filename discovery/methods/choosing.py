@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acdc.data import Data
-from acdc.errors import InputError
 from acdc.graph import Circuit, Graph
 from acdc.metrics import Metric
 from acdc.selection import Selection, check_size, select, select_on_paths, threshold
@@ -24,8 +23,7 @@ FIRST = 8  # edges that are tried first on the way to a target
 
 def find(method: Scoring, data: Data, metric: Metric, seed: int) -> Iterator[Step | Found]:
     """Score every edge, choose the best."""
-    if not method.sized:
-        raise InputError(f"method={method.name}: give n_edges or threshold, or ask for a target")
+    method.asked_for()
     if method.n_edges is not None:
         check_size(data.graph, method.n_edges)  # before the scores, which may take hours
     yield from end(method, data, metric, seed, method.scores(data, metric, seed))

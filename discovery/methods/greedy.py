@@ -9,15 +9,16 @@ from pydantic import Field, FiniteFloat, model_validator
 
 from discovery.fields import Count
 from discovery.methods.found import Found, Resume, Step
-from discovery.methods.method import Method, Work
+from discovery.methods.method import Method, Work, scoring
 
 
 class ACDC(Method):
     """The greedy search; the fields of acdc.search.Order, and what guides it.
 
-    With `guide=null` it is the exact search. `threshold` bounds what each cut may cost, `budget`
-    what all may come to (acdc.search.Budget). `n_edges` is there so that a sweep over methods can
-    say `n_edges=null` to all of them.
+    With `guide=null` it is the exact search, of all edges or, with `start` (a circuit.json, or the
+    folder of a run), of a circuit's; `best` begins at the guide's best edges. `threshold` bounds
+    what each cut may cost, `budget` what all may come to (acdc.search.Budget). `n_edges` is there
+    so that a sweep over methods can say `n_edges=null` to all of them.
     """
 
     name: str = "acdc"
@@ -34,6 +35,8 @@ class ACDC(Method):
     guide_steps: Count = 5
     weakest_first: bool = False
     shortlist: Count | None = None
+    best: Count | None = None
+    start: Annotated[str, Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def _one_size(self) -> ACDC:
@@ -43,12 +46,15 @@ class ACDC(Method):
 
     @model_validator(mode="after")
     def _guide_is_used(self) -> ACDC:
-        uses = self.weakest_first or self.shortlist is not None
+        uses = [f for f in ("shortlist", "best", "weakest_first") if getattr(self, f)]
         if uses and self.guide is None:
-            field = "shortlist" if self.shortlist is not None else "weakest_first"
-            raise ValueError(f"{field} needs scores: give guide=eap_ig, ifr, ...")
+            raise ValueError(f"{uses[0]} needs scores: give guide=eap_ig, ifr, ...")
         if self.guide is not None and not uses:
-            raise ValueError("guide is given but not used: add weakest_first=true or shortlist=N")
+            raise ValueError(
+                "guide is given but not used: add weakest_first=true, shortlist=N or best=N"
+            )
+        if self.best is not None and self.start is not None:
+            raise ValueError("give one of best and start: a search begins at one circuit")
         self.guiding()
         return self
 
@@ -58,18 +64,10 @@ class ACDC(Method):
 
     def guiding(self) -> Any:
         """The Scoring that guides the search, if any; ValueError for a name that is none's."""
-        from discovery import registry
-        from discovery.methods.method import Scoring
-
         if self.guide is None:
             return None
-        kind = registry.load("method", registry.check("method", self.guide))
-        if not (isinstance(kind, type) and issubclass(kind, Scoring)):
-            raise ValueError(f"guide={self.guide!r} gives no scores: take eap_ig, ifr, ...")
-        asked: dict[str, Any] = {"n_edges": self.shortlist or 1, "rule": "top_n"}
-        if "steps" in kind.model_fields:
-            asked["steps"] = self.guide_steps
-        return kind(**asked)
+        size = self.shortlist or self.best or 1
+        return scoring("guide", self.guide, size, self.guide_steps)
 
     def find(
         self, data: Any, metric: Any, seed: int, resume: Resume | None = None

@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from discovery.fields import Count, Share
-from discovery.methods.found import Found, Resume, Step
+from discovery.methods.found import Found, Resume, Step, last
 from discovery.methods.method import Scoring, Work
+
+
+LEAST = 8  # edges at the end of a path that nobody said the end of
 
 
 class Iterative(Scoring):
@@ -26,7 +29,6 @@ class Iterative(Scoring):
     unit: ClassVar[str | None] = "share of the edges that were dropped no later"
     works: ClassVar[Work] = "masks"
 
-    n_edges: Count = 40  # pyright: ignore[reportIncompatibleVariableOverride]
     threshold: None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     rule: Literal["top_n"] = "top_n"  # pyright: ignore[reportIncompatibleVariableOverride]
     ranking: Literal["signed", "absolute"] = "signed"
@@ -43,11 +45,9 @@ class Iterative(Scoring):
         return How(self.drop, self.batch, self.points, self.keep, self.loss, self.ranking)
 
     def scores(self, data: Any, metric: Any, seed: int) -> NDArray[np.float64]:
-        """See Scoring.scores: the order of leaving, in (0, 1]."""
-        from acdc.iterative import iterative
-
-        *_, end = iterative(data, metric, self.n_edges, self.how(), seed)
-        return end.order()
+        """See Scoring.scores: the order of leaving, in (0, 1], down to LEAST edges if unsized."""
+        sized = self if self.n_edges is not None else self.model_copy(update={"n_edges": LEAST})
+        return last(sized.find(data, metric, seed)).scores
 
     def find(
         self, data: Any, metric: Any, seed: int, resume: Resume | None = None
@@ -57,6 +57,8 @@ class Iterative(Scoring):
         from acdc.selection import check_size
         from discovery.methods.choosing import end
 
+        self.asked_for()
+        assert self.n_edges is not None  # it is sized
         check_size(data.graph, self.n_edges)
         now = start = None
         if resume is not None:

@@ -59,6 +59,13 @@ class Method(Named):
         """The same method with the size that it came to (Found.counts) on its way to a target."""
         return self
 
+    def asked_for(self) -> None:
+        """InputError if it is to find a circuit, and nobody said how large."""
+        if not self.sized:
+            fields = [f for f in ("n_edges", "threshold", "budget") if f in type(self).model_fields]
+            free = [f for f in fields if type(self).model_fields[f].annotation is not type(None)]
+            raise InputError(f"method={self.name}: give {' or '.join(free)}, or ask for a target")
+
     @property
     def sized(self) -> bool:
         """Whether it says itself how large a circuit is to be; if not, a target must."""
@@ -118,3 +125,19 @@ class Scoring(Method):
         """See Method.of_size: its number of edges."""
         size = counts.get("n_edges_requested")
         return self if self.sized or size is None else self.model_copy(update={"n_edges": size})
+
+
+def scoring(field: str, name: str, n_edges: int = 1, steps: int = 5) -> Scoring:
+    """The Scoring of that name, for a method that works with its numbers; ValueError if none is.
+
+    `steps` are its gradients, if it asks how many.
+    """
+    from discovery import registry
+
+    kind = registry.load("method", registry.check("method", name))
+    if not (isinstance(kind, type) and issubclass(kind, Scoring)):
+        raise ValueError(f"{field}={name!r} gives no scores: take eap_ig, ifr, ...")
+    asked: dict[str, Any] = {"n_edges": n_edges, "rule": "top_n"}
+    if "steps" in kind.model_fields:
+        asked["steps"] = steps
+    return kind(**asked)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from acdc.data import Data
 from acdc.errors import InputError
-from acdc.graph import Graph
+from acdc.graph import Circuit, Graph
 from acdc.metrics import Metric, two_sided
 from acdc.regrow import regrow
 from acdc.search import Budget, Checkpoint, Decision, Guide, Order, Search
 from acdc.search import Step as SearchStep
 from acdc.selection import best_edges
 from discovery.evaluation import Share
+from discovery.json_files import read_json
 from discovery.methods.found import Found, Resume, Step
 from discovery.methods.greedy import ACDC
 from discovery.records import TestedEdge
@@ -30,13 +33,13 @@ def find(
     method: ACDC, data: Data, metric: Metric, seed: int, resume: Resume | None = None
 ) -> Iterator[Step | Found]:
     """The configured search, its guide's scores made first; see acdc.search."""
+    method.asked_for()
     guide = _guide(method, data, metric, seed)
     if method.budget is not None:
         rule, metric = Budget(method.budget, method.power), two_sided(metric)
-    elif method.threshold is not None:
-        rule = method.threshold
     else:
-        raise InputError("method=acdc: give threshold or budget, or ask for a target")
+        assert method.threshold is not None  # it is sized
+        rule = method.threshold
     search = _search(method, data, metric, rule, guide, seed)
     rows, skipped, damage = list[Row](), 0, 0.0
     if resume is not None:
@@ -57,7 +60,7 @@ def find(
 
 
 def _search(
-    method: ACDC, data: Data, metric: Metric, rule: float | Budget, guide: Guide | None, seed: int
+    method: ACDC, data: Data, metric: Metric, rule: float | Budget, guide: Guide, seed: int
 ) -> Search:
     order = Order(method.reader_order, method.sender_heads, method.gates, seed)
     return Search(data, metric, rule, order, method.chunk, guide)
@@ -105,19 +108,33 @@ def reach(
     )  # fmt: skip
 
 
-def _guide(method: ACDC, data: Data, metric: Metric, seed: int) -> Guide | None:
-    """What steers the search, if anything: the guide's scores as an order, as a shortlist."""
+def _guide(method: ACDC, data: Data, metric: Metric, seed: int) -> Guide:
+    """What steers the search, if anything: a circuit to begin with, an order, a shortlist."""
+    graph, sizes = data.graph, {"shortlist": method.shortlist, "best": method.best}
+    for field, size in sizes.items():
+        if size is not None and size > graph.n_edges:
+            raise InputError(f"{field}={size}: the graph has {graph.n_edges} edges")
+    start = None if method.start is None else read_mask(method.start, graph)
     scorer = method.guiding()
     if scorer is None:
-        return None
-    shortlist, n_edges = method.shortlist, data.graph.n_edges
-    if shortlist is not None and shortlist > n_edges:
-        raise InputError(f"shortlist={shortlist}: the graph has {n_edges} edges")
+        return Guide(start=start)
     scores = scorer.scores(data, metric, seed)
+    found = {f: None if n is None else best_edges(graph, scores, n) for f, n in sizes.items()}
     return Guide(
-        scores if method.weakest_first else None,
-        None if shortlist is None else best_edges(data.graph, scores, shortlist),
-    )
+        scores if method.weakest_first else None, found["shortlist"],
+        start if found["best"] is None else found["best"],
+    )  # fmt: skip
+
+
+def read_mask(path: str, graph: Graph) -> NDArray[np.bool_]:
+    """[writers, readers] of a circuit.json, or of the run that is in a folder; InputError else."""
+    file = Path(path) / "circuit.json" if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise InputError(f"start={path!r}: there is no such file, or no circuit.json in it")
+    found = read_json(file)
+    if found is None:
+        raise InputError(f"start={path!r}: {file} is no JSON object")
+    return Circuit.from_json(found, graph).mask
 
 
 def _checkpoint(search: Search, skipped: tuple[int, float]) -> tuple[Row, Mapping[str, Any]]:

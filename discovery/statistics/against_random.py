@@ -3,7 +3,8 @@
 Sufficiency, partial necessity and minimality of Shi et al. (2024, arXiv 2410.13032): the circuit
 must beat nine tenths of the random ones, tested exactly. Random circuits must be unions of paths
 from input to logits (`random_circuits`); loose edges do nothing and make every circuit look good.
-How far two circuits' scores are apart is the mean squared difference over prompts.
+How far two circuits' scores are apart is the root of the mean squared difference over prompts. What
+is within a margin of perfect counts as perfect: below it, who is closer is decided by rounding.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from discovery.statistics.result import (
     Floats,
     TestResult,
     check_between,
+    check_margin,
     check_need,
     check_scores,
     decide,
@@ -30,31 +32,46 @@ def mean_squared(scores: Floats, reference: Floats) -> Floats:
     return np.asarray(np.square(scores - reference).mean(axis=-1))
 
 
-def sufficiency(
-    circuit: Floats, random: Floats, model: Floats, share: float = 0.9, level: float = 0.05
-) -> TestResult:
-    """Is the circuit at least as close to the model as `share` of random circuits of its size?
+def distance(scores: Floats, reference: Floats) -> Floats:
+    """[...]: root of `mean_squared`, in the scores' unit."""
+    return np.asarray(np.sqrt(mean_squared(scores, reference)))
 
-    Scores: circuit and model [prompts], random [circuits, prompts]. Of 100 random circuits it must
-    match or beat 96. InputError with fewer random circuits than could show it (29).
+
+def sufficiency(
+    circuit: Floats, random: Floats, model: Floats, margin: float = 0.0,
+    share: float = 0.9, level: float = 0.05,
+) -> TestResult:  # fmt: skip
+    """Is the circuit closer to the model than `share` of the random circuits?
+
+    Scores: circuit and model [prompts], random [circuits, prompts], margin in their unit. A circuit
+    within the margin of the model is as close as any; else ties count against it, since where all
+    do nothing none is special. Of 100 random circuits it must beat 96, of 46 it may lose to one.
+    InputError with fewer than could show it (29).
     """
     _check("sufficiency", circuit, random, model)
-    distance = mean_squared(random, model)
-    count = int((mean_squared(circuit, model) <= distance).sum())
-    null = f"at most {share:g} of random circuits are no closer to the model than the circuit"
+    check_margin("sufficiency", margin)
+    own, others = distance(circuit, model), distance(random, model)
+    count = len(others) if own <= margin else int((own < others).sum())
+    null = f"at most {share:g} of random circuits are farther from the model than the circuit"
     return _beats("sufficiency", null, count, len(random), share, level)
 
 
 def partial_necessity(
-    complement: Floats, random: Floats, model: Floats, share: float = 0.9, level: float = 0.05
-) -> TestResult:
+    complement: Floats, random: Floats, model: Floats, empty: Floats, margin: float = 0.0,
+    share: float = 0.9, level: float = 0.05,
+) -> TestResult:  # fmt: skip
     """Does knocking the circuit out hurt more than knocking out `share` of random ones?
 
-    Scores with the circuit knocked out [prompts], with each random circuit knocked out [circuits,
-    prompts], and of the model [prompts]. Strictly more, so ties count against it; 96 of 100.
+    Scores with the circuit knocked out, of the model and of the empty circuit [prompts], with each
+    random circuit knocked out [circuits, prompts]; margin in their unit. Strictly more, so ties
+    count against it, unless it hurts as much, less the margin, as cutting every edge. 96 of 100.
     """
     _check("partial necessity", complement, random, model)
-    count = int((mean_squared(complement, model) > mean_squared(random, model)).sum())
+    check_scores("partial necessity", model.shape[:1], empty=empty)
+    check_margin("partial necessity", margin)
+    own, whole = distance(complement, model), distance(empty, model)
+    done = 0 < whole - margin <= own
+    count = len(random) if done else int((own > distance(random, model)).sum())
     null = f"for at most {share:g} of random circuits the circuit's knock-out hurts more"
     return _beats("partial necessity", null, count, len(random), share, level)
 

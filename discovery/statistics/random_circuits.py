@@ -5,6 +5,8 @@ likely, until the node is `input`. A node with i writers before it is thus passe
 of about 1 / (i + 1), and paths are short: about ln(writers) edges. Circuits are unions of such
 paths; the last few edges, where a whole path would be too many, are short cuts between nodes that
 are on a path already, each equally likely. So every edge lies on a path, and the count is met.
+With weights a step takes an edge with a probability in proportion to its weight: random circuits
+that look likely. One step in ten still takes any edge, so that every node is met.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from acdc.graph import Circuit, Graph
 
 Mask = NDArray[np.bool_]
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
+ANY = 0.1  # share of weighted steps that take any edge
 BLOCK = 100  # paths drawn at least at once; if none has a new edge, short cuts take over
 
 
@@ -31,11 +35,17 @@ class Inflated:
     added: Ints  # [new edges, 2]: writer, reader
 
 
-def random_mask(graph: Graph, n_edges: int, rng: np.random.Generator) -> Mask:
-    """[writers, readers]: a random union of paths with exactly `n_edges` edges."""
+def random_mask(
+    graph: Graph, n_edges: int, rng: np.random.Generator, weights: Floats | None = None
+) -> Mask:
+    """[writers, readers]: a random union of paths with exactly `n_edges` edges.
+
+    `weights` [writers, readers], 0 or more, say how likely a step takes each of a node's edges.
+    InputError unless the graph has so many edges and the weights are such.
+    """
     if not 1 <= n_edges <= graph.n_edges:
         raise InputError(f"n_edges={n_edges}: must lie within 1 and the graph's {graph.n_edges}")
-    walks = _Walks(graph)
+    walks = _Walks(graph) if weights is None else _WeightedWalks(graph, weights)
     while True:  # small circuits may get stuck on too few nodes; then start again
         mask = _grow(walks, graph, n_edges, rng)
         if mask.sum() == n_edges:
@@ -95,6 +105,49 @@ class _Walks:
             path, node = path[on], writer[on]
             # All readers of a node see the same writers, so this is uniform over its edges.
             reader = self.readers[node, rng.integers(self.count[node])]
+        path, writer, reader = map(np.concatenate, zip(*steps, strict=True))
+        order = np.argsort(path, kind="stable")
+        return path[order], writer[order], reader[order]
+
+
+class _WeightedWalks(_Walks):
+    """Draws paths whose steps prefer edges of large weight."""
+
+    def __init__(self, graph: Graph, weights: Floats) -> None:
+        super().__init__(graph)
+        if weights.shape != graph.legal.shape or not np.isfinite(weights).all():
+            raise InputError(f"weights {weights.shape} must be finite and {graph.legal.shape}")
+        if (weights < 0).any():
+            raise InputError(f"weights: none may be negative, the least is {weights.min()}")
+        into = [own[:count].tolist() for own, count in zip(self.readers, self.count, strict=True)]
+        found, chances, ends = list[Ints](), list[Floats](), [0]
+        for readers in [*into, [self.logits]]:  # of every node, and of the logits
+            pairs = [(w, r) for r in readers for w in range(int(self.senders[r]))]
+            edges = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+            weight = weights[edges[:, 0], edges[:, 1]]
+            total = weight.sum()
+            chance = np.full(len(edges), 1 / max(1, len(edges)))
+            if total:
+                chance = ANY * chance + (1 - ANY) * weight / total
+            found.append(edges)
+            chances.append(chance)
+            ends.append(ends[-1] + len(edges))
+        self.edge, self.ends = np.concatenate(found), np.array(ends)
+        self.until = np.cumsum(np.concatenate(chances))  # of all nodes' edges, one after another
+
+    def draw(self, paths: int, rng: np.random.Generator) -> tuple[Ints, Ints, Ints]:
+        """See _Walks.draw."""
+        path, node = np.arange(paths), np.full(paths, len(self.ends) - 2)
+        steps = []
+        while len(path):
+            low, high = self.ends[node], self.ends[node + 1]
+            begin = np.where(low > 0, self.until[low - 1], 0.0)
+            target = begin + rng.random(len(path)) * (self.until[high - 1] - begin)
+            taken = np.clip(np.searchsorted(self.until, target, "right"), low, high - 1)
+            writer, reader = self.edge[taken].T
+            steps.append((path, writer, reader))
+            on = writer > 0
+            path, node = path[on], writer[on]
         path, writer, reader = map(np.concatenate, zip(*steps, strict=True))
         order = np.argsort(path, kind="stable")
         return path[order], writer[order], reader[order]

@@ -64,3 +64,9 @@ def check_between(name: str, value: float, low: float, high: float) -> None:
     """InputError unless low < value < high."""
     if not low < value < high:
         raise InputError(f"{name}={value}: must lie between {low} and {high}, both excluded")
+
+
+def check_margin(test: str, margin: float) -> None:
+    """InputError for a margin that is negative or not finite."""
+    if not 0 <= margin < np.inf:
+        raise InputError(f"{test}: margin={margin} must be 0 or more, in the scores' unit")

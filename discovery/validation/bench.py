@@ -20,9 +20,10 @@ from acdc.data import Data, floats
 from acdc.errors import InputError
 from acdc.forward import PatchedForward
 from acdc.graph import Graph
-from acdc.metrics import KL, LOGIT_DIFF, NLL, Metric, correct
+from acdc.metrics import KL, LOGIT_DIFF, NLL, Metric, correct, differ
 from acdc.model import Model
 from acdc.prompts import Prompts
+from discovery.shares import zero_point
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]  # [writers, readers]
@@ -33,11 +34,40 @@ CHUNK = 40  # prompts whose activations are worked on together
 
 @dataclass(frozen=True)
 class Values:
-    """What a model or circuit does on every prompt."""
+    """What a model or circuit does on every prompt; [prompts, draws] where something is drawn."""
 
     score: Floats  # [prompts], higher = better
     kl: Floats  # [prompts], KL(model || this), nats
     correct: Floats  # [prompts], 1 if right (acdc.metrics.correct)
+
+
+@dataclass(frozen=True)
+class TwoSided:
+    """What a mean hides: errors that cancel. Shares have 1 at the model, 0 at the empty circuit."""
+
+    kl_share: float | None  # 1 - mean KL / the empty circuit's; None: that is 0
+    error_share: float | None  # 1 - mean |score - model's| / the empty circuit's; None likewise
+    correlation: float | None  # of the score with the model's, over prompts; None: one is constant
+    accuracy: float
+
+
+def two_sided(run: Values, model: Values, empty: Values) -> TwoSided:
+    """How alike a run and the model are, prompt by prompt."""
+    score = run.score if run.score.ndim > 1 else run.score[:, None]
+    target = np.broadcast_to(model.score[:, None], score.shape)
+    varied = min(np.ptp(score), np.ptp(target)) > 1e-9 * np.abs(target).max()
+    return TwoSided(
+        _share_kept(float(run.kl.mean()), float(empty.kl.mean())),
+        _share_kept(
+            float(np.abs(score - target).mean()), float(np.abs(empty.score - model.score).mean())
+        ),
+        float(np.corrcoef(score.ravel(), target.ravel())[0, 1]) if varied else None,
+        float(run.correct.mean()),
+    )
+
+
+def _share_kept(lost: float, whole: float) -> float | None:
+    return 1 - lost / whole if differ(whole, 0.0) else None
 
 
 class Bench:
@@ -58,6 +88,11 @@ class Bench:
         return self.circuit(self.graph.legal & False)
 
     @property
+    def zero(self) -> str:
+        """What 0 % is of every share: what the cut edges of the empty circuit carry."""
+        return zero_point(self.data.ablation.name)
+
+    @property
     def unit(self) -> str:
         """Of the score."""
         return "logits" if self.score == "logit_diff" else "nats"
@@ -70,15 +105,15 @@ class Bench:
     def run(self, logits: Callable[[PatchedForward], torch.Tensor]) -> Values:
         """Values of any run of the parts, prompts in order."""
 
-        def values(forward: PatchedForward) -> Values:
-            found = logits(forward)
-            return Values(
-                floats(self.score_of(forward, found)),
-                floats(forward.bound(KL).of_logits(found)),
-                np.array(correct(forward.prompts, found), float),
-            )
+        return joined(self.data.each(lambda forward: self.values(forward, logits(forward))))
 
-        return _join(self.data.each(values))
+    def values(self, forward: PatchedForward, logits: torch.Tensor) -> Values:
+        """Values of logits [batch, vocab] on a part's prompts."""
+        return Values(
+            floats(self.score_of(forward, logits)),
+            floats(forward.bound(KL).of_logits(logits)),
+            np.array(correct(forward.prompts, logits), float),
+        )
 
     def circuit(self, mask: Mask) -> Values:
         """Values with the edges of `mask` kept and all others cut."""
@@ -89,10 +124,8 @@ class Bench:
         return np.array([self.circuit(mask).score for mask in masks])
 
     def first(self, n: int) -> Bench:
-        """A bench of the first parts, n prompts or a few more; InputError if there are too few."""
-        if n > self.n:
-            raise InputError(f"{n} prompts are asked for, but only {self.n} are held out")
-        return Bench(self.data.first_parts(-(-n // self.data.part)), self.score)
+        """A bench of the first parts, n prompts or a few more, or all if there are fewer."""
+        return Bench(self.data.first_parts(-(-min(n, self.n) // self.data.part)), self.score)
 
     def under(self, ablation: Ablation) -> Bench:
         """The same prompts with other values on cut edges."""
@@ -140,7 +173,8 @@ def without(mask: Mask, writers: Sequence[int]) -> Mask:
     return out
 
 
-def _join(values: Sequence[Values]) -> Values:
+def joined(values: Sequence[Values]) -> Values:
+    """The values of all parts, prompts in order."""
     return Values(
         np.concatenate([v.score for v in values]),
         np.concatenate([v.kl for v in values]),

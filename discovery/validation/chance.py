@@ -1,47 +1,51 @@
-"""Circuits that a found one has to beat: random ones of its size, and its own shape misplaced.
+"""Circuits that a found one has to beat: of its size, of its shape, and likely ones.
 
-Random circuits are unions of paths from input to logits with as many edges (discovery/statistics).
-`misplaced` keeps the circuit's wiring and permutes the heads within each layer: same shape, wrong
-roles. The same family serves every circuit of one size.
+    random   unions of paths from input to logits with as many edges (discovery/statistics)
+    likely   the same, but every step of a path takes an edge with a probability in proportion to
+             |its attribution|: what single effects alone would have given (EAP: Syed et al. 2023)
+    shape    the circuit's own wiring with the heads permuted within each layer: wrong roles
+
+At small sizes random circuits all do nothing, and beating them says little; the other two say more.
+Random and likely circuits serve every circuit of one size.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
+import torch
 
+from acdc.attribution import eap
 from acdc.graph import Graph
-from discovery.statistics.random_circuits import complement, random_mask
-from discovery.validation.bench import Bench, Floats, Mask
+from discovery.statistics.random_circuits import random_mask
+from discovery.validation.bench import SCORES, Bench, Floats, Mask
 from discovery.validation.resampling import scrub_circuit
 
 
-@dataclass(frozen=True)
-class Family:
-    """Scores of random circuits of one size: [circuits, prompts]."""
-
-    kept: Floats  # with everything else cut
-    removed: Floats  # with the circuit cut out of the model
-    scrubbed: Floats  # with everything else resampled, one shared draw
+def random_masks(graph: Graph, n_edges: int, size: int, rng: np.random.Generator) -> list[Mask]:
+    """So many random circuits of n_edges edges."""
+    return [random_mask(graph, n_edges, rng) for _ in range(size)]
 
 
-def random_family(bench: Bench, n_edges: int, size: int, rng: np.random.Generator) -> Family:
-    """Score `size` random circuits of n_edges edges."""
-    masks = [random_mask(bench.graph, n_edges, rng) for _ in range(size)]
-    scrubbed = [scrub_circuit(bench, m, "shared", 1, rng).score[:, 0] for m in masks]
-    removed = bench.scores([complement(bench.graph, m) for m in masks])
-    return Family(bench.scores(masks), removed, np.array(scrubbed))
+def likely_masks(bench: Bench, n_edges: int, size: int, rng: np.random.Generator) -> list[Mask]:
+    """So many circuits of n_edges edges that prefer edges with large attributions.
+
+    One backward pass on the bench's first part.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        weights = np.abs(eap(bench.first(1).data, SCORES[bench.score]))
+    return [random_mask(bench.graph, n_edges, rng, weights) for _ in range(size)]
 
 
-def misplaced_scores(bench: Bench, mask: Mask, size: int, rng: np.random.Generator) -> Floats:
-    """[size]: mean score under resampling of the circuit with heads permuted in every layer."""
-    return np.array(
-        [
-            scrub_circuit(bench, misplaced(bench.graph, mask, rng), "shared", 1, rng).score.mean()
-            for _ in range(size)
-        ]
-    )
+def shape_masks(graph: Graph, mask: Mask, size: int, rng: np.random.Generator) -> list[Mask]:
+    """So many circuits of the same shape on other heads."""
+    return [misplaced(graph, mask, rng) for _ in range(size)]
+
+
+def scrubbed_scores(bench: Bench, masks: Sequence[Mask], rng: np.random.Generator) -> Floats:
+    """[masks, prompts]: the score of each, all else resampled, one shared draw."""
+    return np.array([scrub_circuit(bench, m, "shared", 1, rng).score[:, 0] for m in masks])
 
 
 def misplaced(graph: Graph, mask: Mask, rng: np.random.Generator) -> Mask:

@@ -19,9 +19,9 @@ SHOWN_EDGES = 60
 
 def draw_all(folder: Path, validation: Mapping[str, Any]) -> dict[str, str]:
     """Writes validation_<name>.svg and .png; returns the SVG texts by name."""
-    drawn: dict[str, Callable[[Mapping[str, Any]], Figure]] = {
-        "ladder": ladder, "matrix": matrix, "knockouts": knockouts,
-    }  # fmt: skip
+    drawn: dict[str, Callable[[Mapping[str, Any]], Figure]] = {"ladder": ladder, "matrix": matrix}
+    if validation["completeness"] is not None:
+        drawn["knockouts"] = knockouts
     if validation["stability"] is not None:
         drawn["stability"] = stable_edges
     out = {}
@@ -72,7 +72,7 @@ def matrix(validation: Mapping[str, Any]) -> Figure:
         axes.plot([], [], marker, color=INK, markersize=5, label=name)
     figure.legend(frameon=False, fontsize=8, ncols=3, loc="outside upper center")
     _levels(axes)
-    axes.set_xlabel("share (ratio of means): 0 = every edge cut in the row's way, 1 = the model")
+    axes.set_xlabel(f"share (ratio of means): 0 = {validation['zero']}, 1 = the model")
     return figure
 
 

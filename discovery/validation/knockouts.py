@@ -59,8 +59,6 @@ def completeness(
 ) -> Completeness:  # fmt: skip
     """Search for the K under which circuit and model differ most."""
     names, nodes = bench.graph.writers, circuit_nodes(bench, mask)
-    if not nodes:
-        raise InputError("completeness: the circuit has no nodes to knock out")
     half = np.arange(bench.n) % 2 == 0
     known: dict[tuple[int, ...], tuple[Floats, Floats]] = {}
 
@@ -101,7 +99,10 @@ def minimality_tests(
     bench: Bench, mask: Mask, rng: np.random.Generator,
     partners: Sequence[Sequence[int]], draws: int, level: float,
 ) -> Minimality:  # fmt: skip
-    """Test each edge and node; `partners` are sets of writers, the empty one among them."""
+    """Test each edge and node; `partners` are sets of writers, the empty one among them.
+
+    InputError for a circuit of no or of all edges: there is nothing to leave out or to put in.
+    """
     graph, trial = bench.graph, _Trial(bench, partners)
     edges, nodes = np.argwhere(mask).tolist(), circuit_nodes(bench, mask)
     edge_effects = trial.effects(mask, [_cut_edge(mask, w, r) for w, r in edges])

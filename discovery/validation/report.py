@@ -12,7 +12,7 @@ from markupsafe import Markup
 from discovery.json_files import write_bytes
 from discovery.rungs import circuit_input, cut_edges
 from discovery.validation.figures import draw_all
-from discovery.validation.verdicts import Verdict, headline, interval
+from discovery.validation.verdicts import Verdict, headline, interval, left_out
 
 
 def write_report(folder: Path, validation: Mapping[str, Any], found: Sequence[Verdict]) -> Path:
@@ -35,13 +35,23 @@ def page(
         lstrip_blocks=True,
     )
     environment.filters["interval"] = interval
+    environment.filters["share"] = share
     environment.filters["cut_edges"] = cut_edges
     environment.filters["circuit_input"] = circuit_input
+    counted = [v for v in found if v.counted]
     groups = {
-        "Holds": [v for v in found if v.holds is True],
-        "Does not hold": [v for v in found if v.holds is False],
-        "Not decided": [v for v in found if v.holds is None],
+        "Holds": [v for v in counted if v.holds is True],
+        "Does not hold": [v for v in counted if v.holds is False],
+        "Not decided": [v for v in counted if v.holds is None],
     }
+    beside = [v for v in found if not v.counted]
     template = environment.get_template("report.html")
-    return template.render(v=validation, groups=groups, headline=headline(validation, found),
-                           figures=figures)  # fmt: skip
+    return template.render(
+        v=validation, groups=groups, beside=beside, headline=headline(validation, found),
+        left_out=left_out(validation), figures=figures,
+    )  # fmt: skip
+
+
+def share(value: float | None, digits: int = 2) -> str:
+    """A number of a table, or that there is none."""
+    return "undefined" if value is None else f"{value:.{digits}f}"

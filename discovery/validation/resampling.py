@@ -23,23 +23,28 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from acdc.data import floats
 from acdc.forward import PatchedForward, bias_streams, stream_of
 from acdc.live import run_live
-from discovery.validation.bench import Bench, Floats, Mask
+from discovery.validation.bench import Bench, Floats, Mask, Values, joined
 
 How = Literal["shared", "per node", "per edge"]
 HOWS: tuple[How, ...] = ("shared", "per node", "per edge")
+NAMES = ("score", "kl", "correct")  # of Values
 EDGE_ROWS = 512  # edges x prompts gathered at a time
 
 
 @dataclass(frozen=True)
 class Scrubbed:
-    """Scores of one hypothesis, and how much was really swapped."""
+    """What one hypothesis gives, and how much was really swapped."""
 
-    score: Floats  # [prompts, draws]
+    values: Values  # [prompts, draws]
     smallest_class: int  # prompts in the smallest class of agreeing ones met
     lonely: float  # share of prompts that agree with nobody but themselves: nothing is swapped
+
+    @property
+    def score(self) -> Floats:
+        """[prompts, draws]."""
+        return self.values.score
 
 
 class ResampledCuts:
@@ -129,17 +134,20 @@ def scrub_circuit(
 
     `agree` names features (Prompts.features) on which the circuit's own inputs need only agree.
     """
-    scores, classes = [], bench.data.each(lambda forward: feature_classes(forward, agree))
+    drawn, classes = (
+        list[Values](),
+        bench.data.each(lambda forward: feature_classes(forward, agree)),
+    )
     for _ in range(draws):
         parts = []
         for forward, ids in zip(bench.data, classes, strict=True):
             cuts = ResampledCuts(forward, how, rng, ids if agree else None)
             tokens = forward.prompts.clean
             logits = run_live(forward.model, forward.graph, tokens, mask, cuts)
-            parts.append(floats(bench.score_of(forward, logits)))
-        scores.append(np.concatenate(parts))
+            parts.append(bench.values(forward, logits))
+        drawn.append(joined(parts))
     sizes = np.concatenate([np.bincount(ids)[ids] for ids in classes])
-    return Scrubbed(np.stack(scores, axis=1), int(sizes.min()), float((sizes == 1).mean()))
+    return Scrubbed(stacked(drawn), int(sizes.min()), float((sizes == 1).mean()))
 
 
 def feature_classes(forward: PatchedForward, names: Sequence[str]) -> Int[np.ndarray, " batch"]:
@@ -150,12 +158,20 @@ def feature_classes(forward: PatchedForward, names: Sequence[str]) -> Int[np.nda
     return np.unique(np.stack(columns), axis=1, return_inverse=True)[1].ravel()
 
 
-def resampled_baseline(bench: Bench) -> Floats:
-    """[prompts]: expected score with all input from any prompt of the part, in closed form."""
+def stacked(draws: Sequence[Values]) -> Values:
+    """[prompts, draws]."""
+    return Values(*(np.stack([getattr(v, name) for v in draws], 1) for name in NAMES))
 
-    def expected(forward: PatchedForward) -> Floats:
+
+def resampled_baseline(bench: Bench) -> Values:
+    """[prompts, draws]: every prompt scored on the model's run of each prompt of its part in turn.
+
+    What resampling all input leaves, without any circuit. A shorter part goes round more than once.
+    """
+    turns = range(len(bench.data[0].prompts))
+
+    def turned(forward: PatchedForward) -> Values:
         logits = forward.clean.logits
-        scores = [bench.score_of(forward, logits.roll(k, dims=0)) for k in range(len(logits))]
-        return floats(torch.stack(scores).double().mean(0))
+        return stacked([bench.values(forward, logits.roll(k, dims=0)) for k in turns])
 
-    return np.concatenate(bench.data.each(expected))
+    return joined(bench.data.each(turned))

@@ -37,6 +37,7 @@ class Found:
     settings: Settings
     circuit: Mapping[str, Any]
     n_edges: int
+    search_seconds: float
     attention: Mapping[str, Mapping[str, float]]  # between marked tokens, by head
 
 
@@ -81,7 +82,8 @@ def _read(folder: Path) -> Found:
     path = folder / "heads.json"
     heads = json.loads(path.read_text(encoding="utf-8"))["heads"] if path.exists() else {}
     attention = {name: entry["attention"] for name, entry in heads.items()}
-    return Found(folder, settings, run.circuit, int(run.result["n_edges"]), attention)
+    seconds = float((run.result.get("seconds") or {}).get("search") or 0.0)
+    return Found(folder, settings, run.circuit, int(run.result["n_edges"]), seconds, attention)
 
 
 def validate_runs(found: Sequence[Found], settings: FullEvaluation, say: Say) -> list[Validated]:
@@ -125,7 +127,7 @@ def _validate(one: Found, validator: Validator, used: Any, say: Say) -> Validate
             "method": one.settings.method.name,
             "settings": validator.settings.model_dump(),
             **validator.validate(
-                one.settings, circuit, used, classes(one.attention),
+                one.settings, circuit, used, classes(one.attention), one.search_seconds,
                 lambda part: say(f"{one.folder.name}: {part}"),
             ),
         }  # fmt: skip

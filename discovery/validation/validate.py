@@ -1,4 +1,8 @@
-"""All tests of one circuit, in the order of the report. Masks in, plain values out."""
+"""All tests of one circuit, in the order of the report. Masks in, plain values out.
+
+First the run's own question, cut edges carrying what its ablation says; then what the budget allows
+of the others.
+"""
 
 from __future__ import annotations
 
@@ -21,27 +25,36 @@ from discovery.evaluation_settings import FullEvaluation
 from discovery.rungs import NONE, OWN, TWINS
 from discovery.scrubbing.score import effect, recovered
 from discovery.settings import Settings
-from discovery.shares import zero_point
+from discovery.shares import carried
 from discovery.statistics.against_random import null_percentile, partial_necessity, sufficiency
-from discovery.statistics.equivalence import equivalence, mean_equivalence, non_equivalence
+from discovery.statistics.equivalence import effect_margin, equivalence, mean_equivalence
 from discovery.statistics.independence import independence
+from discovery.statistics.random_circuits import complement
 from discovery.statistics.result import TestResult
-from discovery.statistics.search_worst import Effort
-from discovery.validation.bench import Bench, Floats, Mask, make_bench
-from discovery.validation.chance import Family, misplaced_scores, random_family
-from discovery.validation.faithfulness import faithfulness_matrix, spread
-from discovery.validation.knockouts import Completeness, completeness, minimality_tests
-from discovery.validation.resamples import averages, stability
-from discovery.validation.resampling import (
-    HOWS,
-    How,
-    Scrubbed,
-    resampled_baseline,
-    scrub_circuit,
+from discovery.statistics.search_worst import EXACT_UP_TO, Effort
+from discovery.validation.bench import Bench, Floats, Mask, Values, make_bench, two_sided
+from discovery.validation.budget import Budget, Progress
+from discovery.validation.chance import likely_masks, random_masks, scrubbed_scores, shape_masks
+from discovery.validation.faithfulness import (
+    Cell,
+    faithfulness_cells,
+    other_ablations,
+    spread,
 )
+from discovery.validation.knockouts import (
+    Completeness,
+    Minimality,
+    circuit_nodes,
+    completeness,
+    minimality_tests,
+)
+from discovery.validation.resamples import Stability, averages, stability
+from discovery.validation.resampling import HOWS, How, Scrubbed, resampled_baseline, scrub_circuit
 
-Progress = Callable[[str], None]
 FORWARDS = 3  # plain passes and scrub samples that are timed
+EACH_EDGE = 12  # how many runs one takes in which every edge draws for itself, roughly
+ATTRIBUTION = 6  # how many runs of a model less the circuit one backward pass takes, roughly
+RANDOM, LIKELY, SHAPE = "random circuits", "likely circuits", "its shape on other heads"
 
 
 @dataclass
@@ -68,76 +81,115 @@ class Validator:
         return np.random.default_rng([self.settings.seed, part])
 
     @cached_property
-    def family(self) -> Family:
-        """Random circuits, scored once for all circuits (Shi et al.: at least as many edges)."""
+    def margin(self) -> float:
+        """What no difference is smaller than, in the score's unit."""
+        return effect_margin(self.bench.model.score, self.bench.empty.score, self.settings.margin)
+
+    @cached_property
+    def few(self) -> Bench:
+        """The prompts on which circuits are compared with others."""
+        return self.bench.first(self.settings.chance.prompts)
+
+    @cached_property
+    def random(self) -> list[Mask]:
+        """Random circuits for all circuits alike (Shi et al.: at least as many edges)."""
         chance = self.settings.chance
-        bench = self.bench.first(chance.prompts)
-        return random_family(bench, self.null_edges, chance.circuits, self.rng(0))
+        return random_masks(self.bench.graph, self.null_edges, chance.circuits, self.rng(0))
+
+    @cached_property
+    def random_kept(self) -> Floats:
+        """[circuits, prompts]: their scores."""
+        return self.few.scores(self.random)
+
+    @cached_property
+    def random_removed(self) -> Floats:
+        """[circuits, prompts]: what the model scores without each."""
+        return self.few.scores([complement(self.bench.graph, m) for m in self.random])
+
+    @cached_property
+    def random_scrubbed(self) -> Floats:
+        """[circuits, prompts]: their scores, all else resampled."""
+        return scrubbed_scores(self.few, self.random, self.rng(9))
+
+    @cached_property
+    def likely_kept(self) -> Floats:
+        """[circuits, prompts]: scores of circuits that single effects make likely."""
+        size = self.settings.chance.circuits
+        return self.few.scores(likely_masks(self.few, self.null_edges, size, self.rng(10)))
 
     @torch.inference_mode()
     def validate(
         self, run: Settings, circuit: Circuit, used: Prompts,
-        classes: Mapping[str, Sequence[str]], progress: Progress,
+        classes: Mapping[str, Sequence[str]], search_seconds: float, progress: Progress,
     ) -> dict[str, Any]:  # fmt: skip
-        """Everything of validation.json but the run's name. InputError for an empty circuit."""
-        mask, clock = circuit.mask, _Clock(progress)
-        with clock("faithfulness"):
-            cells = faithfulness_matrix(
-                self.bench.first(self.settings.chance.prompts), mask, self.rng(1)
-            )
-        with clock("equivalence"):
-            tests = self._against_the_model(mask)
-        with clock("resampling"):
-            ladder = self._ladder(mask)
-        with clock("chance"):
-            tests += self._against_chance(mask)
-        with clock("features permuted"):
-            tests += self._against_other_features(mask)
-        with clock("completeness"):
-            complete = self._completeness(mask, classes)
-        with clock("minimality"):
-            minimal = self._minimality(mask, complete)
-        with clock("stability"):
-            stable = self._stability(run, circuit, used)
+        """Everything of validation.json but the run's name.
+
+        `search_seconds` is what the run's search took, for an estimate of its repetitions.
+        """
+        mask, budget = circuit.mask, Budget(self.settings.budget, progress)
+        with budget("equivalence"):
+            values, tests, cost = self._against_the_model(mask)
+        with budget("faithfulness"):
+            cells = faithfulness_cells(self.few, mask, [self.bench.data.ablation], self.rng(1))
+        ladder = self._ladder(mask, values, cost, budget)
+        tests += self._against_chance(mask, cost, budget)
+        cells += self._other_cells(mask, cost, budget)
+        tests += self._against_other_features(mask, cost, budget)
+        complete = self._completeness(mask, classes, cost, budget)
+        minimal = self._minimality(mask, complete, cost, budget)
+        stable = self._stability(run, circuit, used, search_seconds, budget)
+        tests += [] if minimal is None else [minimal.edges, minimal.nodes]
+        bench = self.bench
         return {
-            "n_prompts": self.bench.n,
+            "n_prompts": bench.n,
             "n_edges": circuit.n_edges,
             "null_edges": self.null_edges,
-            "score": self.bench.score,
-            "unit": self.bench.unit,
-            "zero": zero_point(self.bench.data.ablation.name),
+            "score": bench.score,
+            "unit": bench.unit,
+            "zero": bench.zero,
+            "cut_edges_carry": carried(bench.data.ablation.name),
+            "margin": self.margin,
             "used_prompts": {
-                "faithfulness": self.bench.first(self.settings.chance.prompts).n,
-                "scrubbing": self.bench.first(self.settings.scrubbing.prompts).n,
+                "faithfulness": self.few.n,
+                "scrubbing": bench.first(self.settings.scrubbing.prompts).n,
             },
-            "model_values": _summary(self.bench.model.score, self.bench.model.correct),
-            "empty_values": _summary(self.bench.empty.score, self.bench.empty.correct),
+            "model_values": _summary(bench.model),
+            "empty_values": _summary(bench.empty),
+            "circuit_values": _summary(values)
+            | asdict(two_sided(values, bench.model, bench.empty)),
             "faithfulness": {
                 "cells": [asdict(c) for c in cells],
                 "spread": {d: spread(cells, d) for d in ("sufficiency", "noising", "denoising")},
             },
             "scrubbing": ladder,
-            "tests": [asdict(t) for t in (*tests, minimal.edges, minimal.nodes)],
-            "completeness": asdict(complete),
-            "minimality": {"partners": minimal.partners},
+            "tests": [asdict(t) for t in tests],
+            "completeness": None if complete is None else asdict(complete),
+            "minimality": None if minimal is None else {"partners": minimal.partners},
             "stability": None if stable is None else asdict(stable),
+            "left_out": [asdict(one) for one in budget.left_out],
             "cost": self._cost(mask),
-            "seconds": clock.seconds,
+            "seconds": budget.seconds,
         }
 
-    def _against_the_model(self, mask: Mask) -> list[TestResult]:
-        bench, level = self.bench, self.settings.level
-        circuit, model = bench.circuit(mask).score, bench.model.score
-        rest = bench.circuit(bench.graph.legal & ~mask).score
-        return [
-            equivalence(circuit, model, level=level),
-            mean_equivalence(circuit, model, level=level),
-            non_equivalence(circuit, model, level=level),
-            independence(rest, model, self.rng(2), level=level),
+    def _against_the_model(self, mask: Mask) -> tuple[Values, list[TestResult], _Cost]:
+        """The circuit's values on all prompts, the tests of them, and what the runs took."""
+        bench, level, of = self.bench, self.settings.level, self.settings
+        model, empty = bench.model.score, bench.empty.score
+        kept, circuit = _timed(lambda: bench.circuit(mask))
+        removed, rest = _timed(lambda: bench.circuit(complement(bench.graph, mask)))
+        tests = [
+            equivalence(circuit.score, model, self.margin, of.eps, level),
+            mean_equivalence(circuit.score, model, empty, of.margin, level),
+            independence(rest.score, model, empty, self.margin, self.rng(2), level=level),
         ]
+        return circuit, tests, _Cost(kept / bench.n, removed / bench.n)
 
-    def _ladder(self, mask: Mask) -> list[dict[str, Any]]:
-        """The circuit under each way of resampling, and with inputs that only agree on features."""
+    def _ladder(
+        self, mask: Mask, values: Values, cost: _Cost, budget: Budget
+    ) -> list[dict[str, Any]]:
+        """The run's own question on all prompts, then each way of resampling, and with inputs that
+        only agree on features.
+        """
         names = list(self.bench.data.prompts.features)
         agreements = (
             [[name] for name in names] if len(names) < 2 else [names, *([n] for n in names)]
@@ -146,18 +198,25 @@ class Validator:
             *((how, ()) for how in HOWS),
             *(("shared", agree) for agree in agreements),
         ]
-        bench = self.bench.first(self.settings.scrubbing.prompts)
-        ablation = bench.data.ablation.name
-        paired, floor = (
-            Scrubbed(score[:, None], 0, 0.0)
-            for score in (bench.circuit(mask).score, resampled_baseline(bench))
+        bench, draws = (
+            self.bench.first(self.settings.scrubbing.prompts),
+            self.settings.scrubbing.draws,
         )
-        rows = [self._rung(bench, TWINS.get(ablation, ablation), (), paired, 99)]
+        ablation = bench.data.ablation.name
+        with budget("resampling"):
+            paired = Scrubbed(_drawn(values), 0, 0.0)
+            rows = [self._rung(self.bench, TWINS.get(ablation, ablation), (), paired, 99)]
+            floor = self._rung(bench, "shared", (), Scrubbed(resampled_baseline(bench), 0, 0.0), 98)
         for i, (how, agree) in enumerate(rungs):
-            draws = self.settings.scrubbing.draws
-            found = scrub_circuit(bench, mask, how, draws, self.rng(100 + i), agree)
-            rows.append(self._rung(bench, how, agree, found, 100 + i))
-        return [*rows, self._rung(bench, "shared", (), floor, 98) | {"inputs": NONE}]
+            runs = draws * (EACH_EDGE if how == "per edge" else 1)
+            part = f"resampling {how}" + (
+                f", inputs agree on {' and '.join(agree)}" if agree else ""
+            )
+            if how == "shared" and not agree or budget.affords(part, cost.kept * runs * bench.n):
+                with budget(part):
+                    found = scrub_circuit(bench, mask, how, draws, self.rng(100 + i), agree)
+                    rows.append(self._rung(bench, how, agree, found, 100 + i))
+        return [*rows, floor | {"inputs": NONE}]
 
     def _rung(
         self, bench: Bench, how: str, agree: Sequence[str], found: Scrubbed, part: int
@@ -166,80 +225,163 @@ class Validator:
         return {
             "resampled": how,
             "inputs": " and ".join(agree) if agree else OWN,
+            "n": bench.n,
             "score": float(found.score.mean()),
             "recovered": _recovered(bench, found.score, rng),
+            **asdict(two_sided(found.values, bench.model, bench.empty)),
             "effect": asdict(effect(-model, -found.score)),
             "smallest_class": found.smallest_class if agree else None,
             "lonely": found.lonely if agree else None,
         }
 
-    def _against_chance(self, mask: Mask) -> list[TestResult]:
-        chance, level = self.settings.chance, self.settings.level
-        bench, family = self.bench.first(chance.prompts), self.family
-        model = bench.model.score
+    def _against_chance(self, mask: Mask, cost: _Cost, budget: Budget) -> list[TestResult]:
+        """Against circuits of its size, likely ones and its own shape; the own question first."""
+        chance, level, bench, margin = (
+            self.settings.chance, self.settings.level, self.few, self.margin
+        )  # fmt: skip
+        graph, model = bench.graph, bench.model.score
         kept = bench.circuit(mask).score
-        removed = bench.circuit(bench.graph.legal & ~mask).score
-        draws = self.settings.scrubbing.draws
-        own = scrub_circuit(bench, mask, "shared", draws, self.rng(3)).score.mean()
-        moved = misplaced_scores(bench, mask, chance.misplaced, self.rng(4))
-        return [
-            sufficiency(kept, family.kept, model, level=level),
-            partial_necessity(removed, family.removed, model, level=level),
-            replace(
-                null_percentile(float(own), family.scrubbed.mean(1), level),
-                name="resampled score among random circuits",
-            ),
-            replace(
-                null_percentile(float(own), moved, level),
-                name="resampled score among the same shape on other heads",
-            ),
-        ]
+        shape = shape_masks(graph, mask, chance.misplaced, self.rng(4))
+        one, many = cost.kept * bench.n, chance.circuits
 
-    def _against_other_features(self, mask: Mask) -> list[TestResult]:
-        """Does it matter that inputs agree on these very values? Null: the values permuted."""
-        settings, bench = self.settings, self.bench.first(self.settings.chance.prompts)
-        tests = []
-        for i, name in enumerate(bench.data.prompts.features):
-            rng = self.rng(200 + i)
-            own = scrub_circuit(bench, mask, "shared", 1, rng, [name]).score.mean()
-            null = [
-                scrub_circuit(
-                    bench.permuted(name, rng), mask, "shared", 1, rng, [name]
-                ).score.mean()
-                for _ in range(settings.scrubbing.permuted)
+        def scrubbed() -> Floats:
+            return scrubbed_scores(bench, [mask], self.rng(3))[0]
+
+        def enough(own: Floats, others: Floats) -> TestResult:
+            return sufficiency(own, others, model, margin, level=level)
+
+        def needed() -> TestResult:
+            without = bench.circuit(complement(graph, mask)).score
+            return partial_necessity(
+                without, self.random_removed, model, bench.empty.score, margin, level=level
+            )
+
+        trials: list[tuple[str, float, Callable[[], TestResult]]] = [
+            ("sufficiency", many * one, lambda: enough(kept, self.random_kept)),
+            (
+                f"sufficiency among {LIKELY}",
+                many * one + ATTRIBUTION * cost.removed * bench.n,
+                lambda: enough(kept, self.likely_kept),
+            ),
+            (
+                f"sufficiency among {SHAPE}",
+                chance.misplaced * one,
+                lambda: enough(kept, bench.scores(shape)),
+            ),
+            ("partial necessity", many * cost.removed * bench.n, needed),
+        ]
+        if not self._own_is_shared:
+            trials += [
+                (
+                    f"resampled sufficiency among {RANDOM}",
+                    many * one,
+                    lambda: enough(scrubbed(), self.random_scrubbed),
+                ),
+                (
+                    f"resampled sufficiency among {SHAPE}",
+                    chance.misplaced * one,
+                    lambda: enough(scrubbed(), scrubbed_scores(bench, shape, self.rng(11))),
+                ),
             ]
-            result = null_percentile(float(own), np.array(null), settings.level)
-            tests.append(replace(result, name=f"inputs agree on {name}, among its permutations"))
+        tests = list[TestResult]()
+        for name, seconds, test in trials:
+            if budget.affords(name, seconds):
+                with budget(name):
+                    tests.append(replace(test(), name=name))
         return tests
 
-    def _completeness(self, mask: Mask, classes: Mapping[str, Sequence[str]]) -> Completeness:
+    @property
+    def _own_is_shared(self) -> bool:
+        """Whether the run itself asks what another prompt's values on all cut edges leave."""
+        return self.bench.data.ablation.name == "other"
+
+    def _other_cells(self, mask: Mask, cost: _Cost, budget: Budget) -> tuple[Cell, ...]:
+        cells: tuple[Cell, ...] = ()
+        for i, ablation in enumerate(other_ablations(self.few)):
+            part = f"faithfulness under {ablation.name}"
+            if budget.affords(part, self.few.n * (3 * cost.kept + 4 * cost.removed)):
+                with budget(part):
+                    cells += faithfulness_cells(self.few, mask, [ablation], self.rng(300 + i))
+        return cells
+
+    def _against_other_features(self, mask: Mask, cost: _Cost, budget: Budget) -> list[TestResult]:
+        """Does it matter that inputs agree on these very values? Null: the values permuted."""
+        settings, bench, tests = self.settings, self.few, list[TestResult]()
+        for i, name in enumerate(bench.data.prompts.features):
+            part = f"inputs agree on {name}, among its permutations"
+            runs = 1 + settings.scrubbing.permuted
+            if not budget.affords(part, runs * bench.n * cost.kept):
+                continue
+            with budget(part):
+                rng = self.rng(200 + i)
+                own = scrub_circuit(bench, mask, "shared", 1, rng, [name]).score.mean()
+                null = [
+                    scrub_circuit(
+                        bench.permuted(name, rng), mask, "shared", 1, rng, [name]
+                    ).score.mean()
+                    for _ in range(settings.scrubbing.permuted)
+                ]
+                result = null_percentile(float(own), np.array(null), settings.level)
+                tests.append(replace(result, name=part))
+        return tests
+
+    def _completeness(
+        self, mask: Mask, classes: Mapping[str, Sequence[str]], cost: _Cost, budget: Budget
+    ) -> Completeness | None:
         wanted = self.settings.completeness
         effort = Effort(wanted.random, wanted.runs, wanted.iterations, wanted.candidates)
-        bench = self.bench.first(wanted.prompts)
-        return completeness(bench, mask, self.rng(5), classes, effort)
-
-    def _minimality(self, mask: Mask, complete: Completeness) -> Any:
-        wanted, index = self.settings.minimality, self.bench.graph.writer_index
-        worst = [index[name] for name in complete.worst.nodes]
-        partners = [[]] + ([worst] if worst else [])
-        bench = self.bench.first(wanted.prompts)
-        return minimality_tests(
-            bench, mask, self.rng(6), partners, wanted.draws, self.settings.level
+        bench, nodes = self.bench.first(wanted.prompts), len(circuit_nodes(self.bench, mask))
+        sets = (
+            1 + len(classes) + wanted.random + wanted.runs * wanted.iterations * wanted.candidates
         )
+        sets = 2**nodes if nodes <= EXACT_UP_TO else sets
+        if not budget.affords("completeness", sets * bench.n * (cost.kept + 2 * cost.removed)):
+            return None
+        with budget("completeness"):
+            return completeness(bench, mask, self.rng(5), classes, effort)
 
-    def _stability(self, run: Settings, circuit: Circuit, used: Prompts) -> Any:
-        """None for a search if no searches are wanted, and for noise, which asks no prompts."""
+    def _minimality(
+        self, mask: Mask, complete: Completeness | None, cost: _Cost, budget: Budget
+    ) -> Minimality | None:
+        """None where it is left out, and for a circuit of no or of all edges."""
+        wanted, graph = self.settings.minimality, self.bench.graph
+        names = () if complete is None else complete.worst.nodes
+        worst = [graph.writer_index[name] for name in names]
+        partners = [[]] + ([worst] if worst else [])
+        bench, edges = self.bench.first(wanted.prompts), int(mask.sum())
+        if not 0 < edges < graph.n_edges:
+            return None
+        cuts = 1 + edges + len(circuit_nodes(bench, mask)) + 3 * wanted.draws
+        if not budget.affords("minimality", len(partners) * cuts * bench.n * cost.kept):
+            return None
+        with budget("minimality"):
+            return minimality_tests(
+                bench, mask, self.rng(6), partners, wanted.draws, self.settings.level
+            )
+
+    def _stability(
+        self, run: Settings, circuit: Circuit, used: Prompts, search_seconds: float,
+        budget: Budget,
+    ) -> Stability | None:  # fmt: skip
+        """None where it is left out, and for noise, which asks no prompts."""
         wanted, method = self.settings.stability, run.method
+        if not method.asks_prompts:
+            return None
         with torch.inference_mode(False), torch.no_grad():
             graph, ablation = self.bench.graph, self.bench.data.ablation
             data = Data(self.loaded.model, graph, used, ablation)
             means = averages(method, data)
-            if not method.asks_prompts or (wanted.searches is None and not means):
+            if wanted.searches is None and not means:
+                budget.leave_out("stability", None, "stability.searches=6")
                 return None
-            return stability(
-                method, data, run.metric.load(), run.seed, circuit.mask,
-                wanted.resamples, wanted.searches or wanted.resamples, self.rng(7),
-            )  # fmt: skip
+            times = 2 if means else wanted.searches or wanted.resamples
+            if not budget.affords("stability", times * search_seconds):
+                return None
+            with budget("stability"):
+                return stability(
+                    method, data, run.metric.load(), run.seed, circuit.mask,
+                    wanted.resamples, wanted.searches or wanted.resamples, self.rng(7),
+                )  # fmt: skip
 
     def _cost(self, mask: Mask) -> dict[str, float]:
         """Seconds of a plain pass and of one scrub sample of the first part, and their ratio."""
@@ -256,39 +398,43 @@ class Validator:
         return {"plain forward": one, **ratios}
 
 
+@dataclass(frozen=True)
+class _Cost:
+    """Seconds that one prompt takes in a run of the circuit, and of the model without it."""
+
+    kept: float
+    removed: float
+
+
 def _recovered(bench: Bench, score: Floats, rng: np.random.Generator) -> dict[str, Any] | None:
     """Share of the way from the empty circuit to the model; None if these do not differ."""
-    name = zero_point(bench.data.ablation.name)
     try:
-        return asdict(recovered(-bench.model.score, -bench.empty.score, -score, name, rng))
+        return asdict(recovered(-bench.model.score, -bench.empty.score, -score, bench.zero, rng))
     except InputError:
         return None
 
 
-def _summary(score: Floats, correct: Floats) -> dict[str, float]:
-    return {"score": float(score.mean()), "accuracy": float(correct.mean())}
+def _drawn(values: Values) -> Values:
+    """[prompts, 1]: nothing is drawn."""
+    return Values(values.score[:, None], values.kl[:, None], values.correct[:, None])
+
+
+def _summary(values: Values) -> dict[str, float]:
+    return {
+        "score": float(values.score.mean()),
+        "accuracy": float(values.correct.mean()),
+        "kl": float(values.kl.mean()),
+    }
+
+
+def _timed(action: Callable[[], Values]) -> tuple[float, Values]:
+    """Seconds, and what came out."""
+    start = time.perf_counter()
+    out = action()
+    return time.perf_counter() - start, out
 
 
 def _seconds(action: Callable[[], object]) -> float:
     start = time.perf_counter()
     action()
     return time.perf_counter() - start
-
-
-class _Clock:
-    """Seconds spent in named parts; tells which one begins."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.seconds: dict[str, float] = {}
-        self._progress = progress
-
-    def __call__(self, name: str) -> _Clock:
-        self._progress(name)
-        self._name = name
-        return self
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds[self._name] = round(time.perf_counter() - self._start, 3)

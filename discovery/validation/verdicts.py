@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from discovery.rungs import NONE, OWN
 
 TOLERATED = 0.2  # of what the model does beyond the empty circuit: the gap that completeness allows
 
+BESIDE = ("minimality", "stability", "inputs agree")  # what the whole model does not have either
+
+# {cut}: cut edges carrying what the run's ablation says; {other}: the same on another prompt
 QUESTIONS = {
-    "equivalence": "as good as the model on the typical prompt",
-    "mean equivalence": "as good as the model on average",
-    "non-equivalence": "no worse and no better than the model (Shi et al.'s weaker test)",
-    "independence": "nothing about the model's score left outside the circuit",
-    "sufficiency": "closer to the model than nine in ten random circuits of its size",
-    "partial necessity": "its removal hurts more than that of nine in ten random circuits",
-    "resampled score among random circuits": "under resampling better than 19 in 20 random"
-    " circuits of its size",
-    "resampled score among the same shape on other heads": "under resampling better than 19 in 20"
-    " circuits of its shape with the heads of each layer permuted",
+    "equivalence": "as often better than the model as worse, {cut}",
+    "mean equivalence": "as good as the model on average, {cut}",
+    "independence": "outside the circuit nothing of the model's score is left beyond what the empty"
+    " circuit knows, {cut}",
+    "sufficiency": "closer to the model than nine in ten random circuits of its size, {cut}",
+    "sufficiency among likely circuits": "closer to the model than nine in ten circuits of its size"
+    " whose paths are drawn by |attribution|, {cut}",
+    "sufficiency among its shape on other heads": "closer to the model than nine in ten circuits of"
+    " its shape with the heads of each layer permuted, {cut}",
+    "partial necessity": "its removal hurts more than that of nine in ten random circuits, {cut}",
+    "resampled sufficiency among random circuits": "closer to the model than nine in ten random"
+    " circuits of its size, {other}",
+    "resampled sufficiency among its shape on other heads": "closer to the model than nine in ten"
+    " circuits of its shape with the heads of each layer permuted, {other}",
 }
+OTHER = "cut edges carrying another prompt's values"
 
 
 @dataclass(frozen=True)
@@ -32,33 +40,59 @@ class Verdict:
     question: str  # what holds if it holds
     holds: bool | None  # None: not decided
     figures: str  # statistic, p with n and correction, or the interval
+    counted: bool = True  # whether the whole model has it; else it is told beside the count
 
 
 def verdicts(validation: Mapping[str, Any]) -> list[Verdict]:
-    """Every test's answer, completeness and stability among them, in the report's order."""
-    tests = list(validation["tests"])
-    edges, nodes = tests[-2:]
-    out = [_of_test(test) for test in tests[:-2]]
-    out += [_of_minimality(edges, "edge"), _of_minimality(nodes, "node")]
-    out.append(_of_completeness(validation))
+    """Every test's answer, completeness and stability among them, what counts first."""
+    cut = f"cut edges carrying {validation['cut_edges_carry']}"
+    out = [_of_test(test, cut) for test in validation["tests"]]
+    if validation["completeness"] is not None:
+        out.append(_of_completeness(validation))
     if validation["stability"] is not None:
         out.append(_of_stability(validation["stability"]))
-    return out
+    out = [replace(one, counted=not one.name.startswith(BESIDE)) for one in out]
+    return sorted(out, key=lambda one: not one.counted)
 
 
 def headline(validation: Mapping[str, Any], found: Sequence[Verdict]) -> str:
     """The figures that matter most on one named scale, and how many of how many tests hold."""
-    passed, failed = (sum(v.holds is answer for v in found) for answer in (True, False))
     paired, *others = validation["scrubbing"]
     shared = {row["inputs"]: row for row in others if row["resampled"] == "shared"}
+    counted = [v for v in found if v.counted]
+    passed, failed = (sum(v.holds is answer for v in counted) for answer in (True, False))
     return (
         f"Of the model's {validation['score']} (0% = {validation['zero']}; 100% = the model) the"
-        f" circuit keeps {_share(paired)} when its cut edges carry just that, and"
+        f" circuit keeps {_share(paired)} when its cut edges carry just that"
+        f" ({alike(validation['circuit_values'])}; the model's accuracy"
+        f" {validation['model_values']['accuracy']:.0%}), and"
         f" {_share(shared[OWN])} when they carry another prompt's values, which alone, without a"
         f" circuit, give {_share(shared[NONE])}."
-        f" {passed} of {len(found)} properties are shown to hold, {failed} are shown to fail,"
-        f" {len(found) - passed - failed} are not decided."
+        f" {passed} of {len(counted)} properties that the whole model has are shown to hold,"
+        f" {failed} are shown to fail, {len(counted) - passed - failed} are not decided."
     )
+
+
+def alike(found: Mapping[str, Any]) -> str:
+    """Two-sided measures in words, on the scale of the shares."""
+    shares = {"prompt by prompt": "error_share", "of KL": "kl_share"}
+    words = [
+        f"{name} undefined" if found[key] is None else f"{name} {found[key]:.0%}"
+        for name, key in shares.items()
+    ]
+    r = found["correlation"]
+    words.append("correlation undefined" if r is None else f"correlation {r:.2f}")
+    return ", ".join([*words, f"accuracy {found['accuracy']:.0%}"])
+
+
+def left_out(validation: Mapping[str, Any]) -> list[str]:
+    """A sentence for each part that was not done: what, why, and how to ask for it."""
+    return [
+        f"Not done: {one['part']}"
+        + ("" if one["minutes"] is None else f", about {one['minutes']:g} minutes")
+        + f"; ask with {one['ask']}."
+        for one in validation["left_out"]
+    ]
 
 
 def _share(row: Mapping[str, Any]) -> str:
@@ -77,12 +111,16 @@ def interval(found: Mapping[str, Any], digits: int = 2) -> str:
     return f"{found['estimate']:.{digits}f}{limits}"
 
 
-def _of_test(test: Mapping[str, Any]) -> Verdict:
+def _of_test(test: Mapping[str, Any], cut: str) -> Verdict:
     name = str(test["name"])
+    for kind in ("edge", "node"):
+        if name == f"minimality of {kind}s":
+            return _of_minimality(test, kind)
     question = QUESTIONS.get(name) or f"better than 19 in 20 others: {name}"
+    question = question.format(cut=cut, other=OTHER)
     if test["p_value"] is None:
-        return Verdict(test["name"], question, None, test["extra"].get("undefined", "undefined"))
-    return Verdict(test["name"], question, test["holds"], _p(test))
+        return Verdict(name, question, None, test["extra"].get("undefined", "undefined"))
+    return Verdict(name, question, test["holds"], _p(test))
 
 
 def _p(test: Mapping[str, Any]) -> str:

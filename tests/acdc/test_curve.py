@@ -89,6 +89,15 @@ def test_json_holds_everything(case):
     assert data["cpr"] == found.cpr and data["cmd"] == found.cmd and data["unit"] == "logits"
     assert data["signed"]["points"][1] == dataclasses.asdict(found.signed.points[1])
     assert data["absolute"]["ranking"] == "absolute" and data["rule"] == "top_n"
+    assert (data["metric"], data["model"], data["empty"]) == (
+        "logit_diff", found.model, found.empty
+    )  # fmt: skip
+
+
+def test_one_share_has_a_point_and_no_area(case):
+    for share in (0.001, 0.3, 1.0):
+        found = faithfulness_curves(*case, shares=(share,))
+        assert (found.cpr, found.cmd, len(found.signed.points)) == (0, 0, 1)
 
 
 @pytest.mark.parametrize("shares", [(), (0.0, 1.0), (0.5, 0.2), (0.2, 0.2), (0.5, 1.5)])

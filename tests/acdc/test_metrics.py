@@ -124,3 +124,11 @@ def test_a_tie_is_not_right():
         prompts = two_prompts(answers=(right, (2,)), wrong=(wrong, (3,)))
         logits = torch.stack([row, row])
         assert correct(prompts, logits) == [verdict, True], (right, wrong)
+
+
+def test_what_a_metric_makes_of_prompts_is_on_the_device_of_the_logits():
+    logits = torch.empty(2, 4, device="meta")
+    for name in ("prob_diff", "nll", "logit_diff"):
+        form = METRICS[name].readouts(two_prompts(), logits)
+        for made in (form.tokens, form.direction):
+            assert made is None or made.device == logits.device

@@ -85,3 +85,44 @@ def test_rows_are_taken_in_the_order_asked_for_and_may_come_twice():
     assert taken.answers == ((2, 3), (1,), (2, 3)) and taken.wrong == ((6,), (4, 5), (6,))
     assert taken.marks == {"io": (1, 0, 1)} and taken.features == {"order": (8, 3, 8)}
     assert taken.notes == PROMPTS.notes and taken.answer_position == 2
+
+
+def many(n=12, length=4, seed=0):
+    tokens = torch.randint(0, 50, (n, length), generator=torch.Generator().manual_seed(seed))
+    rows = tuple((int(row[0]),) for row in tokens)
+    marks = {"a": tuple(i % 3 for i in range(n))}
+    return Prompts(tokens, tokens, rows, ((),) * n, length - 1, marks=marks)
+
+
+@pytest.mark.parametrize("draws", [1, 3])
+def test_others_are_other_prompts_each_as_often(draws):
+    prompts = many()
+    paired = prompts.with_others(seed=1, draws=draws)
+    assert len(paired) == 12 * draws and torch.equal(paired.clean, prompts.clean.repeat(draws, 1))
+    clean = [tuple(row) for row in prompts.clean.tolist()]
+    partners = [clean.index(tuple(row)) for row in paired.corrupt.tolist()]
+    by_row = [partners[row::12] for row in range(12)]
+    assert all(row not in own and len(set(own)) == draws for row, own in enumerate(by_row))
+    assert sorted(partners) == sorted(list(range(12)) * draws)
+    again = prompts.with_others(seed=1, draws=draws)
+    assert torch.equal(again.corrupt, paired.corrupt)
+    assert not torch.equal(prompts.with_others(2, draws).corrupt, paired.corrupt)
+    assert paired.answers == prompts.answers * draws
+
+
+def test_others_with_equal_tokens_are_no_others():
+    prompts = many(4).take([0, 0, 0, 1])
+    paired = prompts.with_others(seed=0)
+    assert (paired.clean != paired.corrupt).any(1).all()
+    with pytest.raises(InputError, match="ablation=other: prompt 1 of 2 has 0 other prompts"):
+        many(1).take([0, 0]).with_others(seed=0)
+
+
+def test_others_aligned_by_marks_have_them_at_the_same_places():
+    prompts = many()
+    paired = prompts.with_others(seed=3, draws=2, align="marks")
+    clean = [tuple(row) for row in prompts.clean.tolist()]
+    for row, partner in enumerate(paired.corrupt.tolist()):
+        assert clean.index(tuple(partner)) % 3 == row % 3
+    with pytest.raises(InputError, match="with the same marked positions, and draws=4 are"):
+        prompts.with_others(seed=3, draws=4, align="marks")

@@ -22,7 +22,7 @@ from discovery.validation.settings import read_validation
 
 ROOT = Path(__file__).parents[2]
 SMALL = (
-    "prompts=76", "chunk=76", "threads=1", "chance.circuits=29", "chance.misplaced=19",
+    "prompts=76", "chunk=76", "threads=1", "chance.circuits=29", "chance.misplaced=29",
     "chance.prompts=3", "scrubbing.prompts=4", "scrubbing.draws=2", "completeness.prompts=6",
     "completeness.random=3", "completeness.runs=1", "completeness.iterations=1",
     "completeness.candidates=2",

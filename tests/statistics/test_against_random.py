@@ -48,16 +48,35 @@ def test_sufficiency_of_95_is_just_missed():
     assert sufficiency(far(1.0), far(beaten(95)), MODEL).p_value == pytest.approx(0.0576, abs=5e-5)
 
 
-def test_a_tie_serves_sufficiency_but_not_necessity():
+def test_a_tie_serves_neither():
     random = far(np.ones(100))
-    assert sufficiency(far(1.0), random, MODEL).extra["beaten"] == 100
-    assert partial_necessity(far(1.0), random, MODEL).extra["beaten"] == 0
+    assert sufficiency(far(1.0), random, MODEL).extra["beaten"] == 0
+    assert partial_necessity(far(1.0), random, MODEL, far(9.0)).extra["beaten"] == 0
+
+
+def test_within_the_margin_of_perfect_is_as_good_as_any():
+    """Below it, who is closer is decided by rounding; above it, by who is closer."""
+    better = far(np.full(100, 0.1))
+    assert sufficiency(far(0.2), better, MODEL).extra["beaten"] == 0
+    assert sufficiency(far(0.2), better, MODEL, 0.25).extra["beaten"] == 100
+    assert sufficiency(far(0.3), better, MODEL, 0.25).extra["beaten"] == 0
+    worse = far(np.full(100, 8.9))
+    for own, count in ((8.8, 100), (8.7, 0)):  # the empty circuit is 9 away, the margin .25
+        assert partial_necessity(far(own), worse, MODEL, far(9.0), 0.25).extra["beaten"] == count
+    assert partial_necessity(far(8.8), worse, MODEL, far(9.0)).extra["beaten"] == 0
+
+
+def test_what_does_nothing_is_not_necessary():
+    """Neither its removal nor a random one's does anything: ties, far from cutting all."""
+    none = far(np.zeros(100))
+    assert partial_necessity(MODEL, none, MODEL, far(9.0), 0.9).holds is False
+    assert partial_necessity(MODEL, none, MODEL, MODEL, 0.0).holds is False  # no effect at all
 
 
 @pytest.mark.parametrize("count, holds", [(96, True), (95, None), (84, False)])
 def test_partial_necessity_needs_96_of_100(count, holds):
     without_random = far(np.where(np.arange(100) < count, 0.5, 2.0))
-    assert partial_necessity(far(1.0), without_random, MODEL).holds is holds
+    assert partial_necessity(far(1.0), without_random, MODEL, far(9.0)).holds is holds
 
 
 def test_too_few_random_circuits():

@@ -46,6 +46,6 @@ def test_every_test_has_a_null_and_a_power():
         *calibrate.percentile_cases(),
     ]
     nulls, powers = ({c.test for c in cases if c.null is null} for null in (True, False))
-    assert nulls == powers and len(nulls) == 9
+    assert nulls == powers and len(nulls) == 9  # independence twice
     rng = np.random.default_rng(0)
     assert all(0 < case.run(rng) <= 1 or case.n >= 400 for case in cases)

@@ -7,7 +7,7 @@ from scipy import stats
 
 from acdc.errors import InputError
 from acdc.graph import Circuit, Graph
-from discovery.statistics.random_circuits import complement, inflate, random_mask
+from discovery.statistics.random_circuits import _WeightedWalks, complement, inflate, random_mask
 
 GRAPHS = {
     "plain": Graph(3, 4, 4, 8),
@@ -126,3 +126,36 @@ def test_refusals():
     for n_edges in (0, graph.n_edges + 1):
         with pytest.raises(InputError, match=f"n_edges={n_edges}"):
             random_mask(graph, n_edges, rng())
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_weighted_circuits_meet_every_size_on_paths(name):
+    graph = GRAPHS[name]
+    weights = np.where(graph.legal, rng(1).random(graph.legal.shape) ** 8, 0.0)
+    for n_edges in sorted({1, 2, min(graph.n_edges, 17), graph.n_edges // 2, graph.n_edges}):
+        mask = random_mask(graph, n_edges, rng(n_edges), weights)
+        assert mask.sum() == n_edges and (Circuit(graph, mask).pruned().mask == mask).all()
+
+
+def test_weighted_steps_have_the_stated_probabilities():
+    """Of one head's graph: m0->logits has weight 3 and input->logits 1, a0.h0->logits none."""
+    graph = GRAPHS["one head"]
+    weights = np.zeros(graph.legal.shape)
+    weights[graph.edge("m0->logits")], weights[graph.edge("input->logits")] = 3.0, 1.0
+    draws, masks = rng(), []
+    for _ in range(3000):
+        masks.append(random_mask(graph, 1, draws, weights))
+    assert all(mask[graph.edge("input->logits")] for mask in masks)  # the only path of one edge
+    path, writer, _ = _WeightedWalks(graph, weights).draw(6000, rng(2))
+    last = np.unique(path, return_index=True)[1]
+    counts = np.bincount(writer[last], minlength=3)
+    expected = 6000 * (0.1 / 3 + 0.9 * np.array([1 / 4, 0, 3 / 4]))
+    assert stats.chisquare(counts, expected).pvalue > 0.001
+
+
+def test_weights_must_be_such():
+    graph = GRAPHS["plain"]
+    with pytest.raises(InputError, match="none may be negative"):
+        random_mask(graph, 3, rng(), -np.ones(graph.legal.shape))
+    with pytest.raises(InputError, match="must be finite"):
+        random_mask(graph, 3, rng(), np.ones((2, 2)))

@@ -144,7 +144,7 @@ def test_the_baseline_is_the_mean_over_all_pairs():
     bench = bench_of(n=4)
     forward = bench.data[0]
     logits = forward.clean.logits
-    for i, got in enumerate(resampled_baseline(bench)):
+    for i, got in enumerate(resampled_baseline(bench).score.mean(1)):
         pairs = [bench.score_of(forward, logits[[j] * 4])[i].item() for j in range(4)]
         assert got == pytest.approx(np.mean(pairs), abs=1e-10)
 
@@ -153,7 +153,12 @@ def test_bench_joins_parts_and_signs_scores():
     bench = bench_of(n=6)
     whole = make_bench(view("gpt2"), bench.graph, families.prompts(6), RESAMPLE)
     np.testing.assert_allclose(bench.model.score, whole.model.score, atol=1e-10)
-    assert bench.first(3).n == 4 and bench.first(6).n == 6 and bench.score == "logit_diff"
+    assert (
+        bench.first(3).n == 4
+        and bench.first(6).n == 6
+        and bench.first(99).n == 6
+        and bench.score == "logit_diff"
+    )
     no_wrong = replace(families.prompts(6), wrong=((),) * 6)
     probabilities = make_bench(view("gpt2"), bench.graph, no_wrong, RESAMPLE)
     assert probabilities.score == "log_prob" and (probabilities.model.score < 0).all()

@@ -25,7 +25,7 @@ from discovery.validation.settings import read_validation
 from discovery.validation.verdicts import headline
 
 LITTLE = (
-    "prompts=80", "chunk=20", "chance.circuits=29", "chance.misplaced=19", "chance.prompts=20",
+    "prompts=80", "chunk=20", "chance.circuits=29", "chance.misplaced=29", "chance.prompts=20",
     "scrubbing.prompts=20", "scrubbing.draws=2", "completeness.prompts=20",
     "completeness.random=2", "completeness.runs=1", "completeness.iterations=1",
     "completeness.candidates=2", "minimality.prompts=20",
@@ -60,6 +60,7 @@ def test_the_folder_holds_everything(validated):
         saved = json.loads((one.folder / "validation.json").read_text())
         assert saved["n_prompts"] == 80 and saved["verdicts"] == [vars(v) for v in one.verdicts]
         figures = {"ladder", "matrix", "knockouts"}
+        assert saved["left_out"] == []
         figures |= {"stability"} if one.folder.name == "acdc" else set()  # noise asks no prompts
         assert figures == {
             p.stem.removeprefix("validation_") for p in one.folder.glob("validation_*.svg")
@@ -82,25 +83,32 @@ def test_the_found_circuit_beats_random_ones_and_a_random_one_does_not(validated
 def test_the_headline_counts(validated):
     one = validated[0]
     text = headline(one.validation, one.verdicts)
-    passed = sum(v.holds is True for v in one.verdicts)
-    assert f"{passed} of {len(one.verdicts)} properties are shown to hold" in text
+    counted = [v for v in one.verdicts if v.counted]
+    passed = sum(v.holds is True for v in counted)
+    assert 0 < len(counted) < len(one.verdicts)
+    assert f"{passed} of {len(counted)} properties that the whole model has are shown to" in text
+    assert "prompt by prompt" in text and "correlation" in text
 
 
 def test_one_yardstick_for_every_share_and_both_ends_named(validated):
     zero = "every edge cut, carrying the paired corrupt prompt's values"
     for one in validated:
         found = one.validation
+        cells = found["faithfulness"]["cells"]
         (cell,) = [
             c for c in found["faithfulness"]["cells"]
             if [c[k] for k in ("direction", "ablation", "granularity", "positions")]
             == ["sufficiency", "resample", "edges", "all"]
         ]  # fmt: skip
-        assert len(set(found["used_prompts"].values())) == 1  # so the two must be one number
-        paired, *_, floor = found["scrubbing"]
+        paired, *others, floor = found["scrubbing"]
         share = paired["recovered"]["value"]
-        assert share == pytest.approx(cell["ratio_of_means"]["estimate"], rel=1e-9)
-        for row in found["scrubbing"]:
-            assert row["recovered"]["baseline"] == zero == found["zero"]
+        model, empty = (found[f"{which}_values"]["score"] for which in ("model", "empty"))
+        assert paired["n"] == 80 and cell["n"] == found["used_prompts"]["faithfulness"] == 20
+        own = (found["circuit_values"]["score"] - empty) / (model - empty)
+        assert share == pytest.approx(own)
+        assert {c["empty"] for c in cells} == {cell["empty"]}
+        for row in (*others, floor):  # over the same first prompts as the cells
+            assert row["recovered"]["baseline"] == zero == found["zero"] and row["n"] == 20
             value = (row["score"] - cell["empty"]) / (cell["model"] - cell["empty"])
             assert row["recovered"]["value"] == pytest.approx(value)
         assert floor["inputs"] == NONE and floor["score"] < cell["model"] / 3
@@ -143,19 +151,47 @@ def test_held_out_prompts_are_new():
 
 
 def test_held_out_lines_of_ones_own(tmp_path):
-    rng = np.random.default_rng(0)
-    lines = [
-        {"clean_ids": a.tolist(), "corrupt_ids": b.tolist(), "answers": [1], "wrong": [2]}
-        for a, b in rng.integers(0, 128, size=(12, 2, 8))
-    ]
-    path = tmp_path / "own.jsonl"
-    path.write_text("\n".join(json.dumps(line) for line in lines))
+    path = written_pairs(tmp_path / "own.jsonl", 12)
     run = settings("tracking=disabled", "task=pairs", f"task.path={path}", "task.n=4")
     loaded = load(run)
     used = task_prompts(run.task, loaded, run.seed)
     assert len(held_out(run, loaded, used, 8, 0)) == 8
     with pytest.raises(InputError, match="prompts=9: .*own.jsonl has only 8 .*prompts=8 or fewer"):
         held_out(run, loaded, used, 9, 0)
+
+
+def written_pairs(path, count, seed=0):
+    rng = np.random.default_rng(seed)
+    lines = [
+        {"clean_ids": a.tolist(), "corrupt_ids": b.tolist(), "answers": [1], "wrong": [2]}
+        for a, b in rng.integers(0, 128, size=(count, 2, 8))
+    ]
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    return str(path)
+
+
+def test_a_held_out_file_of_ones_own(tmp_path):
+    path = written_pairs(tmp_path / "own.jsonl", 80)
+    run = settings("tracking=disabled")
+    loaded = load(run)
+    used = task_prompts(run.task, loaded, run.seed)
+    found = held_out(run, loaded, used, path, 0)
+    assert len(found) == 80 and found.clean.shape[1] == 8
+    from_it = settings("tracking=disabled", "task=pairs", f"task.path={path}", "task.n=4")
+    used = task_prompts(from_it.task, loaded, 0)
+    assert len(held_out(from_it, loaded, used, path, 0)) == 76  # the run's own lines are left out
+    used = task_prompts(from_it.task.more(99), loaded, 0)
+    with pytest.raises(InputError, match="prompts=.*own.jsonl: only 0 of its 80 .*76"):
+        held_out(from_it, loaded, used, path, 0)
+    with pytest.raises(InputError, match="prompts.path='nowhere': there is no such file"):
+        held_out(run, loaded, used, "nowhere", 0)
+
+
+def test_a_run_is_validated_on_a_file(runs, tmp_path):
+    asked = read_validation(validation(f"prompts={written_pairs(tmp_path / 'a.jsonl', 90)}"))
+    (found,) = validate_runs(read_found([runs / "random"]), asked, lambda text: None)
+    assert found.validation["n_prompts"] == 90
+    assert not any("agree" in v.name for v in found.verdicts)  # it names no features
 
 
 def test_heads_are_classed_by_what_they_look_at():
@@ -166,9 +202,11 @@ def test_heads_are_classed_by_what_they_look_at():
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        (["prompts=40"], "prompts=40.*76"),
+        (["prompts=40"], "prompts=40: at least 76"),
         (["level=0.7"], "level=0.7"),
         (["chance.circuits=20"], "chance.circuits=20.*29"),
+        (["margin=0"], "margin=0"),
+        (["budget=0"], "budget=0"),
         (["minimality.prompts=81"], "minimality.prompts=81: at most prompts=80"),
         (["+chance.circus=3"], "chance.circus: there is no such field"),
         (["stability.searches=3"], "stability.searches=3.*6"),
@@ -189,7 +227,7 @@ def test_the_main_job_with_full_evaluation(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "of kl (0% = every edge cut" in done.stdout
-    assert "held-out prompts" in done.stdout and "properties are shown to hold" in done.stdout
+    assert "held-out prompts" in done.stdout and "are shown to hold" in done.stdout
     assert (tmp_path / "run" / "report.html").exists()
     logs = list((tmp_path / "run" / "wandb").glob("offline-run-*"))
     assert len(logs) == 2  # the run's and the validation's

@@ -9,13 +9,18 @@ const LADDER = "Kept edges carry what they do on the prompt itself. Each row say
 function validationView(v) {
   const { n_prompts, n_edges, score, unit } = v.about;
   const lead = `${plural(n_edges ?? 0, "edge")}, tried on ${shown(n_prompts)} prompts that it was not found on. ${score ?? "Score"} of the model ${shown(v.model)}, with every edge cut ${shown(v.empty)} ${unit ?? ""}.`;
-  const counts = ANSWERS.map(([answer, title]) => `${v.verdicts.filter((x) => x.holds === answer).length} ${title}`);
+  const counted = v.verdicts.filter((x) => x.counted);
+  const beside = v.verdicts.filter((x) => !x.counted);
+  const counts = ANSWERS.map(([answer, title]) => `${counted.filter((x) => x.holds === answer).length} ${title}`);
   return el("div", {},
     el("p", {}, lead),
+    twoSided(v),
     el("div", { class: "columns" },
       el("div", { class: "stack" },
-        panel(`Verdicts: ${counts.join(", ")}`, ANSWERS.map((answer) => verdictList(v.verdicts, answer))),
-        panel("Faithfulness, by how it is measured", cellLegend(), cellChart(v.cells))),
+        panel(`Verdicts: ${counts.join(", ")}`, ANSWERS.map((answer) => verdictList(counted, answer))),
+        beside.length ? panel("Beside the count: what the whole model does not have either", ANSWERS.map((answer) => verdictList(beside, answer))) : null,
+        v.left_out.length ? panel("Not done", leftOut(v.left_out)) : null,
+        panel("Faithfulness, by how it is measured", cellLegend(), cellChart(v.cells, v.about.zero))),
       el("div", { class: "stack" },
         panel("Resampling what is outside the circuit", el("p", { class: "quiet" }, LADDER), ladderChart(v.ladder)),
         panel("The same knock-outs in circuit and model", knockoutChart(v)),
@@ -36,10 +41,21 @@ function ladderChart(ladder) {
     : el("p", { class: "quiet" }, "No rung is defined.");
 }
 
-function cellChart(cells) {
+// A mean may be right by errors that cancel; these are not.
+function twoSided(v) {
+  const { score, kl_share, error_share, correlation, accuracy } = v.circuit;
+  if (score === null) return null;
+  return el("p", { class: "quiet" }, `The circuit has ${shown(score)}. Prompt by prompt it keeps ${shown(error_share)} of the model, of KL ${shown(kl_share)} (0 = ${v.about.zero ?? "every edge cut"}, 1 = the model); correlation with the model ${shown(correlation)}, accuracy ${shown(accuracy)}.`);
+}
+
+function leftOut(parts) {
+  return el("ul", {}, parts.map((one) => el("li", {}, `${one.part ?? "?"}${one.minutes === null ? "" : `, about ${shown(one.minutes)} minutes`}: ask with ${one.ask ?? "?"}`)));
+}
+
+function cellChart(cells, zero) {
   const rows = cells.filter((c) => c.share).map((c) => ({
     name: `${c.granularity}, ${c.ablation}, at ${c.positions}`, mark: Math.max(DIRECTIONS.indexOf(c.direction), 0), ...c.share }));
-  return rows.length ? intervals("Faithfulness with intervals", rows, "share of the means: 0 = no edge kept, 1 = the model", [0, 1])
+  return rows.length ? intervals("Faithfulness with intervals", rows, `share of the means: 0 = ${zero ?? "no edge kept"}, 1 = the model`, [0, 1])
     : el("p", { class: "quiet" }, "No cell is defined.");
 }
 

@@ -1,0 +1,193 @@
+"""The state of a search: every trial is a run of the mask, and nothing drifts on the way down."""
+
+import math
+from dataclasses import replace
+
+import families
+import numpy as np
+import pytest
+import torch
+from toys import or_gate, or_prompts
+
+from acdc import incremental
+from acdc.data import Data
+from acdc.incremental import Cut, Readout, State, States
+from acdc.masked import masked_run
+from acdc.metrics import METRICS
+
+EVERY = [(f, "per_query_head") for f in families.FAMILIES] + [("llama", "per_group")]
+IDS = ["-".join(case) for case in EVERY]
+
+
+def stages(graph):
+    """(layer, part, its readers) from the logits down."""
+    yield graph.n_layers, "logits", [len(graph.readers) - 1]
+    for layer in reversed(range(graph.n_layers)):
+        if graph.has_mlp:
+            yield layer, "mlp", [graph.reader(layer, "mlp")]
+        behind = graph.reader(layer, "v", graph.n_kv_readers)
+        yield layer, "attn", list(range(graph.reader(layer, "q"), behind))
+
+
+def cuts_of(state, readers, gates, generator):
+    """A third of the kept edges one by one, or of some readers a third at once, shuffled."""
+    cuts = []
+    for r in (r for r in readers if state.kept.get(r)):
+        kept = state.kept[r]
+        some = [w for w in kept if generator.random() < 0.4] or kept[:1]
+        cuts += [Cut(r, tuple(some), gate=True)] if gates else [Cut(r, (w,)) for w in some]
+    return [cuts[i] for i in generator.permutation(len(cuts))]
+
+
+@pytest.mark.parametrize("family, kv", EVERY, ids=IDS)
+@pytest.mark.parametrize("seed, size", [(0, 3), (1, 2)])
+def test_every_trial_is_a_run_of_its_mask(family, kv, seed, size):
+    """At every stage, edges and gates, alone and cumulative; then some of the cuts are made."""
+    model, metric = families.view(family), METRICS["kl" if seed else "logit_diff"]
+    data = Data(model, model.graph(kv), families.prompts(n=3, length=4), part=size)
+    graph, state, generator = data.graph, States(data, metric), np.random.default_rng(seed)
+    mask, effects = graph.legal.copy(), []
+
+    def value(of):
+        bound = [(f.bound(metric), masked_run(f, of)) for f in data]
+        return torch.cat([b.of_logits(logits) for b, logits in bound]).mean().item()
+
+    for layer, part, readers in stages(graph):
+        if part != "logits":
+            state.enter(layer, part)
+        for gates in (True, False):
+            cuts = cuts_of(state, readers, gates, generator)
+            if not cuts:
+                continue
+            for single in (True, False):
+                trial, tried = state.trial(cuts, single), mask.copy()
+                for cut, found in zip(cuts, state.values(trial), strict=True):
+                    tried = mask.copy() if single else tried
+                    tried[list(cut.writers), cut.reader] = False
+                    assert found == pytest.approx(value(tried), abs=1e-10)
+                    effects.append(found - state.value)
+            made = int(generator.integers(len(cuts)))
+            state.commit(trial, made, list(state.values(trial))[made])
+            for cut in cuts[: made + 1]:
+                mask[list(cut.writers), cut.reader] = False
+            for part_state in state.parts:
+                assert (part_state.mask & graph.legal <= mask).all()
+                n = len(part_state.forward.prompts)
+                logits = masked_run(part_state.forward, mask)
+                wanted = part_state.forward.bound(metric).of_logits(logits).sum().item()
+                assert part_state.value() == pytest.approx(wanted, abs=1e-10 * n)
+            assert state.value == pytest.approx(value(mask), abs=1e-10)
+    assert 0 < mask.sum() < graph.n_edges and np.ptp(effects) > 0.01
+    assert value(state.mask) == pytest.approx(state.value, abs=1e-10)  # dead readers' edges dropped
+
+
+def test_what_nothing_reads_is_dead():
+    """Cut from the logits on: a head and an MLP without an edge out have no edge in."""
+    data = Data(families.view("gpt2"), families.view("gpt2").graph(), families.prompts(length=4))
+    graph, state = data.graph, States(data, METRICS["kl"])
+    logits = len(graph.readers) - 1
+    writers = [graph.mlp(1), graph.head(1, 2), graph.head(1, 0)]
+    trial = state.trial([Cut(logits, (w,)) for w in writers])
+    state.commit(trial, 1, list(state.values(trial))[1])
+    state.enter(1, "mlp")
+    state.enter(1, "attn")
+    dead = [graph.reader(1, "mlp"), *graph.head_readers(1, 2)]
+    assert not state.mask[:, dead].any() and not any(r in state.kept for r in dead)
+    (part,) = state.parts
+    heads = [graph.head(1, h) for h in (0, 1, 3)]
+    assert part.live == {0: [], 1: heads}
+    q, k, v = graph.head_readers(1, 0)
+    assert (part.span[logits], part.span[q], part.span[k], part.span[v]) == (1, 1, 4, 4)
+    state.enter(0, "mlp")
+    assert part.span[graph.reader(0, "mlp")] == 4  # keys and values read it everywhere
+    assert part.kept[q] == list(range(graph.senders[q]))
+
+
+@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("block", [7, 50, 4096])
+@pytest.mark.parametrize("family", ["gpt2", "pythia", "attention_only"])
+def test_a_metric_is_read_out_alike_in_blocks_of_the_vocabulary(name, block, family, monkeypatch):
+    monkeypatch.setattr(incremental, "VOCAB_BLOCK", block)
+    model, prompts = families.view(family), families.prompts()
+    bias = torch.linspace(-1, 1, model.d_vocab, dtype=torch.float64)
+    for b_U in (None, bias):
+        model = replace(model, b_U=b_U)
+        x = torch.randn(4, 3, model.d_model, generator=torch.Generator().manual_seed(2)).double()
+        x[1] *= 30  # logits far apart: exp of a difference would overflow if not taken off
+        bound = METRICS[name].bind(prompts, model.unembed(x[0]))
+        wanted = bound.of_logits(model.unembed(x)).sum(-1)
+        torch.testing.assert_close(Readout(model, bound)(x), wanted, atol=1e-9, rtol=1e-9)
+
+
+def test_values_are_read_a_few_at_a_time_and_only_as_asked_for(monkeypatch):
+    model = families.view("gpt2")
+    data = Data(model, model.graph(), families.prompts(n=3, length=4))
+    state = States(data, METRICS["kl"])
+    logits, asked, plain = len(data.graph.readers) - 1, [], State.values
+
+    def values(self, trial, variants):
+        asked.append(variants)
+        return plain(self, trial, variants)
+
+    trial = state.trial([Cut(logits, (w,)) for w in range(5)])
+    whole = list(state.values(trial))
+    monkeypatch.setattr(State, "values", values)
+    for rows, step in ((1, 1), (6, 2), (7, 2), (300, 100)):  # of three prompts each
+        monkeypatch.setattr(incremental, "READOUT_ROWS", rows)
+        asked.clear()
+        assert list(state.values(trial)) == pytest.approx(whole, abs=1e-12)
+        assert asked == [slice(i, i + step) for i in range(0, 5, step)]
+    asked.clear()
+    monkeypatch.setattr(incremental, "READOUT_ROWS", 6)
+    next(state.values(trial))
+    assert asked == [slice(0, 2)]
+
+
+def test_a_variant_takes_its_live_inputs_at_the_widest_tensor():
+    """Counted by hand: 3 prompts, d_model 32, q of 8 numbers; readers' positions times prompts."""
+    model = families.view("gpt2")
+    data = Data(model, model.graph(), families.prompts(n=3, length=4))
+    state = States(data, METRICS["kl"])
+    assert state.bytes_per_variant() == 3 * 1 * 32 * 8  # logits, one position
+    state.enter(1, "mlp")
+    assert state.bytes_per_variant() == 3 * 2 * 32 * 8
+    state.enter(1, "attn")  # 4 x q at one position, k and v at four; 4 x 8 is no wider than 32
+    assert state.bytes_per_variant() == 3 * (2 + 4 * (1 + 4 + 4)) * 32 * 8
+    two = States(Data(model, data.graph, data.prompts, part=2), METRICS["kl"])
+    assert two.bytes_per_variant() == 3 * 1 * 32 * 8
+    wide = States(Data(or_gate(), or_gate().graph(), or_prompts(8)), METRICS["logit_diff"])
+    wide.enter(0, "mlp")
+    wide.enter(0, "attn")  # two heads; d_model 2, but q, k, v, scores and z of 1 each
+    assert wide.bytes_per_variant() == 8 * (2 + 2 * (1 + 2 + 2)) * 4 * 8
+
+
+def test_what_is_kept_for_coming_back_is_what_the_clean_run_does_not_give():
+    model = families.view("llama")
+    data = Data(model, model.graph(), families.prompts(n=3, length=4), part=2)
+    state, logits = States(data, METRICS["kl"]), len(data.graph.readers) - 1
+    assert sorted(state.tensors()) == ["0/span", "1/span"]  # nothing has moved
+    trial = state.trial([Cut(logits, (3,))])
+    (value,) = state.values(trial)
+    state.commit(trial, 0, value)
+    assert sorted(state.tensors()) == ["0/span", f"0/x.{logits}", "1/span", f"1/x.{logits}"]
+    state.enter(1, "mlp")
+    state.enter(1, "attn")
+    found = state.tensors()
+    (first, _), graph = state.parts, data.graph
+    for name in ("act", "pattern", "out"):
+        held = sorted(f"0/{name}.{i}" for i in getattr(first, name))
+        assert held and held == sorted(n for n in found if n.startswith(f"0/{name}."))
+    again = States(data, METRICS["kl"])
+    again.restore(state.mask, value, found)
+    assert again.value == value and (again.mask == state.mask).all()
+    assert again.mask is not state.mask
+    for old, new in zip(state.parts, again.parts, strict=True):
+        assert new.span == old.span and new.kept == old.kept and new.live == old.live
+        for name in ("x", "act", "pattern", "out"):
+            ours, theirs = getattr(old, name), getattr(new, name)
+            assert {i: t.tolist() for i, t in ours.items()} == {
+                i: t.tolist() for i, t in theirs.items()
+            }
+    cuts = [Cut(graph.reader(1, "v", 1), (w,)) for w in (0, 2)]
+    values = [list(s.values(s.trial(cuts))) for s in (state, again)]
+    assert values[0] == values[1] and math.isfinite(values[0][1])

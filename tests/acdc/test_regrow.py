@@ -1,0 +1,106 @@
+"""Edges that come back, edges that go: against a slow twin, and by law."""
+
+from functools import cache
+
+import families
+import numpy as np
+import pytest
+import torch
+
+from acdc.data import Data
+from acdc.masked import masked_run
+from acdc.metrics import METRICS
+from acdc.regrow import FAILURES, TRIED, regrow, slopes
+from discovery.statistics.random_circuits import random_mask
+
+view = cache(families.view)
+
+
+def error(data, metric, mask):
+    return float(
+        np.concatenate(
+            [f.bound(metric).error(masked_run(f, mask)).detach().numpy() for f in data]
+        ).mean()
+    )
+
+
+def gradient(data, metric, mask):
+    total = np.zeros(mask.shape)
+    for forward in data:
+        weights = torch.tensor(mask, dtype=torch.float64, requires_grad=True)
+        forward.bound(metric).error(masked_run(forward, weights)).sum().backward()
+        total += weights.grad.numpy()
+    return np.where(data.graph.legal, total / len(data), 0.0)
+
+
+def twin(data, metric, mask, enough):
+    """(kind, edge, effect) of every move, by dense runs and autograd, one edge at a time."""
+    moves, mask, now = [], mask.copy(), error(data, metric, mask)
+    while not enough(mask):
+        slope = gradient(data, metric, mask)
+        cut = sorted(map(tuple, np.argwhere(data.graph.legal & ~mask)), key=lambda e: slope[e])
+        tried = []
+        for edge in [e for e in cut if slope[e] < 0][:TRIED]:
+            more = mask.copy()
+            more[edge] = True
+            tried.append((error(data, metric, more), edge))
+        if not tried or min(t[0] for t in tried) >= now:
+            return moves, mask
+        after, edge = min(tried, key=lambda t: t[0])
+        mask[edge] = True
+        moves.append(("back", edge, after - now))
+        now = after
+    slope, failures = gradient(data, metric, mask), 0
+    for edge in sorted(map(tuple, np.argwhere(mask)), key=lambda e: -slope[e]):
+        mask[edge] = False
+        if not enough(mask):
+            mask[edge], failures = True, failures + 1
+            if failures == FAILURES:
+                break
+            continue
+        after, failures = error(data, metric, mask), 0
+        moves.append(("gone", edge, after - now))
+        now = after
+    return moves, mask
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "pythia"])
+@pytest.mark.parametrize("metric", ["kl", "logit_diff"])
+@pytest.mark.parametrize("share", [0.3, 0.8])
+def test_moves_are_its_twins(family, metric, share):
+    model, own = view(family), METRICS[metric]
+    data = Data(model, model.graph(), families.prompts(n=3, length=4), part=2)
+    start = random_mask(data.graph, data.graph.n_edges // 4, np.random.default_rng(1))
+    most = (1 - share) * error(data, own, np.zeros_like(start))
+
+    def enough(mask):
+        return error(data, own, mask) <= most
+
+    expected, mask = twin(data, own, start, enough)
+    moves = list(regrow(data, own, start, enough))
+    assert [(m.kind, m.edge) for m in moves] == [(k, e) for k, e, _ in expected]
+    found = [m.effect for m in moves]
+    np.testing.assert_allclose(found, [e for *_, e in expected], rtol=0, atol=1e-9)
+    assert moves and (moves[-1].mask == mask).all()
+
+
+def test_slopes_are_the_gradient_of_the_mask():
+    model = view("llama")
+    data = Data(model, model.graph(), families.prompts(n=3, length=4), part=2)
+    mask = random_mask(data.graph, data.graph.n_edges // 2, np.random.default_rng(2))
+    expected = gradient(data, METRICS["kl"], mask)
+    np.testing.assert_allclose(slopes(data, METRICS["kl"], mask), expected, rtol=0, atol=1e-11)
+
+
+def test_from_the_model_nothing_comes_back_and_all_can_go():
+    model = view("gpt2")
+    data = Data(model, model.graph(), families.prompts(n=3, length=4))
+    moves = list(regrow(data, METRICS["kl"], data.graph.legal, lambda mask: True))
+    assert {m.kind for m in moves} == {"gone"} and not moves[-1].mask.any()
+
+
+def test_what_cannot_be_helped_ends():
+    model = view("gpt2")
+    data = Data(model, model.graph(), families.prompts(n=3, length=4))
+    moves = list(regrow(data, METRICS["kl"], np.zeros_like(data.graph.legal), lambda mask: False))
+    assert all(m.kind == "back" and m.effect < 0 for m in moves)

@@ -1,0 +1,272 @@
+"""What a search says of itself, worked by hand on the OR gate, where every effect is 0 or 1.
+
+Its circuit is m0->logits and one head->m0: the heads' inputs do not matter, their biases do.
+"""
+
+import json
+
+import families
+import numpy as np
+import pytest
+from toys import or_gate, or_prompts
+
+from acdc.ablation import ABLATIONS
+from acdc.data import BATCH_BYTES, Data
+from acdc.metrics import METRICS
+from acdc.search import Checkpoint, Guide, Order, Search, acdc, itinerary, sender_order
+
+GRAPH = or_gate().graph()
+READERS = [r.name for r in GRAPH.readers]
+
+
+def fresh(threshold=0.5, chunk=None, guide=None, batch_bytes=BATCH_BYTES, **order):
+    model = or_gate()
+    data = Data(model, model.graph(), or_prompts(), ABLATIONS["zero"], batch_bytes=batch_bytes)
+    return Search(data, METRICS["logit_diff"], threshold, Order(**order), chunk, guide)
+
+
+def shortlist(*names):
+    return Guide(shortlist=GRAPH.mask(list(names)))
+
+
+def test_every_step_by_hand():
+    steps = list(fresh().steps())
+    heads = [f"a0.h{h}<{part}>" for part in "vkq" for h in (1, 0)]
+    assert [(s.visit.kind, READERS[s.visit.reader]) for s in steps] == [
+        ("edges", "logits"), ("edges", "m0"), *(("gate", h) for h in heads),
+        *(("edges", h) for h in heads),
+    ]  # fmt: skip
+    reasons = ["tested"] * 2 + ["disconnected", "tested"] * 3 + ["disconnected", "gate removed"] * 3
+    assert [s.reason for s in steps] == reasons
+    assert [s.n_edges for s in steps] == [10, 8, 7, 6, 5, 4, 3, 2] + [2] * 6
+    assert [s.n_kept for s in steps] == [1] + [2] * 13
+    assert [s.n_settled for s in steps] == [4] + [7] * 7 + list(range(8, 14))
+    assert [s.n_tests for s in steps] == [4, 7, 7, 8, 8, 9, 9, 10] + [10] * 6
+    assert [s.n_passes for s in steps] == [2, 4, 4] + [5] * 11
+    assert [s.metric for s in steps] == [1.0] * 14
+    assert all(s.n_skipped == 0 and s.damage == 0 for s in steps)
+    for step in steps:
+        assert step.n_edges == step.mask.sum() and not step.mask.flags.writeable
+    found = [
+        (t.order, t.name(GRAPH), t.effect, t.after, t.kept, t.tie) for s in steps for t in s.tests
+    ]
+    assert found == [
+        (0, "m0->logits", 1.0, 0.0, True, False),
+        (1, "a0.h1->logits", 0.0, 1.0, False, False),
+        (2, "a0.h0->logits", 0.0, 1.0, False, False),
+        (3, "input->logits", 0.0, 1.0, False, False),
+        (4, "a0.h1->m0", 0.0, 1.0, False, False),
+        (5, "a0.h0->m0", 1.0, 0.0, True, False),
+        (6, "input->m0", 0.0, 1.0, False, False),
+        (7, "a0.h0<v>", 0.0, 1.0, False, False),
+        (8, "a0.h0<k>", 0.0, 1.0, False, False),
+        (9, "a0.h0<q>", 0.0, 1.0, False, False),
+    ]
+    assert (steps[-1].mask == GRAPH.mask(["m0->logits", "a0.h0->m0"])).all()
+
+
+def test_what_is_cut_lowers_the_metric_so_far():
+    steps = list(fresh(threshold=1.5).steps())  # nothing is worth keeping
+    assert [s.metric for s in steps] == [0.0] * 14
+    assert steps[0].n_edges == 9 and steps[-1].n_edges == 0 and steps[-1].n_kept == 0
+    assert [t.effect for t in steps[0].tests] == [1.0, 0.0, 0.0, 0.0]
+    assert [s.reason for s in steps] == ["tested"] + ["disconnected"] * 13
+    assert steps[-1].n_settled == 13
+
+
+@pytest.mark.parametrize(
+    "threshold, kept, tie",
+    [(1.0, True, True), (1 + 5e-7, False, True), (1 + 2e-6, False, False), (1 - 2e-6, True, False)],
+)
+def test_a_tie_is_within_a_millionth_of_the_threshold(threshold, kept, tie):
+    first = next(fresh(threshold).steps()).tests[0]
+    assert (first.effect, first.kept, first.tie) == (1.0, kept, tie)
+    assert not any(t.tie for t in next(fresh(1e-6).steps()).tests)  # effects of 0: a whole one off
+
+
+def test_the_guess_grows_with_success_and_falls_with_a_failure():
+    """Twice what was tried in a row; at least 4 after a failure, never less after none."""
+    search, guesses = fresh(), []
+    for step in search.steps():
+        guesses.append(search.guess)
+        passes = step.n_passes
+    # m0 fails at once: 4; three pass: 6; h1, then h0 fails: 4; one passes: 4; three gates: 6
+    assert guesses == [6, 4, 4] + [6] * 11
+    assert passes == 5
+    fixed = fresh(chunk=2)
+    list(fixed.steps())
+    assert fixed.guess == 16
+
+
+def test_a_guess_above_four_falls_to_twice_the_tests_of_a_failure():
+    model = families.view("gpt2")
+    data = Data(model, model.graph(), families.prompts(n=2, length=4))
+    search, done = Search(data, METRICS["kl"], 0.0001), 0
+    effects = [t.effect for s in acdc(data, METRICS["kl"], -1.0, None, 1) for t in s.tests][:10]
+    assert min(effects) > -1
+    first = next(search.steps())
+    kept = [t.kept for t in first.tests]
+    guess = 16
+    while done < len(kept):  # the rule, once more
+        row = kept[done : done + guess]
+        n = row.index(True) + 1 if True in row else len(row)
+        guess = max(4, 2 * n) if True in row else max(guess, 2 * n)
+        done += n
+    assert search.guess == guess
+
+
+@pytest.mark.parametrize(
+    "batch_bytes, passes", [(1, 4), (255, 4), (256, 3), (383, 3), (384, 2), (512, 2), (513, 2)]
+)
+def test_a_batch_stays_within_its_bytes(batch_bytes, passes):
+    """A variant at the logits: 8 prompts x 1 position x 2 numbers of 8 bytes, 128."""
+    assert next(fresh(batch_bytes=batch_bytes).steps()).n_passes == passes
+    assert next(fresh(batch_bytes=batch_bytes, chunk=4).steps()).n_passes == 2  # chunk decides
+
+
+@pytest.mark.parametrize("chunk, passes", [(1, 10), (2, 7), (3, 5), (1000, 5)])
+def test_a_fixed_chunk(chunk, passes):
+    steps = list(fresh(chunk=chunk).steps())
+    assert steps[-1].n_passes == passes
+    assert steps[-1].n_tests == 10
+
+
+def test_a_shortlist_by_hand():
+    guide = shortlist("m0->logits", "a0.h0->m0", "a0.h1->m0", "input->a0.h0<v>")
+    steps = list(fresh(guide=guide).steps())
+    kinds = ["skip", "edges"] * 2 + ["skip"] * 6 + ["gate"] * 6 + ["edges"] * 6
+    assert [s.visit.kind for s in steps] == kinds
+    assert [s.n_skipped for s in steps] == [3, 0, 1, 0] + [0, 0, 0, 1, 0, 1] + [0] * 12
+    assert [s.reason for s in steps] == [
+        "skipped", "tested", "skipped", "tested",
+        *("disconnected", "skipped") * 3,
+        "disconnected", "tested", *("disconnected", "skipped") * 2,
+        "disconnected", "gate removed", *("disconnected", "skipped") * 2,
+    ]  # fmt: skip
+    assert [s.n_edges for s in steps[:4]] == [10, 10, 9, 8]
+    assert [s.n_settled for s in steps[:5]] == [0, 4, 4, 7, 7]
+    assert steps[-1].n_settled == 13 and steps[-1].n_kept == 2 and steps[-1].n_edges == 2
+    assert [s.n_passes for s in steps] == [1, 2, 3, 4, 4, 4, 4] + [5] * 4 + [6] * 11
+    assert [s.n_tests for s in steps][-1] == 4
+    assert all(s.damage == 0 and s.metric == 1.0 for s in steps)
+
+
+def test_the_damage_of_what_is_skipped():
+    search = fresh(guide=shortlist("input->logits", "a0.h0->logits"), chunk=1)
+    first, second, *rest = search.steps()
+    assert (first.damage, first.metric, first.n_skipped, first.n_edges) == (1.0, 0.0, 2, 11)
+    assert [(t.name(GRAPH), t.effect) for t in second.tests] == [
+        ("a0.h0->logits", 0.0), ("input->logits", 0.0)
+    ]  # fmt: skip
+    assert all(s.damage == 0 and s.metric == 0.0 for s in (second, *rest))
+    assert rest[-1].n_edges == 0
+
+
+def test_several_readers_are_skipped_in_one_pass_each_with_its_own_damage():
+    """Of two heads' values, whichever batch they share."""
+    model = families.view("gpt2")
+    data = Data(model, model.graph(), families.prompts(n=2, length=4))
+    graph = data.graph
+    listed = graph.legal.copy()
+    off = [graph.edge(name) for name in ("m0->a1.h3<v>", "input->a1.h3<v>", "m0->a1.h0<k>")]
+    for w, r in off:
+        listed[w, r] = False
+    for chunk, passes in ((None, 1), (1, 2)):
+        search = Search(data, METRICS["kl"], -1e9, None, chunk, Guide(shortlist=listed))
+        steps = list(search.steps())
+        places = [i for i, s in enumerate(steps) if s.n_skipped]
+        skips = [steps[i] for i in places]
+        assert [s.n_skipped for s in skips] == [2, 1]
+        assert skips[1].n_passes - steps[places[0] - 1].n_passes == passes
+        mask = graph.legal.copy()
+        before = data.circuits(METRICS["kl"], [mask]).mean()
+        for step, cut in zip(skips, (off[:2], off[2:]), strict=True):
+            for w, r in cut:
+                mask[w, r] = False
+            after = data.circuits(METRICS["kl"], [mask]).mean()
+            assert step.damage == pytest.approx(after - before, abs=1e-10)
+            assert step.metric == pytest.approx(after, abs=1e-10) and step.damage > 1e-4
+            before = after
+
+
+def test_the_weakest_go_first_and_ties_in_the_order_of_senders():
+    scores = np.zeros(GRAPH.legal.shape)
+    scores[:, -1] = [0.5, -2.0, 0.5, 1.0]  # input, h0, h1, m0
+    first = next(fresh(guide=Guide(weakest_first=scores)).steps())
+    names = [t.name(GRAPH) for t in first.tests]
+    assert names == ["a0.h1->logits", "input->logits", "m0->logits", "a0.h0->logits"]
+
+
+@pytest.mark.parametrize("listed", [(), ("m0->logits", "a0.h0->m0", "input->a0.h0<v>")])
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"chunk": 1},
+        {"reader_order": "head", "gates": False},
+        # head 0 is dead, and the state knows it before the steps have come there
+        {"reader_order": "head", "sender_heads": "ascending"},
+    ],
+)
+def test_a_search_goes_on_from_a_checkpoint_that_was_a_file(kwargs, listed):
+    kwargs = kwargs | ({"guide": shortlist(*listed)} if listed else {})
+    whole, search = list(fresh(**kwargs).steps()), fresh(**kwargs)
+    assert search.at_rest is False  # nothing was visited
+    n = 0
+    for done, _ in enumerate(search.steps(), start=1):
+        if search.at_rest:
+            n += 1
+            saved = search.checkpoint()
+            again = fresh(**kwargs)
+            again.restore(Checkpoint(json.loads(json.dumps(saved.about)), saved.tensors))
+            assert [str(s) for s in again.steps()] == [str(s) for s in whole[done:]]
+            assert again.guess == fresh_guess(kwargs)
+        else:
+            with pytest.raises(ValueError, match="between groups of visits"):
+                search.checkpoint()
+    assert n == len(search.groups) and done == len(whole)
+
+
+def fresh_guess(kwargs):
+    search = fresh(**kwargs)
+    list(search.steps())
+    return search.guess
+
+
+def test_orders_by_name():
+    graph = families.view("llama").graph("per_group")  # four heads, two groups
+    names = [r.name for r in graph.readers]
+    by_head = [names[v.reader] for v in itinerary(graph, Order("head", gates=False))]
+    assert by_head[:10] == [
+        "logits", "m1", "a1.kv1<v>", "a1.kv1<k>", "a1.h3<q>", "a1.h2<q>",
+        "a1.kv0<v>", "a1.kv0<k>", "a1.h1<q>", "a1.h0<q>",
+    ]  # fmt: skip
+    visits = itinerary(graph, Order("head"), shortlist=True)
+    assert [(names[v.reader], v.kind) for v in visits[2:14]] == [
+        ("m1", "skip"), ("m1", "edges"),
+        *((n, kind) for kind in ("skip", "gate", "edges") for n in by_head[2:5]),
+        ("a1.h2<q>", "skip"),
+    ]  # fmt: skip
+    by_layer = [names[v.reader] for v in itinerary(graph, Order(gates=False))]
+    assert by_layer[2:10] == [
+        "a1.kv1<v>", "a1.kv0<v>", "a1.kv1<k>", "a1.kv0<k>",
+        "a1.h3<q>", "a1.h2<q>", "a1.h1<q>", "a1.h0<q>",
+    ]  # fmt: skip
+
+
+def test_senders_by_name():
+    graph = families.view("llama").graph()
+
+    def names(**order):
+        return [graph.writers[w] for w in sender_order(graph, Order(**order))]
+
+    down, up = ([f"h{h}" for h in hs] for hs in ((3, 2, 1, 0), (0, 1, 2, 3)))
+    for heads, kind in ((down, "descending"), (up, "ascending")):
+        layers = [["m1", *(f"a1.{h}" for h in heads)], ["m0", *(f"a0.{h}" for h in heads)]]
+        assert names(sender_heads=kind) == [*layers[0], *layers[1], "input"]
+    assert names() == names(sender_heads="descending")
+    mixed = names(sender_heads="random")
+    assert mixed == names(sender_heads="random", seed=0) != names(sender_heads="random", seed=1)
+    assert [mixed[0], mixed[5], mixed[10]] == ["m1", "m0", "input"]
+    assert sorted(mixed[1:5]) == [f"a1.h{h}" for h in range(4)]
+    assert sorted(mixed[6:10]) == [f"a0.h{h}" for h in range(4)]

@@ -1,0 +1,139 @@
+"""A target: reached on prompts that the search did not see, or said why not."""
+
+import json
+
+import families
+import numpy as np
+import pytest
+
+from acdc.data import Data
+from acdc.errors import InputError
+from acdc.graph import Circuit
+from acdc.metrics import METRICS
+from acdc.selection import best_edges
+from discovery.evaluation import Measured, Share, measure
+from discovery.holds import gap, holds
+from discovery.methods import last
+from discovery.methods.choosing import smallest
+from discovery.methods.greedy import ACDC
+from discovery.methods.scores import EAP, EAPIG
+
+RNG = np.random.default_rng(0)
+CONFIGURATIONS = [  # family, metric, target, seed, method
+    (
+        str(RNG.choice(["gpt2", "llama", "pythia", "attention"])),
+        str(RNG.choice(["kl", "logit_diff", "prob_diff"])),
+        float(RNG.choice([0.3, 0.6, 0.8, 0.9, 0.97])),
+        int(RNG.integers(100)),
+        [ACDC(), ACDC(power=1.0), EAPIG(), EAPIG(rule="greedy")][int(RNG.integers(4))],
+    )
+    for _ in range(20)
+]
+
+
+def data(family, seed=0, n=6):
+    model = families.view(family if family in families.FAMILIES else "gpt2")
+    prompts = families.prompts(n=2 * n, length=4).with_others(seed)
+    graph = model.graph()
+    return [Data(model, graph, prompts.take(range(i, i + n))) for i in (0, n)]
+
+
+@pytest.mark.parametrize("family, metric, target, seed, method", CONFIGURATIONS)
+def test_a_target_is_reached_on_prompts_that_the_search_did_not_see(
+    family, metric, target, seed, method
+):
+    search, tune = data(family, seed)
+    own = METRICS[metric]
+    found = last(method.reach(search, own, seed, target, tune))
+    share = measure(tune, own, found.mask).share
+    assert found.counts["tune_share"] == pytest.approx(share, abs=1e-9)
+    assert share >= target and found.mask.any()
+
+
+def test_more_is_asked_and_more_is_kept():
+    search, tune = data("gpt2")
+    sizes = [
+        int(last(ACDC().reach(search, METRICS["kl"], 0, t, tune)).mask.sum()) for t in (0.2, 0.9)
+    ]
+    assert 0 < sizes[0] < sizes[1] < search.graph.n_edges
+
+
+def test_the_same_again_is_the_same_circuit():
+    search, tune = data("llama")
+    masks = [last(ACDC().reach(search, METRICS["kl"], 0, 0.8, tune)).mask for _ in range(2)]
+    assert (masks[0] == masks[1]).all() and masks[0].any()
+
+
+def test_a_search_may_begin_at_a_guides_best_edges_or_at_a_circuit(tmp_path):
+    search, tune = data("gpt2")
+    best = EAPIG(n_edges=60).find(search, METRICS["kl"], 0)
+    started = ACDC(guide="eap_ig", best=60, threshold=0.01)
+    found = last(started.find(search, METRICS["kl"], 0))
+    kept = best_edges(search.graph, last(best).scores, 60)
+    assert found.mask.any() and not (found.mask & ~kept).any()
+    path = tmp_path / "circuit.json"
+    path.write_text(json.dumps(Circuit(search.graph, kept).to_json()))
+    again = last(ACDC(start=str(tmp_path), threshold=0.01).find(search, METRICS["kl"], 0))
+    assert (again.mask == found.mask).all()
+    reached = last(ACDC(guide="eap_ig", best=60).reach(search, METRICS["kl"], 0, 0.6, tune))
+    assert reached.counts["tune_share"] >= 0.6
+    with pytest.raises(InputError, match="start=.*nowhere.*there is no such file"):
+        last(ACDC(start="nowhere", threshold=0.01).find(search, METRICS["kl"], 0))
+
+
+def test_a_method_that_came_to_a_size_finds_the_same_circuit_by_it():
+    search, tune = data("gpt2")
+    for method in (EAP(), EAPIG()):
+        found = last(method.reach(search, METRICS["logit_diff"], 0, 0.8, tune))
+        sized = method.of_size(found.counts)
+        assert sized.sized and not method.sized
+        again = last(sized.find(search, METRICS["logit_diff"], 0))
+        assert (again.mask == found.mask).all()
+    budget = last(ACDC().reach(search, METRICS["kl"], 0, 0.8, tune)).counts["budget"]
+    assert ACDC().of_size({"budget": budget}).budget == budget
+
+
+def test_without_size_and_target_a_method_says_what_it_wants():
+    search, _ = data("gpt2")
+    for method in (ACDC(), EAPIG()):
+        with pytest.raises(InputError, match=f"method={method.name}: give .*or ask for a target"):
+            last(method.find(search, METRICS["kl"], 0))
+
+
+def test_the_smallest_size_on_a_path():
+    for need in (1, 7, 8, 9, 37, 100):
+        assert smallest(lambda n, need=need: float(n >= need), 100, 0.5) == (need, 1.0)
+    assert smallest(lambda n: 0.1, 100, 0.5) == (100, 0.1)
+
+
+def test_share_is_that_of_measure_and_two_sided():
+    search, _ = data("llama")
+    for metric in (METRICS["kl"], METRICS["logit_diff"]):
+        yardstick = Share(search, metric)
+        mask = last(EAPIG(n_edges=20).find(search, METRICS["kl"], 0)).mask
+        assert yardstick.of(mask) == pytest.approx(measure(search, metric, mask).share, abs=1e-9)
+        assert yardstick.of(search.graph.legal) == pytest.approx(1.0, abs=1e-9)
+        assert yardstick.of(np.zeros_like(mask)) == pytest.approx(0.0, abs=1e-9)
+
+
+def measured(share, accuracy=1.0, n=50):
+    scores = {run: {"accuracy": 1.0} for run in ("model", "empty")}
+    scores["circuit"] = {"accuracy": accuracy}
+    return Measured(n, 0.0, 1.0, 2.0, share, None, share, share, None, scores)
+
+
+def test_what_is_said_of_a_circuit():
+    good = {"search": measured(0.97), "test": measured(0.95)}
+    assert holds(good).startswith("the circuit does the task: on 50 new prompts it recovers 95%")
+    guessing = {"search": measured(0.97), "test": measured(0.95, accuracy=0.6)}
+    assert holds(guessing).startswith("the circuit does part of the task") and "60%" in holds(
+        guessing
+    )
+    few = {"search": measured(0.9, n=8), "test": measured(0.3)}
+    assert gap(few) == pytest.approx(0.6)
+    assert holds(few).startswith("the circuit does not do the task")
+    assert holds(few).endswith("task.n=16")
+    alone = {"search": measured(0.95)}
+    assert gap(alone) is None and holds(alone).endswith("of others nothing is known")
+    nothing = {"search": Measured(3, 1.0, undefined="the task has no corrupt prompts")}
+    assert holds(nothing) == "nothing can be said of it: the task has no corrupt prompts"
