@@ -151,6 +151,7 @@ def two_sided(metric: Metric) -> Metric:
     """
     if metric.flat_at_clean:
         return metric
+    name, plain = f"{metric.name}_error", metric.value
 
     def readouts(prompts: Prompts, clean_logits: Tensor) -> Readouts:
         assert metric.readouts is not None  # used only then
@@ -159,18 +160,15 @@ def two_sided(metric: Metric) -> Metric:
         return replace(own, combine=lambda *parts: (own.combine(*parts) - clean).abs())
 
     def value(logits: Tensor, prompts: Prompts, clean_logits: Tensor) -> Tensor:
-        assert metric.value is not None  # used only then
-        clean = metric.value(clean_logits, prompts, clean_logits)
-        return (metric.value(logits, prompts, clean_logits) - clean).abs()
+        assert plain is not None  # used only then
+        clean = plain(clean_logits, prompts, clean_logits)
+        return (plain(logits, prompts, clean_logits) - clean).abs()
 
-    return replace(
-        metric,
-        name=f"{metric.name}_error",
-        lower_is_better=True,
-        value=None if metric.value is None else value,
-        readouts=None if metric.readouts is None else readouts,
+    fast = metric.readouts is not None
+    return Metric(
+        name, metric.unit, True, None if fast else value, readouts if fast else None, metric.needs,
         flat_at_clean=True,
-    )
+    )  # fmt: skip
 
 
 # ---- divergences from the clean model ------------------------------------------------------------

@@ -79,7 +79,7 @@ def make_ablation(choice: AblationChoice, task: Task, loaded: LoadedModel, seed:
     def references(path: str | None, n: int | None) -> Prompts:
         if path is None:
             return task_prompts(task.more(n or 1), loaded, seed + REFERENCE_SEED)
-        file = PairsTask(path=path, n=n, prepend_bos=task.prepend_bos)
+        file = PairsTask(path=path, n=n, prepend_bos=task.prepend_bos, part=None)
         file.check("ablation")
         return task_prompts(file, loaded, seed)
 

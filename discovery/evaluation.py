@@ -114,29 +114,6 @@ def _correlation(a: Values, b: Values) -> float | None:
     return float(np.corrcoef(a, b)[0, 1])
 
 
-class Share:
-    """The two-sided share of circuits on some prompts: Measured.share, and nothing else.
-
-    0 where the metric and KL do not tell the model from the empty circuit.
-    """
-
-    def __init__(self, data: Data, metric: Metric) -> None:
-        self.data, self.metrics = data, list(dict.fromkeys((metric, KL)))
-        nothing = np.zeros_like(data.graph.legal)
-        self.empty = [float(data.errors(m, [nothing]).mean()) for m in self.metrics]
-
-    def of(self, mask: NDArray[np.bool_]) -> float:
-        """The lower of the shares of KL and of the metric's error."""
-        errors = [
-            [float(forward.bound(m).error(logits).double().sum()) for m in self.metrics]
-            for forward in self.data
-            for logits in (forward.run(mask),)
-        ]
-        means = np.array(errors).sum(0) / len(self.data)
-        known = [(m, e) for m, e in zip(means, self.empty, strict=True) if differ(e, 0.0)]
-        return min((1 - float(mean) / empty for mean, empty in known), default=0.0)
-
-
 def evaluate(
     data: Data, metric: Metric, mask: NDArray[np.bool_], searched: float | None
 ) -> Measured:

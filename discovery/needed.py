@@ -1,6 +1,6 @@
 """How many edges a method needs to recover a share of the model: its price at equal faithfulness.
 
-Sizes are chosen on the tuning prompts, two-sided (discovery/evaluation.py, Share); what is told of
+Sizes are chosen on the tuning prompts, two-sided (acdc/share.py); what is told of
 the circuits is measured on the test prompts, which had no part in it.
 """
 
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from acdc.data import Data
 from acdc.metrics import Metric
-from discovery.evaluation import Share, measure
+from acdc.share import Share
+from discovery.evaluation import measure
 from discovery.methods import Found, Method, Scoring, last
 from discovery.methods.choosing import choose, sized_for
 

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 TWIN = "no: the paired corrupt prompt"  # nothing is drawn: what the search itself used
-TWINS = {"resample": TWIN, "mean": "no: means over corrupt prompts", "zero": "no: zeros"}
+TWINS = {
+    "other": "no: another prompt of the task",
+    "resample": TWIN,
+    "mean": "no: means over corrupt prompts",
+    "zero": "no: zeros",
+}
 OWN = "the reference's own"
 NONE = "no edge kept"  # the floor: what resampling alone leaves, without any circuit
 
 CUT_EDGES: Mapping[str, str] = {
     TWIN: "cut edges: the prompt's corrupt twin",
+    TWINS["other"]: "cut edges: another prompt of the task",
     TWINS["mean"]: "cut edges: means over the corrupt prompts",
     TWINS["zero"]: "cut edges: zeros",
     "shared": "cut edges: one random prompt",

@@ -12,7 +12,7 @@ from acdc.data import Data
 from acdc.graph import Circuit, Graph
 from acdc.metrics import Metric
 from acdc.selection import Selection, check_size, select, select_on_paths, threshold
-from discovery.evaluation import Share
+from acdc.share import Share
 from discovery.methods.found import Found, Step
 from discovery.methods.method import Scoring
 from discovery.records import TestedEdge

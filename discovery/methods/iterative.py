@@ -14,7 +14,6 @@ from discovery.fields import Count, Share
 from discovery.methods.found import Found, Resume, Step, last
 from discovery.methods.method import Scoring, Work
 
-
 LEAST = 8  # edges at the end of a path that nobody said the end of
 
 

@@ -1,4 +1,4 @@
-"""Learnt masks as a method: the steps of acdc/learned.py, what they start from, where they go on."""
+"""Learnt masks as a method: the steps of acdc/learned.py, what they start from, and go on from."""
 
 from __future__ import annotations
 
@@ -84,10 +84,10 @@ class Learned(Scoring):
         check_size(graph, self.n_edges)
         if self.within is not None and self.within > graph.n_edges:
             raise InputError(f"within={self.within}: the graph has {graph.n_edges} edges")
-        ranking, state = self._begin(data, metric, seed, resume)
+        ranking, begun = self._begin(data, metric, seed, resume)
         within = best_edges(graph, ranking, self._edges(graph))
-        recent = list[float]()
-        for state in learn(data, metric, within, state, self.how(int(within.sum())), seed):
+        recent, state = list[float](), begun
+        for state in learn(data, metric, within, begun, self.how(int(within.sum())), seed):
             recent = [*recent[1 - RECENT :], state.loss]
             row = {"step": state.steps, "loss": state.loss, "budget": state.budget}
             says = f"step {state.steps} of {self.steps}, loss {sum(recent) / len(recent):.4g}"

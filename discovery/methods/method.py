@@ -47,7 +47,7 @@ class Method(Named):
     ) -> Iterator[Step | Found]:
         """The smallest circuit it can find that recovers a share of what cutting all edges changes.
 
-        The share is two-sided (discovery.evaluation.Share), on other prompts, `tune`. Found.counts
+        The share is two-sided (acdc.share.Share), on other prompts, `tune`. Found.counts
         has `tune_share`; where it is below the target, no circuit was found that reaches it.
         """
         raise InputError(

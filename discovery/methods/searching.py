@@ -18,7 +18,7 @@ from acdc.regrow import regrow
 from acdc.search import Budget, Checkpoint, Decision, Guide, Order, Search
 from acdc.search import Step as SearchStep
 from acdc.selection import best_edges
-from discovery.evaluation import Share
+from acdc.share import Share
 from discovery.json_files import read_json
 from discovery.methods.found import Found, Resume, Step
 from discovery.methods.greedy import ACDC

@@ -141,7 +141,7 @@ def _split(where: str, item: dict[str, object]) -> Part | None:
     if "split" not in item:
         return None
     for part in PARTS:
-        if part == item["split"]:
+        if item["split"] == part:
             return part
     raise InputError(f"{where}: split is {item['split']!r}; allowed are {', '.join(PARTS)}")
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from acdc.ablation import Ablation
+from acdc.ablation import RESAMPLE, Ablation
 from acdc.data import Data, floats
 from acdc.errors import InputError
 from acdc.forward import PatchedForward
@@ -71,11 +71,15 @@ def _share_kept(lost: float, whole: float) -> float | None:
 
 
 class Bench:
-    """A model's held-out prompts; `run` decides what is done on each part."""
+    """A model's held-out prompts; `run` decides what is done on each part.
 
-    def __init__(self, data: Data, score: ScoreName) -> None:
+    `paired` are the same prompts with the task's own corrupt ones, where the run asked of others.
+    """
+
+    def __init__(self, data: Data, score: ScoreName, paired: Data | None = None) -> None:
         self.data, self.graph, self.n = data, data.graph, len(data)
         self.score: ScoreName = score
+        self.paired = paired
 
     @cached_property
     def model(self) -> Values:
@@ -125,10 +129,14 @@ class Bench:
 
     def first(self, n: int) -> Bench:
         """A bench of the first parts, n prompts or a few more, or all if there are fewer."""
-        return Bench(self.data.first_parts(-(-min(n, self.n) // self.data.part)), self.score)
+        parts = -(-min(n, self.n) // self.data.part)
+        paired = None if self.paired is None else self.paired.first_parts(parts)
+        return Bench(self.data.first_parts(parts), self.score, paired)
 
     def under(self, ablation: Ablation) -> Bench:
         """The same prompts with other values on cut edges."""
+        if ablation is RESAMPLE and self.paired is not None:
+            return Bench(self.paired, self.score)
         return Bench(self.data.under(ablation), self.score)
 
     def permuted(self, feature: str, rng: np.random.Generator) -> Bench:
@@ -143,9 +151,12 @@ class Bench:
 
 
 def make_bench(
-    model: Model, graph: Graph, prompts: Prompts, ablation: Ablation, chunk: int = CHUNK
-) -> Bench:
+    model: Model, graph: Graph, prompts: Prompts, ablation: Ablation, chunk: int = CHUNK,
+    paired: Prompts | None = None,
+) -> Bench:  # fmt: skip
     """A bench of held-out prompts; the score is what their answers allow.
+
+    `paired`: the same prompts, row by row, with the task's own corrupt ones, if they are others.
 
     logit_diff (logits) where every prompt names wrong answers, else log_prob, the log of the
     answers' probability (nats). InputError where prompts name no answers.
@@ -156,7 +167,8 @@ def make_bench(
             " should do"
         )
     data = Data(model, graph, prompts, ablation, chunk)
-    return Bench(data, "logit_diff" if prompts.has_wrong else "log_prob")
+    twin = None if paired is None else Data(model, graph, paired, RESAMPLE, chunk)
+    return Bench(data, "logit_diff" if prompts.has_wrong else "log_prob", twin)
 
 
 def node_mask(graph: Graph, mask: Mask) -> Mask:

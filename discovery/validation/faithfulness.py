@@ -23,7 +23,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from acdc.ablation import ABLATIONS, Ablation, Resample
+from acdc.ablation import ABLATIONS, RESAMPLE, Ablation, Resample
 from acdc.forward import PatchedForward
 from acdc.metrics import differ
 from discovery.statistics.intervals import (
@@ -66,7 +66,8 @@ def other_ablations(bench: Bench) -> list[Ablation]:
     """Resample, mean and zero, as far as they are not what the run itself asked."""
     own, has_corrupt = type(bench.data.ablation), bench.data.prompts.has_corrupt
     usable = (a for a in ABLATIONS.values() if has_corrupt or not a.needs_corrupt)
-    return [a for a in usable if type(a) is not own]
+    paired = [RESAMPLE] if bench.paired is not None else []
+    return [*paired, *(a for a in usable if type(a) is not own)]
 
 
 def faithfulness_cells(

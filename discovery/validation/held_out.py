@@ -5,6 +5,8 @@ The one place where a validation's prompts are made.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from acdc.bridge import LoadedModel
 from acdc.errors import InputError
 from acdc.prompts import Prompts
@@ -17,18 +19,18 @@ SEED_STEP = 1_000_003  # between the run's draws and a validation's
 
 
 def held_out(
-    settings: Settings, loaded: LoadedModel, used: Prompts, asked: int | str, seed: int
+    settings: Settings, loaded: LoadedModel, used: Sequence[Prompts], asked: int | str, seed: int
 ) -> Prompts:
-    """Prompts none of which are among those that the run used.
+    """Prompts none of which are among those that the run used, to search and to tune on.
 
     So many of the run's task (of its own file: lines that the run left), or all lines of a file.
     InputError if there are too few.
     """
     if isinstance(asked, str):
         return _of_file(settings, loaded, used, asked)
-    more = settings.task.more(asked + len(used))
+    more = settings.task.more(asked + sum(map(len, used)))
     drawn = settings.seed + SEED_STEP * (seed + 1)
-    prompts = task_prompts(more, loaded, drawn, _needs(used), _corrupt_for(settings))
+    prompts = task_prompts(more, loaded, drawn, _needs(used[0]), _corrupt_for(settings))
     rows = _unused(prompts, used)
     if len(rows) < asked:
         where = f"{getattr(more, 'path', 'its file')} has"
@@ -40,10 +42,12 @@ def held_out(
     return prompts.take(rows[:asked])
 
 
-def _of_file(settings: Settings, loaded: LoadedModel, used: Prompts, path: str) -> Prompts:
-    file = PairsTask(path=path, prepend_bos=settings.task.prepend_bos)
+def _of_file(
+    settings: Settings, loaded: LoadedModel, used: Sequence[Prompts], path: str
+) -> Prompts:
+    file = PairsTask(path=path, prepend_bos=settings.task.prepend_bos, part=None)
     file.check("prompts")
-    prompts = task_prompts(file, loaded, settings.seed, _needs(used), _corrupt_for(settings))
+    prompts = task_prompts(file, loaded, settings.seed, _needs(used[0]), _corrupt_for(settings))
     rows = _unused(prompts, used)
     if len(rows) < FEWEST:
         raise InputError(
@@ -61,6 +65,6 @@ def _corrupt_for(settings: Settings) -> str | None:
     return "validation" if settings.ablation.needs_corrupt else None
 
 
-def _unused(prompts: Prompts, used: Prompts) -> list[int]:
-    seen = {tuple(row) for row in used.clean.tolist()}
+def _unused(prompts: Prompts, used: Sequence[Prompts]) -> list[int]:
+    seen = {tuple(row) for one in used for row in one.clean.tolist()}
     return [i for i, row in enumerate(prompts.clean.tolist()) if tuple(row) not in seen]

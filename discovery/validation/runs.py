@@ -19,6 +19,7 @@ from discovery.json_files import write_json
 from discovery.prepare import load
 from discovery.records import read_run, termination_as_exit
 from discovery.settings import Settings, read_settings
+from discovery.splits import split
 from discovery.tracking import Outcome, start_tracker
 from discovery.validation.held_out import held_out
 from discovery.validation.report import write_report
@@ -77,6 +78,9 @@ def _read(folder: Path) -> Found:
             f"run={folder}: its state is {run.state!r}; only a finished run has a circuit"
         )
     settings = read_settings(run.config["config"])
+    if settings.aim is not None and run.result is not None:  # as large as it came to
+        method = settings.method.of_size(run.result)
+        settings = settings.model_copy(update={"method": method})
     if run.result is None or not run.result.get("n_edges"):
         raise InputError(f"run={folder}: its circuit has no edges, so there is nothing to validate")
     path = folder / "heads.json"
@@ -93,8 +97,9 @@ def validate_runs(found: Sequence[Found], settings: FullEvaluation, say: Say) ->
         run = run.model_copy(update={"threads": settings.threads})
     loaded = load(run)
     used = build_prompts(run, loaded)
-    prompts = held_out(run, loaded, used, settings.prompts, settings.seed)
-    say(f"{len(prompts)} held-out prompts, none of the run's {len(used)}")
+    seen = [p for p in (used, split(run, loaded, used).tune) if p is not None]
+    prompts = held_out(run, loaded, seen, settings.prompts, settings.seed)
+    say(f"{len(prompts)} held-out prompts, none of the run's {sum(map(len, seen))}")
     with torch.inference_mode():
         validators: dict[AblationChoice, Validator] = {}
         out = []

@@ -71,9 +71,13 @@ class Validator:
         cls, settings: FullEvaluation, run: Settings, loaded: LoadedModel, prompts: Prompts,
         ablation: Ablation, null_edges: int,
     ) -> Validator:  # fmt: skip
-        """On held-out prompts, with the run's graph and ablation."""
+        """On held-out prompts, paired as the run's ablation asks, with its graph and ablation."""
         graph = loaded.model.graph(run.graph.kv)
-        bench = make_bench(loaded.model, graph, prompts, ablation, settings.chunk)
+        asked = run.ablation.pair(prompts, settings.seed)
+        own = prompts.has_corrupt and len(asked) == len(prompts) and asked is not prompts
+        bench = make_bench(
+            loaded.model, graph, asked, ablation, settings.chunk, prompts if own else None
+        )
         return cls(settings, loaded, bench, null_edges)
 
     def rng(self, part: int) -> np.random.Generator:
@@ -369,7 +373,7 @@ class Validator:
             return None
         with torch.inference_mode(False), torch.no_grad():
             graph, ablation = self.bench.graph, self.bench.data.ablation
-            data = Data(self.loaded.model, graph, used, ablation)
+            data = Data(self.loaded.model, graph, run.ablation.pair(used, run.seed), ablation)
             means = averages(method, data)
             if wanted.searches is None and not means:
                 budget.leave_out("stability", None, "stability.searches=6")

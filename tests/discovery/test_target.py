@@ -11,7 +11,8 @@ from acdc.errors import InputError
 from acdc.graph import Circuit
 from acdc.metrics import METRICS
 from acdc.selection import best_edges
-from discovery.evaluation import Measured, Share, measure
+from acdc.share import Share
+from discovery.evaluation import Measured, measure
 from discovery.holds import gap, holds
 from discovery.methods import last
 from discovery.methods.choosing import smallest
