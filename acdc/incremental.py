@@ -149,7 +149,7 @@ class Start:
         self.whole = bool((mask == graph.legal).all())
         self.writers, self.inputs = forward.clean.writers, dict[int, Tensor]()
         if not self.whole:
-            live = [r.name == "logits" or bool(mask[list(r.nodes)].any()) for r in graph.readers]
+            live = [not r.nodes or bool(mask[list(r.nodes)].any()) for r in graph.readers]
             record = Record(frozenset(np.flatnonzero(live).tolist()))
             masked_run(forward, mask, record)
             own = self.writers
