@@ -4,22 +4,27 @@ import json
 
 import numpy as np
 import pytest
-from test_settings import settings
+from test_settings import AS_PUBLISHED, settings
 
 from acdc.errors import InputError
 from acdc.graph import Circuit
 from discovery.pipeline import discover
 from discovery.records import read_run
 
+METRIC = {"eap": "logit_diff"}  # by method; for the others KL, whose gradient there is zero
 SCORING = ("ifr", "eap", "eap_ig", "eap_ig_activations", "exact", "random")
+
+
+def asked(name):
+    words = (f"method={name}", "method.n_edges=30", f"metric={METRIC.get(name, 'kl')}")
+    return (*AS_PUBLISHED, *words)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     root, found = tmp_path_factory.mktemp("runs"), {}
     for name in SCORING:
-        chosen = settings("tracking=disabled", f"method={name}", "method.n_edges=30")
-        discover(chosen, root / name, [], lambda text: None)
+        discover(settings(*asked(name)), root / name, [], lambda text: None)
         found[name] = read_run(root / name)
     return found
 
@@ -69,8 +74,8 @@ def test_methods_beat_noise(runs):
 @pytest.mark.parametrize("name", ["eap", "eap_ig", "eap_ig_activations"])
 def test_what_stands_for_the_gradient_is_said_and_used(runs, name, tmp_path):
     for rule in ("gim", "relp"):
-        words = [f"method={name}", "method.n_edges=30", f"method.backward={rule}"]
-        discover(settings("tracking=disabled", *words), tmp_path / rule, [], lambda text: None)
+        chosen = settings(*asked(name), f"method.backward={rule}")
+        discover(chosen, tmp_path / rule, [], lambda text: None)
         run = read_run(tmp_path / rule)
         assert run.circuit["about"]["score"].startswith(f"{name}, backward={rule}, in ")
         assert run.edges != runs[name].edges
@@ -78,25 +83,23 @@ def test_what_stands_for_the_gradient_is_said_and_used(runs, name, tmp_path):
 
 
 def test_threshold_instead_of_a_number(tmp_path):
-    chosen = settings(
-        "tracking=disabled", "method=exact", "method.n_edges=null", "method.threshold=0.05"
-    )
+    chosen = settings(*AS_PUBLISHED, "method=exact", "method.threshold=0.05")
     discover(chosen, tmp_path / "run", [], print)
     run = read_run(tmp_path / "run")
     assert run.result["n_edges_requested"] == sum(abs(e["effect"]) >= 0.05 for e in run.edges)
 
 
 def test_a_shortlist_is_reported_and_the_circuit_stays_within_it(tmp_path):
-    guide = ("method=acdc", "method.guide=exact", "method.shortlist=40")
-    discover(settings("tracking=disabled", *guide), tmp_path / "run", [], print)
+    search = (*AS_PUBLISHED, "method=acdc", "method.threshold=0.05")
+    guide = ("method.guide=exact", "method.shortlist=40")
+    discover(settings(*search, *guide), tmp_path / "run", [], print)
     run = read_run(tmp_path / "run")
     skipped = [row for row in run.metrics if row["kind"] == "skip"]
     assert run.result["n_skipped"] == sum(row["n_skipped"] for row in skipped) > 0
     damage = sum(row["damage"] for row in skipped)
     assert run.result["skipped_damage"] == pytest.approx(damage, abs=1e-9)
     assert 0 < run.result["n_edges"] <= 40
-    exact = settings("tracking=disabled", "method=acdc")
-    discover(exact, tmp_path / "exact", [], print)
+    discover(settings(*search), tmp_path / "exact", [], print)
     assert "n_skipped" not in read_run(tmp_path / "exact").result
 
 
@@ -108,8 +111,11 @@ def test_a_shortlist_is_reported_and_the_circuit_stays_within_it(tmp_path):
         (["method.guide=ifr"], "guide is given but not used.*shortlist=N"),
         (["method.guide=eap", "method.shortlist=9"], "method=eap with metric=kl.*eap_ig"),
         (["method.guide=ifr", "method.shortlist=258"], "method.shortlist=258: .* 257"),
-        (["method=eap", "method.threshold=1"], "method: give exactly one of n_edges and thresh"),
-        (["method=eap", "method.n_edges=null"], "method: give exactly one"),
+        (
+            ["method=eap", "method.threshold=1", "method.n_edges=5"],
+            "method: give one of n_edges and threshold",
+        ),
+        (["method.threshold=1", "method.budget=1"], "method: give one of threshold and budget"),
         (["method=eap", "method.n_edges=258"], "method.n_edges=258: allowed are .* 257"),
         (["method=exact", "method.n_edges=0"], "method.n_edges=0: .* greater than or equal to 1"),
         (["method=eap", "metric=kl"], "exactly zero"),
@@ -123,8 +129,9 @@ def test_a_shortlist_is_reported_and_the_circuit_stays_within_it(tmp_path):
     ],
 )
 def test_refusals(overrides, message, tmp_path):
+    words = ("tracking=disabled", "metric=kl", "ablation=resample", "test=0")
     with pytest.raises(InputError, match=message):
-        discover(settings("tracking=disabled", *overrides), tmp_path / "run", [], print)
+        discover(settings(*words, *overrides), tmp_path / "run", [], print)
 
 
 CLEAN = [{"clean_ids": [9, 4, 7, 9, 4], "answers": [7]}, {"clean_ids": [8, 3, 6, 8, 3]}]
@@ -134,7 +141,7 @@ CLEAN = [{"clean_ids": [9, 4, 7, 9, 4], "answers": [7]}, {"clean_ids": [8, 3, 6,
 def test_routes_need_no_corrupt_prompts(ablation, evaluated, tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_text("".join(f"{json.dumps(line)}\n" for line in CLEAN))
-    task = ["tracking=disabled", "task=pairs", f"task.path={path}"]
+    task = [*AS_PUBLISHED, "task=pairs", f"task.path={path}", "method.threshold=0.02"]
     chosen = settings(*task, "method=ifr", f"ablation={ablation}")
     result = discover(chosen, tmp_path / "run", [], print)
     assert result["n_edges"] > 0

@@ -17,6 +17,8 @@ FILES = [
     for p in sorted((CONF / group).glob("*.yaml"))
     if p.stem != "own"  # is whatever it is told to be
 ]
+# what the search was published with: KL from the model, the task's own corrupt prompts, no others
+AS_PUBLISHED = ("tracking=disabled", "metric=kl", "ablation=resample", "tune=0", "test=0")
 REQUIRED = {"hf": ["model.name=gpt2"], "pairs": [f"task.path={CONF / 'config.yaml'}"]}
 
 
@@ -98,7 +100,7 @@ OLD = {  # as runs of 2026-11 and before recorded it
 def test_configurations_of_earlier_runs_are_read():
     found = read_settings(OLD)
     words = ["task=ioi", "task.n=8", "method.threshold=0.1", "metric=logit_diff", "ablation=mean"]
-    assert found == settings(*words, "tracking=disabled")
+    assert found == settings(*words, "tracking=disabled", "tune=0", "test=0")
     assert OLD["method"]["metric"] == "logit_diff"  # nobody's file is changed
 
 
