@@ -16,6 +16,7 @@ from discovery.pipeline import discover
 from discovery.shares import CARRIED, why_undefined, yardstick
 
 EPS = 1e-7
+ASKED = (*AS_PUBLISHED, "task.n=16", "method.threshold=0.05")
 
 
 @pytest.mark.parametrize("model, empty, why", [
@@ -44,7 +45,7 @@ def test_both_ends_of_the_scale_are_named():
 
 
 def prepared(dtype="float32", metric="kl", change=lambda prompts: prompts):
-    chosen = settings(*AS_PUBLISHED, "task.n=16", f"model.dtype={dtype}")
+    chosen = settings(*ASKED, f"model.dtype={dtype}")
     loaded = load_model(chosen)
     prompts = change(build_prompts(chosen, loaded))
     return loaded, Data(loaded.model, loaded.model.graph(), prompts), METRICS[metric]
@@ -119,6 +120,6 @@ def _against_itself(prompts):
 
 def test_warnings_are_said_and_recorded(tmp_path):
     said = []
-    chosen = settings(*AS_PUBLISHED, "task.n=8", "method.threshold=50")
+    chosen = settings(*ASKED, "method.threshold=50")
     result = discover(chosen, tmp_path / "run", [], said.append)
     assert len(result["warnings"]) == 1 and f"warning: {result['warnings'][0]}" in said

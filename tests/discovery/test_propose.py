@@ -141,12 +141,22 @@ CLEAN = [{"clean_ids": [9, 4, 7, 9, 4], "answers": [7]}, {"clean_ids": [8, 3, 6,
 def test_routes_need_no_corrupt_prompts(ablation, evaluated, tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_text("".join(f"{json.dumps(line)}\n" for line in CLEAN))
-    task = [*AS_PUBLISHED, "task=pairs", f"task.path={path}", "method.threshold=0.02"]
-    chosen = settings(*task, "method=ifr", f"ablation={ablation}")
+    task = [*AS_PUBLISHED, "task=pairs", f"task.path={path}"]
+    chosen = settings(*task, "method=ifr", "method.threshold=0.02", f"ablation={ablation}")
     result = discover(chosen, tmp_path / "run", [], print)
     assert result["n_edges"] > 0
     for name in ("faithfulness", "metric_circuit", "metric_empty"):
         assert (result[name] is not None) == evaluated
-    for method in ("acdc", "eap_ig", "random"):
+    for method, size in (("acdc", "threshold"), ("eap_ig", "n_edges"), ("random", "n_edges")):
+        words = (*task, f"method={method}", f"method.{size}=9")
         with pytest.raises(InputError, match=f"line 1: .*, and method={method} needs corrupt"):
-            discover(settings(*task, f"method={method}"), tmp_path / method, [], print)
+            discover(settings(*words), tmp_path / method, [], print)
+
+
+def test_a_target_needs_something_to_measure(tmp_path):
+    """Also of routes, where edges are to carry what a corrupt prompt gives."""
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in CLEAN))
+    words = ("task=pairs", f"task.path={path}", "method=ifr", "ablation=resample", "metric=kl")
+    with pytest.raises(InputError, match="line 1: .*target=0.95 needs corrupt.*ablation=other"):
+        discover(settings("tracking=disabled", *words), tmp_path / "run", [], print)
