@@ -110,9 +110,11 @@ class Settings(ModelSettings):
     @property
     def corrupt_for(self) -> str | None:
         """Who needs corrupt prompts, in words; None: nobody."""
-        if not (self.method.needs_corrupt and self.ablation.needs_corrupt):
+        if not self.ablation.needs_corrupt:
             return None
-        return f"method={self.method.name}"
+        if self.method.needs_corrupt:
+            return f"method={self.method.name}"
+        return None if self.aim is None else f"target={self.aim:g}"
 
 
 class RouteSettings(ModelSettings):

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_settings import settings
+from test_settings import AS_PUBLISHED, settings
 
 from acdc.errors import InputError
 from discovery import propose as module
@@ -19,7 +19,7 @@ from discovery.records import read_run
 
 ROOT = Path(__file__).parents[1]
 SAME = ("circuit.json", "edges.jsonl", "heads.json")
-ASKED = ("tracking=disabled", "task.n=8", "method.threshold=0.02")
+ASKED = (*AS_PUBLISHED, "task.n=8", "method.threshold=0.02")
 
 
 class Stop(Exception):

@@ -184,7 +184,7 @@ def _missing(reader: _Reader, key: str, wanted: tuple[str, str], other_there: bo
         return f"field {key!r} is missing; {' and '.join(wanted[:size])}{other} must be there"
     return (
         f"field {key!r} is missing, and {reader.corrupt_for} needs corrupt prompts;"
-        " only method=ifr does without"
+        " ablation=other does without"
     )
 
 

@@ -5,10 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_settings import settings
+from test_settings import AS_PUBLISHED, settings
 
 from acdc.data import Data
-from acdc.graph import Circuit
 from acdc.metrics import METRICS
 from discovery.build import build_prompts, load_model
 from discovery.doubts import doubts, rounding
@@ -17,6 +16,7 @@ from discovery.pipeline import discover
 from discovery.shares import CARRIED, why_undefined, yardstick
 
 EPS = 1e-7
+ASKED = (*AS_PUBLISHED, "task.n=16", "method.threshold=0.05")
 
 
 @pytest.mark.parametrize("model, empty, why", [
@@ -45,7 +45,7 @@ def test_both_ends_of_the_scale_are_named():
 
 
 def prepared(dtype="float32", metric="kl", change=lambda prompts: prompts):
-    chosen = settings("tracking=disabled", "task.n=16", f"model.dtype={dtype}")
+    chosen = settings(*ASKED, f"model.dtype={dtype}")
     loaded = load_model(chosen)
     prompts = change(build_prompts(chosen, loaded))
     return loaded, Data(loaded.model, loaded.model.graph(), prompts), METRICS[metric]
@@ -104,11 +104,11 @@ def test_a_threshold_near_rounding_is_warned_of():
 
 def test_an_undefined_share_has_a_reason():
     _, data, metric = prepared(change=lambda p: replace(p, corrupt=p.clean.roll(1, 0)))
-    circuit = Circuit(data.graph, data.graph.legal)
-    assert evaluate(data, metric, circuit, None)["faithfulness_undefined"] is None
+    mask = data.graph.legal
+    assert evaluate(data, metric, mask, None).undefined is None
     _, data, metric = prepared(metric="logit_diff", change=_against_itself)
-    found = evaluate(data, metric, circuit, None)
-    assert found["faithfulness"] is None and "and below on" in found["faithfulness_undefined"]
+    found = evaluate(data, metric, mask, None)
+    assert found.faithfulness is None and "and below on" in (found.undefined or "")
 
 
 def _against_itself(prompts):
@@ -120,6 +120,6 @@ def _against_itself(prompts):
 
 def test_warnings_are_said_and_recorded(tmp_path):
     said = []
-    chosen = settings("tracking=disabled", "task.n=8", "method.threshold=50")
+    chosen = settings(*ASKED, "method.threshold=50")
     result = discover(chosen, tmp_path / "run", [], said.append)
     assert len(result["warnings"]) == 1 and f"warning: {result['warnings'][0]}" in said

@@ -7,13 +7,15 @@ import json
 import weakref
 
 import pytest
-from test_settings import settings
+from test_settings import AS_PUBLISHED, settings
 
 from acdc.data import Data
 from discovery import prepare as module
 from discovery.pipeline import discover
 from discovery.prepare import Kept, Last, prepare
 from discovery.settings import Settings
+
+ASKED = (*AS_PUBLISHED, "method.threshold=0.05")
 
 
 def test_last_lets_go_before_it_makes():
@@ -66,7 +68,7 @@ def test_each_is_made_again_when_its_own_settings_change(made, tmp_path):
     kept = Kept()
 
     def then(*overrides, models, runs, **extra):
-        job = prepare(settings("tracking=disabled", *overrides), kept=kept)
+        job = prepare(settings(*ASKED, *overrides), kept=kept)
         job.describe()
         assert (made["models"], made["runs"]) == (models, runs), overrides
         return job
@@ -77,28 +79,30 @@ def test_each_is_made_again_when_its_own_settings_change(made, tmp_path):
     then("method=eap_ig", models=1, runs=1)
     then("method=acdc", "metric=nll", models=1, runs=2)  # it needs answers
     then("ablation=zero", models=1, runs=3)  # it needs no corrupt prompts
-    then("ablation=mean", models=1, runs=3)
-    first = then(models=1, runs=4)
-    then("seed=1", models=1, runs=5)
-    then("seed=1", "task.n=4", models=1, runs=6)
-    then("seed=1", "task.n=4", "graph.kv=per_group", models=1, runs=7)
-    then("task=pairs", f"task.path={file}", models=1, runs=8)
-    then("task=pairs", f"task.path={file}", models=1, runs=8)
+    then("ablation=mean", models=1, runs=4)  # ablations may pair prompts otherwise
+    then("ablation=other", models=1, runs=5)
+    then("ablation=other", "ablation.draws=2", models=1, runs=7)  # 64 prompts are two parts
+    first = then(models=1, runs=8)
+    then("seed=1", models=1, runs=9)
+    then("seed=1", "task.n=4", models=1, runs=10)
+    then("seed=1", "task.n=4", "graph.kv=per_group", models=1, runs=11)
+    then("task=pairs", f"task.path={file}", models=1, runs=12)
+    then("task=pairs", f"task.path={file}", models=1, runs=12)
     file.write_text((json.dumps(pair) + "\n") * 2)
-    job = then("task=pairs", f"task.path={file}", models=1, runs=9)
+    job = then("task=pairs", f"task.path={file}", models=1, runs=13)
     assert len(job.data) == 2
-    then("task=pairs", f"task.path={file}", "model.dtype=float64", models=2, runs=10)
-    prepare(settings("tracking=disabled"))
+    then("task=pairs", f"task.path={file}", "model.dtype=float64", models=2, runs=14)
+    prepare(settings(*ASKED))
     assert made["models"] == 3  # nothing is kept unless asked
 
 
 def test_shared_runs_change_no_byte(tmp_path):
     kept = Kept()
     jobs: dict[str, Settings] = {
-        "strict": settings("tracking=disabled", "task.n=8", "method.threshold=0.2"),
-        "scores": settings("tracking=disabled", "task.n=8", "method=eap_ig"),
-        "zero": settings("tracking=disabled", "task.n=8", "ablation=zero"),
-        "mild": settings("tracking=disabled", "task.n=8", "method.threshold=0.01"),
+        "strict": settings(*ASKED, "task.n=8", "method.threshold=0.2"),
+        "scores": settings(*ASKED, "task.n=8", "method=eap_ig"),
+        "zero": settings(*ASKED, "task.n=8", "ablation=zero"),
+        "mild": settings(*ASKED, "task.n=8", "method.threshold=0.01"),
     }
     for name, job in jobs.items():
         discover(job, tmp_path / "shared" / name, [], lambda text: None, kept=kept)

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from test_settings import settings
+from test_settings import AS_PUBLISHED, settings
 
 from acdc.errors import InputError
 from acdc.graph import Circuit
@@ -30,7 +30,7 @@ class Stop(Exception):
 @pytest.fixture(scope="module", params=list(ASKED))
 def whole(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param) / "run"
-    discover(settings("tracking=disabled", *ASKED[request.param]), folder, [], print)
+    discover(settings(*AS_PUBLISHED, *ASKED[request.param]), folder, [], print)
     return request.param, folder
 
 
@@ -51,7 +51,7 @@ def test_stopped_it_goes_on_and_ends_with_the_same_bytes(whole, tmp_path, monkey
     name, folder = whole
     monkeypatch.setattr(module, "EVERY_SECONDS", 0.0)
     monkeypatch.setattr(module, "OVERHEAD", 1e9)
-    asked, run = settings("tracking=disabled", *ASKED[name]), tmp_path / "run"
+    asked, run = settings(*AS_PUBLISHED, *ASKED[name]), tmp_path / "run"
     write, done = module._Work.write, []
 
     def until(self, step):
@@ -76,7 +76,7 @@ def test_scores_are_what_the_search_ends_with(whole):
     from discovery.prepare import prepare
 
     name, folder = whole
-    asked = settings("tracking=disabled", *ASKED[name])
+    asked = settings(*AS_PUBLISHED, *ASKED[name])
     job = prepare(asked)
     scores = asked.method.scores(job.data, job.metric, 0)
     assert (scores == last(asked.method.find(job.data, job.metric, 0)).scores).all()
@@ -103,5 +103,6 @@ def test_scores_are_what_the_search_ends_with(whole):
     ],
 )
 def test_refusals(overrides, message, tmp_path):
+    words = ("tracking=disabled", "metric=kl", "ablation=resample", "test=0")
     with pytest.raises(InputError, match=message):
-        discover(settings("tracking=disabled", *overrides), tmp_path / "run", [], print)
+        discover(settings(*words, *overrides), tmp_path / "run", [], print)

