@@ -10,6 +10,19 @@ Every mutant is tried in a process forked from one that has torch and transforme
 of the source, so the working tree is never touched. It is killed if a test fails, and timed out if
 the tests take much longer than without it. Survivors are shown as diffs; the share of faults that
 were noticed comes with an exact 95 % interval.
+
+`--sample 120 --seed 11`, of all files and not looked at before: 113 noticed, 94.2 % [88.4, 97.6].
+The seven survivors:
+
+    no other behaviour (4)  two zeros for one where a rotary table asks only for the kind of number;
+                            a loop's range one longer than where it breaks; counts of edges as
+                            floats; the reader of an MLP where there is no MLP
+    a function that nothing calls (1)  acdc.writers.sizes
+    noticed since (2)  prompts without marks; the float32 trial of a model in half precision
+
+Survivors of the samples before (seeds 3 and 4; tests were written from what they showed) without
+another behaviour: axis 2 of 4 for axis -2, names of axes, cos and sin absent together or not at
+all, another number for "no stream is blocked".
 """
 
 from __future__ import annotations

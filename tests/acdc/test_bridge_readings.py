@@ -178,3 +178,15 @@ def test_an_identity_holds_up_to_a_share_of_the_largest_value(dtype, share):
     for value in (float("nan"), float("inf")):
         with pytest.raises(InputError, match="NaN or infinite values at layer 0"):
             check("this", 0, theirs * value, theirs)
+
+
+def test_half_precision_is_tried_in_float32_first_under_its_own_name():
+    built = hf.GraniteForCausalLM(
+        hf.GraniteConfig(num_key_value_heads=2, residual_multiplier=0.99, **families.SIZES)
+    )
+    families.randomise(built)
+    with pytest.raises(InputError, match="model 'mine' does not qualify"):
+        from_module(built.to(torch.bfloat16), None, "mine")
+    plain = families.BUILDERS["llama"]()
+    families.randomise(plain)
+    assert from_module(plain.to(torch.bfloat16), None, "mine").model.dtype == torch.bfloat16

@@ -26,6 +26,11 @@ def test_what_comes_after_the_answer_position_is_cut_off():
     assert len(PROMPTS) == 2
 
 
+def test_only_tokens_and_answers_must_be_given():
+    bare = Prompts(CLEAN, CORRUPT, answers=((1,), ()), wrong=((), ()), answer_position=2)
+    assert (bare.marks, bare.features, bare.notes) == ({}, {}, {})
+
+
 def test_one_prompt_that_differs_makes_them_corrupt_and_all_must_name_answers():
     assert PROMPTS.has_corrupt and not replace(PROMPTS, corrupt=PROMPTS.clean).has_corrupt
     assert PROMPTS.has_answers and not replace(PROMPTS, answers=((1,), ())).has_answers
