@@ -26,7 +26,9 @@ def run(tmp_path_factory):
             pytest.skip(f"the registry is out of reach: {error}")
         raise
     folder = tmp_path_factory.mktemp("runs") / "ioi"
-    chosen = settings(*AS_PUBLISHED, "model=smollm2", "task=ioi", "task.n=8", "method.threshold=0.05")
+    chosen = settings(
+        *AS_PUBLISHED, "model=smollm2", "task=ioi", "task.n=8", "method.threshold=0.05"
+    )
     discover(chosen, folder, [], print)
     return read_run(folder)
 

@@ -83,12 +83,12 @@ def test_the_model_passes_all_that_counts(tried, which):
 
 @pytest.mark.parametrize("size, seed", [(10, 0), (60, 1), (120, 2)])
 def test_a_random_circuit_fails(tried, size, seed):
-    """What compares it with the model refutes it; one of its own kind may be beaten by chance."""
+    """What compares it with the model refutes it; others of its kind may be beaten by chance."""
     mask = random_mask(tried.graph, size, np.random.default_rng(seed))
     found = {v.name: v.holds for v in tried.counted(mask)}
     assert found["equivalence"] is False and found["mean equivalence"] is False
     assert found["completeness"] is not True
-    assert sum(holds is True for holds in found.values()) <= 3
+    assert sum(holds is True for holds in found.values()) <= 5  # of 10
 
 
 def test_no_circuit_at_all_fails(tried):
