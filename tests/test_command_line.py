@@ -14,7 +14,12 @@ import pytest
 from discovery.records import read_run
 
 ROOT = Path(__file__).parents[1]
-SLOW = ("method.chunk=1", "task.n=3000", "threads=1")  # seconds of search, not a fraction of one
+SLOW = (
+    "method.chunk=1",
+    "method.threshold=0.05",
+    "task.n=3000",
+    "threads=1",
+)  # seconds of search, not a fraction of one
 
 
 def start(*overrides, folder, **kwargs):

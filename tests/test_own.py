@@ -156,7 +156,7 @@ def test_from_python_just_the_objects(package):
         (["metric=rank"], "metric.name='rank': allowed are kl, kl_reverse, js"),
         (["task=mine"], "task.name='mine': allowed are induction"),
         (["model=gpt9"], "model.kind='gpt9': allowed are induction, smollm2, hf"),
-        (["ablation=heat"], "ablation.name='heat': allowed are resample, mean, zero, noise"),
+        (["ablation=heat"], "ablation.name='heat': allowed are other, resample, mean, zero, noise"),
         (["method=nowhere:It"], "method.name='nowhere:It' cannot be used: ModuleNotFoundError"),
         (["metric=own_metric:gap"], "is a function; wanted is an acdc.metrics.Metric"),
         (["method=own_metric:GAP"], "is no Method; wanted is a subclass of discovery.methods"),

@@ -81,7 +81,8 @@ LINES = [{"clean_ids": [9, 4, 7, 9, 4], "answers": [7], "wrong": [5]},
 
 def test_routes_need_no_corrupt_prompts(tmp_path):
     path = write(tmp_path / "mine.jsonl", *LINES)
-    task = ["task=pairs", f"task.path={path}", "method=ifr", "tracking=disabled"]
+    task = ["task=pairs", f"task.path={path}", "method=ifr", "tracking=disabled",
+            "ablation=resample", "method.n_edges=20"]  # fmt: skip
     done = run("discover", *task, folder=tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert "no corrupt prompts" in done.stdout

@@ -254,7 +254,8 @@ def test_what_is_done_stays_when_its_prompts_are_away(sweep, tmp_path):
     line = {"clean_ids": [1, 2, 3, 1], "corrupt_ids": [4, 5, 3, 1], "answers": [2],
             "wrong": [5]}  # fmt: skip
     pairs.write_text(f"{json.dumps(line)}\n" * 4)
-    asked = ("task=pairs", f"task.path={pairs}", "method.threshold=0.1", "tracking=disabled")
+    asked = ("task=pairs", f"task.path={pairs}", "method.threshold=0.1", "tracking=disabled",
+             "ablation=resample")  # fmt: skip
     folder = tmp_path / "one"
     code, out, err = sweep(*asked, folder=folder)
     assert code == 0, err

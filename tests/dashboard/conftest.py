@@ -37,7 +37,9 @@ def config(name, *overrides):
 
 
 def search(folder, *overrides):
-    overrides = ["tracking=disabled", "threads=1", "task.n=16", "task.length=12", *overrides]
+    paired = ["metric=kl", "ablation=resample", "tune=0", "test=0"]
+    fixed = ["tracking=disabled", "threads=1", "task.n=16", "task.length=12", *paired]
+    overrides = [*fixed, *overrides]
     return discover(read_settings(config("config", *overrides)), folder, overrides, str)
 
 
