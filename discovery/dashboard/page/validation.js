@@ -55,8 +55,9 @@ function leftOut(parts) {
 function cellChart(cells, zero) {
   const rows = cells.filter((c) => c.share).map((c) => ({
     name: `${c.granularity}, ${c.ablation}, at ${c.positions}`, mark: Math.max(DIRECTIONS.indexOf(c.direction), 0), ...c.share }));
-  return rows.length ? intervals("Faithfulness with intervals", rows, `share of the means: 0 = ${zero ?? "no edge kept"}, 1 = the model`, [0, 1])
-    : el("p", { class: "quiet" }, "No cell is defined.");
+  if (!rows.length) return el("p", { class: "quiet" }, "No cell is defined.");
+  const chart = intervals("Faithfulness with intervals", rows, "share of the means: 0 = no edge kept, 1 = the model", [0, 1]);
+  return el("div", {}, [chart, el("p", { class: "quiet" }, zero ? `0 is ${zero}.` : "")]);
 }
 
 function cellLegend() {
