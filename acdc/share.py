@@ -12,6 +12,19 @@ from numpy.typing import NDArray
 from acdc.data import Data
 from acdc.metrics import KL, Metric, differ
 
+Floats = NDArray[np.float64]
+
+
+def share_kept(lost: float, whole: float) -> float | None:
+    """1 - lost / whole, mean errors of a circuit and of the empty one; None if the latter is 0."""
+    return 1 - lost / whole if differ(whole, 0.0) else None
+
+
+def correlation(a: Floats, b: Floats) -> float | None:
+    """Pearson's; None where one of them does not vary, or there are fewer than three."""
+    ranges = [differ(float(own.min()), float(own.max())) for own in (a, b)]
+    return float(np.corrcoef(a, b)[0, 1]) if len(a) > 2 and all(ranges) else None
+
 
 class Share:
     """How much of what cutting every edge changes circuits leave as it is, on some prompts.
@@ -33,5 +46,5 @@ class Share:
             for logits in (forward.run(mask),)
         ]
         means = np.array(errors).sum(0) / len(self.data)
-        known = [(m, e) for m, e in zip(means, self.empty, strict=True) if differ(e, 0.0)]
-        return min((1 - float(mean) / empty for mean, empty in known), default=0.0)
+        shares = [share_kept(float(m), e) for m, e in zip(means, self.empty, strict=True)]
+        return min((share for share in shares if share is not None), default=0.0)

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from acdc.data import Data, floats
 from acdc.forward import PatchedForward
-from acdc.metrics import KL, LOGIT_DIFF, Metric, correct, differ, top1
+from acdc.metrics import KL, LOGIT_DIFF, Metric, correct, top1
 from acdc.prompts import Prompts
+from acdc.share import correlation, share_kept
 from discovery.shares import why_undefined
 
 # how far a search in this dtype may be from the fresh run, as a share of the metric's scale; in
@@ -74,9 +75,9 @@ def measure(data: Data, metric: Metric, mask: NDArray[np.bool_]) -> Measured:
         empty=float(empty.mean()),
         faithfulness=float(circuit.mean() - empty.mean()) / span if why is None else None,
         undefined=why,
-        error_share=_share(values["circuit error"], values["empty error"]),
-        kl_share=_share(values["circuit kl"], values["empty kl"]),
-        correlation=_correlation(circuit, model),
+        error_share=_share(values, "error"),
+        kl_share=_share(values, "kl"),
+        correlation=correlation(circuit, model),
         scores=scores,
     )
 
@@ -101,17 +102,9 @@ def _of_part(
     return found
 
 
-def _share(circuit: Values, empty: Values) -> float | None:
-    most = float(empty.mean())
-    return 1 - float(circuit.mean()) / most if differ(most, 0.0) else None
-
-
-def _correlation(a: Values, b: Values) -> float | None:
-    """Pearson's; None where one of them does not vary, as a divergence of the model from itself."""
-    ranges = [differ(float(own.min()), float(own.max())) for own in (a, b)]
-    if len(a) < 3 or not all(ranges):
-        return None
-    return float(np.corrcoef(a, b)[0, 1])
+def _share(values: Mapping[str, Values], name: str) -> float | None:
+    circuit, empty = (float(values[f"{run} {name}"].mean()) for run in ("circuit", "empty"))
+    return share_kept(circuit, empty)
 
 
 def evaluate(

@@ -20,9 +20,10 @@ from acdc.data import Data, floats
 from acdc.errors import InputError
 from acdc.forward import PatchedForward
 from acdc.graph import Graph
-from acdc.metrics import KL, LOGIT_DIFF, NLL, Metric, correct, differ
+from acdc.metrics import KL, LOGIT_DIFF, NLL, Metric, correct
 from acdc.model import Model
 from acdc.prompts import Prompts
+from acdc.share import correlation, share_kept
 from discovery.shares import zero_point
 
 Floats = NDArray[np.float64]
@@ -55,19 +56,13 @@ def two_sided(run: Values, model: Values, empty: Values) -> TwoSided:
     """How alike a run and the model are, prompt by prompt."""
     score = run.score if run.score.ndim > 1 else run.score[:, None]
     target = np.broadcast_to(model.score[:, None], score.shape)
-    varied = min(np.ptp(score), np.ptp(target)) > 1e-9 * np.abs(target).max()
+    lost, whole = np.abs(score - target).mean(), np.abs(empty.score - model.score).mean()
     return TwoSided(
-        _share_kept(float(run.kl.mean()), float(empty.kl.mean())),
-        _share_kept(
-            float(np.abs(score - target).mean()), float(np.abs(empty.score - model.score).mean())
-        ),
-        float(np.corrcoef(score.ravel(), target.ravel())[0, 1]) if varied else None,
+        share_kept(float(run.kl.mean()), float(empty.kl.mean())),
+        share_kept(float(lost), float(whole)),
+        correlation(score.ravel(), target.ravel()),
         float(run.correct.mean()),
     )
-
-
-def _share_kept(lost: float, whole: float) -> float | None:
-    return 1 - lost / whole if differ(whole, 0.0) else None
 
 
 class Bench:
