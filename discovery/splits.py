@@ -7,7 +7,6 @@ as they say themselves (`split`), or by share. Only `test` has had no part in an
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from acdc.bridge import LoadedModel
 from acdc.prompts import Prompts
@@ -15,24 +14,18 @@ from discovery.build import task_prompts
 from discovery.settings import Settings
 from discovery.tasks.choices import NoneLeft, Part, Task
 
-SEED_STEP = 1_000_003  # between the seeds of the run's own prompts and of fresh ones
 SEEDS: dict[Part, int] = {"tune": 500_001, "test": 700_001}  # added to the run's
 
 
-@dataclass(frozen=True)
-class Splits:
-    """A run's prompts; None where there are none left."""
-
-    search: Prompts
-    tune: Prompts | None
-    test: Prompts | None
-
-
-def split(settings: Settings, loaded: LoadedModel, search: Prompts) -> Splits:
-    """The prompts that are held out beside those of the search."""
-    tune = _part(settings, loaded, "tune", settings.tune, [search])
-    seen = [p for p in (search, tune) if p is not None]
-    return Splits(search, tune, _part(settings, loaded, "test", settings.test, seen))
+def split(settings: Settings, loaded: LoadedModel, search: Prompts) -> dict[Part, Prompts]:
+    """The prompts that are held out beside those of the search, as far as there are any left."""
+    found: dict[Part, Prompts] = {}
+    sizes: dict[Part, int] = {"tune": settings.tune, "test": settings.test}
+    for part, n in sizes.items():
+        own = _part(settings, loaded, part, n, [search, *found.values()])
+        if own is not None:
+            found[part] = own
+    return found
 
 
 def _part(
@@ -65,6 +58,11 @@ def unseen(
     They need not differ from each other.
     """
     prompts = task_prompts(task, loaded, seed, needs, corrupt_for)
-    known = {tuple(row) for one in seen for row in one.clean.tolist()}
-    rows = [i for i, row in enumerate(prompts.clean.tolist()) if tuple(row) not in known]
+    rows = new_rows(prompts, seen)
     return prompts.take(rows[:n]) if rows else None
+
+
+def new_rows(prompts: Prompts, seen: Collection[Prompts]) -> list[int]:
+    """Of the prompts, those whose clean tokens are not among those seen."""
+    known = {tuple(row) for one in seen for row in one.clean.tolist()}
+    return [i for i, row in enumerate(prompts.clean.tolist()) if tuple(row) not in known]

@@ -13,6 +13,7 @@ from acdc.prompts import Prompts
 from discovery.build import task_prompts
 from discovery.evaluation_settings import FEWEST
 from discovery.settings import Settings
+from discovery.splits import new_rows
 from discovery.tasks.choices import PairsTask
 
 SEED_STEP = 1_000_003  # between the run's draws and a validation's
@@ -31,7 +32,7 @@ def held_out(
     more = settings.task.more(asked + sum(map(len, used)))
     drawn = settings.seed + SEED_STEP * (seed + 1)
     prompts = task_prompts(more, loaded, drawn, _needs(used[0]), _corrupt_for(settings))
-    rows = _unused(prompts, used)
+    rows = new_rows(prompts, used)
     if len(rows) < asked:
         where = f"{getattr(more, 'path', 'its file')} has"
         where = "the task gives" if more.draws else where
@@ -48,7 +49,7 @@ def _of_file(
     file = PairsTask(path=path, prepend_bos=settings.task.prepend_bos, part=None)
     file.check("prompts")
     prompts = task_prompts(file, loaded, settings.seed, _needs(used[0]), _corrupt_for(settings))
-    rows = _unused(prompts, used)
+    rows = new_rows(prompts, used)
     if len(rows) < FEWEST:
         raise InputError(
             f"prompts={path}: only {len(rows)} of its {len(prompts)} prompts are new to the run;"
@@ -63,8 +64,3 @@ def _needs(used: Prompts) -> tuple[str, ...]:
 
 def _corrupt_for(settings: Settings) -> str | None:
     return "validation" if settings.ablation.needs_corrupt else None
-
-
-def _unused(prompts: Prompts, used: Sequence[Prompts]) -> list[int]:
-    seen = {tuple(row) for one in used for row in one.clean.tolist()}
-    return [i for i, row in enumerate(prompts.clean.tolist()) if tuple(row) not in seen]

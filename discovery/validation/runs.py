@@ -97,7 +97,7 @@ def validate_runs(found: Sequence[Found], settings: FullEvaluation, say: Say) ->
         run = run.model_copy(update={"threads": settings.threads})
     loaded = load(run)
     used = build_prompts(run, loaded)
-    seen = [p for p in (used, split(run, loaded, used).tune) if p is not None]
+    seen = [used, *(p for part, p in split(run, loaded, used).items() if part == "tune")]
     prompts = held_out(run, loaded, seen, settings.prompts, settings.seed)
     say(f"{len(prompts)} held-out prompts, none of the run's {sum(map(len, seen))}")
     with torch.inference_mode():
