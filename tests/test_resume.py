@@ -10,20 +10,16 @@ import time
 from pathlib import Path
 
 import pytest
+from stopping import Stop, checkpoint_at_every_chance, stopped_after
 from test_settings import AS_PUBLISHED, settings
 
 from acdc.errors import InputError
-from discovery import propose as module
 from discovery.pipeline import discover
 from discovery.records import read_run
 
 ROOT = Path(__file__).parents[1]
 SAME = ("circuit.json", "edges.jsonl", "heads.json")
 ASKED = (*AS_PUBLISHED, "task.n=8", "method.threshold=0.02")
-
-
-class Stop(Exception):
-    pass
 
 
 @pytest.fixture(scope="module")
@@ -36,22 +32,7 @@ def whole(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def at_every_chance(monkeypatch):
     """Checkpoints are as many as can be."""
-    monkeypatch.setattr(module, "EVERY_SECONDS", 0.0)
-    monkeypatch.setattr(module, "OVERHEAD", 1e9)
-
-
-def stopped_after(monkeypatch, steps):
-    """The next attempt ends in the middle of that step: its lines are written, no more."""
-    write, done = module._Work.write, []
-
-    def until(self, step):
-        write(self, step)
-        done.append(step)
-        if len(done) == steps:
-            raise Stop
-
-    monkeypatch.setattr(module._Work, "write", until)
-    return lambda: monkeypatch.setattr(module._Work, "write", write)
+    checkpoint_at_every_chance(monkeypatch)
 
 
 def equal(one, two):
@@ -60,14 +41,12 @@ def equal(one, two):
 
 
 @pytest.mark.parametrize("steps", [1, 9, 26, 51, 97])
-def test_stopped_in_the_search(whole, tmp_path, monkeypatch, steps):
+def test_stopped_in_the_search(whole, tmp_path, steps):
     run = tmp_path / "run"
-    mend = stopped_after(monkeypatch, steps)
-    with pytest.raises(Stop):
+    with stopped_after(steps):
         discover(settings(*ASKED), run, [], lambda text: None)
     assert read_run(run).state == "failed" and not (run / "result.json").exists()
     assert (run / "checkpoint.safetensors").exists()
-    mend()
     with open(run / "edges.jsonl", "ab") as file:  # what a killed process had begun to write
         file.write(b'{"order": 7, "ed')
     result = discover(settings(*ASKED), run, [], lambda text: None)
@@ -82,13 +61,11 @@ def test_stopped_in_the_search(whole, tmp_path, monkeypatch, steps):
         assert result[name] == first[name]
 
 
-def test_stopped_again_and_again(whole, tmp_path, monkeypatch):
+def test_stopped_again_and_again(whole, tmp_path):
     run, moments = tmp_path / "run", random.Random(0)
     for _ in range(10):
-        mend = stopped_after(monkeypatch, moments.randint(5, 15))
-        with pytest.raises(Stop):
+        with stopped_after(moments.randint(5, 15)):
             discover(settings(*ASKED), run, [], lambda text: None)
-        mend()
         if (run / "circuit.json").exists():
             break
     discover(settings(*ASKED), run, [], lambda text: None)
@@ -97,7 +74,7 @@ def test_stopped_again_and_again(whole, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("method", ["acdc", "eap_ig"])
 def test_stopped_after_the_search_it_is_finished_from_its_circuit(tmp_path, monkeypatch, method):
-    asked = settings(*ASKED[:2], f"method={method}")
+    asked = settings("tracking=disabled", "task.n=8", f"method={method}")  # on its way to a target
     run, plain = tmp_path / "run", tmp_path / "plain"
 
     def broken(*args, **kwargs):
@@ -108,7 +85,8 @@ def test_stopped_after_the_search_it_is_finished_from_its_circuit(tmp_path, monk
         with pytest.raises(Stop):
             discover(asked, run, [], lambda text: None)
     with monkeypatch.context() as patch:
-        patch.setattr(type(asked.method), "find", broken)  # it is not asked again
+        for ask in ("find", "reach"):  # it is not asked again
+            patch.setattr(type(asked.method), ask, broken)
         result = discover(asked, run, [], lambda text: None)
     wanted = discover(asked, plain, [], lambda text: None)
     equal(plain, run)
@@ -117,12 +95,10 @@ def test_stopped_after_the_search_it_is_finished_from_its_circuit(tmp_path, monk
     assert result["seconds"]["search"] > 0
 
 
-def test_only_the_same_question_goes_on(whole, tmp_path, monkeypatch):
+def test_only_the_same_question_goes_on(whole, tmp_path):
     run = tmp_path / "run"
-    mend = stopped_after(monkeypatch, 9)
-    with pytest.raises(Stop):
+    with stopped_after(9):
         discover(settings(*ASKED), run, [], lambda text: None)
-    mend()
     before = {p.name: p.read_bytes() for p in run.iterdir() if p.is_file()}
     with pytest.raises(InputError, match="already holds a run"):
         discover(settings(*ASKED, "seed=3"), run, [], lambda text: None)

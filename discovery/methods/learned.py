@@ -48,7 +48,8 @@ class Learned(Scoring):
     def _starts_from_scores(self) -> Learned:
         scoring("start", self.start)
         if self.within is not None and self.within < self.middle:
-            raise ValueError(f"within={self.within}: fewer than n_edges={self.middle}")
+            field = "around" if self.n_edges is None else "n_edges"
+            raise ValueError(f"within={self.within}: fewer than {field}={self.middle}")
         return self
 
     @property

@@ -4,12 +4,12 @@ import re
 
 import numpy as np
 import pytest
+from stopping import checkpoint_at_every_chance, stopped_after
 from test_settings import AS_PUBLISHED, settings
 
 from acdc.errors import InputError
 from acdc.graph import Circuit
 from acdc.selection import best_edges
-from discovery import propose as module
 from discovery.methods import last
 from discovery.pipeline import discover
 from discovery.records import read_run
@@ -21,10 +21,6 @@ ASKED = {
 }
 # of the embedded model: a previous token head, induction heads that read it, and the tokens
 INDUCTION = r"input->a0\.h\d<v>|input->a1\.h\d<v>|a0\.h\d->a1\.h\d<[kv]>|a1\.h\d->logits"
-
-
-class Stop(Exception):
-    pass
 
 
 @pytest.fixture(scope="module", params=list(ASKED))
@@ -49,21 +45,10 @@ def test_the_induction_circuit_is_found(whole):
 @pytest.mark.parametrize("steps", [1, 4])
 def test_stopped_it_goes_on_and_ends_with_the_same_bytes(whole, tmp_path, monkeypatch, steps):
     name, folder = whole
-    monkeypatch.setattr(module, "EVERY_SECONDS", 0.0)
-    monkeypatch.setattr(module, "OVERHEAD", 1e9)
+    checkpoint_at_every_chance(monkeypatch)
     asked, run = settings(*AS_PUBLISHED, *ASKED[name]), tmp_path / "run"
-    write, done = module._Work.write, []
-
-    def until(self, step):
-        write(self, step)
-        done.append(step)
-        if len(done) == steps:
-            raise Stop
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module._Work, "write", until)
-        with pytest.raises(Stop):
-            discover(asked, run, [], lambda text: None)
+    with stopped_after(steps):
+        discover(asked, run, [], lambda text: None)
     assert (run / "checkpoint.safetensors").exists()
     discover(asked, run, [], lambda text: None)
     for file in ("circuit.json", "edges.jsonl"):
@@ -94,7 +79,7 @@ def test_scores_are_what_the_search_ends_with(whole):
         (["method=iterative", "method.rule=greedy"], "method.rule='greedy'"),
         (["method=learned", "method.n_edges=258"], "method.n_edges=258: allowed are .* 257"),
         (["method=learned", "method.within=258"], "method.within=258: the graph has 257 edges"),
-        (["method=learned", "method.within=9"], "method: within=9: fewer than n_edges=200"),
+        (["method=learned", "method.within=9"], "method: within=9: fewer than around=200"),
         (["method=learned", "method.start=acdc"], "start='acdc' gives no scores"),
         (["method=learned", "method.start=eap", "metric=kl"], "exactly zero"),
         (["method=learned", "method.steps=0"], "method.steps=0"),
