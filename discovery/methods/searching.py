@@ -104,8 +104,11 @@ def reach(
         "budget": total, "n_searches": attempt, "n_moves": len(moves),
         "tune_share": yardstick.of(mask),
     }  # fmt: skip
+    scores = found.scores.copy()  # of edges that came back, what that was worth
+    for move in (m for m in moves if m["kind"] == "back"):
+        scores[data.graph.edge(move["edge"])] = -move["effect"]
     yield replace(
-        found, mask=mask, metric=None, counts={**found.counts, **more},
+        found, mask=mask, scores=scores, metric=None, counts={**found.counts, **more},
         edges=tuple(replace(e, kept=kept[e.edge]) for e in found.edges),
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ from acdc.selection import best_edges
 from acdc.share import Share
 from discovery.evaluation import Measured, measure
 from discovery.holds import gap, holds
-from discovery.methods import last
+from discovery.methods import last, searching
 from discovery.methods.choosing import smallest
 from discovery.methods.greedy import ACDC
 from discovery.methods.scores import EAP, EAPIG
@@ -80,6 +80,20 @@ def test_a_search_may_begin_at_a_guides_best_edges_or_at_a_circuit(tmp_path):
     assert reached.counts["tune_share"] >= 0.6
     with pytest.raises(InputError, match="start=.*nowhere.*there is no such file"):
         last(ACDC(start="nowhere", threshold=0.01).find(search, METRICS["kl"], 0))
+
+
+def test_edges_that_came_back_score_what_that_was_worth(monkeypatch):
+    monkeypatch.setattr(searching, "ATTEMPTS", 1)  # so that the search falls short
+    search, tune = data("gpt2", seed=1)
+    *steps, found = ACDC(power=0.0).reach(search, METRICS["kl"], 0, 0.9, tune)
+    back = {s.row["reader"] for s in steps if s.row.get("kind") == "back"}
+    tests = {row["edge"]: row for s in steps for row in s.edges}
+    untested = {e for e in back if e not in tests}
+    assert untested  # else this says nothing
+    for name in back:
+        edge = search.graph.edge(name)
+        assert not found.mask[edge] or found.scores[edge] > 0
+    assert all(found.mask[search.graph.edge(e.edge)] == e.kept for e in found.edges)
 
 
 def test_a_method_that_came_to_a_size_finds_the_same_circuit_by_it():
