@@ -78,7 +78,9 @@ def make_ablation(choice: AblationChoice, task: Task, loaded: LoadedModel, seed:
 
     def references(path: str | None, n: int | None) -> Prompts:
         if path is None:
-            return task_prompts(task.more(n or 1), loaded, seed + REFERENCE_SEED)
+            # of a file: the lines of the search, so that none held out has a part in it
+            fresh = task.more(n or 1) if task.draws else task
+            return task_prompts(fresh, loaded, seed + REFERENCE_SEED if task.draws else seed)
         file = PairsTask(path=path, n=n, prepend_bos=task.prepend_bos, part=None)
         file.check("ablation")
         return task_prompts(file, loaded, seed)

@@ -69,6 +69,20 @@ def test_lines_may_say_themselves_what_they_are_for(tmp_path):
         assert sorted(r[0] for r in rows(prompts)) == [i for i, s in enumerate(said) if s == part]
 
 
+def test_the_mean_of_a_file_is_over_the_lines_of_the_search(tmp_path):
+    words = [
+        "task=pairs",
+        f"task.path={pairs(tmp_path, 40)}",
+        "ablation=mean",
+        "ablation.over=task",
+    ]
+    job = prepare(settings(*words))
+    assert rows(job.data.ablation.reference) == rows(job.data.prompts)
+    fresh = prepare(settings("task.n=8", *words[2:], "ablation.n=9")).data
+    assert len(fresh.ablation.reference) == 9
+    assert not rows(fresh.ablation.reference) & rows(fresh.prompts)
+
+
 def test_a_split_that_is_none_is_refused(tmp_path):
     path = pairs(tmp_path, 3, ["search", "dev", "test"])
     with pytest.raises(InputError, match="line 2: split is 'dev'; allowed are search, tune, test"):
