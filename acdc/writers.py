@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -122,17 +121,3 @@ class Writers:
             parts.append(index)
         for key, (at, parts) in groups.items():
             yield key, at, parts
-
-
-def concatenated(parts: Sequence[Writers]) -> Writers:
-    """Runs of several batches as one."""
-    first = parts[0]
-    z, rest = (torch.cat([getattr(p, name) for p in parts], dim=-3) for name in ("z", "rest"))
-    return Writers(first.graph, first.W_O, z, rest)
-
-
-def sizes(graph: Graph, d_head: int, n_pos: int) -> int:
-    """Numbers that a Writers holds for one prompt."""
-    heads = graph.n_layers * graph.n_heads * d_head
-    other = (1 + graph.n_layers * graph.has_mlp) * graph.d_model
-    return int(np.int64(n_pos) * (heads + other))

@@ -17,7 +17,7 @@ The seven survivors:
     no other behaviour (4)  two zeros for one where a rotary table asks only for the kind of number;
                             a loop's range one longer than where it breaks; counts of edges as
                             floats; the reader of an MLP where there is no MLP
-    a function that nothing calls (1)  acdc.writers.sizes
+    a function that nothing called (1)  gone since
     noticed since (2)  prompts without marks; the float32 trial of a model in half precision
 
 Survivors of the samples before (seeds 3 and 4; tests were written from what they showed) without
