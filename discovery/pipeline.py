@@ -35,6 +35,7 @@ from discovery.prepare import Job, Kept, prepare
 from discovery.propose import Proposed, propose
 from discovery.records import RunFolder, termination_as_exit
 from discovery.settings import Settings
+from discovery.shares import carried
 from discovery.tasks.choices import Part
 from discovery.tracking import Outcome, Tracker, check_tracking, start_tracker
 
@@ -255,16 +256,19 @@ def _write(
 
 
 def _subtitle(result: Mapping[str, Any], metric: Metric) -> str:
-    faith, size = result["faithfulness"], result["threshold"]
+    """How it was found and how good it is: on the test prompts, where there are any."""
+    part = "test" if "test" in result["splits"] else "search"
+    own, size = result["splits"][part], result["threshold"]
     how = result["method"] if size is None else f"{result['method']}, threshold {size:g}"
     how += "" if result["target"] is None else f", target {result['target']:g}"
     how += f": {result['n_edges']} of {result['n_edges_total']:,} edges"
-    if result["metric_circuit"] is None:
+    if own["circuit"] is None:
         return f"{how}, not evaluated: the task has no corrupt prompts"
-    how += f", {metric.name} {result['metric_circuit']:.3g} {metric.unit}"
-    if faith is None:
+    where = f"{own['n']} {'new' if part == 'test' else 'searched'} prompts"
+    how += f"; on {where} {metric.name} {own['circuit']:.3g} {metric.unit}"
+    if own["faithfulness"] is None:
         return f"{how}, faithfulness undefined"
-    return f"{how}, faithfulness {faith:.1%} (0%: every edge cut, {result['ablation']})"
+    return f"{how}, faithfulness {own['faithfulness']:.1%} (0%: {carried(result['ablation'])})"
 
 
 class _Clock:

@@ -132,7 +132,7 @@ def test_a_folder_is_never_shared(run):
 
 def test_same_seed_same_bytes_other_seed_other_bytes(run, tmp_path):
     for name, seed in (("same", 0), ("other", 1)):
-        discover(settings(*ASKED, f"seed={seed}"), tmp_path / name, [], print)
+        discover(settings(*ASKED, "test=20", f"seed={seed}"), tmp_path / name, [], print)
     for file in ("circuit.json", "edges.jsonl", "heads.json", "circuit.svg"):
         original = (run[0].folder / file).read_bytes()
         assert (tmp_path / "same" / file).read_bytes() == original
