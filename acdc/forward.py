@@ -43,6 +43,14 @@ class Trace:
     streams: Float[Tensor, "stream batch pos d_model"]
     patterns: tuple[Float[Tensor, "batch head pos pos"], ...]
 
+    def part(self, rows: range) -> Trace:
+        """Of some neighbouring prompts; a view."""
+        one = slice(rows.start, rows.stop)
+        return Trace(
+            self.writers.map(lambda x: x[..., one, :, :]), self.logits[one], self.streams[:, one],
+            tuple(p[one] for p in self.patterns),
+        )  # fmt: skip
+
 
 def stream_of(graph: Graph, layer: int, part: str) -> int:
     """Index into Trace.streams of what a reader of this layer and part sees."""
@@ -138,6 +146,16 @@ class PatchedForward:
     def under(self, ablation: Ablation) -> PatchedForward:
         """The same two runs with other values on cut edges; see also Data.under."""
         return replace(self, ablation=ablation)
+
+    def pieces(self, most: int) -> Iterator[PatchedForward]:
+        """The same runs, at most so many prompts at a time; nothing is copied."""
+        for start in range(0, len(self.prompts), most):
+            some = range(start, min(start + most, len(self.prompts)))
+            yield replace(
+                self, prompts=self.prompts.take(some), clean=self.clean.part(some),
+                corrupt=self.corrupt.part(some), _bound={},
+                rows=range(self.rows.start + some.start, self.rows.start + some.stop),
+            )  # fmt: skip
 
     def swapped(self) -> PatchedForward:
         """The corrupted prompts' run, into which cut edges carry clean outputs (denoising)."""

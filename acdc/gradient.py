@@ -24,6 +24,7 @@ from acdc.forward import PatchedForward, stream_of
 from acdc.live import plan
 from acdc.metrics import Bound
 
+MASKED_PART = 8  # prompts of a masked run that is differentiated, at most
 # (a metric of some prompts, logits [batch, vocab]) -> what is to be low, one number a prompt
 Loss = Callable[[Bound, Tensor], Tensor]
 LOSSES: dict[str, Loss] = {

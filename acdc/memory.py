@@ -17,13 +17,15 @@ import torch
 
 from acdc.data import BATCH_BYTES, PART, POINT_ROWS
 from acdc.errors import InputError
+from acdc.gradient import MASKED_PART
 from acdc.model import Model
 
-Work = Literal["search", "gradients", "runs", "masks"]
+# targeted: a search, then gradients of masks and circuits on prompts that are held beside
+Work = Literal["search", "targeted", "gradients", "runs", "masks"]
+SEARCHES: tuple[Work, ...] = ("search", "targeted")
 GIB = 2**30
 RESERVE = 0.1  # of what is free, left to others
 LEAST_BATCH = 64 << 20  # bytes of trial cuts below which a search is not worth beginning
-MASKED_PART = 8  # prompts of a masked run that is differentiated, at most
 LIVE = 8  # tensors of a whole stream that a variant holds, where few readers are alive
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -36,6 +38,7 @@ class Shape:
     n: int  # prompts
     n_pos: int  # tokens of each
     has_corrupt: bool
+    beside: int = 0  # prompts whose runs are held too, to tune on
 
     @property
     def number(self) -> int:
@@ -59,8 +62,12 @@ class Shape:
 
     def held(self) -> int:
         """Bytes of both runs of all prompts, and of what a metric keeps of the clean logits."""
+        return (self.n + self.beside) * self.prompt()
+
+    def prompt(self) -> int:
+        """Of which each prompt has so many."""
         both = self.run(lean=False) + (self.run(lean=True) if self.has_corrupt else 0)
-        return self.n * (both + self.model.W_U.shape[1] * self.number)
+        return both + self.model.W_U.shape[1] * self.number
 
     @property
     def writers(self) -> int:
@@ -139,17 +146,18 @@ def plan(shape: Shape, work: Work, limit_gib: float | None = None) -> Plan:
     if least > limit:
         raise InputError(_refusal(shape, work, now, limit, least))
     room = limit - now - shape.held() - shape.pass_(part)
-    batch = min(BATCH_BYTES, max(LEAST_BATCH, room // 2)) if work == "search" else BATCH_BYTES
+    batch = min(BATCH_BYTES, max(LEAST_BATCH, room // 2)) if work in SEARCHES else BATCH_BYTES
     working = _working(shape, work, part, batch)
-    hold = work == "search" or now + shape.held() + working <= limit
-    held = shape.held() if hold else part * shape.held() // shape.n
+    hold = work in SEARCHES or now + shape.held() + working <= limit
+    held = shape.held() if hold else part * shape.prompt()
     peak = now + held + max(working, shape.pass_(part))
     return Plan(PART if part == shape.n else part, hold, batch, peak, limit)
 
 
 def _working(shape: Shape, work: Work, part: int, batch_bytes: int) -> int:
-    if work == "search":
-        return shape.pass_(part) + min(batch_bytes // 2, _usual_batch(shape))
+    if work in SEARCHES:
+        search = shape.pass_(part) + min(batch_bytes // 2, _usual_batch(shape))
+        return search if work == "search" else max(search, shape.masked(min(part, MASKED_PART)))
     if work == "masks":
         return shape.masked(part)
     return shape.gradients(part) if work == "gradients" else shape.pass_(part)
@@ -166,15 +174,15 @@ def _usual_batch(shape: Shape) -> int:
 
 def _least(shape: Shape, work: Work, part: int) -> int:
     """Bytes on top of what the process has, without which the work cannot be done."""
-    held = shape.held() if work == "search" else part * shape.held() // shape.n
+    held = shape.held() if work in SEARCHES else part * shape.prompt()
     return held + _working(shape, work, part, LEAST_BATCH)
 
 
 def _refusal(shape: Shape, work: Work, now: int, limit: int, least: int) -> str:
-    per_prompt = shape.held() / shape.n
-    fits = max(0, int((limit - now - shape.pass_(1) - LEAST_BATCH) / per_prompt))
+    working = max(shape.pass_(1) + LEAST_BATCH, _working(shape, work, 1, LEAST_BATCH))
+    fits = max(0, int((limit - now - working) / shape.prompt()) - shape.beside)
     what = f"{shape.n} prompts of {shape.n_pos} tokens take {least / GIB:.2f} GiB"
-    less = f"task.n={fits} or fewer, or " if work == "search" and fits else ""
+    less = f"task.n={fits} or fewer, or " if work in SEARCHES and fits else ""
     return (
         f"memory_gib={limit / GIB:.2f}: {what}, of which the process has {now / GIB:.2f} already;"
         f" ask for {less}memory_gib={least / GIB + 0.01:.2f} or more"

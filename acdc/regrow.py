@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from acdc.data import Data
-from acdc.gradient import LOSSES, MaskedRun
+from acdc.gradient import LOSSES, MASKED_PART, MaskedRun
 from acdc.metrics import Metric
 
 Mask = NDArray[np.bool_]  # [writers, readers]
@@ -100,7 +100,7 @@ def _edge(mask: Mask, index: int) -> Edge:
 def slopes(data: Data, metric: Metric, mask: Mask) -> NDArray[np.float64]:
     """[writers, readers]: d mean error / d mask at a circuit, of all edges, kept or cut."""
     total = np.zeros(mask.shape)
-    for forward in data:
+    for forward in (piece for part in data for piece in part.pieces(MASKED_PART)):
         run = MaskedRun(forward, torch.tensor(mask).to(forward.model.W_E), forward.graph.legal)
         losses = LOSSES["error"](forward.bound(metric), run.logits)
         total += run.gradient(losses).double().cpu().numpy()

@@ -90,20 +90,20 @@ class Job:
 
     @cached_property
     def held_out(self) -> Mapping[Part, Data]:
-        """Prompts to tune and to test on, as far as the task has them; runs are not held."""
-        splits = split(self.settings, self.loaded, self.data.prompts)
+        """Prompts to tune and to test on, as far as the task has them.
+
+        Many circuits are run on those to tune on, so their runs are held like the search's.
+        """
         found: dict[Part, Data] = {}
-        parts: dict[Part, Prompts | None] = {"tune": splits.tune, "test": splits.test}
-        for part, prompts in parts.items():
-            if prompts is None:
-                continue
+        for part, prompts in split(self.settings, self.loaded, self.data.prompts).items():
             try:
                 paired = self.settings.ablation.pair(prompts, self.settings.seed + SEEDS[part])
             except InputError:  # too few to be each other's partners
                 continue
             found[part] = Data(
                 self.loaded.model, self.data.graph, paired, self.data.ablation, self.plan.part,
-                hold=False, batch_bytes=self.plan.batch_bytes,
+                self.plan.hold and part == "tune" and self.settings.aim is not None,
+                self.plan.batch_bytes,
             )  # fmt: skip
         return found
 
@@ -142,8 +142,11 @@ def prepare(settings: Settings, kept: Kept | None = None) -> Job:
     loaded = load(settings, kept)
     data = kept.data(settings, loaded, metric)
     metric.check(data.prompts)
-    shape = Shape(loaded.model, len(data), data.n_pos, data.prompts.has_corrupt)
-    how = plan(shape, settings.method.works, settings.memory_gib)
+    tuned, works = settings.aim is not None, settings.method.works
+    beside = settings.tune if tuned else 0
+    shape = Shape(loaded.model, len(data), data.n_pos, data.prompts.has_corrupt, beside)
+    works = "targeted" if tuned and works == "search" else works
+    how = plan(shape, works, settings.memory_gib)
     data = data.arranged(how.part, how.hold, how.batch_bytes)
     ablation = make_ablation(settings.ablation, settings.task, loaded, settings.seed)
     return Job(loaded, data.under(ablation), metric, how, settings)

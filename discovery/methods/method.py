@@ -13,7 +13,7 @@ from acdc.errors import InputError
 from discovery.fields import Count, Named
 from discovery.methods.found import Found, Resume, Step
 
-Work = Literal["search", "gradients", "runs", "masks"]  # as in acdc/memory.py
+Work = Literal["search", "targeted", "gradients", "runs", "masks"]  # as in acdc/memory.py
 
 
 class Method(Named):

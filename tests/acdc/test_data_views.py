@@ -190,3 +190,20 @@ def test_runs_made_in_inference_mode_may_be_passed_by_gradients():
         forward = some[0]
         assert not forward.clean.logits.is_inference()
     assert not forward.clean.logits.requires_grad
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_pieces_of_a_part_are_the_same_runs(ablation, runs):
+    whole = data(ablation=ABLATIONS[ablation], part=5)[0]
+    mask = masks()[1]
+    logits = whole.run(mask)
+    runs.clear()
+    found = list(data(ablation=ABLATIONS[ablation], part=5)[0].pieces(2))
+    assert [f.rows for f in found] == [range(0, 2), range(2, 4), range(4, 5)]
+    assert [f.prompts.answers for f in found] == [PROMPTS.answers[i : i + 2] for i in (0, 2, 4)]
+    torch.testing.assert_close(torch.cat([f.run(mask) for f in found]), logits, atol=1e-11, rtol=0)
+    values = torch.cat([f.bound(KL).of_logits(f.run(mask)) for f in found])
+    torch.testing.assert_close(values, whole.bound(KL).of_logits(logits), atol=1e-11, rtol=0)
+    assert runs == [(5, False), (5, True)]  # cut, not run again
+    later = found[2].pieces(1)
+    assert [f.rows for f in later] == [range(4, 5)]

@@ -139,6 +139,21 @@ def test_a_search_holds_all_and_gives_half_of_the_room_to_its_batch():
 
 
 @pytest.mark.usefixtures("machine")
+def test_a_search_to_a_target_holds_the_tuning_prompts_and_differentiates_masks():
+    one, both = shape(n=100), Shape(LLAMA, 100, 6, True, beside=64)
+    assert both.held() == one.held() + 64 * (2 * RUN + STREAMS + 50 * 4)
+    plain, found = (plan(both, work, 64.0) for work in ("search", "targeted"))
+    assert found.hold and found.part == 32 and found.batch_bytes == plain.batch_bytes
+    usual = 8 * 11 * 100 * TOKEN
+    search = max(one.pass_(32) + usual, one.pass_(32))
+    assert plain.peak == 1000 + both.held() + search
+    assert found.peak == 1000 + both.held() + max(search, one.masked(8))
+    few = Shape(LLAMA, 2, 6, True, beside=64)  # gradients are the larger here
+    assert few.masked(2) > few.pass_(2) + 8 * 11 * 2 * TOKEN
+    assert plan(few, "targeted", 64.0).peak == 1000 + few.held() + few.masked(2)
+
+
+@pytest.mark.usefixtures("machine")
 def test_a_plan_in_words(monkeypatch):
     one = shape(n=100)
     says = memory.Plan(32, True, 1, 3 * GIB // 2, 4 * GIB).says()
