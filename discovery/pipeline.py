@@ -143,6 +143,8 @@ def plan_only(settings: Settings, say: Say) -> None:
 def estimate(settings: Settings, job: Job, forward_seconds: float) -> str:
     """Memory and time of the run, before it begins."""
     passes = settings.method.passes(job.data.graph)
+    if settings.aim is not None and settings.method.works == "search":
+        passes = None  # a few searches, each as long as the circuit is large
     one = f"a plain forward pass of all prompts takes {forward_seconds:.3g} s"
     if passes is None:
         return f"{job.plan.says()}\ntime: {one}; how many {settings.method.name} takes is not known"
