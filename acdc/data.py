@@ -154,6 +154,10 @@ class Data:
         other.prompts = self.prompts.take(range(other._rows[-1].stop))
         return other
 
+    def at_least(self, n: int) -> Data:
+        """As few of the first parts as have n prompts; all of them where there are fewer."""
+        return self.first_parts(min(self.n_parts, -(-n // self.part)))
+
     def arranged(self, part: int, hold: bool, batch_bytes: int) -> Data:
         """The same prompts, otherwise worked on; runs that still fit are kept."""
         if (part, hold) != (self.part, self.hold):

@@ -20,17 +20,48 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from acdc.data import Data
 from acdc.forward import PatchedForward, stream_of
 from acdc.live import plan
-from acdc.metrics import Bound
+from acdc.metrics import KL, Bound, Metric, differ
 
 MASKED_PART = 8  # prompts of a masked run that is differentiated, at most
-# (a metric of some prompts, logits [batch, vocab]) -> what is to be low, one number a prompt
-Loss = Callable[[Bound, Tensor], Tensor]
-LOSSES: dict[str, Loss] = {
-    "error": lambda bound, logits: bound.error(logits),  # two-sided: how far from the model
-    "metric": lambda bound, logits: bound.sign * bound.of_logits(logits),
-}
+SCALE_PROMPTS = 64  # that say how far the empty circuit is from the model
+ROUND = 0.02  # of that scale: within it an error counts by its square, so its slope has no jump
+
+# (runs of some prompts, logits [batch, vocab]) -> what is to be low, one number a prompt
+Loss = Callable[[PatchedForward, Tensor], Tensor]
+
+
+def lost_share(data: Data, metric: Metric) -> Loss:
+    """What the circuit loses of the model, two-sided: 0 = the model, 1 = as far as the empty one.
+
+    The mean of KL's and of the metric's error, each as a share of the empty circuit's; see
+    acdc/share.py. Metrics that do not tell the empty circuit from the model are left out.
+    """
+    few, nothing = data.at_least(SCALE_PROMPTS), np.zeros_like(data.graph.legal)
+    both = {m: float(few.errors(m, [nothing]).mean()) for m in dict.fromkeys((metric, KL))}
+    scales = {m: scale for m, scale in both.items() if differ(scale, 0.0)}
+
+    def loss(forward: PatchedForward, logits: Tensor) -> Tensor:
+        parts = [_rounded(forward.bound(m), logits, s) / s for m, s in scales.items()]
+        return torch.stack([*parts, 0.0 * logits[:, 0]]).sum(0) / max(1, len(scales))
+
+    return loss
+
+
+def _rounded(bound: Bound, logits: Tensor, scale: float) -> Tensor:
+    """The error, with a round bottom where it would be a kink: not that of a divergence."""
+    error, width = bound.error(logits), ROUND * scale
+    return error if bound.metric.flat_at_clean else (error**2 + width**2).sqrt() - width
+
+
+def signed(data: Data, metric: Metric) -> Loss:
+    """The metric itself, its sign such that low is good."""
+    return lambda forward, logits: metric.sign * forward.bound(metric).of_logits(logits)
+
+
+LOSSES: dict[str, Callable[[Data, Metric], Loss]] = {"share": lost_share, "metric": signed}
 
 
 @dataclass(frozen=True, eq=False)

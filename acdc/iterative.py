@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from acdc.data import Data
 from acdc.errors import InputError
 from acdc.forward import PatchedForward
-from acdc.gradient import LOSSES, MaskedRun
+from acdc.gradient import LOSSES, Loss, MaskedRun
 from acdc.graph import Circuit
 from acdc.metrics import Metric
 from acdc.minibatches import Minibatches
@@ -42,8 +42,8 @@ class How:
     batch: int = 16  # prompts
     points: int = 2
     keep: float = 0.5  # weight of the past in the moving average
-    loss: Literal["error", "metric"] = "error"  # two-sided, or the metric itself: low = good
-    ranking: Literal["signed", "absolute"] = "signed"
+    loss: Literal["share", "metric"] = "share"  # two-sided, or the metric itself: low = good
+    ranking: Literal["signed", "absolute"] = "absolute"
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,7 @@ class Round:
     mask: Mask  # the circuit
     average: Scores
     left: NDArray[np.int64]  # [writers, readers]: 1 for the first edge that was dropped; 0: none
-    loss: float  # of the circuit that was scored, on its minibatch, in the metric's unit
+    loss: float  # of the circuit that was scored, on its minibatch
 
     @property
     def n_edges(self) -> int:
@@ -83,10 +83,11 @@ def iterative(
     if not (0 < how.drop < 1 and 0 <= how.keep < 1 and how.points >= 1):
         raise InputError(f"{how}: needs 0 < drop < 1, 0 <= keep < 1, points >= 1")
     batches, graph = Minibatches(data, how.batch, seed), data.graph
+    loss_of = LOSSES[how.loss](data, metric)
     nothing = np.zeros(graph.legal.shape)
     now = last or Round(0, graph.legal.copy(), nothing, nothing.astype(np.int64), 0.0)
     while now.number == 0 or now.n_edges > n_edges:
-        scores, loss = circuit_scores(batches.at(now.number), metric, now.mask, how)
+        scores, loss = circuit_scores(batches.at(now.number), loss_of, now.mask, how.points)
         past = how.keep if now.number else 0.0
         average = past * now.average + (1 - past) * scores
         size = np.abs(average) if how.ranking == "absolute" else average
@@ -99,26 +100,25 @@ def iterative(
 
 
 def circuit_scores(
-    batch: Iterable[PatchedForward], metric: Metric, mask: Mask, how: How
+    batch: Iterable[PatchedForward], loss_of: Loss, mask: Mask, points: int
 ) -> tuple[Scores, float]:
-    """(scores of the circuit's edges, mean loss of the circuit), in the loss's unit.
+    """(scores of the circuit's edges, mean loss of the circuit).
 
     Losses are summed over prompts and divided once by their number.
     """
     total, loss, n = np.zeros(mask.shape), 0.0, 0
     ones = torch.ones(mask.shape)
     for forward in batch:
-        bound, n = forward.bound(metric), n + len(forward.prompts)
-        change = None
-        for k in reversed(range(1, how.points + 1)):
-            run = MaskedRun(forward, ones, mask, k / how.points)
+        change, n = None, n + len(forward.prompts)
+        for k in reversed(range(1, points + 1)):
+            run = MaskedRun(forward, ones, mask, k / points)
             change = run.change if change is None else change
-            losses = LOSSES[how.loss](bound, run.logits)
+            losses = loss_of(forward, run.logits)
             total -= run.gradient(losses, change).double().cpu().numpy()
-            loss += float(losses.detach().sum()) if k == how.points else 0.0
+            loss += float(losses.detach().sum()) if k == points else 0.0
     if not np.isfinite(total).all():
         raise FloatingPointError("an edge score is NaN or infinite: so is the metric or a gradient")
-    return total / (n * how.points), loss / n
+    return total / (n * points), loss / n
 
 
 def _best(size: Scores, mask: Mask, n_edges: int) -> Mask:

@@ -5,8 +5,8 @@ Each step draws a budget k between two sizes, log-uniform, and runs the model th
     m_i = sigmoid((s_i - tau) / T),   tau such that  sum m = k
 
 so masks of larger budgets contain those of smaller ones, softly; T falls from step to step, so in
-the end they are nearly circuits. The loss is the error of the masked run against the model, the
-mean over a minibatch. With g = d loss / d m, as tau moves with s (implicit differentiation),
+the end they are nearly circuits. The loss is what the masked run loses of the model, the mean over
+a minibatch. With g = d loss / d m, as tau moves with s (implicit differentiation),
 
     d loss / d s_j = p_j / T (g_j - sum_i g_i p_i / sum_i p_i),   p = m (1 - m)
 
@@ -31,7 +31,7 @@ from torch import Tensor
 from acdc.data import Data
 from acdc.errors import InputError
 from acdc.forward import PatchedForward
-from acdc.gradient import LOSSES, MaskedRun
+from acdc.gradient import LOSSES, Loss, MaskedRun
 from acdc.graph import Graph
 from acdc.metrics import Metric
 from acdc.minibatches import Minibatches
@@ -40,6 +40,7 @@ Mask = NDArray[np.bool_]  # [writers, readers]
 Scores = NDArray[np.float64]  # [writers, readers]
 BETAS, EPS = (0.9, 0.99), 1e-10  # of Adam; gradients of single edges are small
 HALVINGS = 60  # of the interval that holds tau
+NEGLIGIBLE = 1e-4  # an entry of a mask below it is taken for 0, so that few edges cost little
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class How:
     rate: float = 0.05  # of Adam, falls to 0 over the steps
     warm: float = 1.0  # temperature at the first step
     cold: float = 0.1  # and at the last
-    loss: Literal["error", "metric"] = "error"
+    loss: Literal["share", "metric"] = "share"
 
     def temperature(self, step: int) -> float:
         """Of a step, geometrically between the two."""
@@ -73,7 +74,7 @@ class State:
     scores: Float[Tensor, " edges"]
     mean: Float[Tensor, " edges"]  # of Adam: of the gradient
     square: Float[Tensor, " edges"]  # and of its square
-    loss: float = 0.0  # of the last step, mean over its minibatch, in the metric's unit
+    loss: float = 0.0  # of the last step, mean over its minibatch
     budget: float = 0.0  # of the last step
 
 
@@ -122,27 +123,30 @@ def learn(
     FloatingPointError if the loss or a gradient is NaN or infinite.
     """
     n, batches, now = int(within.sum()), Minibatches(data, how.batch, seed), first
+    loss_of = LOSSES[how.loss](data, metric)
     if not 0 < how.smallest <= how.largest < n:
         raise InputError(f"sizes {how.smallest:g} to {how.largest:g} lie not within the {n} edges")
     while now.steps < how.steps:
         heat, budget = how.temperature(now.steps), how.budget(now.steps, seed)
         mask = top_k(now.scores, budget, heat)
-        gradient, loss = _slope(batches.at(now.steps), metric, within, mask, how)
+        mask = mask * (mask > NEGLIGIBLE)
+        gradient, loss = _slope(batches.at(now.steps), loss_of, within, mask)
         now = _adam(now, through_top_k(gradient, mask, heat), how)
         now = replace(now, loss=loss, budget=budget)
         yield now
 
 
 def _slope(
-    batch: Iterable[PatchedForward], metric: Metric, within: Mask, mask: Tensor, how: How
+    batch: Iterable[PatchedForward], loss_of: Loss, within: Mask, mask: Tensor
 ) -> tuple[Tensor, float]:
-    """(d mean loss / d mask, mean loss) of a minibatch."""
+    """(d mean loss / d mask, mean loss) of a minibatch; 0 where the mask is 0."""
     edges = torch.tensor(within)
     whole = torch.zeros(within.shape, dtype=mask.dtype).masked_scatter(edges, mask)
+    active = (whole > 0).numpy()
     total, loss, n = torch.zeros_like(mask), 0.0, 0
     for forward in batch:
-        run = MaskedRun(forward, whole, within)
-        losses = LOSSES[how.loss](forward.bound(metric), run.logits)
+        run = MaskedRun(forward, whole, active)
+        losses = loss_of(forward, run.logits)
         total += run.gradient(losses).double().cpu()[edges]
         loss, n = loss + float(losses.detach().sum()), n + len(forward.prompts)
     if not (math.isfinite(loss) and bool(total.isfinite().all())):

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from acdc.data import Data
-from acdc.gradient import LOSSES, MASKED_PART, MaskedRun
+from acdc.gradient import MASKED_PART, MaskedRun
 from acdc.metrics import Metric
 
 Mask = NDArray[np.bool_]  # [writers, readers]
@@ -102,6 +102,6 @@ def slopes(data: Data, metric: Metric, mask: Mask) -> NDArray[np.float64]:
     total = np.zeros(mask.shape)
     for forward in (piece for part in data for piece in part.pieces(MASKED_PART)):
         run = MaskedRun(forward, torch.tensor(mask).to(forward.model.W_E), forward.graph.legal)
-        losses = LOSSES["error"](forward.bound(metric), run.logits)
+        losses = forward.bound(metric).error(run.logits)
         total += run.gradient(losses).double().cpu().numpy()
     return total / len(data)

@@ -30,8 +30,8 @@ class Iterative(Scoring):
 
     threshold: None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     rule: Literal["top_n"] = "top_n"  # pyright: ignore[reportIncompatibleVariableOverride]
-    ranking: Literal["signed", "absolute"] = "signed"
-    loss: Literal["error", "metric"] = "error"
+    ranking: Literal["signed", "absolute"] = "absolute"
+    loss: Literal["share", "metric"] = "share"
     drop: Share = Field(0.2, gt=0)
     batch: Count = 16
     points: Count = 2

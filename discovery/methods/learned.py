@@ -34,7 +34,7 @@ class Learned(Scoring):
     threshold: None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     rule: Literal["top_n"] = "top_n"  # pyright: ignore[reportIncompatibleVariableOverride]
     ranking: Literal["signed"] = "signed"  # pyright: ignore[reportIncompatibleVariableOverride]
-    loss: Literal["error", "metric"] = "error"
+    loss: Literal["share", "metric"] = "share"
     spread: Annotated[FiniteFloat, Field(ge=1)] = 4.0
     steps: Count = 300
     batch: Count = 8

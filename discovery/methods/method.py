@@ -59,6 +59,23 @@ class Method(Named):
         """The same method with the size that it came to (Found.counts) on its way to a target."""
         return self
 
+    def times(self, factor: float) -> Method:
+        """The same method, asked for circuits so many times larger: n_edges multiplied, else a
+        threshold or budget divided. InputError if it is to have a size and has none.
+        """
+        self.asked_for()
+        if factor == 1:
+            return self
+        sizes = {f: getattr(self, f, None) for f in ("n_edges", "threshold", "budget")}
+        own = {f: size for f, size in sizes.items() if size is not None}
+        if not own:
+            raise InputError(f"times={factor:g}: method={self.name} has no size to multiply")
+        changed = {
+            f: max(1, round(size * factor)) if f == "n_edges" else size / factor
+            for f, size in own.items()
+        }
+        return self.model_copy(update=changed)
+
     def asked_for(self) -> None:
         """InputError if it is to find a circuit, and nobody said how large."""
         if not self.sized:

@@ -7,7 +7,6 @@ method under mean ablation, is run again in full each time, hence fewer resample
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +14,8 @@ from numpy.typing import NDArray
 
 from acdc.data import Data
 from acdc.metrics import Metric
-from discovery.methods import Method, Scoring, last
-from discovery.methods.choosing import choose
+from discovery.consensus.circuits import averages, circuits
+from discovery.methods import Method
 from discovery.statistics.stability import inclusion, jaccard, nogueira
 from discovery.validation.bench import Mask
 
@@ -45,46 +44,22 @@ def stability(
     graph, means = data.graph, averages(method, data)
     count = resamples if means else searches
     rows = rng.integers(len(data), size=(count, len(data)))
-    circuits = (_means if means else _again)(method, data, metric, seed, rows)
-    masks = np.array([m[graph.legal] for m in circuits])
-    found, alike = inclusion(masks), jaccard(masks)
+    found = circuits(method, data, metric, rows.tolist(), [seed] * count)
+    masks = np.array([m[graph.legal] for m in found])
+    often, alike = inclusion(masks), jaccard(masks)
     own = mask[graph.legal]
     return Stability(
         resamples=count,
         edges=tuple(graph.edge_name(w, r) for w, r in np.argwhere(mask).tolist()),
-        frequency=_floats(found.frequency[own]),
-        low=_floats(found.low[own]),
-        high=_floats(found.high[own]),
-        stable=int(found.stable.sum()),
-        undecided=int(found.undecided.sum()),
+        frequency=_floats(often.frequency[own]),
+        low=_floats(often.low[own]),
+        high=_floats(often.high[own]),
+        stable=int(often.stable.sum()),
+        undecided=int(often.undecided.sum()),
         jaccard=(float(alike.min()), float(np.median(alike)), float(alike.max())),
         phi=nogueira(masks),
         sizes=tuple(masks.sum(1).tolist()),
     )
-
-
-def averages(method: Method, data: Data) -> bool:
-    """Whether its scores on a resample are the mean of what they are on single prompts."""
-    return method.by_prompt and data.ablation.by_prompt
-
-
-def _again(
-    method: Method, data: Data, metric: Metric, seed: int, rows: NDArray[np.int64]
-) -> Iterator[Mask]:
-    """The method in full on each resample."""
-    for chosen in rows:
-        yield last(method.find(data.take(chosen.tolist()), metric, seed)).mask
-
-
-def _means(
-    method: Method, data: Data, metric: Metric, seed: int, rows: NDArray[np.int64]
-) -> Iterator[Mask]:
-    """Each resample's scores as the mean of its prompts' scores."""
-    assert isinstance(method, Scoring)  # averages() said so
-    each = [method.scores(data.take([i]), metric, seed) for i in range(len(data))]
-    scores = np.stack(each)
-    for chosen in rows:
-        yield choose(method, data.graph, scores[chosen].mean(0), seed).circuit.mask
 
 
 def _floats(values: NDArray[np.float64]) -> tuple[float, ...]:

@@ -15,10 +15,11 @@ from acdc.graph import Circuit
 from discovery.ablations.choices import AblationChoice
 from discovery.build import build_prompts, make_ablation
 from discovery.evaluation_settings import FullEvaluation
+from discovery.finished import read_finished
 from discovery.json_files import write_json
 from discovery.prepare import load
-from discovery.records import read_run, termination_as_exit
-from discovery.settings import Settings, read_settings
+from discovery.records import termination_as_exit
+from discovery.settings import Settings
 from discovery.splits import split
 from discovery.tracking import Outcome, start_tracker
 from discovery.validation.held_out import held_out
@@ -72,17 +73,9 @@ def read_found(folders: Sequence[Path]) -> list[Found]:
 
 
 def _read(folder: Path) -> Found:
-    run = read_run(folder)
-    if run.state != "done" or run.config is None or run.circuit is None:
-        raise InputError(
-            f"run={folder}: its state is {run.state!r}; only a finished run has a circuit"
-        )
-    settings = read_settings(run.config["config"])
-    if settings.aim is not None and run.result is not None:  # as large as it came to
-        method = settings.method.of_size(run.result)
-        settings = settings.model_copy(update={"method": method})
-    if run.result is None or not run.result.get("n_edges"):
-        raise InputError(f"run={folder}: its circuit has no edges, so there is nothing to validate")
+    done = read_finished(folder)
+    settings, run = done.settings, done.run
+    assert run.circuit is not None and run.result is not None  # it is finished
     path = folder / "heads.json"
     heads = json.loads(path.read_text(encoding="utf-8"))["heads"] if path.exists() else {}
     attention = {name: entry["attention"] for name, entry in heads.items()}

@@ -21,6 +21,7 @@ from acdc.data import Data
 from acdc.errors import InputError
 from acdc.graph import Circuit
 from acdc.prompts import Prompts
+from discovery.consensus.circuits import averages
 from discovery.evaluation_settings import FullEvaluation
 from discovery.rungs import NONE, OWN, TWINS
 from discovery.scrubbing.score import effect, recovered
@@ -48,7 +49,7 @@ from discovery.validation.knockouts import (
     completeness,
     minimality_tests,
 )
-from discovery.validation.resamples import Stability, averages, stability
+from discovery.validation.resamples import Stability, stability
 from discovery.validation.resampling import HOWS, How, Scrubbed, resampled_baseline, scrub_circuit
 
 FORWARDS = 3  # plain passes and scrub samples that are timed

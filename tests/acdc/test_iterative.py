@@ -9,7 +9,7 @@ import torch
 
 from acdc.data import Data
 from acdc.errors import InputError
-from acdc.gradient import LOSSES
+from acdc.gradient import LOSSES, lost_share
 from acdc.graph import Circuit
 from acdc.iterative import How, circuit_scores, iterative
 from acdc.masked import masked_run
@@ -30,13 +30,14 @@ def some_circuit(graph, share=0.4):
     return Circuit(graph, mask).pruned().mask
 
 
-@pytest.mark.parametrize("metric, loss", [("kl", "error"), ("logit_diff", "metric")])
+@pytest.mark.parametrize("metric, loss", [("kl", "share"), ("logit_diff", "metric")])
 def test_one_point_is_minus_the_gradient_of_the_mask(metric, loss):
     data, metric = setup(metric=metric, n=3)
     circuit = some_circuit(data.graph)
-    scores, value = circuit_scores(data, metric, circuit, How(points=1, loss=loss))
+    loss_of = LOSSES[loss](data, metric)
+    scores, value = circuit_scores(data, loss_of, circuit, 1)
     mask = torch.tensor(circuit, dtype=torch.float64).requires_grad_()
-    wanted = LOSSES[loss](data[0].bound(metric), masked_run(data[0], mask)).mean()
+    wanted = loss_of(data[0], masked_run(data[0], mask)).mean()
     wanted.backward()
     np.testing.assert_allclose(scores, -mask.grad.numpy() * circuit, rtol=0, atol=1e-10)
     assert value == pytest.approx(wanted.item()) and np.abs(scores).max() > 1e-3
@@ -48,8 +49,9 @@ def test_with_many_points_the_inputs_edges_add_up_to_what_the_input_does():
     circuit = some_circuit(data.graph, 0.9)
     without = circuit.copy()
     without[0] = False
-    ends = data.errors(metric, [without, circuit]).mean(1)
-    scores, _ = circuit_scores(data, metric, circuit, How(points=400))
+    empty, *ends = data.errors(metric, [np.zeros_like(circuit), without, circuit]).mean(1)
+    scores, _ = circuit_scores(data, lost_share(data, metric), circuit, 400)
+    scores *= empty
     assert scores[0].sum() == pytest.approx(ends[0] - ends[1], rel=0.02)
     assert abs(ends[0] - ends[1]) > 0.1
 
@@ -60,7 +62,7 @@ def test_a_round_drops_the_least_and_what_hung_on_it(ranking):
     graph, how = data.graph, How(drop=0.3, batch=6, keep=0.0, ranking=ranking)
     last, before = None, graph.legal
     for now in iterative(data, metric, 20, how, 0):
-        scores, loss = circuit_scores(data, metric, before, how)
+        scores, loss = circuit_scores(data, lost_share(data, metric), before, how.points)
         size = np.abs(scores) if ranking == "absolute" else scores
         order = sorted(np.argwhere(before).tolist(), key=lambda e: (-size[tuple(e)], e))
         kept = np.zeros_like(before)
@@ -97,8 +99,9 @@ def test_the_past_is_averaged_in():
     how = How(batch=2, keep=0.75)
     first, second, *_ = iterative(data, metric, 10, how, 5)
     batches = Minibatches(data, 2, 5)
-    one, _ = circuit_scores(batches.at(0), metric, data.graph.legal, how)
-    two, _ = circuit_scores(batches.at(1), metric, first.mask, how)
+    loss = lost_share(data, metric)
+    one, _ = circuit_scores(batches.at(0), loss, data.graph.legal, how.points)
+    two, _ = circuit_scores(batches.at(1), loss, first.mask, how.points)
     np.testing.assert_allclose(first.average[first.mask], one[first.mask], rtol=0, atol=1e-12)
     wanted = (0.75 * one + 0.25 * two)[second.mask]
     np.testing.assert_allclose(second.average[second.mask], wanted, rtol=0, atol=1e-12)

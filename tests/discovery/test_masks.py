@@ -75,7 +75,7 @@ def test_scores_are_what_the_search_ends_with(whole):
         (["method=iterative", "method.drop=1"], "method.drop=1: .* less than 1"),
         (["method=iterative", "method.n_edges=258"], "method.n_edges=258: allowed are .* 257"),
         (["method=iterative", "method.threshold=1"], "method.threshold=1"),
-        (["method=iterative", "method.loss=kl"], "method.loss='kl': .*'error' or 'metric'"),
+        (["method=iterative", "method.loss=kl"], "method.loss='kl': .*'share' or 'metric'"),
         (["method=iterative", "method.rule=greedy"], "method.rule='greedy'"),
         (["method=learned", "method.n_edges=258"], "method.n_edges=258: allowed are .* 257"),
         (["method=learned", "method.within=258"], "method.within=258: the graph has 257 edges"),
