@@ -50,18 +50,16 @@ def propose(
     method: Method, data: Data, metric: Metric, seed: int, run: RunFolder, tracker: Tracker,
     aim: tuple[float, Data] | None = None,
 ) -> Proposed:  # fmt: skip
-    """Run the method into the folder, or what is left of it; `aim` is a target and where it holds.
-
-    On its way to a target a method that was killed begins again.
-    """
+    """Run the method into the folder, or what is left; `aim` is a target and where it holds."""
     done = _read_back(run, data.graph)
     if done is not None:
         return done
     work = _Work(run, tracker, data.graph, metric)
     resume = work.come_back()
-    steps = method.find(data, metric, seed, resume)
-    if aim is not None:
-        steps = method.reach(data, metric, seed, *aim)
+    if aim is None:
+        steps = method.find(data, metric, seed, resume)
+    else:
+        steps = method.reach(data, metric, seed, *aim, resume)
     found: Step | Found | None = None
     with tqdm(total=data.graph.n_edges, unit="edge", dynamic_ncols=True, smoothing=0.05) as bar:
         for found in _named(method, steps):

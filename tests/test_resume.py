@@ -14,6 +14,7 @@ from stopping import Stop, checkpoint_at_every_chance, stopped_after
 from test_settings import AS_PUBLISHED, settings
 
 from acdc.errors import InputError
+from discovery import propose
 from discovery.pipeline import discover
 from discovery.records import read_run
 
@@ -70,6 +71,31 @@ def test_stopped_again_and_again(whole, tmp_path):
             break
     discover(settings(*ASKED), run, [], lambda text: None)
     equal(whole, run)
+
+
+@pytest.mark.parametrize(
+    "words, steps",
+    [(["method=acdc"], 70), (["method=learned", "method.steps=30"], 12), (["method=iterative"], 5)],
+)
+def test_on_its_way_to_a_target_it_goes_on(tmp_path, monkeypatch, words, steps):
+    """From its last checkpoint: what lay before it is not done again."""
+    asked = settings("tracking=disabled", "task.n=8", "tune=16", "test=0", *words)
+    run, plain = tmp_path / "run", tmp_path / "plain"
+    discover(asked, plain, [], lambda text: None)
+    with stopped_after(steps):
+        discover(asked, run, [], lambda text: None)
+    before, done = read_run(run).metrics, []
+    write = propose._Work.write
+
+    def counted(self, step):
+        done.append(step)
+        write(self, step)
+
+    monkeypatch.setattr(propose._Work, "write", counted)
+    discover(asked, run, [], lambda text: None)
+    equal(plain, run)
+    rows, wanted = ([dict(r, seconds=0) for r in read_run(f).metrics] for f in (run, plain))
+    assert rows == wanted and len(done) < len(wanted) - len(before) / 2
 
 
 @pytest.mark.parametrize("method", ["acdc", "eap_ig"])

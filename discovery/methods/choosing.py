@@ -30,10 +30,10 @@ def find(method: Scoring, data: Data, metric: Metric, seed: int) -> Iterator[Ste
 
 
 def reach(
-    method: Scoring, data: Data, metric: Metric, seed: int, target: float, tune: Data
-) -> Iterator[Step | Found]:
-    """Score every edge; the fewest of the best that reach the target. See Method.reach."""
-    scores = method.scores(data, metric, seed)
+    method: Scoring, data: Data, metric: Metric, seed: int, target: float, tune: Data,
+    scores: NDArray[np.float64],
+) -> Iterator[Step | Found]:  # fmt: skip
+    """The fewest of the best edges that reach the target. See Method.reach."""
     sized, reached = sized_for(method, data.graph, scores, seed, target, Share(tune, metric))
     for made in end(sized, data, metric, seed, scores):
         if isinstance(made, Found):

@@ -78,12 +78,13 @@ class ACDC(Method):
         yield from find(self, data, metric, seed, resume)
 
     def reach(
-        self, data: Any, metric: Any, seed: int, target: float, tune: Any
-    ) -> Iterator[Step | Found]:
+        self, data: Any, metric: Any, seed: int, target: float, tune: Any,
+        resume: Resume | None = None,
+    ) -> Iterator[Step | Found]:  # fmt: skip
         """See Method.reach: by a budget, tightened until it does, then regrown and trimmed."""
         from discovery.methods.searching import reach
 
-        yield from reach(self, data, metric, seed, target, tune)
+        yield from reach(self, data, metric, seed, target, tune, resume)
 
     def of_size(self, counts: Mapping[str, Any]) -> Method:
         """See Method.of_size: its budget."""

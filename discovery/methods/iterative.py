@@ -45,30 +45,54 @@ class Iterative(Scoring):
 
     def scores(self, data: Any, metric: Any, seed: int) -> NDArray[np.float64]:
         """See Scoring.scores: the order of leaving, in (0, 1], down to LEAST edges if unsized."""
-        sized = self if self.n_edges is not None else self.model_copy(update={"n_edges": LEAST})
-        return last(sized.find(data, metric, seed)).scores
+        return last(self._rounds(data, metric, seed, None)).scores
 
     def find(
         self, data: Any, metric: Any, seed: int, resume: Resume | None = None
     ) -> Iterator[Step | Found]:
         """See Method.find; can be resumed after any round."""
-        from acdc.iterative import Round, iterative
         from acdc.selection import check_size
         from discovery.methods.choosing import end
 
         self.asked_for()
         assert self.n_edges is not None  # it is sized
         check_size(data.graph, self.n_edges)
+        for made in self._rounds(data, metric, seed, resume):
+            if isinstance(made, Found):
+                yield from end(self, data, metric, seed, made.scores)
+            else:
+                yield made
+
+    def reach(
+        self, data: Any, metric: Any, seed: int, target: float, tune: Any,
+        resume: Resume | None = None,
+    ) -> Iterator[Step | Found]:  # fmt: skip
+        """See Method.reach; can be resumed after any round."""
+        from discovery.methods.choosing import reach
+
+        for made in self._rounds(data, metric, seed, resume):
+            if isinstance(made, Found):
+                yield from reach(self, data, metric, seed, target, tune, made.scores)
+            else:
+                yield made
+
+    def _rounds(
+        self, data: Any, metric: Any, seed: int, resume: Resume | None
+    ) -> Iterator[Step | Found]:
+        """The rounds, and a Found of scores alone."""
+        from acdc.iterative import Round, iterative
+
         now = start = None
         if resume is not None:
             now = start = Round(**resume.about, **{k: v.numpy() for k, v in resume.tensors.items()})
-        for now in iterative(data, metric, self.n_edges, self.how(), seed, start):
+        least = LEAST if self.n_edges is None else self.n_edges
+        for now in iterative(data, metric, least, self.how(), seed, start):
             row = {"round": now.number, "n_edges": now.n_edges, "loss": now.loss}
             says = f"{now.n_edges} edges left, loss {now.loss:.4g}"
             done = data.graph.n_edges - now.n_edges
             yield Step((), row, done, says, partial(_checkpoint, now))
         assert now is not None  # there is at least one round
-        yield from end(self, data, metric, seed, now.order())
+        yield Found(mask=now.mask, scores=now.order(), score=self.label, ranks=True)
 
 
 def _checkpoint(now: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

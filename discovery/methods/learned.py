@@ -16,12 +16,14 @@ from discovery.methods.found import Found, Resume, Step, last
 from discovery.methods.method import Scoring, Work, scoring
 
 RECENT = 20  # steps whose mean loss a progress bar shows
+LEAST, MOST = 1 / 1000, 1 / 5  # budgets as shares of the graph, where nobody said a size
+START = 64  # prompts that are enough for scores to start from
 
 
 class Learned(Scoring):
-    """A mask of the edges, learnt by gradient for all budgets around a size; acdc.learned.How.
+    """A mask of the edges, learnt by gradient for many budgets at once; acdc.learned.How.
 
-    The size is n_edges or, where a target decides, `around`.
+    Budgets lie around n_edges or, where a target decides, anywhere from LEAST to MOST of the graph.
     It starts from the scores of another method, whose best `within` edges take part.
     """
 
@@ -30,71 +32,92 @@ class Learned(Scoring):
     unit: ClassVar[str | None] = "units of the mask's sigmoid, above the least"
     works: ClassVar[Work] = "masks"
 
-    around: Count = 200
     threshold: None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     rule: Literal["top_n"] = "top_n"  # pyright: ignore[reportIncompatibleVariableOverride]
     ranking: Literal["signed"] = "signed"  # pyright: ignore[reportIncompatibleVariableOverride]
     loss: Literal["share", "metric"] = "share"
     spread: Annotated[FiniteFloat, Field(ge=1)] = 4.0
-    steps: Count = 300
-    batch: Count = 8
-    rate: Amount = 0.1
-    warm: Amount = 1.0
-    cold: Amount = 0.1
+    steps: Count = 600
+    batch: Count = 4
+    rate: Amount = 0.05
+    warm: Amount = 0.3
+    cold: Amount = 0.05
     start: str = "eap_ig"
     within: Count | None = None
 
     @model_validator(mode="after")
     def _starts_from_scores(self) -> Learned:
         scoring("start", self.start)
-        if self.within is not None and self.within < self.middle:
-            field = "around" if self.n_edges is None else "n_edges"
-            raise ValueError(f"within={self.within}: fewer than {field}={self.middle}")
+        if self.within is not None and self.n_edges is not None and self.within < self.n_edges:
+            raise ValueError(f"within={self.within}: fewer than n_edges={self.n_edges}")
         return self
 
-    @property
-    def middle(self) -> int:
-        """The size that masks are learnt around."""
-        return self.around if self.n_edges is None else self.n_edges
-
-    def how(self, n: int) -> Any:
-        """The acdc.learned.How where n edges take part; budgets leave some of them out."""
+    def how(self, graph: Any) -> Any:
+        """The acdc.learned.How of a graph; budgets leave some of the edges out that take part."""
         from acdc.learned import How
 
-        largest = min(self.middle * self.spread, 0.9 * n)
-        smallest = min(max(1.0, self.middle / self.spread), largest)
+        sizes = LEAST * graph.n_edges, MOST * graph.n_edges
+        if self.n_edges is not None:
+            sizes = self.n_edges / self.spread, self.n_edges * self.spread
+        largest = min(sizes[1], 0.9 * self._edges(graph))
+        smallest = min(max(1.0, sizes[0]), largest)
         sizes = self.steps, self.batch, self.rate, self.warm, self.cold
         return How(smallest, largest, *sizes, self.loss)
 
     def scores(self, data: Any, metric: Any, seed: int) -> NDArray[np.float64]:
         """See Scoring.scores: at least 1 for edges that take part, below for others."""
-        sized = self.model_copy(update={"n_edges": min(self.middle, data.graph.n_edges)})
-        return last(sized.find(data, metric, seed)).scores
+        return last(self._learn(data, metric, seed, None)).scores
 
     def find(
         self, data: Any, metric: Any, seed: int, resume: Resume | None = None
     ) -> Iterator[Step | Found]:
         """See Method.find; can be resumed after any step."""
-        from acdc.learned import learn, ranked
-        from acdc.selection import best_edges, check_size
+        from acdc.selection import check_size
         from discovery.methods.choosing import end
 
-        graph = data.graph
         self.asked_for()
         assert self.n_edges is not None  # it is sized
-        check_size(graph, self.n_edges)
+        check_size(data.graph, self.n_edges)
+        for made in self._learn(data, metric, seed, resume):
+            if isinstance(made, Found):
+                yield from end(self, data, metric, seed, made.scores)
+            else:
+                yield made
+
+    def reach(
+        self, data: Any, metric: Any, seed: int, target: float, tune: Any,
+        resume: Resume | None = None,
+    ) -> Iterator[Step | Found]:  # fmt: skip
+        """See Method.reach; can be resumed after any step."""
+        from discovery.methods.choosing import reach
+
+        for made in self._learn(data, metric, seed, resume):
+            if isinstance(made, Found):
+                yield from reach(self, data, metric, seed, target, tune, made.scores)
+            else:
+                yield made
+
+    def _learn(
+        self, data: Any, metric: Any, seed: int, resume: Resume | None
+    ) -> Iterator[Step | Found]:
+        """The steps, and a Found of scores alone."""
+        from acdc.learned import learn, ranked
+        from acdc.selection import best_edges
+
+        graph = data.graph
         if self.within is not None and self.within > graph.n_edges:
             raise InputError(f"within={self.within}: the graph has {graph.n_edges} edges")
         ranking, begun = self._begin(data, metric, seed, resume)
         within = best_edges(graph, ranking, self._edges(graph))
         recent, state = list[float](), begun
-        for state in learn(data, metric, within, begun, self.how(int(within.sum())), seed):
+        for state in learn(data, metric, within, begun, self.how(graph), seed):
             recent = [*recent[1 - RECENT :], state.loss]
             row = {"step": state.steps, "loss": state.loss, "budget": state.budget}
             says = f"step {state.steps} of {self.steps}, loss {sum(recent) / len(recent):.4g}"
             done = graph.n_edges * state.steps // self.steps
             yield Step((), row, done, says, partial(_checkpoint, ranking, state))
-        yield from end(self, data, metric, seed, ranked(graph, ranking, within, state))
+        scores = ranked(graph, ranking, within, state)
+        yield Found(mask=graph.legal, scores=scores, score=self.label, ranks=True)
 
     def _edges(self, graph: Any) -> int:
         return graph.n_edges if self.within is None else self.within
@@ -107,7 +130,8 @@ class Learned(Scoring):
         if resume is not None:
             tensors = dict(resume.tensors)
             return tensors.pop("ranking").numpy(), State(**resume.about, **tensors)
-        ranking = np.abs(scoring("start", self.start).scores(data, metric, seed))
+        few = data.at_least(START)
+        ranking = np.abs(scoring("start", self.start).scores(few, metric, seed))
         return ranking, start(ranking, best_edges(data.graph, ranking, self._edges(data.graph)))
 
 

@@ -43,8 +43,9 @@ class Method(Named):
         return self.name
 
     def reach(
-        self, data: Any, metric: Any, seed: int, target: float, tune: Any
-    ) -> Iterator[Step | Found]:
+        self, data: Any, metric: Any, seed: int, target: float, tune: Any,
+        resume: Resume | None = None,
+    ) -> Iterator[Step | Found]:  # fmt: skip
         """The smallest circuit it can find that recovers a share of what cutting all edges changes.
 
         The share is two-sided (acdc.share.Share), on other prompts, `tune`. Found.counts
@@ -131,12 +132,15 @@ class Scoring(Method):
         yield from find(self, data, metric, seed)
 
     def reach(
-        self, data: Any, metric: Any, seed: int, target: float, tune: Any
-    ) -> Iterator[Step | Found]:
+        self, data: Any, metric: Any, seed: int, target: float, tune: Any,
+        resume: Resume | None = None,
+    ) -> Iterator[Step | Found]:  # fmt: skip
         """See Method.reach: by size, on the path of circuits that the scores make."""
         from discovery.methods.choosing import reach
 
-        yield from reach(self, data, metric, seed, target, tune)
+        yield from reach(
+            self, data, metric, seed, target, tune, self.scores(data, metric, seed)
+        )
 
     def of_size(self, counts: Mapping[str, Any]) -> Method:
         """See Method.of_size: its number of edges."""

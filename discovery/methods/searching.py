@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from acdc.data import Data
@@ -26,6 +28,7 @@ from discovery.records import TestedEdge
 
 Row = Mapping[str, Any]
 ATTEMPTS = 6  # searches on the way to a target
+LINES = "lines"  # of a checkpoint's tensors: tests so far, as JSON
 TIGHTER = 0.4  # what a budget is multiplied by where the circuit falls short on other prompts
 
 
@@ -67,25 +70,37 @@ def _search(
 
 
 def reach(
-    method: ACDC, data: Data, metric: Metric, seed: int, target: float, tune: Data
-) -> Iterator[Step | Found]:
+    method: ACDC, data: Data, metric: Metric, seed: int, target: float, tune: Data,
+    resume: Resume | None = None,
+) -> Iterator[Step | Found]:  # fmt: skip
     """Searches within a budget, ever tighter until the target is reached, and the regrowth.
 
     The first budget is what the target leaves on the prompts of the search. Lines of tests are
-    those of the last search.
+    those of the last search. Can be resumed within each search.
     """
     guide, error = _guide(method, data, metric, seed), two_sided(metric)
     yardstick = Share(tune, metric)
-    total = (1 - target) * float(data.errors(metric, [np.zeros_like(data.graph.legal)]).mean())
-    for attempt in range(1, ATTEMPTS + 1):
-        search, rows = _search(method, data, error, Budget(total, method.power), guide, seed), []
-        skipped, damage = 0, 0.0
+    if resume is None:
+        nothing = np.zeros_like(data.graph.legal)
+        first, total = 1, (1 - target) * float(data.errors(metric, [nothing]).mean())
+    else:
+        first, total = resume.about["attempt"], resume.about["budget"]
+    for attempt in range(first, ATTEMPTS + 1):
+        search = _search(method, data, error, Budget(total, method.power), guide, seed)
+        rows, skipped, damage = list[Row](), 0, 0.0
+        if resume is not None:
+            rows, (skipped, damage) = _restore(search, resume), resume.about["skipped"]
+            resume = None
         for step in search.steps():
             skipped, damage = skipped + step.n_skipped, damage + step.damage
             rows += [_edge_row(data.graph, test) for test in step.tests]
             row = {**_metrics_row(data.graph, step), "attempt": attempt, "budget": total}
             says = f"search {attempt}, {_says(data.graph, error, step)}"
-            yield Step((), row, step.n_settled, says)
+            point = None
+            if search.at_rest:
+                own = ((skipped, damage), attempt, total, list(rows))
+                point = lambda own=own: _point(search, *own)  # noqa: E731
+            yield Step((), row, step.n_settled, says, point)
         if yardstick.of(search.mask) >= target or attempt == ATTEMPTS:
             break
         total *= TIGHTER
@@ -145,6 +160,24 @@ def read_mask(path: str, graph: Graph) -> NDArray[np.bool_]:
 def _checkpoint(search: Search, skipped: tuple[int, float]) -> tuple[Row, Mapping[str, Any]]:
     point = search.checkpoint()
     return {**point.about, "skipped": list(skipped)}, point.tensors
+
+
+def _point(
+    search: Search, skipped: tuple[int, float], attempt: int, budget: float, rows: list[Row]
+) -> tuple[Row, Mapping[str, Any]]:
+    """As `_checkpoint`, of a search whose lines are not written yet: they go along."""
+    about, tensors = _checkpoint(search, skipped)
+    lines = np.frombuffer(json.dumps(rows).encode(), np.uint8)
+    about = {**about, "attempt": attempt, "budget": budget}
+    return about, {**tensors, LINES: torch.tensor(lines)}
+
+
+def _restore(search: Search, resume: Resume) -> list[Row]:
+    """Take the search to where it was; the lines that it had."""
+    tensors = dict(resume.tensors)
+    lines = json.loads(tensors.pop(LINES).numpy().tobytes())
+    search.restore(Checkpoint(resume.about, tensors))
+    return lines
 
 
 def _found(

@@ -86,7 +86,7 @@ def test_the_best_of_the_order_are_the_nested_circuits():
 
 def test_it_is_far_better_than_chance():
     data, metric = setup("gpt2", "per_query_head", "logit_diff", n=4)
-    *_, end = iterative(data, metric, 60, How(batch=4), 0)
+    *_, end = iterative(data, metric, 60, How(batch=4, points=4), 0)
     share = lambda mask: data.errors(metric, [mask]).mean()  # noqa: E731
     rng, graph = np.random.default_rng(0), data.graph
     for _ in range(5):

@@ -68,7 +68,7 @@ def planted_core(seed, rate, signal=1.1):
 
 @pytest.mark.parametrize("rate", [0.05, 0.1, 0.2])
 def test_false_discoveries_in_planted_circuits_stay_below_the_rate(rate):
-    """50 seeds. One circuit alone is half chance; the core is not, and holds most of the planted."""
+    """50 seeds. One circuit alone is half chance; the core is not, and finds what was planted."""
     shares, single, power, counts, bounds = [], [], [], [], []
     for seed in range(50):
         found, masks = planted_core(seed, rate)

@@ -17,7 +17,7 @@ from discovery.records import read_run
 PAIRED = ("metric=kl", "ablation=resample", "test=0")
 ASKED = {
     "iterative": ("method=iterative", "method.n_edges=15", *PAIRED),
-    "learned": ("method=learned", "method.n_edges=15", "method.steps=60", *PAIRED),
+    "learned": ("method=learned", "method.n_edges=15", "method.steps=120", *PAIRED),
 }
 # of the embedded model: a previous token head, induction heads that read it, and the tokens
 INDUCTION = r"input->a0\.h\d<v>|input->a1\.h\d<v>|a0\.h\d->a1\.h\d<[kv]>|a1\.h\d->logits"
@@ -79,7 +79,10 @@ def test_scores_are_what_the_search_ends_with(whole):
         (["method=iterative", "method.rule=greedy"], "method.rule='greedy'"),
         (["method=learned", "method.n_edges=258"], "method.n_edges=258: allowed are .* 257"),
         (["method=learned", "method.within=258"], "method.within=258: the graph has 257 edges"),
-        (["method=learned", "method.within=9"], "method: within=9: fewer than around=200"),
+        (
+            ["method=learned", "method.within=9", "method.n_edges=10"],
+            "method: within=9: fewer than n_edges=10",
+        ),
         (["method=learned", "method.start=acdc"], "start='acdc' gives no scores"),
         (["method=learned", "method.start=eap", "metric=kl"], "exactly zero"),
         (["method=learned", "method.steps=0"], "method.steps=0"),

@@ -88,7 +88,7 @@ def test_a_random_circuit_fails(tried, size, seed):
     found = {v.name: v.holds for v in tried.counted(mask)}
     assert found["equivalence"] is False and found["mean equivalence"] is False
     assert found["completeness"] is not True
-    assert sum(holds is True for holds in found.values()) <= 5  # of 10
+    assert sum(holds is True for holds in found.values()) <= 4, found  # of 10
 
 
 def test_no_circuit_at_all_fails(tried):
