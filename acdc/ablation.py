@@ -4,6 +4,7 @@
     other     the same, the corrupt prompt being another of the task (Prompts.with_others)
     mean      its mean at each position, over the corrupt prompts or a reference set (Wang et al.)
     zero      nothing
+    optimal   the constant that hurts least; see acdc/optimal.py
 
 All see clean and corrupt outputs of some prompts (`Writers`) and return what the edges out of each
 writer carry there. One that depends on more than the prompt at hand is shown all of them first, a
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,6 +40,10 @@ class Ablation:
 
     def fit(self, runs: Iterable[Writers]) -> Ablation:
         """Ready to be used, having seen every prompt's run; most need not look."""
+        return self
+
+    def learnt(self, data: Any) -> Ablation:
+        """Ready to be used, having been tried on prompts (acdc.data.Data); most need not."""
         return self
 
     def of(self, clean: Writers, corrupt: Writers, rows: range) -> Writers:

@@ -114,18 +114,31 @@ class MaskedRun:
         """
         moved = self.change if change is None else change
         above, out = torch.zeros_like(self.change), torch.zeros_like(self.mask)
+        width = self.forward.model.d_model
+        self.slopes = out.new_zeros(
+            out.shape[1], width
+        )  # d sum(losses) / d x_v, over all positions
         for piece, x, made in reversed(self.done):
             if piece.writers:
                 upstream = above[piece.writers].view_as(made)
                 (slope,) = torch.autograd.grad(made, x, upstream)
             else:
                 (slope,) = torch.autograd.grad(losses.sum(), x)
+            self.slopes[piece.readers] = slope.view(len(slope), -1, width).sum(1)
             slope, rows = slope.flatten(1), self._seen(piece)
             columns = torch.zeros_like(out[:, piece.readers])
             columns[rows] = moved[rows] @ slope.T
             out[:, piece.readers] = columns
             above[rows] += self.mask[rows][:, piece.readers] @ slope
         return out * torch.as_tensor(self.within, device=out.device)
+
+    def cut_gradient(self) -> Float[Tensor, "writers d_model"]:
+        """d sum(losses) / d what the cut edges of a writer carry, one value everywhere.
+
+        Of the losses that `gradient` was last asked for.
+        """
+        legal = torch.tensor(self.forward.graph.legal).to(self.mask)
+        return (legal - self.mask) @ self.slopes
 
     def _read(self, piece: Piece) -> Tensor:
         rows, cut = self._seen(piece), self.forward.cuts.streams[piece.stream]

@@ -8,6 +8,7 @@ from typing import Any
 
 from acdc.ablation import Ablation
 from acdc.bridge import LoadedModel
+from acdc.data import Data
 from acdc.errors import InputError
 from acdc.pretrained import Outline
 from acdc.prompts import Prompts
@@ -86,3 +87,10 @@ def make_ablation(choice: AblationChoice, task: Task, loaded: LoadedModel, seed:
         return task_prompts(file, loaded, seed)
 
     return choice.make(references, seed)
+
+
+def cut_by(ablation: Ablation, data: Data) -> Data:
+    """The data with these values on cut edges, learnt from it where they are to be."""
+    fitted = data.under(ablation)
+    learnt = fitted.ablation.learnt(fitted)
+    return fitted if learnt is fitted.ablation else fitted.under(learnt)

@@ -16,7 +16,7 @@ from acdc.forward import PatchedForward
 from acdc.memory import Plan, Shape, plan
 from acdc.metrics import Metric
 from acdc.prompts import Prompts
-from discovery.build import load_model, make_ablation, task_prompts
+from discovery.build import cut_by, load_model, make_ablation, task_prompts
 from discovery.evaluation import task_scores
 from discovery.settings import ModelSettings, Settings
 from discovery.splits import SEEDS, split
@@ -149,7 +149,7 @@ def prepare(settings: Settings, kept: Kept | None = None) -> Job:
     how = plan(shape, works, settings.memory_gib)
     data = data.arranged(how.part, how.hold, how.batch_bytes)
     ablation = make_ablation(settings.ablation, settings.task, loaded, settings.seed)
-    return Job(loaded, data.under(ablation), metric, how, settings)
+    return Job(loaded, cut_by(ablation, data), metric, how, settings)
 
 
 def load(settings: ModelSettings, kept: Kept | None = None) -> LoadedModel:

@@ -50,6 +50,7 @@ KNOWN: dict[str, dict[str, str]] = {
         "mean": "discovery.ablations.choices:Mean",
         "zero": "discovery.ablations.choices:Zero",
         "noise": "discovery.ablations.noise:Noise",
+        "optimal": "discovery.ablations.choices:Optimal",
     },
 }
 KEY = {"model": "kind"}  # the field that holds a group's name; elsewhere "name"

@@ -17,6 +17,7 @@ CARRIED = {  # by ablation: what the cut edges of the empty circuit carry
     "mean": "means over prompts",
     "zero": "zeros",
     "noise": "noise on their own values",
+    "optimal": "the constants that hurt least",
 }
 
 

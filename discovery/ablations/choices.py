@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from discovery.fields import Count, Named
+from discovery.fields import Amount, Count, Named
 
 # (path of a JSONL or None for fresh ones of the task, how many or None for all) -> Prompts
 References = Callable[[str | None, int | None], Any]
@@ -100,3 +100,21 @@ class Mean(AblationChoice):
         if (self.over == "file") != (self.path is not None):
             raise ValueError("over=file and path go together: give both or neither")
         return self
+
+
+class Optimal(AblationChoice):
+    """The constant that hurts least, one a writer, learnt before the search (acdc/optimal.py)."""
+
+    name: str = "optimal"
+    needs_corrupt: ClassVar[bool] = False
+    steps: Count = 200  # of Adam
+    batch: Count = 4  # prompts a step
+    rate: Amount = 0.02  # in standard deviations of what the writer puts out
+
+    def make(self, references: References, seed: int) -> Any:
+        """See AblationChoice.make."""
+        from acdc.optimal import Optimal
+
+        return Optimal(
+            "optimal", False, steps=self.steps, batch=self.batch, rate=self.rate, seed=seed
+        )

@@ -138,9 +138,7 @@ class Scoring(Method):
         """See Method.reach: by size, on the path of circuits that the scores make."""
         from discovery.methods.choosing import reach
 
-        yield from reach(
-            self, data, metric, seed, target, tune, self.scores(data, metric, seed)
-        )
+        yield from reach(self, data, metric, seed, target, tune, self.scores(data, metric, seed))
 
     def of_size(self, counts: Mapping[str, Any]) -> Method:
         """See Method.of_size: its number of edges."""

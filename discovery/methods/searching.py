@@ -98,8 +98,8 @@ def reach(
             says = f"search {attempt}, {_says(data.graph, error, step)}"
             point = None
             if search.at_rest:
-                own = ((skipped, damage), attempt, total, list(rows))
-                point = lambda own=own: _point(search, *own)  # noqa: E731
+                own = search, (skipped, damage), attempt, total, list(rows)
+                point = lambda own=own: _point(*own)  # noqa: E731
             yield Step((), row, step.n_settled, says, point)
         if yardstick.of(search.mask) >= target or attempt == ATTEMPTS:
             break

@@ -10,10 +10,14 @@ from typing import Any
 
 import torch
 
+from acdc.ablation import Ablation
+from acdc.bridge import LoadedModel
+from acdc.data import Data
 from acdc.errors import InputError
 from acdc.graph import Circuit
+from acdc.prompts import Prompts
 from discovery.ablations.choices import AblationChoice
-from discovery.build import build_prompts, make_ablation
+from discovery.build import build_prompts, cut_by, make_ablation
 from discovery.evaluation_settings import FullEvaluation
 from discovery.finished import read_finished
 from discovery.json_files import write_json
@@ -93,19 +97,32 @@ def validate_runs(found: Sequence[Found], settings: FullEvaluation, say: Say) ->
     seen = [used, *(p for part, p in split(run, loaded, used).items() if part == "tune")]
     prompts = held_out(run, loaded, seen, settings.prompts, settings.seed)
     say(f"{len(prompts)} held-out prompts, none of the run's {sum(map(len, seen))}")
+    ablations = {a: _ablation(a, run, loaded, used) for a in _asked(found)}
     with torch.inference_mode():
         validators: dict[AblationChoice, Validator] = {}
         out = []
         for one in found:
             asked = one.settings.ablation
             if asked not in validators:
-                ablation = make_ablation(asked, run.task, loaded, run.seed)
                 validators[asked] = Validator.on(
-                    settings, one.settings, loaded, prompts, ablation,
+                    settings, one.settings, loaded, prompts, ablations[asked],
                     max(f.n_edges for f in found),
                 )  # fmt: skip
             out.append(_validate(one, validators[asked], used, say))
     return out
+
+
+def _asked(found: Sequence[Found]) -> list[AblationChoice]:
+    return list(dict.fromkeys(one.settings.ablation for one in found))
+
+
+def _ablation(asked: AblationChoice, run: Settings, loaded: LoadedModel, used: Prompts) -> Ablation:
+    """As the run had it; what it learnt, it learnt from its own prompts."""
+    ablation = make_ablation(asked, run.task, loaded, run.seed)
+    if type(ablation).learnt is Ablation.learnt:
+        return ablation
+    graph = loaded.model.graph(run.graph.kv)
+    return cut_by(ablation, Data(loaded.model, graph, asked.pair(used, run.seed))).ablation
 
 
 def _validate(one: Found, validator: Validator, used: Any, say: Say) -> Validated:
