@@ -12,7 +12,7 @@ from discovery.settings import Settings, read_settings
 
 @dataclass(frozen=True)
 class Finished:
-    """Its settings, with the size that a target led to, and its files."""
+    """Its settings, with the size and the number of prompts that it came to, and its files."""
 
     settings: Settings
     run: Run
@@ -29,6 +29,10 @@ def read_finished(folder: Path) -> Finished:
     if settings.aim is not None:
         method = settings.method.of_size(run.result)
         settings = settings.model_copy(update={"method": method})
+    if settings.grow is not None:
+        searched = run.result["splits"]["search"]["n"]
+        task = settings.task.model_copy(update={"n": searched})
+        settings = settings.model_copy(update={"task": task, "grow": None})
     if not run.result.get("n_edges"):
         raise InputError(
             f"run={folder}: its circuit has no edges, so there is nothing to ask of it"

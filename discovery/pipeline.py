@@ -28,17 +28,21 @@ from acdc.memory import GIB
 from acdc.metrics import Metric
 from discovery.doubts import doubts
 from discovery.drawing import DrawnEdge, Layout, draw_circuit
+from discovery.enough import Steps, enough, with_prompts
 from discovery.evaluation import Measured, as_fields, evaluate, measure
 from discovery.heads.describe import describe_heads
 from discovery.holds import holds
+from discovery.json_files import read_json
+from discovery.methods import Done
 from discovery.prepare import Job, Kept, prepare
-from discovery.propose import Proposed, propose
+from discovery.propose import Proposed, asked, propose
 from discovery.records import RunFolder, termination_as_exit
 from discovery.settings import Settings
 from discovery.shares import carried
 from discovery.tasks.choices import Part
 from discovery.tracking import Outcome, Tracker, check_tracking, start_tracker
 
+CURVE = "learning_curve.json"
 FORWARD_REPEATS = 5  # plain passes timed before the search, and again after it
 Say = Callable[[str], None]
 
@@ -60,16 +64,18 @@ def discover(
     config = settings.model_dump(mode="json")
     with termination_as_exit(), RunFolder.create(folder, config, overrides, goes_on=True) as run:
         check_tracking(settings.tracking.mode)
-        clock = _Clock()
+        clock, kept = _Clock(), kept or Kept()
         with clock("load"):
-            job = prepare(settings, kept=kept)
-        words = labels(settings)
+            prepare(settings, kept=kept)
+        with clock("grow"):
+            settings, done = _grown(settings, run, kept, say)
+        job, words = prepare(settings, kept=kept), labels(settings)
         with start_tracker(
             settings.tracking.mode, folder=folder, project=settings.tracking.project,
             config=config, name="-".join(words), group=group, job_type=settings.method.name,
             tags=words[:-2],
         ) as tracker:  # fmt: skip
-            return _discover(settings, run, tracker, job, clock, say)
+            return _discover(settings, run, tracker, job, clock, say, done)
 
 
 def labels(settings: Settings) -> list[str]:
@@ -80,9 +86,31 @@ def labels(settings: Settings) -> list[str]:
     return [word.rpartition(":")[2] for word in words if word]
 
 
+def _grown(
+    settings: Settings, run: RunFolder, kept: Kept, say: Say
+) -> tuple[Settings, Done | None]:
+    """The settings with as many prompts as are enough, if that is asked, and what was done there.
+
+    A run that goes on takes the number that it came to.
+    """
+    if settings.grow is None:
+        return settings, None
+    curve = read_json(run.path(CURVE))
+    if curve is not None:
+        return with_prompts(settings, curve["curve"][-1]["n"]), None
+
+    def steps(own: Settings, job: Job) -> Steps:
+        return asked(own.method, job.data, job.metric, own.seed, _aim(own, job))
+
+    found = enough(settings, settings.grow, kept, steps, say)
+    run.write(CURVE, {"curve": found.to_json()})
+    return found.settings, found.done
+
+
 def _discover(
-    settings: Settings, run: RunFolder, tracker: Tracker, job: Job, clock: _Clock, say: Say
-) -> dict[str, Any]:
+    settings: Settings, run: RunFolder, tracker: Tracker, job: Job, clock: _Clock, say: Say,
+    done: Done | None,
+) -> dict[str, Any]:  # fmt: skip
     loaded, data, metric = job.loaded, job.data, job.metric
     plain = _time_forward(loaded, data)
     say(estimate(settings, job, statistics.median(plain)))
@@ -93,7 +121,7 @@ def _discover(
         say(f"warning: {sentence}")
     with clock("search"):
         aim = _aim(settings, job)
-        proposed = propose(settings.method, data, metric, settings.seed, run, tracker, aim)
+        proposed = propose(settings.method, data, metric, settings.seed, run, tracker, aim, done)
     if (missed := _missed(settings.aim, proposed)) is not None:
         warnings.append(missed)
         say(f"warning: {missed}")

@@ -26,7 +26,7 @@ from acdc.errors import InputError
 from acdc.graph import Circuit, Graph
 from acdc.metrics import Metric
 from discovery.json_files import read_json, read_lines, write_bytes
-from discovery.methods import Found, Method, Step
+from discovery.methods import Done, Found, Method, Step
 from discovery.methods.found import Resume
 from discovery.records import RunFolder, TestedEdge
 from discovery.tracking import Tracker
@@ -48,18 +48,21 @@ class Proposed:
 
 def propose(
     method: Method, data: Data, metric: Metric, seed: int, run: RunFolder, tracker: Tracker,
-    aim: tuple[float, Data] | None = None,
+    aim: tuple[float, Data] | None = None, done: Done | None = None,
 ) -> Proposed:  # fmt: skip
-    """Run the method into the folder, or what is left; `aim` is a target and where it holds."""
-    done = _read_back(run, data.graph)
-    if done is not None:
-        return done
+    """Run the method into the folder, or what is left; `aim` is a target and where it holds.
+
+    `done` is what it did, if it did its work before.
+    """
+    before = _read_back(run, data.graph)
+    if before is not None:
+        return before
     work = _Work(run, tracker, data.graph, metric)
     resume = work.come_back()
-    if aim is None:
-        steps = method.find(data, metric, seed, resume)
+    if done is None:
+        steps = asked(method, data, metric, seed, aim, resume)
     else:
-        steps = method.reach(data, metric, seed, *aim, resume)
+        steps, work.before = iter(done.steps), done.seconds
     found: Step | Found | None = None
     with tqdm(total=data.graph.n_edges, unit="edge", dynamic_ncols=True, smoothing=0.05) as bar:
         for found in _named(method, steps):
@@ -71,6 +74,16 @@ def propose(
     if not isinstance(found, Found):
         raise TypeError(f"method={method.name}: it must end in a Found, and ended in {found!r}")
     return work.end(found)
+
+
+def asked(
+    method: Method, data: Data, metric: Metric, seed: int, aim: tuple[float, Data] | None,
+    resume: Resume | None = None,
+) -> Iterator[Step | Found]:  # fmt: skip
+    """The method's steps: to the size that it is given, or on its way to a target."""
+    if aim is None:
+        return method.find(data, metric, seed, resume)
+    return method.reach(data, metric, seed, *aim, resume)
 
 
 def _named(method: Method, steps: Iterator[Step | Found]) -> Iterator[Step | Found]:

@@ -85,6 +85,7 @@ class Settings(ModelSettings):
     # nothing for a method that is given a size of its own
     tune: Least = 64  # prompts held out to choose a size on
     test: Least = 100  # prompts held out to judge the circuit on
+    grow: Count | None = None  # search on twice as many prompts, up to so many, while they are few
     memory_gib: Amount | None = None  # that the process may take; None: what is free less a reserve
     plan: bool = False  # say what it would take, and stop
 
@@ -104,6 +105,10 @@ class Settings(ModelSettings):
             raise ValueError(
                 "tune=0: a target is reached on prompts to tune on; take tune=64, or give the"
                 " method a size (method.threshold, method.n_edges)"
+            )
+        if self.grow is not None and self.tune == 0:
+            raise ValueError(
+                "grow: whether prompts are enough is seen on those to tune on: tune=64"
             )
         return self
 

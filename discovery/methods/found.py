@@ -46,6 +46,14 @@ class Found:
     edges: tuple[TestedEdge, ...] = ()  # tested or scored, in order
 
 
+@dataclass(frozen=True)
+class Done:
+    """A method's work from its first step to its Found, and how long it took."""
+
+    steps: tuple[Step | Found, ...]
+    seconds: float
+
+
 def last(steps: Iterable[Step | Found]) -> Found:
     """Run a method to its end. TypeError if it ends without a Found."""
     found: Step | Found | None = None
