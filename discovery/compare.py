@@ -1,9 +1,10 @@
 """Several methods on one model and task: faithfulness over circuit size, and what they share.
 
-Sizes, CPR (area under faithfulness, higher is better) and CMD (area between it and 1, lower is
-better) are MIB's (Mueller et al. 2025): CPR with signed scores, CMD with absolute ones. ACDC gives
-a circuit, no ranking; for its curve its kept edges come first and the rest after, each by the
-effect when it was tested, which is a convention of ours and is said in the table.
+Curves are of the test prompts. Sizes, CPR (area under faithfulness, higher is better) and CMD (area
+between it and 1, lower is better) are MIB's (Mueller et al. 2025): CPR with signed scores, CMD with
+absolute ones. ACDC gives a circuit, no ranking; for its curve its kept edges come first and the
+rest after, each by the effect when it was tested, which is a convention of ours and is said in the
+table.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ class Compared:
     method: str
     kept: NDArray[np.bool_] | None  # the circuit that the method itself chose, if it does not rank
     scores: NDArray[np.float64]  # [writers, readers]
-    curves: FaithfulnessCurves
+    curves: FaithfulnessCurves | None  # on the test prompts, if asked for
     needed: tuple[Row, ...]  # edges for each target; see discovery/needed.py
     seconds: float  # to the scores; the curve is not counted
 
 
 def compare(
     data: Data, metric: Metric, methods: Sequence[Method], rule: Rule, seed: int,
-    targets: Sequence[float], tune: Data, test: Data,
+    targets: Sequence[float], tune: Data, test: Data, with_curves: bool = True,
 ) -> list[Compared]:  # fmt: skip
     """Scores and curves of each method, and the edges that it needs; all else is shared.
 
@@ -56,8 +57,10 @@ def compare(
     compared = []
     for method in methods:
         found, rows, seconds = _asked(method, data, metric, seed, targets, tune, test)
-        with torch.no_grad():
-            curves = faithfulness_curves(data, metric, ranking(found), rule)
+        curves = None
+        if with_curves:
+            with torch.no_grad():
+                curves = faithfulness_curves(test, metric, ranking(found), rule)
         kept = None if found.ranks else found.mask
         own = Compared(method.label, kept, ranking(found), curves, tuple(rows), seconds)
         compared.append(own)
@@ -108,8 +111,8 @@ def facts(found: Sequence[Compared], data: Data) -> list[dict[str, Any]]:
             {
                 "method": one.method,
                 "edges": None if one.kept is None else int(one.kept.sum()),
-                "cpr": round(one.curves.cpr, 3),
-                "cmd": round(one.curves.cmd, 3),
+                "cpr": None if one.curves is None else round(one.curves.cpr, 3),
+                "cmd": None if one.curves is None else round(one.curves.cmd, 3),
                 "shared": shared,
                 "seconds": round(one.seconds, 2),
             }
@@ -124,7 +127,7 @@ def draw_curves(folder: Path, found: Sequence[Compared], title: str) -> Path:
     for level in (0.0, 1.0):
         axes.axhline(level, color="#bbbbbb", linewidth=0.8)
     for one in found:
-        points = one.curves.absolute.points
+        points = () if one.curves is None else one.curves.absolute.points
         x, y = [p.share for p in points], [p.faithfulness for p in points]
         axes.plot(x, y, marker="o", markersize=3.5, linewidth=1.4, label=one.method)
     axes.set(xscale="log", xlabel="share of edges asked for", ylabel="faithfulness")

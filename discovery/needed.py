@@ -18,7 +18,7 @@ from acdc.metrics import Metric
 from acdc.share import Share
 from discovery.evaluation import measure
 from discovery.methods import Found, Method, Scoring, last
-from discovery.methods.choosing import choose, sized_for
+from discovery.methods.choosing import choose, share_by_size, smallest
 
 Row = dict[str, Any]
 
@@ -31,9 +31,10 @@ def of_scores(
 
     `edges` is None where no circuit of the method's reached the target on the tuning prompts.
     """
-    yardstick = Share(tune, metric)
+    by_size = share_by_size(method, data.graph, scores, seed, Share(tune, metric))
     for target in sorted(targets):
-        sized, share = sized_for(method, data.graph, scores, seed, target, yardstick)
+        size, share = smallest(by_size, data.graph.n_edges, target)
+        sized = method.model_copy(update={"n_edges": size})
         mask = choose(sized, data.graph, scores, seed).circuit.mask
         yield _row(method, target, mask, share, metric, test)
 

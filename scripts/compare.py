@@ -2,7 +2,7 @@
 
     python scripts/compare.py model=smollm2 task=ioi methods=[acdc,ifr,eap,eap_ig,random]
 
-Writes compare.json, curve.png and curve.svg into the run folder.
+Writes compare.json and, unless curves=false, curve.png and curve.svg into the run folder.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from discovery.records import RunFolder, termination_as_exit
 from discovery.settings import Settings, read_settings
 from discovery.tables import markdown
 
-OWN = ("methods", "rule", "targets")  # fields of conf/compare.yaml
+OWN = ("methods", "rule", "targets", "curves")  # fields of conf/compare.yaml
 
 
 def method_settings(config: DictConfig, overrides: list[str]) -> list[Settings]:
@@ -55,16 +55,18 @@ def run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
         held_out = job.held_out["tune"], job.held_out["test"]
         found = compare(
             job.data, job.metric, [s.method for s in methods], config.rule, methods[0].seed,
-            config.targets, *held_out,
+            config.targets, *held_out, config.curves,
         )  # fmt: skip
         rows, needed = facts(found, job.data), [row for one in found for row in one.needed]
-        curves = {one.method: one.curves.to_json() for one in found}
+        curves = {one.method: one.curves.to_json() for one in found if one.curves is not None}
         record.write("compare.json", {"table": rows, "needed": needed, "curves": curves})
         words = methods[0].task.name, job.loaded.model.name, job.metric.name, job.data.ablation.name
         title = "{} in {}, {}, {}".format(*words)
-        picture = draw_curves(folder, found, title)
         print(f"edges needed for a share of the model\n\n{markdown(needed)}")
-        print(markdown(rows) + f"\npicture  {picture}\nresults  {record.path('compare.json')}")
+        print(markdown(rows))
+        if curves:
+            print(f"picture  {draw_curves(folder, found, title)}")
+        print(f"results  {record.path('compare.json')}")
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="compare")

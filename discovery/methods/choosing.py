@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,25 +35,26 @@ def reach(
     scores: NDArray[np.float64],
 ) -> Iterator[Step | Found]:  # fmt: skip
     """The fewest of the best edges that reach the target. See Method.reach."""
-    sized, reached = sized_for(method, data.graph, scores, seed, target, Share(tune, metric))
+    share = share_by_size(method, data.graph, scores, seed, Share(tune, metric))
+    size, reached = smallest(share, data.graph.n_edges, target)
+    sized = method.model_copy(update={"n_edges": size})
     for made in end(sized, data, metric, seed, scores):
         if isinstance(made, Found):
             made = replace(made, counts={**made.counts, "tune_share": reached})
         yield made
 
 
-def sized_for(
-    method: Scoring, graph: Graph, scores: NDArray[np.float64], seed: int, target: float,
-    yardstick: Share,
-) -> tuple[Scoring, float]:  # fmt: skip
-    """The method with the smallest size that reaches the target, and the share that it reaches."""
+def share_by_size(
+    method: Scoring, graph: Graph, scores: NDArray[np.float64], seed: int, yardstick: Share
+) -> Callable[[int], float]:
+    """The share that so many of the best edges recover; asked again, it is not run again."""
 
+    @cache
     def share(n_edges: int) -> float:
         sized = method.model_copy(update={"n_edges": n_edges})
         return yardstick.of(choose(sized, graph, scores, seed).circuit.mask)
 
-    size, reached = smallest(share, graph.n_edges, target)
-    return method.model_copy(update={"n_edges": size}), reached
+    return share
 
 
 def smallest(share: Callable[[int], float], most: int, target: float) -> tuple[int, float]:
