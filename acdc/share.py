@@ -6,6 +6,8 @@ metric (Bound.error) and of KL, each as a share of the empty circuit's; the lowe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -38,13 +40,25 @@ class Share:
         nothing = np.zeros_like(data.graph.legal)
         self.empty = [float(data.errors(m, [nothing]).mean()) for m in self.metrics]
 
-    def of(self, mask: NDArray[np.bool_]) -> float:
-        """The lower of the shares of KL and of the metric's error."""
+    def each(self, mask: NDArray[np.bool_]) -> dict[str, float]:
+        """By the metric's name, and by kl; without those that cannot tell model from empty."""
         errors = [
             [float(forward.bound(m).error(logits).double().sum()) for m in self.metrics]
             for forward in self.data
             for logits in (forward.run(mask),)
         ]
         means = np.array(errors).sum(0) / len(self.data)
-        shares = [share_kept(float(m), e) for m, e in zip(means, self.empty, strict=True)]
-        return min((share for share in shares if share is not None), default=0.0)
+        shares = {
+            m.name: share_kept(float(mean), whole)
+            for m, mean, whole in zip(self.metrics, means, self.empty, strict=True)
+        }
+        return {name: share for name, share in shares.items() if share is not None}
+
+    def of(self, mask: NDArray[np.bool_]) -> float:
+        """The lower of the shares of KL and of the metric's error."""
+        return lower(self.each(mask))
+
+
+def lower(shares: Mapping[str, float]) -> float:
+    """The lowest of some shares; 0 of none."""
+    return min(shares.values(), default=0.0)

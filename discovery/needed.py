@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from acdc.data import Data
 from acdc.metrics import Metric
-from acdc.share import Share
+from acdc.share import Share, lower
 from discovery.evaluation import measure
 from discovery.methods import Found, Method, Scoring, last
-from discovery.methods.choosing import choose, share_by_size, smallest
+from discovery.methods.choosing import choose, shares_by_size, smallest
 
 Row = dict[str, Any]
 
@@ -29,14 +29,20 @@ def of_scores(
 ) -> Iterator[Row]:  # fmt: skip
     """A row a target, the smallest first: the fewest of the best edges that reach it.
 
-    `edges` is None where no circuit of the method's reached the target on the tuning prompts.
+    `edges` is None where no circuit of the method's reached the target on the tuning prompts; the
+    same of `edges for KL`, where only KL is asked.
     """
-    by_size = share_by_size(method, data.graph, scores, seed, Share(tune, metric))
+    most, by_size = (
+        data.graph.n_edges,
+        shares_by_size(method, data.graph, scores, seed, Share(tune, metric)),
+    )
     for target in sorted(targets):
-        size, share = smallest(by_size, data.graph.n_edges, target)
+        size, share = smallest(lambda n: lower(by_size(n)), most, target)
+        for_kl = smallest(lambda n: by_size(n).get("kl", 0.0), most, target)
         sized = method.model_copy(update={"n_edges": size})
         mask = choose(sized, data.graph, scores, seed).circuit.mask
-        yield _row(method, target, mask, share, metric, test)
+        row = _row(method, target, mask, share, metric, test)
+        yield {**row, "edges for KL": for_kl[0] if for_kl[1] >= target else None}
 
 
 def of_searches(
@@ -49,7 +55,7 @@ def of_searches(
         found = last(method.reach(data, metric, seed, target, tune))
         seconds = round(time.perf_counter() - start, 1)
         row = _row(method, target, found.mask, found.counts["tune_share"], metric, test)
-        yield found, {**row, "seconds": seconds}
+        yield found, {**row, "edges for KL": None, "seconds": seconds}
 
 
 def _row(

@@ -13,7 +13,7 @@ from acdc.data import Data
 from acdc.graph import Circuit, Graph
 from acdc.metrics import Metric
 from acdc.selection import Selection, check_size, select, select_on_paths, threshold
-from acdc.share import Share
+from acdc.share import Share, lower
 from discovery.methods.found import Found, Step
 from discovery.methods.method import Scoring
 from discovery.records import TestedEdge
@@ -35,8 +35,8 @@ def reach(
     scores: NDArray[np.float64],
 ) -> Iterator[Step | Found]:  # fmt: skip
     """The fewest of the best edges that reach the target. See Method.reach."""
-    share = share_by_size(method, data.graph, scores, seed, Share(tune, metric))
-    size, reached = smallest(share, data.graph.n_edges, target)
+    by_size = shares_by_size(method, data.graph, scores, seed, Share(tune, metric))
+    size, reached = smallest(lambda n: lower(by_size(n)), data.graph.n_edges, target)
     sized = method.model_copy(update={"n_edges": size})
     for made in end(sized, data, metric, seed, scores):
         if isinstance(made, Found):
@@ -44,17 +44,17 @@ def reach(
         yield made
 
 
-def share_by_size(
+def shares_by_size(
     method: Scoring, graph: Graph, scores: NDArray[np.float64], seed: int, yardstick: Share
-) -> Callable[[int], float]:
-    """The share that so many of the best edges recover; asked again, it is not run again."""
+) -> Callable[[int], dict[str, float]]:
+    """What so many of the best edges recover (Share.each); asked again, it is not run again."""
 
     @cache
-    def share(n_edges: int) -> float:
+    def shares(n_edges: int) -> dict[str, float]:
         sized = method.model_copy(update={"n_edges": n_edges})
-        return yardstick.of(choose(sized, graph, scores, seed).circuit.mask)
+        return yardstick.each(choose(sized, graph, scores, seed).circuit.mask)
 
-    return share
+    return shares
 
 
 def smallest(share: Callable[[int], float], most: int, target: float) -> tuple[int, float]:
