@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from acdc.curve import FaithfulnessCurves, faithfulness_curves
 from acdc.data import Data
@@ -55,7 +56,7 @@ def compare(
     if data.ablation.needs_corrupt and not data.prompts.has_corrupt:
         raise InputError("task: a comparison needs corrupt prompts, and the task has none")
     compared = []
-    for method in methods:
+    for method in tqdm(methods, unit="method", dynamic_ncols=True):
         found, rows, seconds = _asked(method, data, metric, seed, targets, tune, test)
         curves = None
         if with_curves:

@@ -16,6 +16,7 @@ from acdc.errors import InputError
 KNOWN: dict[str, dict[str, str]] = {
     "method": {
         "acdc": "discovery.methods.greedy:ACDC",
+        "best": "discovery.methods.best:Best",
         "ifr": "discovery.methods.scores:IFR",
         "eap": "discovery.methods.scores:EAP",
         "eap_ig": "discovery.methods.scores:EAPIG",

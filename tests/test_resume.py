@@ -75,7 +75,13 @@ def test_stopped_again_and_again(whole, tmp_path):
 
 @pytest.mark.parametrize(
     "words, steps",
-    [(["method=acdc"], 70), (["method=learned", "method.steps=30"], 12), (["method=iterative"], 5)],
+    [
+        (["method=acdc"], 70),
+        (["method=learned", "method.steps=30"], 12),
+        (["method=iterative"], 5),
+        (["method=best", "method.steps=30"], 20),
+        (["method=best", "method.steps=30"], 100),
+    ],
 )
 def test_on_its_way_to_a_target_it_goes_on(tmp_path, monkeypatch, words, steps):
     """From its last checkpoint: what lay before it is not done again."""

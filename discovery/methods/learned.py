@@ -37,7 +37,7 @@ class Learned(Scoring):
     ranking: Literal["signed"] = "signed"  # pyright: ignore[reportIncompatibleVariableOverride]
     loss: Literal["share", "metric"] = "share"
     spread: Annotated[FiniteFloat, Field(ge=1)] = 4.0
-    steps: Count = 600
+    steps: Count = 300
     batch: Count = 4
     rate: Amount = 0.05
     warm: Amount = 0.3

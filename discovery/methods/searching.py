@@ -71,15 +71,16 @@ def _search(
 
 def reach(
     method: ACDC, data: Data, metric: Metric, seed: int, target: float, tune: Data,
-    resume: Resume | None = None,
+    resume: Resume | None = None, start: NDArray[np.bool_] | None = None,
 ) -> Iterator[Step | Found]:  # fmt: skip
     """Searches within a budget, ever tighter until the target is reached, and the regrowth.
 
     The first budget is what the target leaves on the prompts of the search. Lines of tests are
-    those of the last search. Can be resumed within each search.
+    those of the last search. Can be resumed within each search. `start` [writers, readers] is where
+    they begin, if not where the method says.
     """
-    guide, error = _guide(method, data, metric, seed), two_sided(metric)
-    yardstick = Share(tune, metric)
+    guide = Guide(start=start) if start is not None else _guide(method, data, metric, seed)
+    error, yardstick = two_sided(metric), Share(tune, metric)
     if resume is None:
         nothing = np.zeros_like(data.graph.legal)
         first, total = 1, (1 - target) * float(data.errors(metric, [nothing]).mean())

@@ -14,9 +14,11 @@ from acdc.selection import best_edges
 from acdc.share import Share
 from discovery.evaluation import Measured, measure
 from discovery.holds import gap, holds
-from discovery.methods import last, searching
+from discovery.methods import Found, last, searching
+from discovery.methods.best import Best
 from discovery.methods.choosing import smallest
 from discovery.methods.greedy import ACDC
+from discovery.methods.learned import Learned
 from discovery.methods.scores import EAP, EAPIG
 
 RNG = np.random.default_rng(0)
@@ -152,3 +154,40 @@ def test_what_is_said_of_a_circuit():
     assert gap(alone) is None and holds(alone).endswith("of others nothing is known")
     nothing = {"search": Measured(3, 1.0, undefined="the task has no corrupt prompts")}
     assert holds(nothing) == "nothing can be said of it: the task has no corrupt prompts"
+
+
+@pytest.mark.parametrize("target", [0.6, 0.9])
+def test_the_best_is_no_larger_than_what_was_learnt(target):
+    """And says what each stage came to; both reach the target, the smaller is taken."""
+    search, tune = data("llama", n=8)
+    metric = METRICS["kl"]
+    learned = last(Learned(steps=60).reach(search, metric, 0, target, tune))
+    best = last(Best(steps=60).reach(search, metric, 0, target, tune))
+    assert best.counts["n_learned"] == learned.counts["n_edges_requested"]
+    assert best.mask.sum() == min(best.counts["n_polished"], learned.mask.sum()) > 0
+    assert best.counts["tune_share"] == pytest.approx(Share(tune, metric).of(best.mask))
+    assert best.counts["tune_share"] >= target
+    sized = Best(steps=60).of_size(best.counts)
+    assert isinstance(sized, Learned) and sized.n_edges == best.counts["n_learned"]
+
+
+def test_the_best_begins_with_room_and_keeps_the_learnt_one_if_the_search_fails(monkeypatch):
+    search, tune = data("llama", n=8)
+    metric, begun = METRICS["kl"], []
+
+    def fails(method, few, metric, seed, target, tune, resume, start):
+        begun.append((len(few), int(start.sum())))
+        counts = {"tune_share": target - 0.1}
+        yield Found(start, start * 1.0, "", ranks=False, counts=counts)
+
+    monkeypatch.setattr(searching, "reach", fails)
+    learned = last(Learned(steps=60).reach(search, metric, 0, 0.6, tune))
+    best = last(Best(steps=60, room=1.5, polish=4).reach(search, metric, 0, 0.6, tune))
+    assert (best.mask == learned.mask).all() and best.counts["tune_share"] >= 0.6
+    asked_for = round(1.5 * learned.counts["n_edges_requested"])
+    assert begun[0][0] >= 4 and learned.mask.sum() <= begun[0][1] <= asked_for
+    begun.clear()
+    large = last(Best(steps=60, most=1).reach(search, metric, 0, 0.6, tune))
+    assert not begun and (large.mask == learned.mask).all() and "n_polished" not in large.counts
+    with pytest.raises(InputError, match="method=best: ask for a target"):
+        next(Best().find(search, metric, 0))
