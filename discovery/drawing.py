@@ -134,9 +134,13 @@ class Grid:
 
 
 def draw_circuit(
-    folder: Path, layout: Layout, edges: Sequence[DrawnEdge], *, title: str, subtitle: str
-) -> tuple[Path, Path]:
-    """Write circuit.png and circuit.svg into the folder and return their paths."""
+    folder: Path, layout: Layout, edges: Sequence[DrawnEdge], *, title: str, subtitle: str,
+    width: str = "|effect|",
+) -> tuple[Path, Path]:  # fmt: skip
+    """Write circuit.png and circuit.svg into the folder and return their paths.
+
+    `width` says what an edge's width is.
+    """
     grid = Grid(layout)
     figure = Figure(figsize=(grid.width, grid.height), facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))
@@ -147,7 +151,7 @@ def draw_circuit(
         _draw_grid(axes, grid)
         _draw_edges(axes, grid, edges)
         _draw_nodes(axes, grid, edges)
-        _draw_header(axes, grid, title, subtitle, edges)
+        _draw_header(axes, grid, title, subtitle, width, edges)
         png = save_figure(figure, folder, "circuit", "png")
         return png, save_figure(figure, folder, "circuit", "svg")
 
@@ -252,7 +256,7 @@ def _draw_bracket(axes: Axes, grid: Grid, node: str) -> None:
 
 
 def _draw_header(
-    axes: Axes, grid: Grid, title: str, subtitle: str, edges: Sequence[DrawnEdge]
+    axes: Axes, grid: Grid, title: str, subtitle: str, width: str, edges: Sequence[DrawnEdge]
 ) -> None:
     """Title, subtitle, the colours, and three sample widths."""
     top = grid.height
@@ -270,7 +274,7 @@ def _draw_header(
     if not edges:
         return
     x += 0.2
-    _text(axes, x, y, "|effect|", size=7.5, color=GREY, ha="left")
+    _text(axes, x, y, width, size=7.5, color=GREY, ha="left")
     x += 0.5
     for strength in (0.05, 0.3, 1.0):
         look: dict[str, Any] = {"lw": _width(strength), "alpha": _opacity(strength)}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -37,14 +38,31 @@ def finish(*overrides, folder, **kwargs):
     return process.returncode, out, err
 
 
-def test_main_job_with_offline_tracking(tmp_path):
-    code, out, err = finish(folder=tmp_path / "run")
-    assert code == 0, err
+def command(script, *overrides, cwd):
+    """Another process in a folder of its own; what it printed."""
+    words = [sys.executable, str(ROOT / "scripts" / script), *overrides]
+    env = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(words, cwd=cwd, env=env, text=True, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
+
+
+def test_main_job_and_consensus_where_one_works(tmp_path):
+    """Without a word: the run folder is below the working directory, W&B's log offline in it."""
+    out, err = command("discover.py", cwd=tmp_path)
     assert "circuit.png" in out and "faithfulness" in out and "kept" in err  # the progress bar
-    run = read_run(tmp_path / "run")
+    (folder,) = tmp_path.glob("runs/*/*")
+    day, name = folder.relative_to(tmp_path / "runs").parts
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", day)
+    assert re.fullmatch(r"\d\d-\d\d-\d\d_induction_induction_acdc", name)
+    run = read_run(folder)
     assert run.state == "done" and run.config["overrides"] == []
-    logs = list((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"))
+    logs = list((folder / "wandb").glob("offline-run-*/run-*.wandb"))
     assert len(logs) == 1 and logs[0].stat().st_size > 1000
+    words = f"run={folder.relative_to(tmp_path)}", "pairs=3", "second=false"
+    out, err = command("consensus.py", *words, cwd=tmp_path)
+    assert "Jaccard" in out and (folder / "consensus" / "consensus.json").exists()
+    assert "Traceback" not in err and list((folder / "consensus" / "wandb").glob("offline-run-*"))
 
 
 @pytest.mark.parametrize(

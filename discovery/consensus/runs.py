@@ -192,9 +192,9 @@ def _draw(out: Path, graph: Graph, often: Inclusion, kept: Core, found: Mapping[
     layout = Layout(graph.n_layers, graph.n_heads, graph.n_kv_heads, graph.has_mlp)
     where = f"{found['n_circuits']} circuits, each on half of {found['n_prompts']} prompts"
     what = f"core of {where}" if kept.size else f"edges of at least half of {where}"
-    subtitle = f"{what}: {len(edges)} edges; width: share of the circuits that an edge is in"
+    subtitle = f"{what}: {len(edges)} edges"
     return draw_circuit(out, layout, edges, title=f"Consensus of {found['method']}",
-                        subtitle=subtitle)[0]  # fmt: skip
+                        subtitle=subtitle, width="found in")[0]  # fmt: skip
 
 
 def says(found: Mapping[str, Any]) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""Learnt, then exact: what the comparison of methods shows to need the fewest edges (README)."""
+"""Learnt, then exact: what needs the fewest edges by docs/results.md."""
 
 from __future__ import annotations
 
