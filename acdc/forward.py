@@ -150,12 +150,15 @@ class PatchedForward:
     def pieces(self, most: int) -> Iterator[PatchedForward]:
         """The same runs, at most so many prompts at a time; nothing is copied."""
         for start in range(0, len(self.prompts), most):
-            some = range(start, min(start + most, len(self.prompts)))
-            yield replace(
-                self, prompts=self.prompts.take(some), clean=self.clean.part(some),
-                corrupt=self.corrupt.part(some), _bound={},
-                rows=range(self.rows.start + some.start, self.rows.start + some.stop),
-            )  # fmt: skip
+            yield self.piece(range(start, min(start + most, len(self.prompts))))
+
+    def piece(self, some: range) -> PatchedForward:
+        """The same runs of some neighbouring prompts; nothing is copied."""
+        return replace(
+            self, prompts=self.prompts.take(some), clean=self.clean.part(some),
+            corrupt=self.corrupt.part(some), _bound={},
+            rows=range(self.rows.start + some.start, self.rows.start + some.stop),
+        )  # fmt: skip
 
     def swapped(self) -> PatchedForward:
         """The corrupted prompts' run, into which cut edges carry clean outputs (denoising)."""

@@ -26,16 +26,26 @@ class Minibatches:
         if size < 1:
             raise InputError(f"batch={size}: at least 1 prompt at a time")
         size = min(size, len(data))
-        part = max(p for p in range(1, min(size, data.part) + 1) if size % p == 0)
-        self.data, self.seed = data.arranged(part, data.hold, data.batch_bytes), seed
-        self.parts = size // part  # of one minibatch
+        self.part = max(p for p in range(1, min(size, data.part) + 1) if size % p == 0)
+        within = data.hold and data.part % self.part == 0  # held runs are looked at, not made again
+        self.data = data if within else data.arranged(self.part, data.hold, data.batch_bytes)
+        self.seed, self.parts = seed, size // self.part  # of one minibatch
 
     def __len__(self) -> int:
-        return -(-self.data.n_parts // self.parts)
+        return -(-len(self.data) // (self.part * self.parts))
 
     def at(self, step: int) -> Iterator[PatchedForward]:
         """The parts of the minibatch of a step, counted from 0."""
         turn, place = divmod(step, len(self))
         order = np.random.default_rng([self.seed, turn]).permutation(len(self))
-        first = int(order[place]) * self.parts
-        return (self.data[i] for i in range(first, min(first + self.parts, self.data.n_parts)))
+        size = self.part * self.parts
+        first = int(order[place]) * size
+        starts = range(first, min(first + size, len(self.data)), self.part)
+        return (self._piece(start) for start in starts)
+
+    def _piece(self, start: int) -> PatchedForward:
+        """A part, or some of a larger one."""
+        index, place = divmod(start, self.data.part)
+        forward = self.data[index]
+        stop = min(place + self.part, len(forward.prompts))
+        return forward if stop - place == len(forward.prompts) else forward.piece(range(place, stop))
