@@ -48,4 +48,6 @@ class Minibatches:
         index, place = divmod(start, self.data.part)
         forward = self.data[index]
         stop = min(place + self.part, len(forward.prompts))
-        return forward if stop - place == len(forward.prompts) else forward.piece(range(place, stop))
+        return (
+            forward if stop - place == len(forward.prompts) else forward.piece(range(place, stop))
+        )

@@ -10,7 +10,7 @@ table.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,8 +46,8 @@ class Compared:
 def compare(
     data: Data, metric: Metric, methods: Sequence[Method], rule: Rule, seed: int,
     targets: Sequence[float], tune: Data, test: Data, with_curves: bool = True,
-) -> list[Compared]:  # fmt: skip
-    """Scores and curves of each method, and the edges that it needs; all else is shared.
+) -> Iterator[Compared]:  # fmt: skip
+    """Scores and curves of each method in turn, and the edges that it needs; all else is shared.
 
     A method that gives no scores and has no size of its own is asked for each target anew, and its
     curve is that of the last. InputError without corrupt prompts, if the ablation needs them:
@@ -55,7 +55,6 @@ def compare(
     """
     if data.ablation.needs_corrupt and not data.prompts.has_corrupt:
         raise InputError("task: a comparison needs corrupt prompts, and the task has none")
-    compared = []
     for method in tqdm(methods, unit="method", dynamic_ncols=True):
         found, rows, seconds = _asked(method, data, metric, seed, targets, tune, test)
         curves = None
@@ -63,9 +62,7 @@ def compare(
             with torch.no_grad():
                 curves = faithfulness_curves(test, metric, ranking(found), rule)
         kept = None if found.ranks else found.mask
-        own = Compared(method.label, kept, ranking(found), curves, tuple(rows), seconds)
-        compared.append(own)
-    return compared
+        yield Compared(method.label, kept, ranking(found), curves, tuple(rows), seconds)
 
 
 def _asked(
@@ -96,6 +93,13 @@ def ranking(found: Found) -> NDArray[np.float64]:
         return found.scores
     first = 2 * np.abs(found.scores).max() + 1
     return np.where(found.mask, found.scores + first, found.scores)
+
+
+def as_json(found: Sequence[Compared], data: Data) -> dict[str, Any]:
+    """compare.json: the table, the edges needed, and the curves."""
+    curves = {one.method: one.curves.to_json() for one in found if one.curves is not None}
+    needed = [row for one in found for row in one.needed]
+    return {"table": facts(found, data), "needed": needed, "curves": curves}
 
 
 def facts(found: Sequence[Compared], data: Data) -> list[dict[str, Any]]:

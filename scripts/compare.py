@@ -41,7 +41,7 @@ def method_settings(config: DictConfig, overrides: list[str]) -> list[Settings]:
 def run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     """Compare, write, print."""
     methods = method_settings(config, overrides)
-    from discovery.compare import compare, draw_curves, facts  # seconds, for settings that hold
+    from discovery.compare import as_json, compare, draw_curves  # seconds, for settings that hold
     from discovery.doubts import doubts
     from discovery.prepare import prepare
 
@@ -53,18 +53,19 @@ def run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
         if {"tune", "test"} - job.held_out.keys():
             raise InputError("tune, test: a comparison needs prompts of both; give the task more")
         held_out = job.held_out["tune"], job.held_out["test"]
-        found = compare(
+        found, results = [], {}
+        for one in compare(
             job.data, job.metric, [s.method for s in methods], config.rule, methods[0].seed,
             config.targets, *held_out, config.curves,
-        )  # fmt: skip
-        rows, needed = facts(found, job.data), [row for one in found for row in one.needed]
-        curves = {one.method: one.curves.to_json() for one in found if one.curves is not None}
-        record.write("compare.json", {"table": rows, "needed": needed, "curves": curves})
+        ):  # fmt: skip
+            found.append(one)  # what is known is written, whatever becomes of the others
+            results = as_json(found, job.data)
+            record.write("compare.json", results)
         words = methods[0].task.name, job.loaded.model.name, job.metric.name, job.data.ablation.name
         title = "{} in {}, {}, {}".format(*words)
-        print(f"edges needed for a share of the model\n\n{markdown(needed)}")
-        print(markdown(rows))
-        if curves:
+        print(f"edges needed for a share of the model\n\n{markdown(results['needed'])}")
+        print(markdown(results["table"]))
+        if config.curves:
             print(f"picture  {draw_curves(folder, found, title)}")
         print(f"results  {record.path('compare.json')}")
 
