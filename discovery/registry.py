@@ -16,7 +16,6 @@ from acdc.errors import InputError
 KNOWN: dict[str, dict[str, str]] = {
     "method": {
         "acdc": "discovery.methods.greedy:ACDC",
-        "best": "discovery.methods.best:Best",
         "ifr": "discovery.methods.scores:IFR",
         "eap": "discovery.methods.scores:EAP",
         "eap_ig": "discovery.methods.scores:EAPIG",
@@ -24,6 +23,7 @@ KNOWN: dict[str, dict[str, str]] = {
         "exact": "discovery.methods.scores:Exact",
         "iterative": "discovery.methods.iterative:Iterative",
         "learned": "discovery.methods.learned:Learned",
+        "best": "discovery.methods.best:Best",
         "random": "discovery.methods.scores:Random",
     },
     "task": {
