@@ -67,8 +67,7 @@ def discover(
         clock, kept = _Clock(), kept or Kept()
         with clock("load"):
             prepare(settings, kept=kept)
-        with clock("grow"):
-            settings, done = _grown(settings, run, kept, say)
+        settings, done = _grown(settings, run, kept, clock, say)
         job, words = prepare(settings, kept=kept), labels(settings)
         with start_tracker(
             settings.tracking.mode, folder=folder, project=settings.tracking.project,
@@ -87,7 +86,7 @@ def labels(settings: Settings) -> list[str]:
 
 
 def _grown(
-    settings: Settings, run: RunFolder, kept: Kept, say: Say
+    settings: Settings, run: RunFolder, kept: Kept, clock: _Clock, say: Say
 ) -> tuple[Settings, Done | None]:
     """The settings with as many prompts as are enough, if that is asked, and what was done there.
 
@@ -102,7 +101,8 @@ def _grown(
     def steps(own: Settings, job: Job) -> Steps:
         return asked(own.method, job.data, job.metric, own.seed, _aim(own, job))
 
-    found = enough(settings, settings.grow, kept, steps, say)
+    with clock("grow"):
+        found = enough(settings, settings.grow, kept, steps, say)
     run.write(CURVE, {"curve": found.to_json()})
     return found.settings, found.done
 
