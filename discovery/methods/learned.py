@@ -16,7 +16,7 @@ from discovery.methods.found import Found, Resume, Step, last
 from discovery.methods.method import Scoring, Work, scoring
 
 RECENT = 20  # steps whose mean loss a progress bar shows
-LEAST, MOST = 1 / 1000, 9 / 10  # budgets as shares of the graph, where nobody said a size
+LEAST, MOST = 1 / 1000, 1 / 5  # budgets as shares of the graph, where nobody said a size
 START = 64  # prompts that are enough for scores to start from
 
 
