@@ -43,6 +43,7 @@ from discovery.tasks.choices import Part
 from discovery.tracking import Outcome, Tracker, check_tracking, start_tracker
 
 CURVE = "learning_curve.json"
+LARGE = 20_000  # edges of a graph on which a search to a target may take hours
 FORWARD_REPEATS = 5  # plain passes timed before the search, and again after it
 Say = Callable[[str], None]
 
@@ -175,7 +176,9 @@ def estimate(settings: Settings, job: Job, forward_seconds: float) -> str:
         passes = None  # a few searches, each as long as the circuit is large
     one = f"a plain forward pass of all prompts takes {forward_seconds:.3g} s"
     if passes is None:
-        return f"{job.plan.says()}\ntime: {one}; how many {settings.method.name} takes is not known"
+        says = f"{job.plan.says()}\ntime: {one}; how many {settings.method.name} takes is not known"
+        long = settings.method.works == "search" and job.data.graph.n_edges > LARGE
+        return says + (", it may be hours: method=learned takes some hundreds" if long else "")
     total = passes * forward_seconds
     words = f"{total:.0f} s" if total < 120 else f"{total / 60:.0f} minutes"
     return f"{job.plan.says()}\ntime: roughly {passes:.0f} plain forward passes, {words}; {one}"

@@ -1,6 +1,6 @@
 """Several methods on one task: the table, the curves, what they share.
 
-    python scripts/compare.py model=smollm2 task=ioi methods=[acdc,ifr,eap,eap_ig,random]
+    python scripts/compare.py model=smollm2 task=ioi methods=[learned,eap_ig,random]
 
 Writes compare.json and, unless curves=false, curve.png and curve.svg into the run folder.
 """
