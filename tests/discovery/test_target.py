@@ -5,6 +5,7 @@ import json
 import families
 import numpy as np
 import pytest
+from test_settings import settings
 
 from acdc.data import Data
 from acdc.errors import InputError
@@ -12,6 +13,7 @@ from acdc.graph import Circuit
 from acdc.metrics import METRICS
 from acdc.selection import best_edges
 from acdc.share import Share
+from discovery import pipeline
 from discovery.evaluation import Measured, measure
 from discovery.holds import gap, holds
 from discovery.methods import Found, last, searching
@@ -20,6 +22,7 @@ from discovery.methods.choosing import smallest
 from discovery.methods.greedy import ACDC
 from discovery.methods.learned import Learned
 from discovery.methods.scores import EAP, EAPIG
+from discovery.prepare import prepare
 
 RNG = np.random.default_rng(0)
 CONFIGURATIONS = [  # family, metric, target, seed, method
@@ -191,3 +194,12 @@ def test_the_best_begins_with_room_and_keeps_the_learnt_one_if_the_search_fails(
     assert not begun and (large.mask == learned.mask).all() and "n_polished" not in large.counts
     with pytest.raises(InputError, match="method=best: ask for a target"):
         next(Best().find(search, metric, 0))
+
+
+def test_on_a_large_graph_a_search_to_a_target_says_that_it_may_be_hours(monkeypatch):
+    asked = [settings("tracking=disabled", "task.n=4", f"method={m}") for m in ("acdc", "learned")]
+    jobs = [prepare(one) for one in asked]
+    assert "hours" not in pipeline.estimate(asked[0], jobs[0], 0.1)
+    monkeypatch.setattr(pipeline, "LARGE", 100)
+    assert "it may be hours: method=learned" in pipeline.estimate(asked[0], jobs[0], 0.1)
+    assert "hours" not in pipeline.estimate(asked[1], jobs[1], 0.1)
