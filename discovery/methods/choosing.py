@@ -14,7 +14,7 @@ from acdc.graph import Circuit, Graph
 from acdc.metrics import Metric
 from acdc.selection import Selection, check_size, select, select_on_paths, threshold
 from acdc.share import Share, lower
-from discovery.methods.found import Found, Step
+from discovery.methods.found import Found, Resume, Step
 from discovery.methods.method import Scoring
 from discovery.records import TestedEdge
 from discovery.statistics.random_circuits import random_mask
@@ -22,19 +22,36 @@ from discovery.statistics.random_circuits import random_mask
 FIRST = 8  # edges that are tried first on the way to a target
 
 
-def find(method: Scoring, data: Data, metric: Metric, seed: int) -> Iterator[Step | Found]:
+def find(
+    method: Scoring, data: Data, metric: Metric, seed: int, resume: Resume | None
+) -> Iterator[Step | Found]:
     """Score every edge, choose the best."""
     method.asked_for()
     if method.n_edges is not None:
         check_size(data.graph, method.n_edges)  # before the scores, which may take hours
-    yield from end(method, data, metric, seed, method.scores(data, metric, seed))
+    for made in method.ranks(data, metric, seed, resume):
+        if isinstance(made, Found):
+            yield from end(method, data, metric, seed, made.scores)
+        else:
+            yield made
 
 
 def reach(
     method: Scoring, data: Data, metric: Metric, seed: int, target: float, tune: Data,
+    resume: Resume | None,
+) -> Iterator[Step | Found]:  # fmt: skip
+    """Score every edge; the fewest of the best that reach the target. See Method.reach."""
+    for made in method.ranks(data, metric, seed, resume):
+        if isinstance(made, Found):
+            yield from _fewest(method, data, metric, seed, target, tune, made.scores)
+        else:
+            yield made
+
+
+def _fewest(
+    method: Scoring, data: Data, metric: Metric, seed: int, target: float, tune: Data,
     scores: NDArray[np.float64],
 ) -> Iterator[Step | Found]:  # fmt: skip
-    """The fewest of the best edges that reach the target. See Method.reach."""
     by_size = shares_by_size(method, data.graph, scores, seed, Share(tune, metric))
     size, reached = smallest(lambda n: lower(by_size(n)), data.graph.n_edges, target)
     sized = method.model_copy(update={"n_edges": size})

@@ -45,41 +45,12 @@ class Iterative(Scoring):
 
     def scores(self, data: Any, metric: Any, seed: int) -> NDArray[np.float64]:
         """See Scoring.scores: the order of leaving, in (0, 1], down to LEAST edges if unsized."""
-        return last(self._rounds(data, metric, seed, None)).scores
+        return last(self.ranks(data, metric, seed)).scores
 
-    def find(
+    def ranks(
         self, data: Any, metric: Any, seed: int, resume: Resume | None = None
     ) -> Iterator[Step | Found]:
-        """See Method.find; can be resumed after any round."""
-        from acdc.selection import check_size
-        from discovery.methods.choosing import end
-
-        self.asked_for()
-        assert self.n_edges is not None  # it is sized
-        check_size(data.graph, self.n_edges)
-        for made in self._rounds(data, metric, seed, resume):
-            if isinstance(made, Found):
-                yield from end(self, data, metric, seed, made.scores)
-            else:
-                yield made
-
-    def reach(
-        self, data: Any, metric: Any, seed: int, target: float, tune: Any,
-        resume: Resume | None = None,
-    ) -> Iterator[Step | Found]:  # fmt: skip
-        """See Method.reach; can be resumed after any round."""
-        from discovery.methods.choosing import reach
-
-        for made in self._rounds(data, metric, seed, resume):
-            if isinstance(made, Found):
-                yield from reach(self, data, metric, seed, target, tune, made.scores)
-            else:
-                yield made
-
-    def _rounds(
-        self, data: Any, metric: Any, seed: int, resume: Resume | None
-    ) -> Iterator[Step | Found]:
-        """The rounds, and a Found of scores alone."""
+        """See Scoring.ranks: the rounds."""
         from acdc.iterative import Round, iterative
 
         now = start = None

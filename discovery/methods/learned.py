@@ -66,41 +66,12 @@ class Learned(Scoring):
 
     def scores(self, data: Any, metric: Any, seed: int) -> NDArray[np.float64]:
         """See Scoring.scores: at least 1 for edges that take part, below for others."""
-        return last(self._learn(data, metric, seed, None)).scores
+        return last(self.ranks(data, metric, seed)).scores
 
-    def find(
+    def ranks(
         self, data: Any, metric: Any, seed: int, resume: Resume | None = None
     ) -> Iterator[Step | Found]:
-        """See Method.find; can be resumed after any step."""
-        from acdc.selection import check_size
-        from discovery.methods.choosing import end
-
-        self.asked_for()
-        assert self.n_edges is not None  # it is sized
-        check_size(data.graph, self.n_edges)
-        for made in self._learn(data, metric, seed, resume):
-            if isinstance(made, Found):
-                yield from end(self, data, metric, seed, made.scores)
-            else:
-                yield made
-
-    def reach(
-        self, data: Any, metric: Any, seed: int, target: float, tune: Any,
-        resume: Resume | None = None,
-    ) -> Iterator[Step | Found]:  # fmt: skip
-        """See Method.reach; can be resumed after any step."""
-        from discovery.methods.choosing import reach
-
-        for made in self._learn(data, metric, seed, resume):
-            if isinstance(made, Found):
-                yield from reach(self, data, metric, seed, target, tune, made.scores)
-            else:
-                yield made
-
-    def _learn(
-        self, data: Any, metric: Any, seed: int, resume: Resume | None
-    ) -> Iterator[Step | Found]:
-        """The steps, and a Found of scores alone."""
+        """See Scoring.ranks: the steps."""
         from acdc.learned import learn, ranked
         from acdc.selection import best_edges
 

@@ -123,13 +123,23 @@ class Scoring(Method):
         """[writers, readers]: positive = the edge helps, 0 where there is no edge."""
         raise NotImplementedError
 
+    def ranks(
+        self, data: Any, metric: Any, seed: int, resume: Resume | None = None
+    ) -> Iterator[Step | Found]:
+        """Steps towards the scores, and a Found that holds these and no circuit of its own.
+
+        No step by default; what takes many says them here, and may be resumed after any.
+        """
+        legal, scores = data.graph.legal, self.scores(data, metric, seed)
+        yield Found(mask=legal, scores=scores, score=self.label, ranks=True)
+
     def find(
         self, data: Any, metric: Any, seed: int, resume: Resume | None = None
     ) -> Iterator[Step | Found]:
-        """See Method.find; nothing to go on from."""
+        """See Method.find: the best edges by the scores."""
         from discovery.methods.choosing import find
 
-        yield from find(self, data, metric, seed)
+        yield from find(self, data, metric, seed, resume)
 
     def reach(
         self, data: Any, metric: Any, seed: int, target: float, tune: Any,
@@ -138,7 +148,7 @@ class Scoring(Method):
         """See Method.reach: by size, on the path of circuits that the scores make."""
         from discovery.methods.choosing import reach
 
-        yield from reach(self, data, metric, seed, target, tune, self.scores(data, metric, seed))
+        yield from reach(self, data, metric, seed, target, tune, resume)
 
     def of_size(self, counts: Mapping[str, Any]) -> Method:
         """See Method.of_size: its number of edges."""
