@@ -43,7 +43,7 @@ class Tried:
 class Enough:
     """The last job, what its method did, and the curve that led there."""
 
-    settings: Settings
+    job: Job
     done: Done
     curve: tuple[Tried, ...]
 
@@ -52,15 +52,12 @@ class Enough:
         return [asdict(one) for one in self.curve]
 
 
-def enough(
-    settings: Settings, most: int, kept: Kept, run: Callable[[Settings, Job], Steps], say: Say
-) -> Enough:
-    """Run the method on ever more prompts, `most` at most; `run` is how, given a job."""
+def enough(job: Job, most: int, kept: Kept, run: Callable[[Job], Steps], say: Say) -> Enough:
+    """Run the method on ever more prompts, from a job's own on, `most` at most; `run` is how."""
     curve = list[Tried]()
     while True:
-        job = prepare(settings, kept)
         start = time.perf_counter()
-        steps = tuple(_without_checkpoint(step) for step in run(settings, job))
+        steps = tuple(_without_checkpoint(step) for step in run(job))
         done, found = Done(steps, time.perf_counter() - start), steps[-1]
         assert isinstance(found, Found)  # a method ends in one
         curve.append(_tried(job, found))
@@ -69,11 +66,10 @@ def enough(
             f"{now.n} prompts: {now.n_edges} edges recover {_percent(now.search)} of them,"
             f" {_percent(now.tune)} of {len(job.held_out['tune'])} others"
         )
-        more = with_prompts(settings, min(2 * now.n, most))
         fresh = len(curve) < 2 or now.n > curve[-2].n
         if now.enough or now.n >= most or not fresh:
-            return Enough(settings, done, tuple(curve))
-        settings = more
+            return Enough(job, done, tuple(curve))
+        job = prepare(with_prompts(job.settings, min(2 * now.n, most)), kept)
 
 
 def _without_checkpoint(step: Step | Found) -> Step | Found:

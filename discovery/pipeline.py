@@ -67,9 +67,9 @@ def discover(
         check_tracking(settings.tracking.mode)
         clock, kept = _Clock(), kept or Kept()
         with clock("load"):
-            prepare(settings, kept=kept)
-        settings, done = _grown(settings, run, kept, clock, say)
-        job, words = prepare(settings, kept=kept), labels(settings)
+            job = prepare(settings, kept=kept)
+        job, done = _grown(job, run, kept, clock, say)
+        settings, words = job.settings, labels(settings)
         with start_tracker(
             settings.tracking.mode, folder=folder, project=settings.tracking.project,
             config=config, name="-".join(words), group=group, job_type=settings.method.name,
@@ -87,25 +87,26 @@ def labels(settings: Settings) -> list[str]:
 
 
 def _grown(
-    settings: Settings, run: RunFolder, kept: Kept, clock: _Clock, say: Say
-) -> tuple[Settings, Done | None]:
-    """The settings with as many prompts as are enough, if that is asked, and what was done there.
+    job: Job, run: RunFolder, kept: Kept, clock: _Clock, say: Say
+) -> tuple[Job, Done | None]:
+    """The job with as many prompts as are enough, if that is asked, and what was done there.
 
     A run that goes on takes the number that it came to.
     """
-    if settings.grow is None:
-        return settings, None
+    if job.settings.grow is None:
+        return job, None
     curve = read_json(run.path(CURVE))
     if curve is not None:
-        return with_prompts(settings, curve["curve"][-1]["n"]), None
+        return prepare(with_prompts(job.settings, curve["curve"][-1]["n"]), kept), None
 
-    def steps(own: Settings, job: Job) -> Steps:
-        return asked(own.method, job.data, job.metric, own.seed, _aim(own, job))
+    def steps(own: Job) -> Steps:
+        method, seed = own.settings.method, own.settings.seed
+        return asked(method, own.data, own.metric, seed, _aim(own.settings, own))
 
     with clock("grow"):
-        found = enough(settings, settings.grow, kept, steps, say)
+        found = enough(job, job.settings.grow, kept, steps, say)
     run.write(CURVE, {"curve": found.to_json()})
-    return found.settings, found.done
+    return found.job, found.done
 
 
 def _discover(

@@ -13,6 +13,7 @@ from discovery.finished import read_finished
 from discovery.methods import Found, Step
 from discovery.methods.method import Method
 from discovery.pipeline import discover
+from discovery.prepare import prepare
 from discovery.records import read_run
 
 
@@ -91,3 +92,21 @@ def test_what_goes_on_from_the_run_has_its_prompts(tmp_path):
 def test_without_prompts_to_tune_on_it_cannot_be_seen():
     with pytest.raises(InputError, match="grow: whether prompts are enough"):
         settings(*AS_PUBLISHED, "method.threshold=0.05", "grow=64")
+
+
+@pytest.mark.parametrize("words, times", [((), 1), (("grow=4",), 1), (("grow=8",), 2)])
+def test_a_job_is_prepared_once_for_each_number_of_prompts(monkeypatch, tmp_path, words, times):
+    """What is learnt of the prompts before the search takes its time."""
+    from discovery import enough, pipeline
+
+    monkeypatch.setattr(Tried, "enough", property(lambda self: False))
+    made = []
+
+    def counted(*args, **kwargs):
+        made.append(prepare(*args, **kwargs))
+        return made[-1]
+
+    for module in (enough, pipeline):
+        monkeypatch.setattr(module, "prepare", counted)
+    discover(asked("task.n=4", *words), tmp_path / "run", [], print)
+    assert len(made) == times
