@@ -52,9 +52,12 @@ class Optimal(Ablation):
         """See Ablation.learnt. FloatingPointError if a gradient is NaN or infinite."""
         mean, scale = moments(forward.clean.writers for forward in data)
         batches, graph = Minibatches(data, self.batch, self.seed), data.graph
-        now, first, second = mean, *(mean.map(torch.zeros_like) for _ in range(2))
+        moved = mean.map(lambda x: torch.zeros_like(x, requires_grad=True))  # in deviations
+        adam = torch.optim.Adam([moved.z, moved.rest], self.rate, BETAS, EPS)
+        falling = torch.optim.lr_scheduler.LinearLR(adam, 1.0, 0.0, self.steps or 1)
         for step in range(self.steps):
             mask = random_mask(data, np.random.default_rng([self.seed, step]))
+            now = mean.with_(scaled(moved, scale), torch.add)
             ablation = Optimal(self.name, self.needs_corrupt, constants=now)
             total, n = torch.zeros_like(mask[:, :1]), 0
             for forward in batches.at(step):
@@ -63,13 +66,11 @@ class Optimal(Ablation):
                 total, n = total + run.cut_gradient(), n + len(forward.prompts)
             if not bool(total.isfinite().all()):
                 raise FloatingPointError(f"ablation={self.name}: a gradient is NaN or infinite")
-            slope = by_constant(mean, total / n).with_(scale, torch.mul)  # in deviations
-            first = first.with_(slope, lambda a, b: BETAS[0] * a + (1 - BETAS[0]) * b)
-            second = second.with_(slope, lambda a, b: BETAS[1] * a + (1 - BETAS[1]) * b**2)
-            move = _adam(first, second, step + 1).with_(scale, torch.mul)
-            rate = self.rate * (1 - step / self.steps)
-            now = now.with_(move, lambda a, b, rate=rate: a - rate * b)
-        return replace(self, constants=now)
+            slope = scaled(by_constant(mean, total / n), scale)
+            moved.z.grad, moved.rest.grad = slope.z, slope.rest
+            adam.step()
+            falling.step()
+        return replace(self, constants=mean.with_(scaled(moved, scale), torch.add))
 
     def of(self, clean: Writers, corrupt: Writers, rows: range) -> Writers:
         """See Ablation.of."""
@@ -116,7 +117,6 @@ def by_constant(like: Writers, slopes: Float[Tensor, "writers d_model"]) -> Writ
     return Writers(graph, like.W_O, z[:, :, None, None], slopes[others][:, None, None])
 
 
-def _adam(first: Writers, second: Writers, step: int) -> Writers:
-    """The direction of Adam (Kingma and Ba 2015) at its step, counted from 1."""
-    one, two = (1 - beta**step for beta in BETAS)
-    return first.with_(second, lambda a, b: (a / one) / ((b / two).sqrt() + EPS))
+def scaled(some: Writers, scale: Writers) -> Writers:
+    """Deviations as numbers, no gradient along."""
+    return some.with_(scale, lambda x, by: x.detach() * by)
