@@ -137,11 +137,8 @@ def _tests(job: Job, first: Mask, kept: Mask, second: Second | None) -> dict[str
         return None
     named = {"circuit": first, "core": kept, "second": None if second is None else second.mask}
     test, metric = job.held_out["test"], job.metric
-    return {
-        name: asdict(measure(test, metric, mask))
-        for name, mask in named.items()
-        if mask is not None and mask.any()
-    }
+    measured = {n: measure(test, metric, m) for n, m in named.items() if m is not None and m.any()}
+    return {name: {**asdict(own), "share": own.share} for name, own in measured.items()}
 
 
 def _told(second: Second) -> dict[str, Any]:
@@ -215,16 +212,11 @@ def says(found: Mapping[str, Any]) -> Sequence[str]:
         lines.append(f"core: none; {found['core_empty']}")
     lines += [
         f"{'the run' if name == 'circuit' else 'the ' + name}"
-        f" recovers {_least(own):.0%} on {own['n']} new prompts"
+        f" recovers {own['share']:.0%} on {own['n']} new prompts"
         for name, own in tests.items()
-        if _least(own) is not None
+        if own["share"] is not None
     ]
     return [*lines, *_of_second(found["second"], found["settings"]["margin"])]
-
-
-def _least(own: Mapping[str, Any]) -> float | None:
-    shares = [own[name] for name in ("error_share", "kl_share") if own[name] is not None]
-    return min(shares, default=None)
 
 
 def _of_second(second: Mapping[str, Any] | None, margin: float) -> list[str]:
