@@ -282,6 +282,7 @@ def _write(
         run.folder, layout, drawn,
         title=f"Circuit for {result['task']} in {result['model']}",
         subtitle=_subtitle(result, metric),
+        width="|score|" if proposed.found.ranks else "|effect|",
     )  # fmt: skip
     run.write("result.json", result)
     flat = {k: v for k, v in result.items() if isinstance(v, (int, float, str))}

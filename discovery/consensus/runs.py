@@ -20,7 +20,7 @@ from discovery.consensus.settings import ConsensusSettings
 from discovery.drawing import DrawnEdge, Layout, draw_circuit
 from discovery.evaluation import measure
 from discovery.finished import read_finished
-from discovery.json_files import write_json
+from discovery.json_files import read_json, write_json
 from discovery.methods import Method
 from discovery.prepare import Job, prepare
 from discovery.records import termination_as_exit
@@ -38,10 +38,11 @@ def consensus(folder: Path, asked: ConsensusSettings, say: Say) -> dict[str, Any
 
     InputError for a run that is not finished, or was found on too few prompts.
     """
-    settings, mask_json = _read(folder, asked)
+    settings, circuit = _read(folder, asked)
     job = prepare(settings)
     graph = job.data.graph
-    first = Circuit.from_json(mask_json, graph).mask
+    own = Circuit.from_json(circuit, graph)
+    first = own.mask
     out = folder / FOLDER
     out.mkdir(exist_ok=True)
     say(f"{2 * asked.pairs} circuits of {settings.method.label}, each on half of the run's prompts")
@@ -55,7 +56,7 @@ def consensus(folder: Path, asked: ConsensusSettings, say: Say) -> dict[str, Any
     ):  # fmt: skip
         masks = np.array([m[graph.legal] for m in _circuits(job, asked)])
         often, kept = inclusion(masks), core(masks, asked.q)
-        second = _second(job, asked, first, out) if asked.second else None
+        second = _second(job, asked, own, _ranks(folder), out) if asked.second else None
         found = _result(job, asked, first, masks, often, kept, second)
         write_json(out / "consensus.json", found)
         write_json(out / "circuit.json", _circuit(graph, often, kept).to_json())
@@ -95,13 +96,21 @@ def _circuits(job: Job, asked: ConsensusSettings) -> Iterator[Mask]:
             yield mask
 
 
-def _second(job: Job, asked: ConsensusSettings, first: Mask, out: Path) -> Second | None:
+def _ranks(folder: Path) -> bool:
+    """Whether the scores in the run's circuit.json are those that rank all edges."""
+    return bool((read_json(folder / "search.json") or {}).get("ranks"))
+
+
+def _second(
+    job: Job, asked: ConsensusSettings, first: Circuit, ranks: bool, out: Path
+) -> Second | None:
     if "tune" not in job.held_out:
         return None
-    settings, tune = job.settings, job.held_out["tune"]
+    settings, scores = job.settings, first.scores if ranks else None
     return beside(
-        settings.method, job.data, job.metric, settings.seed, first, tune, out, asked.margin
-    )
+        settings.method, job.data, job.metric, settings.seed, first.mask, job.held_out["tune"], out,
+        asked.margin, scores,
+    )  # fmt: skip
 
 
 def _result(

@@ -22,6 +22,7 @@ from discovery.methods import Method, Scoring, last
 from discovery.methods.choosing import choose, smallest
 
 Mask = NDArray[np.bool_]  # [writers, readers]
+Scores = NDArray[np.float64]  # [writers, readers]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +37,13 @@ class Second:
 
 def beside(
     method: Method, data: Data, metric: Metric, seed: int, first: Mask, tune: Data, folder: Path,
-    margin: float,
+    margin: float, scores: Scores | None = None,
 ) -> Second:  # fmt: skip
     """The smallest circuit that the method finds without the first one's edges.
 
     One is as good if it recovers the first one's share less the margin. A search starts from
-    others.json, which is written into the folder: the circuit of all other edges.
+    others.json, which is written into the folder: the circuit of all other edges. `scores` are
+    those that a scoring method gave to all edges, if they are known: they may have taken hours.
     """
     yardstick, others = Share(tune, metric), data.graph.legal & ~first
     own, rest = yardstick.of(first), yardstick.of(others)
@@ -49,24 +51,24 @@ def beside(
     if rest < target:
         return Second(own, rest, None, None)
     if isinstance(method, Scoring):
-        mask = _of_scores(method, data, metric, seed, others, target, yardstick)
+        scores = method.scores(data, metric, seed) if scores is None else scores
+        mask = _of_scores(method, data.graph, seed, scores, others, target, yardstick)
     else:
         mask = _of_search(method, data, metric, seed, others, target, tune, folder)
     return Second(own, rest, mask, yardstick.of(mask))
 
 
 def _of_scores(
-    method: Scoring, data: Data, metric: Metric, seed: int, others: Mask, target: float,
+    method: Scoring, graph: Graph, seed: int, scores: Scores, others: Mask, target: float,
     yardstick: Share,
 ) -> Mask:  # fmt: skip
-    scores = method.scores(data, metric, seed)
     # of the first circuit's edges: what comes last in the ranking
     barred = 0.0 if method.ranking == "absolute" else float(scores.min()) - 1
     ranked = np.where(others, scores, barred)
 
     def circuit(n_edges: int) -> Mask:
         sized = method.model_copy(update={"n_edges": n_edges, "threshold": None})
-        return choose(sized, data.graph, ranked, seed).circuit.mask & others
+        return choose(sized, graph, ranked, seed).circuit.mask & others
 
     size, _ = smallest(lambda n: yardstick.of(circuit(n)), int(others.sum()), target)
     return circuit(size)

@@ -79,6 +79,25 @@ def test_a_second_circuit_shares_no_edge(method, tmp_path):
     assert none.mask is None and none.first == pytest.approx(1) and none.others == pytest.approx(0)
 
 
+def test_scores_that_a_run_has_are_not_made_again(tmp_path, monkeypatch):
+    words = [*AS_PUBLISHED, "method=eap", "metric=logit_diff", "method.n_edges=12"]
+    words += ["task.n=8", "tune=8", "test=8"]
+    discover(settings(*words), tmp_path / "run", [], print)
+    asked, made = {**ASKED, "margin": 0.99}, []
+    whole = consensus(tmp_path / "run", read_consensus(asked), lambda text: None)
+    monkeypatch.setattr("discovery.consensus.runs._ranks", lambda folder: False)
+    scores = EAP.scores
+
+    def counted(self, data, metric, seed):
+        made.append(len(data))
+        return scores(self, data, metric, seed)
+
+    monkeypatch.setattr(EAP, "scores", counted)
+    again = consensus(tmp_path / "run", read_consensus(asked), lambda text: None)
+    assert made == [*[1] * 8, 8] and again["second"] == whole["second"]  # once more, for nothing
+    assert whole["second"]["n_edges"] is not None
+
+
 def test_sizes_are_multiplied():
     assert EAP(n_edges=10).times(1.5).n_edges == 15
     assert ACDC(threshold=0.1).times(2.0).threshold == 0.05
