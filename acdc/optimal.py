@@ -29,7 +29,7 @@ from acdc.data import Data
 from acdc.gradient import MaskedRun
 from acdc.metrics import KL
 from acdc.minibatches import Minibatches
-from acdc.writers import Writers
+from acdc.writers import Writers, power_sums
 
 BETAS, EPS = (0.9, 0.99), 1e-10  # of Adam
 
@@ -81,16 +81,8 @@ class Optimal(Ablation):
 
 def moments(runs: Iterable[Writers]) -> tuple[Writers, Writers]:
     """Of one prompt and position: means over all of them, and each writer's standard deviation."""
-    count, total, square = 0, None, None
-    for run in runs:
-        own, own_square = (
-            run.map(lambda x, p=p: x.double().pow(p).sum((-3, -2), keepdim=True)) for p in (1, 2)
-        )
-        count += run.n_prompts * run.rest.shape[-2]
-        total = own if total is None else total.with_(own, torch.add)
-        square = own_square if square is None else square.with_(own_square, torch.add)
-        dtype = run.rest.dtype
-    assert total is not None and square is not None  # there are prompts
+    count, total, square = power_sums(runs, (-3, -2))
+    dtype = total.W_O[0].dtype
 
     def deviation(sums: Tensor, squares: Tensor) -> Tensor:
         spread = (squares / count - (sums / count) ** 2).clamp(min=0).mean(-1, keepdim=True)

@@ -7,7 +7,7 @@ asked for. Every linear thing (a mean, a difference, zero) may be done to z as t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -121,3 +121,18 @@ class Writers:
             parts.append(index)
         for key, (at, parts) in groups.items():
             yield key, at, parts
+
+
+def power_sums(runs: Iterable[Writers], axes: tuple[int, ...]) -> tuple[int, Writers, Writers]:
+    """Prompts times positions; sums over prompts and `axes` (from the end) of outputs and squares.
+
+    In double precision, whatever the parts. ValueError without runs.
+    """
+    n, sums = 0, list[Writers]()
+    for run in runs:
+        own = [run.map(lambda x, p=p: x.double().pow(p).sum(axes, keepdim=True)) for p in (1, 2)]
+        sums = [a.with_(b, torch.add) for a, b in zip(sums, own, strict=True)] if sums else own
+        n += run.n_prompts * run.rest.shape[-2]
+    if not sums:
+        raise ValueError("there are no runs to sum over")
+    return n, sums[0], sums[1]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from acdc.ablation import Ablation
-from acdc.writers import Writers
+from acdc.writers import Writers, power_sums
 from discovery.ablations.choices import AblationChoice, References
 from discovery.fields import Amount
 
@@ -43,17 +43,9 @@ class Noisy(Ablation):
 
     def fit(self, runs: Iterable[Writers]) -> Ablation:
         """The deviations of all runs, heads' before W_O."""
-        count, total, square = 0, None, None
-        for run in runs:
-            own, own_square = (
-                run.map(lambda x, p=p: x.double().pow(p).sum((-3, -2, -1), keepdim=True))
-                for p in (1, 2)
-            )
-            count += run.n_prompts * run.rest.shape[-2]
-            total = own if total is None else total.with_(own, torch.add)
-            square = own_square if square is None else square.with_(own_square, torch.add)
-            widths, dtype = (run.z.shape[-1], run.rest.shape[-1]), run.rest.dtype
-        assert total is not None and square is not None  # there are prompts
+        count, total, square = power_sums(runs, (-3, -2, -1))
+        W_O = total.W_O[0]
+        widths, dtype = W_O.shape[-2:], W_O.dtype
 
         def deviation(sums: Tensor, squares: Tensor) -> Tensor:
             n = count * (widths[0] if sums.dim() == 5 else widths[1])

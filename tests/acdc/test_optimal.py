@@ -13,6 +13,7 @@ from acdc.gradient import MaskedRun
 from acdc.masked import masked_run
 from acdc.metrics import METRICS
 from acdc.optimal import Optimal, by_constant, moments, random_mask
+from acdc.writers import power_sums
 
 view = cache(families.view)
 EVERY = [("gpt2", "per_query_head"), ("llama", "per_group"), ("pythia", "per_query_head")]
@@ -97,3 +98,18 @@ def test_a_broken_model_is_said():
     fitted._forwards = {}
     with pytest.raises(FloatingPointError, match="NaN or infinite"):
         fitted.ablation.learnt(fitted)
+
+
+def test_sums_over_runs_are_those_of_all_prompts_together():
+    """Of outputs and their squares, whatever the parts."""
+    data, _ = setup(part=2)
+    for axes in ((-3, -2), (-3, -2, -1)):
+        count, total, square = power_sums((f.clean.writers for f in data), axes)
+        assert count == len(data) * data.n_pos
+        for name in ("z", "rest"):
+            every = torch.cat([getattr(f.clean.writers, name) for f in data], -3)
+            for sums, power in ((total, 1), (square, 2)):
+                wanted = every.pow(power).sum(axes, keepdim=True)
+                torch.testing.assert_close(getattr(sums, name), wanted)
+    with pytest.raises(ValueError, match="no runs"):
+        power_sums(iter(()), (-3,))
