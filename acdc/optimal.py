@@ -81,7 +81,7 @@ class Optimal(Ablation):
 
 def moments(runs: Iterable[Writers]) -> tuple[Writers, Writers]:
     """Of one prompt and position: means over all of them, and each writer's standard deviation."""
-    count, total, square = power_sums(runs, (-3, -2))
+    count, total, square = power_sums(runs)
     dtype = total.W_O[0].dtype
 
     def deviation(sums: Tensor, squares: Tensor) -> Tensor:

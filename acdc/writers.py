@@ -123,14 +123,16 @@ class Writers:
             yield key, at, parts
 
 
-def power_sums(runs: Iterable[Writers], axes: tuple[int, ...]) -> tuple[int, Writers, Writers]:
-    """Prompts times positions; sums over prompts and `axes` (from the end) of outputs and squares.
+def power_sums(runs: Iterable[Writers]) -> tuple[int, Writers, Writers]:
+    """Prompts times positions, and the sums over them of each number and of its square.
 
     In double precision, whatever the parts. ValueError without runs.
     """
     n, sums = 0, list[Writers]()
     for run in runs:
-        own = [run.map(lambda x, p=p: x.double().pow(p).sum(axes, keepdim=True)) for p in (1, 2)]
+        own = [
+            run.map(lambda x, p=p: x.double().pow(p).sum((-3, -2), keepdim=True)) for p in (1, 2)
+        ]
         sums = [a.with_(b, torch.add) for a, b in zip(sums, own, strict=True)] if sums else own
         n += run.n_prompts * run.rest.shape[-2]
     if not sums:

@@ -43,13 +43,13 @@ class Noisy(Ablation):
 
     def fit(self, runs: Iterable[Writers]) -> Ablation:
         """The deviations of all runs, heads' before W_O."""
-        count, total, square = power_sums(runs, (-3, -2, -1))
-        W_O = total.W_O[0]
-        widths, dtype = W_O.shape[-2:], W_O.dtype
+        count, total, square = power_sums(runs)
+        dtype = total.W_O[0].dtype
 
         def deviation(sums: Tensor, squares: Tensor) -> Tensor:
-            n = count * (widths[0] if sums.dim() == 5 else widths[1])
-            return (squares / n - (sums / n) ** 2).clamp(min=0).sqrt().to(dtype)
+            n = count * sums.shape[-1]
+            mean, mean_square = (x.sum(-1, keepdim=True) / n for x in (sums, squares))
+            return (mean_square - mean**2).clamp(min=0).sqrt().to(dtype).expand_as(sums)
 
         return replace(self, deviation=total.with_(square, deviation))
 

@@ -14,6 +14,7 @@ from acdc.masked import masked_run
 from acdc.metrics import METRICS
 from acdc.optimal import Optimal, by_constant, moments, random_mask
 from acdc.writers import power_sums
+from discovery.ablations.noise import Noisy
 
 view = cache(families.view)
 EVERY = [("gpt2", "per_query_head"), ("llama", "per_group"), ("pythia", "per_query_head")]
@@ -103,13 +104,25 @@ def test_a_broken_model_is_said():
 def test_sums_over_runs_are_those_of_all_prompts_together():
     """Of outputs and their squares, whatever the parts."""
     data, _ = setup(part=2)
-    for axes in ((-3, -2), (-3, -2, -1)):
-        count, total, square = power_sums((f.clean.writers for f in data), axes)
-        assert count == len(data) * data.n_pos
-        for name in ("z", "rest"):
-            every = torch.cat([getattr(f.clean.writers, name) for f in data], -3)
-            for sums, power in ((total, 1), (square, 2)):
-                wanted = every.pow(power).sum(axes, keepdim=True)
-                torch.testing.assert_close(getattr(sums, name), wanted)
+    count, total, square = power_sums(f.clean.writers for f in data)
+    assert count == len(data) * data.n_pos
+    for name in ("z", "rest"):
+        every = torch.cat([getattr(f.clean.writers, name) for f in data], -3)
+        for sums, power in ((total, 1), (square, 2)):
+            wanted = every.pow(power).sum((-3, -2), keepdim=True)
+            torch.testing.assert_close(getattr(sums, name), wanted)
     with pytest.raises(ValueError, match="no runs"):
-        power_sums(iter(()), (-3,))
+        power_sums(iter(()))
+
+
+def test_noise_has_the_deviation_of_what_each_writer_puts_out():
+    """One a writer, over prompts, positions and widths; parts do not matter."""
+    data, _ = setup(part=2)
+    noisy = data.under(Noisy("noise", False, scale=2.0, seed=3))
+    found = noisy.ablation.deviation
+    for name in ("z", "rest"):
+        every = torch.cat([getattr(f.corrupt.writers, name) for f in data], -3)
+        wanted = every.flatten(-3).std(-1, correction=0)
+        torch.testing.assert_close(getattr(found, name)[..., 0, 0, 0], wanted)
+    added = torch.cat([f.ablated.rest - f.clean.writers.rest for f in noisy], -3)
+    assert (added.flatten(-3).std(-1) / (2 * found.rest[:, 0, 0, 0]) - 1).abs().max() < 0.2
