@@ -213,7 +213,7 @@ def says(found: Mapping[str, Any]) -> Sequence[str]:
     ]
     if found["n_core"]:
         lines.append(
-            f"core: {found['n_core']} edges in at least {found['core_share']:.0%} of them, of which"
+            f"core: {found['n_core']} edges in {_of_them(found['core_share'])}, of which"
             f" at most {found['core_bound']:.2g} are to be expected by chance;"
             f" {found['n_core_in_circuit']} are among the run's {found['n_edges']}"
         )
@@ -228,12 +228,24 @@ def says(found: Mapping[str, Any]) -> Sequence[str]:
     return [*lines, *_of_second(found["second"], found["settings"]["margin"])]
 
 
+def _of_them(share: float) -> str:
+    return "all of them" if share == 1 else f"at least {share:.0%} of them"
+
+
+def _whole_percent(share: float) -> str:
+    """Without a minus where it rounds to nothing."""
+    return f"{round(share, 2) + 0.0:.0%}"
+
+
 def _of_second(second: Mapping[str, Any] | None, margin: float) -> list[str]:
     if second is None:
         return []
     whole = f"the circuit recovers {second['first']:.0%} of the tuning prompts"
     if second["share"] is None:
-        return [f"no second circuit: {whole}, all other edges together {second['others']:.0%}"]
+        return [
+            f"no second circuit: {whole}, all other edges together"
+            f" {_whole_percent(second['others'])}"
+        ]
     good = second["share"] >= second["first"] - margin
     verdict = "a second circuit, as good, shares no edge with it" if good else "no second circuit"
     return [f"{verdict}: {whole}, {second['n_edges']} other edges {second['share']:.0%}"]
