@@ -12,7 +12,7 @@ from pathlib import Path
 from command import shown
 
 from acdc.errors import InputError
-from discovery.sweep_folder import aggregate, track
+from discovery.sweeps.folder import aggregate, track
 
 
 def summarise(folder: Path, tracked: bool, again: bool = False) -> bool:

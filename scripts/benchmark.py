@@ -29,10 +29,10 @@ from acdc.metrics import KL, Metric
 from acdc.prompts import Prompts
 from acdc.search import Guide, Order, Step, acdc, itinerary, sender_order
 from acdc.selection import best_edges
-from discovery.json_files import write_bytes, write_json
 from discovery.models.induction import load_induction
 from discovery.models.smollm2 import smollm2_folder
-from discovery.tables import markdown
+from discovery.runs.json_files import write_bytes, write_json
+from discovery.show.tables import markdown
 from discovery.tasks import induction, ioi
 
 Row = dict[str, float | int | str | bool | None]

@@ -29,8 +29,8 @@ import uvicorn
 from acdc.graph import Circuit, Graph
 from discovery.dashboard.app import make_app
 from discovery.dashboard.runs import summaries
-from discovery.json_files import write_json
-from discovery.tables import markdown
+from discovery.runs.json_files import write_json
+from discovery.show.tables import markdown
 
 REPEATS = 5
 DRAW = """async () => {

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from discovery.json_files import write_bytes, write_json
+from discovery.runs.json_files import write_bytes, write_json
 from discovery.statistics.against_random import (
     minimality,
     null_percentile,

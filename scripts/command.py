@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from acdc.errors import InputError, first_line
-from discovery.registry import KEY, KNOWN
+from discovery.choices.registry import KEY, KNOWN
 
 BARE = re.compile(r"[^A-Za-z0-9_/.\-+%:@?|\\*$ ]")  # what Hydra takes within quotes only
 MANY = re.compile(r"-m|--multirun|\+sweep=.*|hydra\.mode=MULTIRUN")  # words that begin a sweep

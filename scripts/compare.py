@@ -15,9 +15,9 @@ from hydra import compose
 from omegaconf import DictConfig
 
 from acdc.errors import InputError
-from discovery.records import RunFolder, termination_as_exit
-from discovery.settings import Settings, read_settings
-from discovery.tables import markdown
+from discovery.runs.folder import RunFolder, termination_as_exit
+from discovery.settings.run import Settings, read_settings
+from discovery.show.tables import markdown
 
 OWN = ("methods", "rule", "targets", "curves")  # fields of conf/compare.yaml
 
@@ -41,9 +41,13 @@ def method_settings(config: DictConfig, overrides: list[str]) -> list[Settings]:
 def run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     """Compare, write, print."""
     methods = method_settings(config, overrides)
-    from discovery.compare import as_json, compare, draw_curves  # seconds, for settings that hold
-    from discovery.doubts import doubts
-    from discovery.prepare import prepare
+    from discovery.job.doubts import doubts
+    from discovery.job.prepare import prepare
+    from discovery.studies.compare import (  # seconds, for settings that hold
+        as_json,
+        compare,
+        draw_curves,
+    )
 
     with termination_as_exit(), RunFolder.create(folder, plain(config), overrides) as record:
         job = prepare(methods[0])

@@ -18,9 +18,9 @@ from hydra import compose
 from omegaconf import DictConfig
 
 from acdc.errors import InputError
-from discovery.records import RunFolder, termination_as_exit
-from discovery.settings import ComponentsSettings, read_as
-from discovery.tables import markdown
+from discovery.runs.folder import RunFolder, termination_as_exit
+from discovery.settings.run import ComponentsSettings, read_as
+from discovery.show.tables import markdown
 
 # fields that the second task takes from the first; a file takes only the last
 SHARED = ("n", "length", "prepend_bos")
@@ -55,8 +55,8 @@ def _second_task(versus: str, changes: dict[str, Any], first: dict[str, Any]) ->
 def run(config: dict[str, Any], folder: Path, overrides: list[str]) -> None:
     """Measure, compare, write, print."""
     settings = checked(config)
-    from discovery import components  # seconds, for settings that hold
-    from discovery.prepare import describe_prompts, load
+    from discovery.job.prepare import describe_prompts, load
+    from discovery.studies import components  # seconds, for settings that hold
 
     with termination_as_exit(), RunFolder.create(folder, config, overrides) as record:
         loaded = load(settings)

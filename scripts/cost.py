@@ -28,14 +28,14 @@ from acdc.bridge import LoadedModel, from_bridge, load_pretrained
 from acdc.data import Data
 from acdc.metrics import LOGIT_DIFF
 from acdc.prompts import Prompts
-from discovery.flow import flow_graph
-from discovery.flow_routes import find_route
-from discovery.flow_scores import edge_flow
-from discovery.json_files import write_bytes, write_json
+from discovery.flow.routes import find_route
+from discovery.flow.scores import edge_flow
+from discovery.flow.shares import flow_graph
+from discovery.job.pipeline import peak_memory
 from discovery.models.induction import load_induction
 from discovery.models.smollm2 import smollm2_folder
-from discovery.pipeline import peak_memory
-from discovery.tables import markdown
+from discovery.runs.json_files import write_bytes, write_json
+from discovery.show.tables import markdown
 from discovery.tasks import induction
 
 Work = Callable[[LoadedModel, Prompts], object]

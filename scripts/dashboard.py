@@ -21,7 +21,7 @@ from typing import Any
 from command import refusals_as_exit
 
 from acdc.errors import InputError
-from discovery.wandb_runs import check_project
+from discovery.runs.wandb_log import check_project
 
 
 def is_local(host: str) -> bool:

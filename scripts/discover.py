@@ -20,11 +20,11 @@ from sweeping import check_launcher, in_sweep, run_job, summed_up
 from validate import validate
 
 from acdc.errors import InputError
-from discovery.evaluation_settings import FullEvaluation
-from discovery.records import record_refusal
-from discovery.settings import Settings, read_settings
-from discovery.shares import yardstick
-from discovery.tables import markdown
+from discovery.job.shares import yardstick
+from discovery.runs.folder import record_refusal
+from discovery.settings.evaluation import FullEvaluation
+from discovery.settings.run import Settings, read_settings
+from discovery.show.tables import markdown
 
 
 def table(result: dict[str, Any], folder: Path) -> str:
@@ -91,7 +91,7 @@ def _skipped(result: dict[str, Any]) -> list[tuple[str, str]]:
 @hydra.main(version_base="1.3", config_path="../conf", config_name="discover")
 def main(config: DictConfig) -> None:
     """One job, alone or of a sweep."""
-    from discovery.pipeline import discover, plan_only
+    from discovery.job.pipeline import discover, plan_only
 
     folder, overrides = this_run()
     if in_sweep():

@@ -13,7 +13,7 @@ from command import refusals_as_exit, shown
 from acdc.errors import InputError
 from discovery.dashboard.export import export_page
 from discovery.dashboard.files import run_folder
-from discovery.json_files import write_bytes
+from discovery.runs.json_files import write_bytes
 
 
 def export(runs: list[Path], out: Path) -> None:

@@ -31,10 +31,10 @@ from acdc.memory import GIB, Plan, Shape, Work, plan
 from acdc.metrics import KL
 from acdc.prompts import Prompts
 from acdc.search import acdc
-from discovery.json_files import write_bytes, write_json
 from discovery.models.induction import load_induction
 from discovery.models.smollm2 import smollm2_folder
-from discovery.tables import markdown
+from discovery.runs.json_files import write_bytes, write_json
+from discovery.show.tables import markdown
 
 OFF = 0.25  # share of the measured peak by which an estimate may be off
 SECONDS = 60.0  # of a search that is only begun

@@ -17,8 +17,8 @@ import hydra
 from command import hydra_words, in_quotes, plain, refusals_as_exit, shown, this_run
 from omegaconf import DictConfig
 
-from discovery.records import RunFolder, termination_as_exit
-from discovery.settings import RouteSettings, read_as
+from discovery.runs.folder import RunFolder, termination_as_exit
+from discovery.settings.run import RouteSettings, read_as
 
 # fields whose value is text: Hydra would split it at commas and strip the space before a word
 TEXT = re.compile(r"(text|target|contrast)=(.*)", re.DOTALL)
@@ -37,8 +37,8 @@ def quoted(argument: str) -> str:
 def run(config: dict[str, Any], folder: Path, overrides: list[str]) -> None:
     """Find the route, write, print."""
     settings = read_as(RouteSettings, config)
-    from discovery import route  # seconds, for settings that hold
-    from discovery.prepare import describe_ids, load
+    from discovery.job.prepare import describe_ids, load
+    from discovery.studies import route  # seconds, for settings that hold
 
     with termination_as_exit(), RunFolder.create(folder, config, overrides) as record:
         loaded = load(settings)

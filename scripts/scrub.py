@@ -25,8 +25,9 @@ from jaxtyping import Int
 from omegaconf import DictConfig, OmegaConf
 
 from acdc.errors import InputError
-from discovery.experiments import brackets, induction, induction_report, roles
-from discovery.experiments.bracket_roles import bracket_problem
+from discovery.experiments import brackets, feature_search, induction, induction_report
+from discovery.experiments.bracket_network import load_brackets, tokenize
+from discovery.experiments.bracket_problem import bracket_problem
 from discovery.experiments.bracket_strings import draw_strings, tokens_of
 from discovery.experiments.brackets_graph import BracketData, prepare
 from discovery.experiments.brackets_report import (
@@ -38,14 +39,13 @@ from discovery.experiments.brackets_report import (
     read_strings,
     row,
 )
+from discovery.experiments.feature_report import found_lines, noised_lines
 from discovery.experiments.induction_heads import candidates, head_scores, named_heads
 from discovery.experiments.induction_report import head_lines
 from discovery.experiments.markov_text import texts
-from discovery.experiments.roles_report import found_lines, noised_lines
-from discovery.models.brackets import load_brackets, tokenize
-from discovery.models.two_layer import load_two_layer
-from discovery.records import RunFolder, termination_as_exit
-from discovery.settings import (
+from discovery.experiments.two_layer import load_two_layer
+from discovery.runs.folder import RunFolder, termination_as_exit
+from discovery.settings.run import (
     InductionSettings,
     RolesSettings,
     ScrubSettings,
@@ -104,9 +104,9 @@ def roles_search(settings: RolesSettings) -> Experiment:
         data = prepare(network, tokens)
         problem = bracket_problem(data, settings.draws)
         references = drawn_references(data, settings)
-        found = roles.search(problem, references, settings.seed)
+        found = feature_search.search(problem, references, settings.seed)
         print(found_lines(found) + "\n", flush=True)
-        noised = roles.noising(problem, references, settings.seed)
+        noised = feature_search.noising(problem, references, settings.seed)
         print(noised_lines(noised))
         return {
             "found": asdict(replace(found, null_scores=found.null_scores.tolist())),

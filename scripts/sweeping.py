@@ -27,13 +27,19 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from validate import validate
 
-from discovery.evaluation_settings import FullEvaluation
-from discovery.records import goes_on, record_refusal
-from discovery.settings import read_settings
-from discovery.sweep_folder import holds_result, is_done, is_validated, record_validation, set_aside
+from discovery.runs.folder import goes_on, record_refusal
+from discovery.settings.evaluation import FullEvaluation
+from discovery.settings.run import read_settings
+from discovery.sweeps.folder import (
+    holds_result,
+    is_done,
+    is_validated,
+    record_validation,
+    set_aside,
+)
 
 if TYPE_CHECKING:
-    from discovery.prepare import Kept
+    from discovery.job.prepare import Kept
 
 LONGEST = 160  # characters of a folder's name that are read by people
 
@@ -92,7 +98,7 @@ def run_job(config: DictConfig, folder: Path, overrides: list[str]) -> dict[str,
 
     What fails is left in the folder and said, not raised: the other jobs go on.
     """
-    from discovery.pipeline import discover
+    from discovery.job.pipeline import discover
 
     try:
         settings = read_settings(plain(config))
@@ -131,7 +137,7 @@ def _validate(folder: Path, evaluation: FullEvaluation) -> None:
 @cache
 def kept() -> Kept:
     """What the jobs of this process share. The process that starts workers never needs torch."""
-    from discovery.prepare import Kept
+    from discovery.job.prepare import Kept
 
     return Kept()
 

@@ -33,6 +33,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, layer_norm, linear, relu
 from tqdm import tqdm
 
+from discovery.experiments.bracket_network import EPS, FOLDER, MASKED, PAD
 from discovery.experiments.bracket_strings import (
     LONGEST,
     Strings,
@@ -43,8 +44,7 @@ from discovery.experiments.bracket_strings import (
     pieces,
     tokens_of,
 )
-from discovery.json_files import write_bytes, write_json
-from discovery.models.brackets import EPS, MASKED, PAD
+from discovery.runs.json_files import write_bytes, write_json
 
 LAYERS, HEADS, D_MODEL, D_HEAD, D_MLP = 3, 2, 56, 28, 56
 POSITIONS = LONGEST + 2
@@ -53,7 +53,6 @@ HARD_BLOCK = 4096  # such strings drawn at once
 HARD = 64  # strings per batch with as many `(` as `)`
 LEARNING_RATE, WEIGHT_DECAY, WARM_UP_STEPS = 2e-3, 0.01, 200
 HELD_OUT = 100_000  # fresh strings for the closing figures, from a seed that training never uses
-FOLDER = Path(__file__).resolve().parents[1] / "discovery" / "models" / "brackets"
 
 
 def hard_strings(generator: np.random.Generator) -> Iterator[Strings]:

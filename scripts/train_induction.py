@@ -32,7 +32,8 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from acdc.native import TransformerBridge, native_weights, untrained_bridge
-from discovery.json_files import write_bytes, write_json
+from discovery.models.induction import FOLDER
+from discovery.runs.json_files import write_bytes, write_json
 
 CONFIG: dict[str, Any] = {
     "n_layers": 2,
@@ -51,7 +52,6 @@ WHOLE = 0.7  # share of sequences with two whole copies; a run with none grew no
 HEAD_PENALTY = 4e-3  # nats per unit of a head's norm
 HELD_OUT = 2000  # fresh sequences for the closing figures, from a seed that training never uses
 CLEAR = 0.5  # an attention score above this names a head
-FOLDER = Path(__file__).resolve().parents[1] / "discovery" / "models" / "induction"
 
 
 @dataclass(frozen=True)

@@ -36,15 +36,14 @@ from tqdm import tqdm
 
 from discovery.experiments.induction_heads import bigram_table, head_scores, sources
 from discovery.experiments.markov_text import VOCABULARY, texts
-from discovery.json_files import write_bytes, write_json
-from discovery.models.two_layer import TwoLayer
+from discovery.experiments.two_layer import FOLDER, TwoLayer
+from discovery.runs.json_files import write_bytes, write_json
 
 HEADS, D_MODEL, D_HEAD, LENGTH = 4, 128, 32, 64
 BATCH, LEARNING_RATE, WEIGHT_DECAY, WARM_UP_STEPS = 32, 3e-3, 0.05, 200
 HEAD_PENALTY = 8e-3  # nats per unit of a head's norm
 BLOCK, COUNTED = 4096, 20_000  # texts drawn at once; texts that the bigram model counts
 HELD_OUT = 1000  # fresh texts for the closing figures, from a seed that training never uses
-FOLDER = Path(__file__).resolve().parents[1] / "discovery" / "models" / "markov_induction"
 
 
 def untrained(generator: torch.Generator) -> TwoLayer:

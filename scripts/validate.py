@@ -18,8 +18,8 @@ import hydra
 from command import check_words, plain, refusals_as_exit, shown
 from omegaconf import DictConfig
 
-from discovery.evaluation_settings import FullEvaluation
-from discovery.tables import markdown
+from discovery.settings.evaluation import FullEvaluation
+from discovery.show.tables import markdown
 from discovery.validation.settings import read_validation
 from discovery.validation.verdicts import headline, left_out
 

@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from discovery import propose as module
+from discovery.job import propose as module
 
 
 class Stop(Exception):

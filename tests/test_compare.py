@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from discovery.records import read_run
+from discovery.runs.folder import read_run
 
 ROOT = Path(__file__).parents[1]
 

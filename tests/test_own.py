@@ -11,8 +11,8 @@ import pytest
 
 from acdc.errors import InputError
 from acdc.metrics import Metric
-from discovery import registry
-from discovery.settings import read_settings
+from discovery.choices import registry
+from discovery.settings.run import read_settings
 
 ROOT = Path(__file__).parents[1]
 FILES = {

@@ -14,9 +14,9 @@ from stopping import Stop, checkpoint_at_every_chance, stopped_after
 from test_settings import AS_PUBLISHED, settings
 
 from acdc.errors import InputError
-from discovery import propose
-from discovery.pipeline import discover
-from discovery.records import read_run
+from discovery.job import propose
+from discovery.job.pipeline import discover
+from discovery.runs.folder import read_run
 
 ROOT = Path(__file__).parents[1]
 SAME = ("circuit.json", "edges.jsonl", "heads.json")
@@ -113,7 +113,7 @@ def test_stopped_after_the_search_it_is_finished_from_its_circuit(tmp_path, monk
         raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr("discovery.pipeline.evaluate", broken)
+        patch.setattr("discovery.job.pipeline.evaluate", broken)
         with pytest.raises(Stop):
             discover(asked, run, [], lambda text: None)
     with monkeypatch.context() as patch:

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import slurm
 
-from discovery.records import RunFolder, read_run
+from discovery.runs.folder import RunFolder, read_run
 
 ROOT = Path(__file__).parents[1]
 SIX = "method.threshold=0.01,0.02,0.05,0.1,0.2,0.5"
@@ -335,7 +335,7 @@ def test_every_job_of_every_named_sweep_is_accepted(named, monkeypatch):
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf
 
-    from discovery.settings import read_settings
+    from discovery.settings.run import read_settings
 
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         whole = compose("config", [f"+sweep={named}"], return_hydra_config=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from discovery.fields import Amount, Count, Named
+from discovery.choices.fields import Amount, Count, Named
 
 # (path of a JSONL or None for fresh ones of the task, how many or None for all) -> Prompts
 References = Callable[[str | None, int | None], Any]

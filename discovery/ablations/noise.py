@@ -12,7 +12,7 @@ from torch import Tensor
 from acdc.ablation import Ablation
 from acdc.writers import Writers, power_sums
 from discovery.ablations.choices import AblationChoice, References
-from discovery.fields import Amount
+from discovery.choices.fields import Amount
 
 SEED_STEP = 1_000_003  # between the streams of two seeds; more than there are prompts
 

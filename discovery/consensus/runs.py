@@ -17,16 +17,16 @@ from discovery.consensus.circuits import circuits
 from discovery.consensus.core import Core, core, halves
 from discovery.consensus.second import Second, beside
 from discovery.consensus.settings import ConsensusSettings
-from discovery.drawing import DrawnEdge, Layout, draw_circuit
-from discovery.evaluation import measure
-from discovery.finished import read_finished
-from discovery.json_files import read_json, write_json
+from discovery.job.faithfulness import measure
+from discovery.job.finished import read_finished
+from discovery.job.prepare import Job, prepare
 from discovery.methods import Method
-from discovery.prepare import Job, prepare
-from discovery.records import termination_as_exit
-from discovery.settings import Settings
+from discovery.runs.folder import termination_as_exit
+from discovery.runs.json_files import read_json, write_json
+from discovery.runs.tracking import Outcome, start_tracker
+from discovery.settings.run import Settings
+from discovery.show.drawing import DrawnEdge, Layout, draw_circuit
 from discovery.statistics.stability import Inclusion, inclusion, jaccard, nogueira
-from discovery.tracking import Outcome, start_tracker
 
 Mask = NDArray[np.bool_]  # [writers, readers]
 Say = Callable[[str], None]

@@ -17,9 +17,9 @@ from acdc.data import Data
 from acdc.graph import Circuit, Graph
 from acdc.metrics import Metric
 from acdc.share import Share
-from discovery.json_files import write_json
 from discovery.methods import Method, Scoring, last
 from discovery.methods.choosing import choose, smallest
+from discovery.runs.json_files import write_json
 
 Mask = NDArray[np.bool_]  # [writers, readers]
 Scores = NDArray[np.float64]  # [writers, readers]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from acdc.errors import InputError
-from discovery.fields import Amount, Count, Fields, Least, Share, sentences
+from discovery.choices.fields import Amount, Count, Fields, Least, Share, sentences
 
 Pairs = Annotated[int, Field(ge=3)]  # six circuits: the fewest that show anything of an edge
 

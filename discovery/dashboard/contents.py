@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from discovery.rungs import circuit_input, cut_edges
+from discovery.validation.rungs import circuit_input, cut_edges
 
 Plain = dict[str, Any]
 LONGEST_TEXT = 4000

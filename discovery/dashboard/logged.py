@@ -14,7 +14,7 @@ from pathlib import Path
 from acdc.errors import InputError
 from discovery.dashboard import files, tracked
 from discovery.dashboard.contents import Plain
-from discovery.wandb_runs import TrackedRun, find_log, read_log
+from discovery.runs.wandb_log import TrackedRun, find_log, read_log
 
 
 def summary(root: Path, run: str, folder: Path) -> Plain:

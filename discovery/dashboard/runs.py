@@ -11,7 +11,7 @@ from acdc.errors import InputError
 from discovery.dashboard import contents, files, logged, studies
 from discovery.dashboard.contents import Plain, inner, pretty, text
 from discovery.dashboard.head_contents import heads
-from discovery.records import state_of
+from discovery.runs.folder import state_of
 
 VIEWS = {  # file -> the view that shows it
     "circuit.json": "circuit",

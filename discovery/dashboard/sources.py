@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 from acdc.errors import InputError
 from discovery.dashboard import files, runs, tracked
 from discovery.dashboard.contents import Plain
-from discovery.wandb_runs import MOST_RUNS, TrackedRun, open_project, project_run, project_runs
+from discovery.runs.wandb_log import MOST_RUNS, TrackedRun, open_project, project_run, project_runs
 
 SECONDS = 60.0  # from a server's answer to the next question
 PATIENCE = 1.0  # seconds that a list waits for an answer; a later one is in the next list

@@ -15,7 +15,7 @@ from typing import Any
 from acdc.errors import InputError
 from discovery.dashboard import contents
 from discovery.dashboard.contents import Plain, inner, number, pretty, text, whole
-from discovery.wandb_runs import TrackedRun
+from discovery.runs.wandb_log import TrackedRun
 
 RESULT = ("n_edges_total", "metric_circuit", "faithfulness")  # in the summary of a finished search
 NAMES = ("model", "task", "method", "metric", "ablation")

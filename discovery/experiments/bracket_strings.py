@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Bool, Int
 
-from discovery.models.brackets import CLOSE, END, OPEN, PAD, START
+from discovery.experiments.bracket_network import CLOSE, END, OPEN, PAD, START
 
 LONGEST = 40  # characters
 BALANCED_WEIGHT = 9  # how much likelier a balanced string is than under fair characters

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from discovery.models.brackets import CLOSE, END, OPEN, PAD, START, BracketNetwork
+from discovery.experiments.bracket_network import CLOSE, END, OPEN, PAD, START, BracketNetwork
 
 TOLERANCE = 1e-6  # weighted shares that are 1/2 on paper miss it by rounding, on either side
 PADDING, END_AFTER_OPEN, END_AFTER_CLOSE, BAD, GOOD = range(5)  # classes of `horizon_parts`

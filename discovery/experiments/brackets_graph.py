@@ -16,13 +16,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from discovery.experiments.bracket_network import PAD, BracketNetwork
 from discovery.experiments.brackets_features import (
     adjusted_shares,
     open_direction,
     shares,
     string_features,
 )
-from discovery.models.brackets import PAD, BracketNetwork
 from discovery.scrubbing.computation import Computation, Lookup, Node
 
 Split = Literal["whole", "direction", "estimate"]

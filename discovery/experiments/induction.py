@@ -24,7 +24,7 @@ from torch import Tensor
 
 from acdc.errors import InputError
 from discovery.experiments.induction_heads import Heads, Texts
-from discovery.models.two_layer import Pattern, TwoLayer
+from discovery.experiments.two_layer import Pattern, TwoLayer
 from discovery.scrubbing.computation import Computation, Node
 from discovery.scrubbing.engine import scrub
 from discovery.scrubbing.hypothesis import Claim

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from acdc.errors import InputError
 from discovery.experiments.markov_text import VOCABULARY
-from discovery.models.two_layer import TwoLayer
+from discovery.experiments.two_layer import TwoLayer
 
 Texts = Int[np.ndarray, "text pos"]
 CLEAR = 0.4  # an attention score above this names a head

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, FiniteFloat
 
 from acdc.errors import InputError
-from discovery.fields import Count
+from discovery.choices.fields import Count
 from discovery.methods.found import Found, Resume, Step
 from discovery.methods.greedy import ACDC
 from discovery.methods.learned import Learned

@@ -16,7 +16,7 @@ from acdc.selection import Selection, check_size, select, select_on_paths, thres
 from acdc.share import Share, lower
 from discovery.methods.found import Found, Resume, Step
 from discovery.methods.method import Scoring
-from discovery.records import TestedEdge
+from discovery.runs.folder import TestedEdge
 from discovery.statistics.random_circuits import random_mask
 
 FIRST = 8  # edges that are tried first on the way to a target

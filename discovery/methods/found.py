@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from discovery.records import TestedEdge
+from discovery.runs.folder import TestedEdge
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, FiniteFloat, model_validator
 
-from discovery.fields import Count
+from discovery.choices.fields import Count
 from discovery.methods.found import Found, Resume, Step
 from discovery.methods.method import Method, Work, scoring
 

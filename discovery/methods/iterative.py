@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from discovery.fields import Count, Share
+from discovery.choices.fields import Count, Share
 from discovery.methods.found import Found, Resume, Step, last
 from discovery.methods.method import Scoring, Work
 

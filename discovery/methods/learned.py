@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field, FiniteFloat, model_validator
 
 from acdc.errors import InputError
-from discovery.fields import Amount, Count
+from discovery.choices.fields import Amount, Count
 from discovery.methods.found import Found, Resume, Step, last
 from discovery.methods.method import Scoring, Work, scoring
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field, FiniteFloat, model_validator
 
 from acdc.errors import InputError
-from discovery.fields import Count, Named
+from discovery.choices.fields import Count, Named
 from discovery.methods.found import Found, Resume, Step
 
 Work = Literal["search", "targeted", "gradients", "runs", "masks"]  # as in acdc/memory.py
@@ -161,7 +161,7 @@ def scoring(field: str, name: str, n_edges: int = 1, steps: int = 5) -> Scoring:
 
     `steps` are its gradients, if it asks how many.
     """
-    from discovery import registry
+    from discovery.choices import registry
 
     kind = registry.load("method", registry.check("method", name))
     if not (isinstance(kind, type) and issubclass(kind, Scoring)):

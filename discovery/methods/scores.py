@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from discovery.fields import Count
+from discovery.choices.fields import Count
 from discovery.methods.method import Scoring, Work
 
 Scores = NDArray[np.float64]
@@ -28,7 +28,7 @@ class IFR(Scoring):
 
     def scores(self, data: Any, metric: Any, seed: int) -> Scores:
         """See Scoring.scores; never negative."""
-        from discovery.flow_scores import edge_flow
+        from discovery.flow.scores import edge_flow
 
         prompts = data.prompts
         right = prompts.answers if prompts.has_answers else None

@@ -21,10 +21,10 @@ from acdc.search import Budget, Checkpoint, Decision, Guide, Order, Search
 from acdc.search import Step as SearchStep
 from acdc.selection import best_edges
 from acdc.share import Share
-from discovery.json_files import read_json
 from discovery.methods.found import Found, Resume, Step
 from discovery.methods.greedy import ACDC
-from discovery.records import TestedEdge
+from discovery.runs.folder import TestedEdge
+from discovery.runs.json_files import read_json
 
 Row = Mapping[str, Any]
 ATTEMPTS = 6  # searches on the way to a target

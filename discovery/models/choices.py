@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from discovery.fields import Fields
+from discovery.choices.fields import Fields
 
 Check = Callable[[Any], None]
 Dtype = Literal["float32", "float64", "bfloat16"]

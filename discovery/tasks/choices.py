@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from acdc.errors import InputError
-from discovery.fields import Count, Named
+from discovery.choices.fields import Count, Named
 
 Part = Literal["search", "tune", "test"]  # of a run's prompts
 
@@ -44,7 +44,7 @@ class Task(Named):
         return self.model_copy(update={"n": n})
 
     def held_out(self, part: Part, n: int) -> Task | None:
-        """The task whose prompts are to be n of a part, if it has them; see discovery/splits.py."""
+        """The task whose prompts are to be n of a part, if it has them; see job/splits.py."""
         return self.more(n)
 
     def check(self, field: str) -> None:

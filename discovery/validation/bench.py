@@ -24,7 +24,7 @@ from acdc.metrics import KL, LOGIT_DIFF, NLL, Metric, correct
 from acdc.model import Model
 from acdc.prompts import Prompts
 from acdc.share import correlation, share_kept
-from discovery.shares import zero_point
+from discovery.job.shares import zero_point
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]  # [writers, readers]

@@ -9,8 +9,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from discovery.drawing import save_figure
-from discovery.rungs import circuit_input, cut_edges
+from discovery.show.drawing import save_figure
+from discovery.validation.rungs import circuit_input, cut_edges
 
 INK, GREY, LINE = "#1b4965", "#8a8a8a", "#cccccc"
 MARKERS = {"sufficiency": "o", "noising": "s", "denoising": "^"}

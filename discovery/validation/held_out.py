@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from acdc.bridge import LoadedModel
 from acdc.errors import InputError
 from acdc.prompts import Prompts
-from discovery.build import task_prompts
-from discovery.evaluation_settings import FEWEST
-from discovery.settings import Settings
-from discovery.splits import new_rows
+from discovery.job.build import task_prompts
+from discovery.job.splits import new_rows
+from discovery.settings.evaluation import FEWEST
+from discovery.settings.run import Settings
 from discovery.tasks.choices import PairsTask
 
 SEED_STEP = 1_000_003  # between the run's draws and a validation's

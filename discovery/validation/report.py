@@ -9,9 +9,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from discovery.json_files import write_bytes
-from discovery.rungs import circuit_input, cut_edges
+from discovery.runs.json_files import write_bytes
 from discovery.validation.figures import draw_all
+from discovery.validation.rungs import circuit_input, cut_edges
 from discovery.validation.verdicts import Verdict, headline, interval, left_out
 
 

@@ -17,15 +17,15 @@ from acdc.errors import InputError
 from acdc.graph import Circuit
 from acdc.prompts import Prompts
 from discovery.ablations.choices import AblationChoice
-from discovery.build import build_prompts, cut_by, make_ablation
-from discovery.evaluation_settings import FullEvaluation
-from discovery.finished import read_finished
-from discovery.json_files import write_json
-from discovery.prepare import load
-from discovery.records import termination_as_exit
-from discovery.settings import Settings
-from discovery.splits import split
-from discovery.tracking import Outcome, start_tracker
+from discovery.job.build import build_prompts, cut_by, make_ablation
+from discovery.job.finished import read_finished
+from discovery.job.prepare import load
+from discovery.job.splits import split
+from discovery.runs.folder import termination_as_exit
+from discovery.runs.json_files import write_json
+from discovery.runs.tracking import Outcome, start_tracker
+from discovery.settings.evaluation import FullEvaluation
+from discovery.settings.run import Settings
 from discovery.validation.held_out import held_out
 from discovery.validation.report import write_report
 from discovery.validation.validate import Validator

@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from acdc.errors import InputError
-from discovery.evaluation_settings import FullEvaluation
-from discovery.fields import sentences
+from discovery.choices.fields import sentences
+from discovery.settings.evaluation import FullEvaluation
 
 
 def read_validation(config: Mapping[str, Any]) -> FullEvaluation:

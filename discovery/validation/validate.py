@@ -22,11 +22,10 @@ from acdc.errors import InputError
 from acdc.graph import Circuit
 from acdc.prompts import Prompts
 from discovery.consensus.circuits import averages
-from discovery.evaluation_settings import FullEvaluation
-from discovery.rungs import NONE, OWN, TWINS
+from discovery.job.shares import carried
 from discovery.scrubbing.score import effect, recovered
-from discovery.settings import Settings
-from discovery.shares import carried
+from discovery.settings.evaluation import FullEvaluation
+from discovery.settings.run import Settings
 from discovery.statistics.against_random import null_percentile, partial_necessity, sufficiency
 from discovery.statistics.equivalence import effect_margin, equivalence, mean_equivalence
 from discovery.statistics.independence import independence
@@ -51,6 +50,7 @@ from discovery.validation.knockouts import (
 )
 from discovery.validation.resamples import Stability, stability
 from discovery.validation.resampling import HOWS, How, Scrubbed, resampled_baseline, scrub_circuit
+from discovery.validation.rungs import NONE, OWN, TWINS
 
 FORWARDS = 3  # plain passes and scrub samples that are timed
 EACH_EDGE = 12  # how many runs one takes in which every edge draws for itself, roughly

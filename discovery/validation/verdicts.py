@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from discovery.rungs import NONE, OWN
+from discovery.validation.rungs import NONE, OWN
 
 TOLERATED = 0.2  # of what the model does beyond the empty circuit: the gap that completeness allows
 

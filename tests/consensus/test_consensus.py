@@ -18,10 +18,10 @@ from discovery.consensus.core import core, halves
 from discovery.consensus.runs import consensus, says
 from discovery.consensus.second import beside
 from discovery.consensus.settings import read_consensus
+from discovery.job.pipeline import discover
 from discovery.methods import last
 from discovery.methods.greedy import ACDC
 from discovery.methods.scores import EAP, Random
-from discovery.pipeline import discover
 
 view = cache(families.view)
 ASKED = {

@@ -12,11 +12,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from acdc.errors import InputError
-from discovery import route
-from discovery.pipeline import discover
-from discovery.prepare import load
-from discovery.records import RunFolder, record_refusal
-from discovery.settings import RouteSettings, read_as, read_settings
+from discovery.job.pipeline import discover
+from discovery.job.prepare import load
+from discovery.runs.folder import RunFolder, record_refusal
+from discovery.settings.run import RouteSettings, read_as, read_settings
+from discovery.studies import route
 from discovery.validation.runs import read_found, validate_runs
 from discovery.validation.settings import read_validation
 

@@ -18,7 +18,7 @@ from discovery.dashboard.app import make_app  # noqa: E402
 from discovery.dashboard.export import export_page  # noqa: E402
 from discovery.dashboard.runs import summaries  # noqa: E402
 from discovery.dashboard.sources import Project  # noqa: E402
-from discovery.wandb_runs import TrackedRun, read_offline  # noqa: E402
+from discovery.runs.wandb_log import TrackedRun, read_offline  # noqa: E402
 
 NAME = "offline-run-20260101_000000-abc"
 EVIL = "<script>alert(1)</script>"

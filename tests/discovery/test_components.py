@@ -8,11 +8,11 @@ from test_settings import CONF
 
 from acdc.errors import InputError
 from acdc.graph import Graph
-from discovery import components
-from discovery.components import Difference, difference
-from discovery.flow_scores import ComponentFlow
-from discovery.prepare import load
-from discovery.settings import ComponentsSettings, read_as
+from discovery.flow.scores import ComponentFlow
+from discovery.job.prepare import load
+from discovery.settings.run import ComponentsSettings, read_as
+from discovery.studies import components
+from discovery.studies.components import Difference, difference
 
 N_WRITERS = 60
 

@@ -9,11 +9,11 @@ from test_settings import AS_PUBLISHED, settings
 
 from acdc.data import Data
 from acdc.metrics import METRICS
-from discovery.build import build_prompts, load_model
-from discovery.doubts import doubts, rounding
-from discovery.evaluation import evaluate
-from discovery.pipeline import discover
-from discovery.shares import CARRIED, why_undefined, yardstick
+from discovery.job.build import build_prompts, load_model
+from discovery.job.doubts import doubts, rounding
+from discovery.job.faithfulness import evaluate
+from discovery.job.pipeline import discover
+from discovery.job.shares import CARRIED, why_undefined, yardstick
 
 EPS = 1e-7
 ASKED = (*AS_PUBLISHED, "task.n=16", "method.threshold=0.05")

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from acdc.errors import InputError
-from discovery.drawing import COLOURS, DrawnEdge, Grid, Layout, draw_circuit
+from discovery.show.drawing import COLOURS, DrawnEdge, Grid, Layout, draw_circuit
 
 LAYOUT = Layout(n_layers=4, n_heads=6, n_kv_heads=2, has_mlp=True)
 FIRST = [

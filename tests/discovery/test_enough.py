@@ -8,13 +8,13 @@ from test_settings import AS_PUBLISHED, settings
 
 from acdc.errors import InputError
 from acdc.graph import Circuit
-from discovery.enough import Tried
-from discovery.finished import read_finished
+from discovery.job.enough import Tried
+from discovery.job.finished import read_finished
+from discovery.job.pipeline import discover
+from discovery.job.prepare import prepare
 from discovery.methods import Found, Step
 from discovery.methods.method import Method
-from discovery.pipeline import discover
-from discovery.prepare import prepare
-from discovery.records import read_run
+from discovery.runs.folder import read_run
 
 
 class Few(Method):
@@ -97,7 +97,7 @@ def test_without_prompts_to_tune_on_it_cannot_be_seen():
 @pytest.mark.parametrize("words, times", [((), 1), (("grow=4",), 1), (("grow=8",), 2)])
 def test_a_job_is_prepared_once_for_each_number_of_prompts(monkeypatch, tmp_path, words, times):
     """What is learnt of the prompts before the search takes its time."""
-    from discovery import enough, pipeline
+    from discovery.job import enough, pipeline
 
     monkeypatch.setattr(Tried, "enough", property(lambda self: False))
     made = []

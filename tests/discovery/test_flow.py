@@ -14,8 +14,8 @@ from acdc.errors import InputError
 from acdc.forward import trace
 from acdc.metrics import LOGIT_DIFF
 from acdc.model import Attention, Block, Model, Norm
-from discovery.flow import flow_graph, proximity
-from discovery.flow_routes import Kind, descend, find_route
+from discovery.flow.routes import Kind, descend, find_route
+from discovery.flow.shares import flow_graph, proximity
 
 PROMPTS = families.prompts(n=2, length=6)
 AIM = {"right": PROMPTS.answers, "wrong": PROMPTS.wrong}
@@ -118,7 +118,7 @@ def test_shares_equal_literal_loops(model, graph):
 
 @pytest.mark.parametrize("chunk", [1, 2, 4, 6, 100])
 def test_chunks_change_nothing(model, graph, chunk, monkeypatch):
-    monkeypatch.setattr("discovery.flow.BLOCK", 32 * 5)  # five (token, head) pairs at a time
+    monkeypatch.setattr("discovery.flow.shares.BLOCK", 32 * 5)  # five (token, head) pairs at a time
     other = flow_graph(model, PROMPTS.clean, chunk=chunk, **AIM)
     for name in FIELDS:
         torch.testing.assert_close(getattr(other, name), getattr(graph, name), atol=1e-12, rtol=0)

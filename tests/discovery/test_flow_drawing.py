@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from acdc.errors import InputError
-from discovery.flow import flow_graph
-from discovery.flow_drawing import Grid, draw_route
-from discovery.flow_routes import Kind, Route, find_route
+from discovery.flow.drawing import Grid, draw_route
+from discovery.flow.routes import Kind, Route, find_route
+from discovery.flow.shares import flow_graph
 
 SVG = "{http://www.w3.org/2000/svg}"
 PROMPTS = families.prompts(n=1, length=6)

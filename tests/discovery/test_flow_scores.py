@@ -11,9 +11,9 @@ from acdc.bridge import from_bridge
 from acdc.errors import InputError
 from acdc.forward import stream_of, trace
 from acdc.model import Model
-from discovery.flow import flow_graph
-from discovery.flow_routes import Kind, find_route
-from discovery.flow_scores import component_flow, edge_flow
+from discovery.flow.routes import Kind, find_route
+from discovery.flow.scores import component_flow, edge_flow
+from discovery.flow.shares import flow_graph
 from discovery.models.induction import load_induction
 from discovery.tasks import induction
 

@@ -10,10 +10,10 @@ import pytest
 from test_settings import AS_PUBLISHED, settings
 
 from acdc.data import Data
-from discovery import prepare as module
-from discovery.pipeline import discover
-from discovery.prepare import Kept, Last, prepare
-from discovery.settings import Settings
+from discovery.job import prepare as module
+from discovery.job.pipeline import discover
+from discovery.job.prepare import Kept, Last, prepare
+from discovery.settings.run import Settings
 
 ASKED = (*AS_PUBLISHED, "method.threshold=0.05")
 

@@ -10,9 +10,9 @@ from test_settings import AS_PUBLISHED, settings
 from acdc.errors import InputError
 from acdc.graph import Circuit
 from acdc.selection import best_edges
+from discovery.job.pipeline import discover
 from discovery.methods import last
-from discovery.pipeline import discover
-from discovery.records import read_run
+from discovery.runs.folder import read_run
 
 PAIRED = ("metric=kl", "ablation=resample", "test=0")
 ASKED = {
@@ -58,7 +58,7 @@ def test_stopped_it_goes_on_and_ends_with_the_same_bytes(whole, tmp_path, monkey
 
 
 def test_scores_are_what_the_search_ends_with(whole):
-    from discovery.prepare import prepare
+    from discovery.job.prepare import prepare
 
     name, folder = whole
     asked = settings(*AS_PUBLISHED, *ASKED[name])

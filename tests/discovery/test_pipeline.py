@@ -13,11 +13,11 @@ from acdc.bridge import LoadedModel
 from acdc.errors import InputError
 from acdc.graph import Circuit
 from acdc.prompts import Prompts
-from discovery.build import load_model, task_prompts
 from discovery.heads.attention import head_attention
-from discovery.pipeline import discover
-from discovery.propose import propose
-from discovery.records import read_run
+from discovery.job.build import load_model, task_prompts
+from discovery.job.pipeline import discover
+from discovery.job.propose import propose
+from discovery.runs.folder import read_run
 
 ASKED = (*AS_PUBLISHED, "method.threshold=0.05")
 
@@ -110,10 +110,10 @@ def test_a_plain_pass_is_the_median_of_ten_half_of_them_after_the_search(monkeyp
         done.append("search")
         return propose(*args)
 
-    monkeypatch.setattr("discovery.pipeline.time", SimpleNamespace(perf_counter=lambda: now))
-    monkeypatch.setattr("discovery.pipeline.propose", search)
+    monkeypatch.setattr("discovery.job.pipeline.time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr("discovery.job.pipeline.propose", search)
     monkeypatch.setattr(LoadedModel, "plain_logits", plain_pass)
-    monkeypatch.setattr("discovery.pipeline.doubts", lambda *_: [])  # it runs the model too
+    monkeypatch.setattr("discovery.job.pipeline.doubts", lambda *_: [])  # it runs the model too
     result = discover(settings(*ASKED), tmp_path / "run", [], print)
     assert done == 6 * ["pass"] + ["search"] + 6 * ["pass"]
     assert result["forward_seconds"] == 5.5

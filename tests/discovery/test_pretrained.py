@@ -14,8 +14,8 @@ from acdc import pretrained
 from acdc.bridge import from_module, load_pretrained
 from acdc.errors import InputError
 from acdc.graph import Circuit
-from discovery.build import load_model
 from discovery.heads.describe import describe_heads
+from discovery.job.build import load_model
 
 
 @pytest.fixture(params=["tied", "untied"])

@@ -8,8 +8,8 @@ from test_settings import settings
 
 from acdc.errors import InputError
 from acdc.graph import Circuit
-from discovery.pipeline import discover
-from discovery.records import read_run
+from discovery.job.pipeline import discover
+from discovery.runs.folder import read_run
 
 SCORING = ("ifr", "eap", "eap_ig", "eap_ig_activations", "exact", "random")
 

@@ -10,9 +10,9 @@ import pytest
 from test_settings import AS_PUBLISHED, settings
 
 from acdc.errors import InputError
+from discovery.job.pipeline import discover
 from discovery.models.smollm2 import smollm2_folder
-from discovery.pipeline import discover
-from discovery.records import read_run
+from discovery.runs.folder import read_run
 
 pytestmark = pytest.mark.smollm2
 

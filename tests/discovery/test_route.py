@@ -10,9 +10,9 @@ from omegaconf import OmegaConf
 from test_settings import CONF
 
 from acdc.errors import InputError
-from discovery.prepare import load
-from discovery.route import find_answer, read_question, table, to_json
-from discovery.settings import RouteSettings, read_as
+from discovery.job.prepare import load
+from discovery.settings.run import RouteSettings, read_as
+from discovery.studies.route import find_answer, read_question, table, to_json
 
 IDS = (5, 9, 3, 40, 5, 9)
 

@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from acdc.errors import InputError
-from discovery.settings import Settings, read_settings
+from discovery.settings.run import Settings, read_settings
 
 CONF = Path(__file__).parents[2] / "conf"
 GROUPS = ("model", "task", "graph", "method", "metric", "ablation", "evaluation", "tracking")
@@ -125,8 +125,8 @@ def test_torch_is_not_needed_to_check_settings():
     import sys
 
     code = (
-        "import sys; from discovery.settings import read_settings, Settings;"
-        " from discovery import registry; registry.check('metric', 'kl');"
+        "import sys; from discovery.settings.run import read_settings, Settings;"
+        " from discovery.choices import registry; registry.check('metric', 'kl');"
         " registry.load('method', 'acdc'); registry.load('task', 'ioi');"
         " assert 'torch' not in sys.modules, 'torch'"
     )

@@ -8,8 +8,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from acdc.errors import InputError
-from discovery.prepare import prepare
-from discovery.settings import read_settings
+from discovery.job.prepare import prepare
+from discovery.settings.run import read_settings
 
 CONF = Path(__file__).parents[2] / "conf"
 

@@ -8,8 +8,8 @@ import socket
 
 from test_settings import AS_PUBLISHED, settings
 
-from discovery.pipeline import discover
-from discovery.sweep_folder import is_done, set_aside
+from discovery.job.pipeline import discover
+from discovery.sweeps.folder import is_done, set_aside
 
 ASKED = (*AS_PUBLISHED, "task.n=4", "method.threshold=0.5")
 

@@ -13,16 +13,16 @@ from acdc.graph import Circuit
 from acdc.metrics import METRICS
 from acdc.selection import best_edges
 from acdc.share import Share
-from discovery import pipeline
-from discovery.evaluation import Measured, measure
-from discovery.holds import gap, holds
+from discovery.job import pipeline
+from discovery.job.faithfulness import Measured, measure
+from discovery.job.holds import gap, holds
+from discovery.job.prepare import prepare
 from discovery.methods import Found, last, searching
 from discovery.methods.best import Best
 from discovery.methods.choosing import smallest
 from discovery.methods.greedy import ACDC
 from discovery.methods.learned import Learned
 from discovery.methods.scores import EAP, EAPIG
-from discovery.prepare import prepare
 
 RNG = np.random.default_rng(0)
 CONFIGURATIONS = [  # family, metric, target, seed, method

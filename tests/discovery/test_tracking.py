@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 import discovery
 from acdc.errors import InputError
-from discovery.tracking import (
+from discovery.runs.tracking import (
     NullTracker,
     Outcome,
     TestedEdge,
@@ -95,7 +95,7 @@ def test_the_table_holds_what_was_kept_and_the_strongest_of_the_rest() -> None:
 
 def test_disabled_needs_no_wandb(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom pathlib import Path\nimport discovery.tracking as t\n"
+        "import sys\nfrom pathlib import Path\nimport discovery.runs.tracking as t\n"
         "with t.start_tracker('disabled', folder=Path('.'), project='', config={}, name=None,"
         " group=None, job_type=None, tags=[]) as tracker:\n"
         "    tracker.log({'kl': 0.1}, 0)\n    tracker.finish(t.Outcome({}, [], None, None))\n"
@@ -186,7 +186,7 @@ def test_kill_9_after_three_seconds_loses_no_row(
 ) -> None:
     monkeypatch.delenv("WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL")
     code = (
-        "import sys, time\nfrom pathlib import Path\nimport discovery.tracking as t\n"
+        "import sys, time\nfrom pathlib import Path\nimport discovery.runs.tracking as t\n"
         "with t.start_tracker('wandb_offline', folder=Path(sys.argv[1]), project='p', config={},"
         " name=None, group=None, job_type=None, tags=[]) as tracker:\n"
         "    for step in range(20): tracker.log({'i': step}, step)\n"

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_wandb_runs import no_account
+from test_wandb_log import no_account
 
 from acdc.errors import InputError
-from discovery.wandb_runs import project_run, project_runs
+from discovery.runs.wandb_log import project_run, project_runs
 
 
 @pytest.fixture(autouse=True)

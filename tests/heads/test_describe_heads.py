@@ -15,7 +15,7 @@ from acdc.graph import Circuit
 from acdc.prompts import Prompts
 from discovery.heads import describe
 from discovery.heads.describe import describe_heads
-from discovery.prepare import prepare
+from discovery.job.prepare import prepare
 
 
 @pytest.fixture(scope="module")

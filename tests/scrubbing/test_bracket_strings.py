@@ -7,6 +7,7 @@ from itertools import islice
 import numpy as np
 import torch
 
+from discovery.experiments.bracket_network import FOLDER, load_brackets, tokenize
 from discovery.experiments.bracket_strings import (
     blocks_of_strings,
     draw_strings,
@@ -14,7 +15,6 @@ from discovery.experiments.bracket_strings import (
     pieces,
     tokens_of,
 )
-from discovery.models.brackets import FOLDER, load_brackets, tokenize
 
 
 def written(strings: np.ndarray) -> list[str]:

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from acdc.errors import InputError
 from discovery.experiments import brackets
+from discovery.experiments.bracket_network import load_brackets, tokenize
 from discovery.experiments.brackets_features import (
     BAD,
     END_AFTER_CLOSE,
@@ -28,9 +29,8 @@ from discovery.experiments.brackets_features import (
 )
 from discovery.experiments.brackets_graph import computation, early_heads, late_head, prepare
 from discovery.experiments.brackets_report import read_strings
-from discovery.models.brackets import load_brackets, tokenize
-from discovery.records import read_run
-from discovery.settings import read_scrub_settings
+from discovery.runs.folder import read_run
+from discovery.settings.run import read_scrub_settings
 
 ROOT = Path(__file__).parents[2]
 POSITIONS, D_MODEL, D_HEAD, D_MLP = 10, 16, 6, 8

@@ -26,7 +26,7 @@ from discovery.experiments.induction_heads import (
     sources,
 )
 from discovery.experiments.markov_text import VOCABULARY, texts
-from discovery.models.two_layer import FOLDER, TwoLayer, load_two_layer
+from discovery.experiments.two_layer import FOLDER, TwoLayer, load_two_layer
 
 HEADS = Heads(previous=0, near=(0, 1), same=(2,), induction=(1,))
 ALL = Split(embedding=True, whole=(0, 1, 2))

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from discovery.experiments import brackets
+from discovery.experiments.bracket_network import load_brackets, tokenize
 from discovery.experiments.brackets_features import (
     TOLERANCE,
     horizon_all,
@@ -20,7 +21,6 @@ from discovery.experiments.brackets_features import (
 )
 from discovery.experiments.brackets_graph import prepare
 from discovery.experiments.brackets_report import data_facts, read_strings
-from discovery.models.brackets import load_brackets, tokenize
 
 DATA = os.environ.get("CIRCUIT_DISCOVERY_DATA", Path(__file__).parents[2] / "../shared/data")
 FOLDER = Path(DATA) / "parens"

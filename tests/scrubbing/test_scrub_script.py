@@ -10,8 +10,8 @@ import pytest
 
 from acdc.errors import InputError
 from discovery.experiments.bracket_strings import draw_strings
-from discovery.records import read_run
-from discovery.settings import read_scrub_settings
+from discovery.runs.folder import read_run
+from discovery.settings.run import read_scrub_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {"weights": None, "strings": None, "references": 100, "draws": 1, "seed": 0}

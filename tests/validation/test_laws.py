@@ -7,8 +7,8 @@ from test_settings import settings
 from test_validate import validation
 
 from acdc.graph import Circuit
-from discovery.build import make_ablation, task_prompts
-from discovery.prepare import load
+from discovery.job.build import make_ablation, task_prompts
+from discovery.job.prepare import load
 from discovery.statistics.random_circuits import random_mask
 from discovery.validation.held_out import held_out
 from discovery.validation.settings import read_validation

@@ -14,12 +14,12 @@ from omegaconf import OmegaConf
 from test_settings import CONF, settings
 
 from acdc.errors import InputError
-from discovery.build import task_prompts
-from discovery.pipeline import discover
-from discovery.prepare import load
-from discovery.rungs import NONE
+from discovery.job.build import task_prompts
+from discovery.job.pipeline import discover
+from discovery.job.prepare import load
 from discovery.validation.held_out import held_out
 from discovery.validation.resampling import HOWS
+from discovery.validation.rungs import NONE
 from discovery.validation.runs import classes, read_found, table, validate_runs
 from discovery.validation.settings import read_validation
 from discovery.validation.verdicts import headline

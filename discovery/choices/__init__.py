@@ -1,0 +1,1 @@
+"""What can be chosen by a name, and how the fields of a choice are checked."""

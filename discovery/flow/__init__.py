@@ -1,0 +1,1 @@
+"""Information flow routes (Ferrando & Voita 2024): shares, routes, scores, pictures."""

@@ -1,0 +1,96 @@
+"""From settings to things: the model and the prompts that a run works on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import partial
+from typing import Any
+
+from acdc.ablation import Ablation
+from acdc.bridge import LoadedModel
+from acdc.data import Data
+from acdc.errors import InputError
+from acdc.pretrained import Outline
+from acdc.prompts import Prompts
+from discovery.ablations.choices import AblationChoice
+from discovery.settings.run import ModelSettings, Settings
+from discovery.tasks.choices import PairsTask, Task
+
+REFERENCE_SEED = 2_000_003  # apart from the seeds of the run's own prompts
+
+
+def load_model(settings: ModelSettings) -> LoadedModel:
+    """The configured model on the configured device, its identities checked."""
+    return settings.model.load(settings.device, partial(check_prompts, settings))
+
+
+def check_prompts(settings: ModelSettings, outline: Outline) -> None:
+    """InputError for prompts that cannot be had, as far as tokenizer and sizes tell."""
+    if isinstance(settings, Settings):
+        build_prompts(settings, outline)
+        return
+    for field in ("task", "versus"):
+        if (task := getattr(settings, field, None)) is not None:
+            try:
+                task_prompts(task, outline, settings.seed)
+            except InputError as error:
+                raise InputError(f"versus: {error}" if field == "versus" else str(error)) from None
+
+
+def build_prompts(settings: Settings, loaded: LoadedModel | Outline) -> Prompts:
+    """The configured task for this model; InputError if the two, method and metric do not fit."""
+    metric = settings.metric.load()
+    prompts = task_prompts(settings.task, loaded, settings.seed, metric.needs, settings.corrupt_for)
+    metric.check(prompts)
+    return prompts
+
+
+def task_prompts(
+    task: Task,
+    loaded: LoadedModel | Outline,
+    seed: int,
+    needs: Collection[str] = (),
+    corrupt_for: str | None = None,
+) -> Prompts:
+    """A task's prompts for this model, all that they depend on in the arguments.
+
+    `needs` says what has to be there ("answers", "wrong"), and `corrupt_for` who needs corrupt
+    prompts, if anybody. InputError if the two do not fit.
+    """
+    prompts: Any = task.build(loaded, seed, needs, corrupt_for)
+    if not isinstance(prompts, Prompts):
+        raise InputError(
+            f"task.name={task.name!r}: build gave a {type(prompts).__name__}; wanted are"
+            " acdc.prompts.Prompts"
+        )
+    prompts.check_vocabulary(loaded.d_vocab)
+    if prompts.clean.shape[1] > loaded.n_ctx:
+        raise InputError(
+            f"task: prompts have {prompts.clean.shape[1]} tokens, the model takes at most"
+            f" {loaded.n_ctx}"
+        )
+    if corrupt_for is not None and not prompts.has_corrupt:
+        raise InputError("task: clean and corrupt prompts are all the same up to the answer")
+    return prompts
+
+
+def make_ablation(choice: AblationChoice, task: Task, loaded: LoadedModel, seed: int) -> Ablation:
+    """What cut edges carry; a reference set is the task's with another seed, or a file's."""
+
+    def references(path: str | None, n: int | None) -> Prompts:
+        if path is None:
+            # of a file: the lines of the search, so that none held out has a part in it
+            fresh = task.more(n or 1) if task.draws else task
+            return task_prompts(fresh, loaded, seed + REFERENCE_SEED if task.draws else seed)
+        file = PairsTask(path=path, n=n, prepend_bos=task.prepend_bos, part=None)
+        file.check("ablation")
+        return task_prompts(file, loaded, seed)
+
+    return choice.make(references, seed)
+
+
+def cut_by(ablation: Ablation, data: Data) -> Data:
+    """The data with these values on cut edges, learnt from it where they are to be."""
+    fitted = data.under(ablation)
+    learnt = fitted.ablation.learnt(fitted)
+    return fitted if learnt is fitted.ablation else fitted.under(learnt)

@@ -1,0 +1,59 @@
+"""Whether a circuit does its task on prompts that it was not found on, in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from discovery.job.faithfulness import Measured
+from discovery.tasks.choices import Part
+
+DOES = 0.9  # share recovered, and of the model's accuracy, from which a circuit does the task
+PARTLY = 0.5
+GAP = 0.05  # between search and test from which prompts are too few
+
+
+def holds(found: Mapping[Part, Measured]) -> str:
+    """What the figures come to; for whom it does not hold, what to do.
+
+    Judged by the lower of the two-sided shares (KL, error of single prompts) and by accuracy as a
+    share of the model's, on the test prompts, or on those of the search where none are held out.
+    """
+    part: Part = "test" if "test" in found else "search"
+    own = found[part]
+    if own.share is None:
+        return f"nothing can be said of it: {own.undefined or 'every edge cut changes nothing'}"
+    share = own.share
+    accuracy = _accuracy(own)
+    where = f"{own.n} new prompts" if part == "test" else f"the {own.n} prompts of the search"
+    says = f"on {where} it recovers {share:.0%} of what cutting every edge changes"
+    if accuracy is not None:
+        says += f" and {accuracy:.0%} of the model's accuracy"
+    if min(share, 1.0 if accuracy is None else accuracy) >= DOES:
+        return f"the circuit does the task: {says}{_unseen(part)}"
+    verb = "does part of the task" if share >= PARTLY else "does not do the task"
+    return f"the circuit {verb}: {says}; {_advice(found)}{_unseen(part)}"
+
+
+def _accuracy(found: Measured) -> float | None:
+    scores = found.scores or {}
+    model = scores.get("model", {}).get("accuracy")
+    return scores["circuit"]["accuracy"] / model if model else None
+
+
+def _unseen(part: Part) -> str:
+    return "" if part == "test" else "; no prompts were held out, so of others nothing is known"
+
+
+def gap(found: Mapping[Part, Measured]) -> float | None:
+    """Share on the prompts of the search less that on the test prompts."""
+    if "test" not in found or found["test"].share is None or found["search"].share is None:
+        return None
+    return found["search"].share - found["test"].share
+
+
+def _advice(found: Mapping[Part, Measured]) -> str:
+    over = gap(found)
+    if over is not None and over > GAP:
+        n = found["search"].n
+        return f"on its own {n} it is {over:.0%} more, so take more of them: task.n={2 * n}"
+    return "ask for more: target=0.9, a smaller threshold, or more edges"

@@ -1,0 +1,1 @@
+"""What can be configured: a run, and what is asked of its circuit afterwards."""

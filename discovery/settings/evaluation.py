@@ -1,0 +1,101 @@
+"""How much is asked of a circuit once it is found: conf/evaluation.
+
+`basic` is one faithfulness on the prompts of the run; `full` are the tests of
+discovery/validation on prompts that the run never saw, as many as the budget allows.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from discovery.choices.fields import Amount, Count, Fields, Least
+
+FEWEST = 76  # prompts with which the equivalence test can pass at level .05
+
+
+class Chance(Fields):
+    """Random circuits to compare with."""
+
+    # random ones, likely ones, and misplaced ones; 29: the fewest that can show anything at .05
+    circuits: Annotated[int, Field(ge=29)]
+    misplaced: Annotated[int, Field(ge=29)]
+    prompts: Count
+
+
+class Scrubbing(Fields):
+    """Resampled circuits."""
+
+    prompts: Annotated[int, Field(ge=4)]
+    draws: Annotated[int, Field(ge=2)]
+    permuted: Annotated[int, Field(ge=19)]  # feature values permuted, the null of `agree`
+
+
+class Completeness(Fields):
+    """Search for the worst knock-out."""
+
+    prompts: Annotated[int, Field(ge=4)]
+    random: Least
+    runs: Least
+    iterations: Least
+    candidates: Least
+
+
+class Minimality(Fields):
+    """Edges and nodes against those of random paths."""
+
+    prompts: Annotated[int, Field(ge=4)]
+    draws: Annotated[int, Field(ge=10)]
+
+
+class Stability(Fields):
+    """The method again on resampled prompts."""
+
+    resamples: Annotated[int, Field(ge=6)]
+    searches: Annotated[int, Field(ge=6)] | None  # of a search; null: not done
+
+
+class BasicEvaluation(Fields):
+    """No more than the run itself measures."""
+
+    kind: Literal["basic"]
+
+
+class FullEvaluation(Fields):
+    """One validation."""
+
+    kind: Literal["full"]
+    # held out, never those of the run: so many of its task, or a file of one's own, as task=pairs
+    prompts: int | str
+    budget: Amount | None  # minutes a circuit; what would take longer is left out; None: nothing is
+    margin: Annotated[float, Field(gt=0, lt=1)]  # share of the effect below which nothing differs
+    eps: Annotated[float, Field(gt=0, lt=0.5)]  # of equivalence: P(better) within 1/2 -+ eps
+    seed: Least
+    level: Annotated[float, Field(gt=0, lt=0.5)]
+    chunk: Count
+    threads: Count | None
+    chance: Chance
+    scrubbing: Scrubbing
+    completeness: Completeness
+    minimality: Minimality
+    stability: Stability
+
+    @field_validator("prompts")
+    @classmethod
+    def _enough(cls, prompts: int | str) -> int | str:
+        if isinstance(prompts, int) and prompts < FEWEST:
+            raise ValueError(f"prompts={prompts}: at least {FEWEST}, or the path of a file")
+        return prompts
+
+    @model_validator(mode="after")
+    def _parts_of_what_is_held_out(self) -> FullEvaluation:
+        if isinstance(self.prompts, str):
+            return self  # as many as the file has
+        for name in ("chance", "scrubbing", "completeness", "minimality"):
+            wanted = getattr(self, name).prompts
+            if wanted > self.prompts:
+                raise ValueError(
+                    f"{name}.prompts={wanted}: at most prompts={self.prompts}, those held out"
+                )
+        return self

@@ -1,0 +1,291 @@
+"""What can be configured, strictly: every field's type, range and allowed values.
+
+The configuration files answer the questions; this says which answers make sense, before any model
+is loaded. Plain frozen data: nobody below scripts/ sees Hydra. What goes by a name (model, task,
+method, metric, ablation) is looked up in discovery/choices/registry.py and checks its own fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
+
+from acdc.errors import InputError
+from discovery.ablations.choices import AblationChoice
+from discovery.choices import registry
+from discovery.choices.fields import Amount, Count, Fields, Least, Named, Share, Token, sentences
+from discovery.methods.method import Method
+from discovery.models.choices import ModelChoice
+from discovery.settings.evaluation import BasicEvaluation, FullEvaluation
+from discovery.tasks.choices import Task
+
+Read = TypeVar("Read", bound="ModelSettings")
+DEFAULT_TARGET = 0.95
+GROUPS: dict[str, str] = {  # field of a configuration -> what is looked up there
+    "model": "model", "task": "task", "versus": "task", "method": "method", "ablation": "ablation",
+}  # fmt: skip
+
+
+class MetricChoice(Named):
+    """A metric by its name, or "module:object" of one's own (acdc.metrics.Metric)."""
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return registry.check("metric", name)
+
+    def load(self) -> Any:
+        """The acdc.metrics.Metric; InputError if the name is something else's."""
+        from acdc.metrics import Metric
+
+        found = registry.load("metric", self.name)
+        if not isinstance(found, Metric):
+            raise InputError(
+                f"metric.name={self.name!r} is a {type(found).__name__}; wanted is an"
+                " acdc.metrics.Metric: Metric(name, unit, lower_is_better, value)"
+            )
+        return found
+
+
+class GraphSettings(Fields):
+    """Which edges there are."""
+
+    kv: Literal["per_query_head", "per_group"]
+
+
+class TrackingSettings(Fields):
+    """Where the run is mirrored."""
+
+    mode: Literal["disabled", "wandb_offline", "wandb_online"]
+    project: Annotated[str, Field(min_length=1)]
+
+
+class ModelSettings(Fields):
+    """A model, where it runs, and the seed of whatever is drawn."""
+
+    model: SerializeAsAny[ModelChoice]
+    seed: Annotated[int, Field(ge=0)]
+    device: str
+    threads: Count | None
+
+
+class Settings(ModelSettings):
+    """One run."""
+
+    task: SerializeAsAny[Task]
+    graph: GraphSettings
+    method: SerializeAsAny[Method]
+    metric: MetricChoice
+    ablation: SerializeAsAny[AblationChoice]
+    evaluation: Annotated[BasicEvaluation | FullEvaluation, Field(discriminator="kind")]
+    tracking: TrackingSettings
+    target: Share | None = None  # to be recovered on the tuning prompts; None: DEFAULT_TARGET, or
+    # nothing for a method that is given a size of its own
+    tune: Least = 64  # prompts held out to choose a size on
+    test: Least = 100  # prompts held out to judge the circuit on
+    grow: Count | None = None  # search on twice as many prompts, up to so many, while they are few
+    memory_gib: Amount | None = None  # that the process may take; None: what is free less a reserve
+    plan: bool = False  # say what it would take, and stop
+
+    @property
+    def aim(self) -> float | None:
+        """The target that holds; None: the method has a size of its own."""
+        return (self.target or DEFAULT_TARGET) if not self.method.sized else None
+
+    @model_validator(mode="after")
+    def _target_or_size(self) -> Settings:
+        if self.target is not None and self.method.sized:
+            raise ValueError(
+                f"target={self.target:g}: method={self.method.name} is given a size of its own; set"
+                " that to null (method.threshold=null, method.n_edges=null), or target=null"
+            )
+        if self.aim is not None and self.tune == 0:
+            raise ValueError(
+                "tune=0: a target is reached on prompts to tune on; take tune=64, or give the"
+                " method a size (method.threshold, method.n_edges)"
+            )
+        if self.grow is not None and self.tune == 0:
+            raise ValueError(
+                "grow: whether prompts are enough is seen on those to tune on: tune=64"
+            )
+        return self
+
+    @property
+    def corrupt_for(self) -> str | None:
+        """Who needs corrupt prompts, in words; None: nobody."""
+        if not self.ablation.needs_corrupt:
+            return None
+        if self.method.needs_corrupt:
+            return f"method={self.method.name}"
+        return None if self.aim is None else f"target={self.aim:g}"
+
+
+class RouteSettings(ModelSettings):
+    """The route of one prompt, given as a text, as token ids, or as one of a task."""
+
+    text: str | None
+    prepend_bos: bool  # to the text
+    ids: tuple[Annotated[int, Field(ge=0)], ...] | None
+    task: SerializeAsAny[Task] | None = None  # Hydra leaves out a question that is answered by null
+    prompt: Annotated[int, Field(ge=0)]  # of the task, from 0
+    position: int
+    target: Token | None
+    contrast: Token | None
+    from_state: bool
+    threshold: Share
+    renormalise: bool
+
+    @model_validator(mode="after")
+    def _one_prompt(self) -> RouteSettings:
+        given = [name for name in ("text", "ids", "task") if getattr(self, name) is not None]
+        if len(given) != 1:
+            shown = " and ".join(given) or "none"
+            raise ValueError(f"give exactly one of text, ids and task, not {shown}")
+        if self.task is not None and self.position != -1:
+            raise ValueError(f"position={self.position} is for text and ids; a task has its own")
+        if self.contrast is not None and self.target is None and self.task is None:
+            raise ValueError(f"contrast={self.contrast!r} needs a target to be compared with")
+        if self.from_state and (self.target is not None or self.contrast is not None):
+            raise ValueError("from_state=true starts at no token; leave out target and contrast")
+        return self
+
+
+class ComponentsSettings(ModelSettings):
+    """Component importances over the prompts of a task, and of another to compare with."""
+
+    task: SerializeAsAny[Task]
+    versus: SerializeAsAny[Task] | None = None
+    start: Literal["state", "answers", "contrast"]
+    threshold: Share
+
+
+class ScrubSettings(Fields):
+    """One causal-scrubbing experiment (conf/scrub.yaml)."""
+
+    experiment: Literal["brackets"]
+    weights: Annotated[str, Field(min_length=1)]
+    strings: Annotated[str, Field(min_length=1)]
+    references: Annotated[int, Field(ge=100)]  # fewer say nothing of a network this good
+    draws: Count
+    seed: Annotated[int, Field(ge=0)]
+
+
+class RolesSettings(ScrubSettings):
+    """The search for roles; without files the shipped network, on fresh strings."""
+
+    experiment: Literal["roles"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    weights: Annotated[str, Field(min_length=1)] | None  # pyright: ignore[reportIncompatibleVariableOverride]
+    strings: Annotated[str, Field(min_length=1)] | None  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+class InductionSettings(ScrubSettings):
+    """The induction ladder; the texts are drawn afresh, `references` of them."""
+
+    experiment: Literal["induction"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    weights: Annotated[str, Field(min_length=1)] | None  # pyright: ignore[reportIncompatibleVariableOverride]
+    strings: None  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+EXPERIMENTS = {
+    "brackets": ScrubSettings,
+    "roles": RolesSettings,
+    "induction": InductionSettings,
+}
+
+
+def read_scrub_settings(config: Mapping[str, Any]) -> ScrubSettings:
+    """Check conf/scrub.yaml's configuration; InputError names every field that is wrong and why."""
+    name = config.get("experiment")
+    if name not in EXPERIMENTS:
+        raise InputError(f"experiment={name!r}: allowed are {', '.join(EXPERIMENTS)}")
+    try:
+        return EXPERIMENTS[name].model_validate(config)
+    except ValidationError as error:
+        raise InputError("\n".join(sentences(error))) from None
+
+
+def read_settings(config: Mapping[str, Any]) -> Settings:
+    """The main job's settings, also as runs before 2026-11 recorded them; see `read_as`."""
+    return read_as(Settings, upgraded(config))
+
+
+def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration of an earlier version as it is written now.
+
+    Metric and ablation were the method's, and nothing was held out.
+    """
+    now, method = dict(config), dict(config.get("method") or {})
+    if "tune" not in now and "tracking" in now:
+        now |= {"tune": 0, "test": 0}
+        if (now.get("task") or {}).get("name") == "pairs":
+            now["task"] = {"part": None, **now["task"]}
+    for field in ("metric", "ablation"):
+        if field in method and field not in now:
+            now[field] = {"name": method.pop(field)}
+            now["method"] = method
+    return now
+
+
+def read_as(kind: type[Read], config: Mapping[str, Any]) -> Read:
+    """Check a resolved configuration; InputError names every field that is wrong and why.
+
+    Also checks what can be known before a model is loaded: the device is there, files of tasks
+    exist.
+    """
+    values, wrong = dict(config), list[str]()
+    for field in (f for f in GROUPS if isinstance(values.get(f), Mapping)):
+        try:
+            values[field] = _choice(field, values[field])
+        except (InputError, ValidationError) as error:
+            wrong += [str(error)] if isinstance(error, InputError) else sentences(error, field)
+            del values[field]
+    try:
+        settings = kind.model_validate(values)
+    except ValidationError as error:
+        said = [f for f in GROUPS if f in config and f not in values]
+        wrong += [s for s in sentences(error) if s not in (f"{f}: missing" for f in said)]
+        settings = None
+    if wrong or settings is None:
+        raise InputError("\n".join(wrong))
+    check_device(settings.device)
+    for field in ("task", "versus"):
+        task = getattr(settings, field, None)
+        if task is not None:
+            task.check(field)
+    return settings
+
+
+def _choice(field: str, values: Mapping[str, Any]) -> Fields:
+    """What a group's name stands for, with its own fields checked."""
+    group = GROUPS[field]
+    key = registry.KEY.get(group, "name")
+    name = values.get(key)
+    if name is None:
+        raise InputError(f"{field}.{key} is required: add {field}.{key}=...")
+    kind = registry.load(group, registry.check(group, name))
+    base = {"model": ModelChoice, "task": Task, "method": Method, "ablation": AblationChoice}[group]
+    if not (isinstance(kind, type) and issubclass(kind, base)):
+        raise InputError(
+            f"{field}.{key}={name!r} is no {base.__name__}; wanted is a subclass of"
+            f" {base.__module__}.{base.__qualname__}"
+        )
+    return kind.model_validate(values)
+
+
+def check_device(device: str) -> None:
+    """Raise InputError unless torch has the device."""
+    import torch  # a second that no command should wait for before it looks at its settings
+
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise InputError(f"device={device!r}: allowed are cpu, cuda, cuda:N, mps") from None
+    available = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not available.get(kind, False):
+        raise InputError(f"device={device!r}: not available here; device=cpu always is")

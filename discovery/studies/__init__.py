@@ -1,0 +1,1 @@
+"""Other questions than a circuit: methods compared, the route of a prompt, components."""

@@ -1,0 +1,81 @@
+"""How many edges a method needs to recover a share of the model: its price at equal faithfulness.
+
+Sizes are chosen on the tuning prompts, two-sided (acdc/share.py); what is told of
+the circuits is measured on the test prompts, which had no part in it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from acdc.data import Data
+from acdc.metrics import Metric
+from acdc.share import Share, lower
+from discovery.job.faithfulness import measure
+from discovery.methods import Found, Method, Scoring, last
+from discovery.methods.choosing import choose, shares_by_size, smallest
+
+Row = dict[str, Any]
+
+
+def of_scores(
+    method: Scoring, data: Data, metric: Metric, seed: int, scores: NDArray[np.float64],
+    targets: Sequence[float], tune: Data, test: Data,
+) -> Iterator[Row]:  # fmt: skip
+    """A row a target, the smallest first: the fewest of the best edges that reach it.
+
+    `edges` is None where no circuit of the method's reached the target on the tuning prompts; the
+    same of `edges for KL`, where only KL is asked.
+    """
+    most, by_size = (
+        data.graph.n_edges,
+        shares_by_size(method, data.graph, scores, seed, Share(tune, metric)),
+    )
+    for target in sorted(targets):
+        size, share = smallest(lambda n: lower(by_size(n)), most, target)
+        for_kl = smallest(lambda n: by_size(n).get("kl", 0.0), most, target)
+        sized = method.model_copy(update={"n_edges": size})
+        mask = choose(sized, data.graph, scores, seed).circuit.mask
+        row = _row(method, target, mask, share, metric, test)
+        yield {**row, "edges for KL": for_kl[0] if for_kl[1] >= target else None}
+
+
+def of_searches(
+    method: Method, data: Data, metric: Metric, seed: int, targets: Sequence[float], tune: Data,
+    test: Data,
+) -> Iterator[tuple[Found, Row]]:  # fmt: skip
+    """As `of_scores`, each circuit found on its own."""
+    for target in sorted(targets):
+        start = time.perf_counter()
+        found = last(method.reach(data, metric, seed, target, tune))
+        seconds = round(time.perf_counter() - start, 1)
+        row = _row(method, target, found.mask, found.counts["tune_share"], metric, test)
+        yield found, {**row, "edges for KL": None, "seconds": seconds}
+
+
+def _row(
+    method: Method, target: float, mask: NDArray[np.bool_], share: float, metric: Metric,
+    test: Data,
+) -> Row:  # fmt: skip
+    own = measure(test, metric, mask)
+    accuracy = (own.scores or {}).get("circuit", {}).get("accuracy")
+    return {
+        "method": method.label,
+        "target": target,
+        "edges": int(mask.sum()) if share >= target else None,
+        "tune": round(share, 3),
+        "error share": _rounded(own.error_share),
+        "KL share": _rounded(own.kl_share),
+        "faithfulness": _rounded(own.faithfulness),
+        "accuracy": _rounded(accuracy),
+        "correlation": _rounded(own.correlation),
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)

@@ -1,0 +1,1 @@
+"""Many runs: what is said of them together, their folder, their picture."""
