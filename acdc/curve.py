@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from acdc.circuit import Circuit
 from acdc.data import Data
 from acdc.errors import InputError
-from acdc.graph import Circuit
 from acdc.metrics import Metric, differ
 from acdc.selection import RANKINGS, Ranking, Rule, select
 

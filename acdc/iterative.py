@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from acdc.circuit import Circuit
 from acdc.data import Data
 from acdc.errors import InputError
 from acdc.forward import PatchedForward
 from acdc.gradient import LOSSES, Loss, MaskedRun
-from acdc.graph import Circuit
 from acdc.metrics import Metric
 from acdc.minibatches import Minibatches
 

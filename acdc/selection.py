@@ -17,8 +17,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from acdc.circuit import Circuit
 from acdc.errors import InputError
-from acdc.graph import Circuit, Graph
+from acdc.graph import Graph
 
 Ranking = Literal["signed", "absolute"]
 Rule = Literal["top_n", "greedy"]

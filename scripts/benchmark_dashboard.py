@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 import uvicorn
 
-from acdc.graph import Circuit, Graph
+from acdc.circuit import Circuit
+from acdc.graph import Graph
 from discovery.dashboard.app import make_app
 from discovery.dashboard.runs import summaries
 from discovery.runs.json_files import write_json

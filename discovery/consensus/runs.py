@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from acdc.circuit import Circuit
 from acdc.errors import InputError
-from acdc.graph import Circuit, Graph
+from acdc.graph import Graph
 from discovery.consensus.circuits import circuits
 from discovery.consensus.core import Core, core, halves
 from discovery.consensus.second import Second, beside

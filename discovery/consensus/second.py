@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from acdc.circuit import Circuit
 from acdc.data import Data
-from acdc.graph import Circuit, Graph
+from acdc.graph import Graph
 from acdc.metrics import Metric
 from acdc.share import Share
 from discovery.methods import Method, Scoring, last

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from acdc.ablation import RESAMPLE
 from acdc.bridge import LoadedModel
+from acdc.circuit import Circuit
 from acdc.forward import PatchedForward, layers, trace
-from acdc.graph import Circuit
 from discovery.heads import roles
 from discovery.heads.attention import head_attention
 from discovery.heads.roles import Scores
@@ -64,7 +64,7 @@ def describe_heads(
 
 
 def _heads_of(circuit: Circuit) -> list[Head]:
-    names = [name for name in circuit.nodes() if name.startswith("a")]
+    names = [name for name in circuit.nodes if name.startswith("a")]
     return [(int(layer[1:]), int(head[1:])) for layer, head in (n.split(".") for n in names)]
 
 

@@ -222,7 +222,7 @@ def _result(
         "n_edges_total": circuit.graph.n_edges,
         "n_edges": circuit.n_edges,
         "n_edges_on_paths": circuit.pruned().n_edges,
-        "n_nodes": len(circuit.nodes()),
+        "n_nodes": len(circuit.nodes),
         **as_fields(measured["search"]),
         "splits": {part: asdict(own) for part, own in measured.items()},
         **_test_fields(measured.get("test")),

@@ -21,9 +21,10 @@ from safetensors import safe_open
 from safetensors.torch import save
 from tqdm import tqdm
 
+from acdc.circuit import Circuit
 from acdc.data import Data
 from acdc.errors import InputError
-from acdc.graph import Circuit, Graph
+from acdc.graph import Graph
 from acdc.metrics import Metric
 from discovery.methods import Done, Found, Method, Step
 from discovery.methods.found import Resume

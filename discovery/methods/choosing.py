@@ -9,8 +9,9 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from acdc.circuit import Circuit
 from acdc.data import Data
-from acdc.graph import Circuit, Graph
+from acdc.graph import Graph
 from acdc.metrics import Metric
 from acdc.selection import Selection, check_size, select, select_on_paths, threshold
 from acdc.share import Share, lower

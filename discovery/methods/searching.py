@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from acdc.circuit import Circuit
 from acdc.data import Data
 from acdc.errors import InputError
-from acdc.graph import Circuit, Graph
+from acdc.graph import Graph
 from acdc.metrics import Metric, two_sided
 from acdc.regrow import regrow
 from acdc.search import Budget, Checkpoint, Decision, Guide, Order, Search

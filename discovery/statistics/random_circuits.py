@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from acdc.circuit import Circuit
 from acdc.errors import InputError
-from acdc.graph import Circuit, Graph
+from acdc.graph import Graph
 
 Mask = NDArray[np.bool_]
 Ints = NDArray[np.int64]

@@ -12,9 +12,9 @@ import torch
 
 from acdc.ablation import Ablation
 from acdc.bridge import LoadedModel
+from acdc.circuit import Circuit
 from acdc.data import Data
 from acdc.errors import InputError
-from acdc.graph import Circuit
 from acdc.prompts import Prompts
 from discovery.ablations.choices import AblationChoice
 from discovery.job.build import build_prompts, cut_by, make_ablation

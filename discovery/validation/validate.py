@@ -17,9 +17,9 @@ import torch
 
 from acdc.ablation import Ablation
 from acdc.bridge import LoadedModel
+from acdc.circuit import Circuit
 from acdc.data import Data
 from acdc.errors import InputError
-from acdc.graph import Circuit
 from acdc.prompts import Prompts
 from discovery.consensus.circuits import averages
 from discovery.job.shares import carried

@@ -10,9 +10,9 @@ import torch
 
 from acdc.ablation import ABLATIONS
 from acdc.attribution import eap
+from acdc.circuit import Circuit
 from acdc.data import Data
 from acdc.gradient import LOSSES, MaskedRun
-from acdc.graph import Circuit
 from acdc.masked import masked_run
 from acdc.metrics import METRICS
 

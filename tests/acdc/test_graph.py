@@ -6,8 +6,9 @@ import json
 import numpy as np
 import pytest
 
+from acdc.circuit import Circuit
 from acdc.errors import InputError
-from acdc.graph import Circuit, Graph
+from acdc.graph import Graph
 
 COUNTS = [  # layers, heads, kv heads, mlp, parallel -> edges with k/v per query head, per group
     ((2, 2, 2, True, False), 46, 46),
@@ -39,7 +40,7 @@ def test_edge_counts(sizes, ungrouped, grouped):
     [((12, 12, 12, True, False), "6672d04286447197"), ((2, 4, 4, True, False), "8e6f070afa3d735e")],
 )
 def test_edge_names_have_the_published_digest(sizes, digest):
-    names = Circuit(graph(sizes), graph(sizes).legal).edges()
+    names = Circuit(graph(sizes), graph(sizes).legal).edges
     assert hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:16] == digest
 
 
@@ -104,7 +105,7 @@ def test_json_is_eap_igs_format():
 def test_the_logits_are_a_node_of_every_file_but_of_a_circuit_only_if_an_edge_enters():
     g = graph()
     inner, last = Circuit(g, g.mask(["input->m1"])), Circuit(g, g.mask(["input->logits"]))
-    assert inner.nodes() == ["input", "m1"] and last.nodes() == ["input", "logits"]
+    assert inner.nodes == ["input", "m1"] and last.nodes == ["input", "logits"]
     for circuit in (inner, last):
         assert circuit.to_json()["nodes"]["logits"] == {"in_graph": True}
 
@@ -138,10 +139,10 @@ def test_foreign_files_are_read_by_name_or_refused():
     cfg = {"n_layers": 2, "n_heads": 4, "parallel_attn_mlp": False, "d_model": 32}
     entry = {"score": 0.5, "in_graph": True}
     plain = Circuit.from_json({"cfg": cfg, "nodes": {}, "edges": {"m0->m1": entry}})
-    assert plain.edges() == ["m0->m1"] and plain.graph.n_kv_heads == 4
+    assert plain.edges == ["m0->m1"] and plain.graph.n_kv_heads == 4
     assert plain.scores.sum() == plain.scores[plain.graph.edge("m0->m1")] == 0.5
     bare = Circuit.from_json({"cfg": cfg, "nodes": {}, "edges": {"m0->m1": {"in_graph": True}}})
-    assert bare.edges() == ["m0->m1"] and not bare.scores.any()
+    assert bare.edges == ["m0->m1"] and not bare.scores.any()
     with pytest.raises(InputError, match="unknown edge 'm1->m0'"):
         Circuit.from_json({"cfg": cfg, "nodes": {}, "edges": {"m1->m0": entry}})
     with pytest.raises(InputError, match="some of its group"):
@@ -157,8 +158,8 @@ def test_pruning_keeps_paths_from_input_to_logits():
     path = ["input->a0.kv0<v>", "a0.h1->a1.kv1<k>", "a1.h2->logits"]
     dangling = ["m0->a1.h2<q>", "a0.h3->logits", "input->m1", "input->a0.h2<q>"]
     circuit = Circuit(g, g.mask(path + dangling))
-    assert sorted(circuit.pruned().edges()) == sorted(path)
+    assert sorted(circuit.pruned().edges) == sorted(path)
     assert Circuit(g, g.mask(["m0->m1"])).pruned().n_edges == 0
-    assert circuit.nodes() == [
+    assert circuit.nodes == [
         "input", "a0.h0", "a0.h1", "a0.h2", "a0.h3", "m0", "a1.h2", "a1.h3", "m1", "logits"
     ]  # fmt: skip

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from acdc.circuit import Circuit
 from acdc.data import Data
 from acdc.errors import InputError
 from acdc.gradient import LOSSES, lost_share
-from acdc.graph import Circuit
 from acdc.iterative import How, circuit_scores, iterative
 from acdc.masked import masked_run
 from acdc.metrics import METRICS

@@ -5,9 +5,10 @@ import pytest
 from test_parity import parity_model, parity_prompts
 
 from acdc.attribution import eap_ig, random_scores
+from acdc.circuit import Circuit
 from acdc.data import Data
 from acdc.errors import InputError
-from acdc.graph import Circuit, Graph
+from acdc.graph import Graph
 from acdc.metrics import METRICS
 from acdc.selection import RULES, greedy, select, select_on_paths, threshold, top_n
 
@@ -104,8 +105,8 @@ def test_top_n_takes_the_best_and_of_equals_the_first():
     scores = np.zeros(graph.legal.shape)
     good, bad = graph.edge("input->logits"), graph.edge("input->m1")
     scores[good], scores[bad], scores[graph.edge("m1->logits")] = 1.0, -3.0, 2.0
-    assert top_n(graph, scores, 2, "signed").circuit.edges() == ["input->logits"]
-    assert top_n(graph, scores, 2).circuit.edges() == ["input->m1", "m1->logits"]
+    assert top_n(graph, scores, 2, "signed").circuit.edges == ["input->logits"]
+    assert top_n(graph, scores, 2).circuit.edges == ["input->m1", "m1->logits"]
     rounded = np.round(random_scores(graph, 0))  # many equal ones
     ranked = sorted(np.argwhere(graph.legal).tolist(), key=lambda e: (-abs(rounded[tuple(e)]), e))
     for n_edges in range(0, graph.n_edges, 10):
@@ -116,7 +117,7 @@ def test_top_n_takes_the_best_and_of_equals_the_first():
         assert (found.circuit.mask == Circuit(graph, taken).pruned().mask).all()
     zeros = np.zeros(graph.legal.shape)
     first = graph.senders.size  # every edge out of `input` comes first in the index
-    assert top_n(graph, zeros, first).circuit.edges() == ["input->logits"]
+    assert top_n(graph, zeros, first).circuit.edges == ["input->logits"]
     whole = top_n(graph, zeros, graph.n_edges)
     assert (whole.circuit.mask == graph.legal).all() and whole.taken == graph.n_edges
 
@@ -143,7 +144,7 @@ def test_greedy_starts_at_the_logits_and_opens_a_group_with_one_head():
     scores = np.full(graph.legal.shape, 0.0)
     for name, score in {"a1.h1->logits": 1.0, "input->a1.kv0<v>": 5.0, "input->m0": 9.0}.items():
         scores[graph.edge(name)] = score
-    assert greedy(graph, scores, 2).circuit.edges() == ["input->a1.kv0<v>", "a1.h1->logits"]
+    assert greedy(graph, scores, 2).circuit.edges == ["input->a1.kv0<v>", "a1.h1->logits"]
     assert top_n(graph, scores, 2).n_edges == 0
 
 
@@ -152,7 +153,7 @@ def test_threshold_keeps_what_reaches_it():
     scores = np.zeros(graph.legal.shape)
     scores[graph.edge("input->m1")], scores[graph.edge("m1->logits")] = -2.0, 2.0
     found = threshold(graph, scores, 2.0)
-    assert found.circuit.edges() == ["input->m1", "m1->logits"] and found.requested is None
+    assert found.circuit.edges == ["input->m1", "m1->logits"] and found.requested is None
     signed = threshold(graph, scores, 2.0, "signed")
     assert (signed.taken, signed.n_edges) == (1, 0)
     assert threshold(graph, scores, 2.1).taken == 0

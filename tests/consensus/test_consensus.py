@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from test_settings import AS_PUBLISHED, settings
 
+from acdc.circuit import Circuit
 from acdc.data import Data
 from acdc.errors import InputError
-from acdc.graph import Circuit
 from acdc.metrics import METRICS
 from acdc.share import Share
 from discovery.consensus.circuits import circuits
@@ -120,13 +120,13 @@ def test_a_run_and_its_consensus(run):
     written = json.loads((run / "consensus" / "consensus.json").read_text())
     assert written == json.loads(json.dumps(found)) and (run / "consensus/circuit.png").exists()
     kept = Circuit.load(run / "consensus" / "circuit.json")
-    assert kept.edges() and set(kept.edges()) == {e["edge"] for e in found["edges"] if e["core"]}
+    assert kept.edges and set(kept.edges) == {e["edge"] for e in found["edges"] if e["core"]}
     assert found["n_core"] == kept.n_edges and found["n_circuits"] == 8 == len(found["sizes"])
     by_name = {e["edge"]: e for e in found["edges"]}
     masks = np.array([[i < 8 * e["frequency"] for e in by_name.values()] for i in range(8)])
     assert masks.sum() == sum(found["sizes"])  # every inclusion is written down
     assert all(e["low"] <= e["frequency"] <= e["high"] for e in by_name.values())
-    own = Circuit.load(run / "circuit.json").edges()
+    own = Circuit.load(run / "circuit.json").edges
     assert {e for e, about in by_name.items() if about["in_circuit"]} == set(own)
     assert found["second"]["others"] < 0.5 < found["second"]["first"]
     lines = " ".join(says(found))

@@ -6,8 +6,8 @@ import pytest
 from stopping import stopped_after
 from test_settings import AS_PUBLISHED, settings
 
+from acdc.circuit import Circuit
 from acdc.errors import InputError
-from acdc.graph import Circuit
 from discovery.job.enough import Tried
 from discovery.job.finished import read_finished
 from discovery.job.pipeline import discover
@@ -85,7 +85,7 @@ def test_what_goes_on_from_the_run_has_its_prompts(tmp_path):
     assert read_finished(tmp_path / "run").settings.task.n == 4
     plain = settings(*AS_PUBLISHED, "tune=8", "method.threshold=0.05", "task.n=4")
     discover(plain, tmp_path / "plain", [], print)
-    both = [Circuit.load(tmp_path / name / "circuit.json").edges() for name in ("run", "plain")]
+    both = [Circuit.load(tmp_path / name / "circuit.json").edges for name in ("run", "plain")]
     assert both[0] == both[1]
 
 

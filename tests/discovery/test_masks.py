@@ -7,8 +7,8 @@ import pytest
 from stopping import checkpoint_at_every_chance, stopped_after
 from test_settings import AS_PUBLISHED, settings
 
+from acdc.circuit import Circuit
 from acdc.errors import InputError
-from acdc.graph import Circuit
 from acdc.selection import best_edges
 from discovery.job.pipeline import discover
 from discovery.methods import last
@@ -33,7 +33,7 @@ def whole(request, tmp_path_factory):
 def test_the_induction_circuit_is_found(whole):
     _, folder = whole
     run, circuit = read_run(folder), Circuit.load(folder / "circuit.json")
-    known = [edge for edge in circuit.edges() if re.fullmatch(INDUCTION, edge)]
+    known = [edge for edge in circuit.edges if re.fullmatch(INDUCTION, edge)]
     assert len(known) >= circuit.n_edges - 2 >= 10
     assert run.result["metric_circuit"] < 0.02 < 8 < run.result["metric_empty"]
     assert circuit.n_edges == run.result["n_edges"] <= 15 == run.result["n_edges_requested"]

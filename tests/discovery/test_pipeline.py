@@ -10,8 +10,8 @@ import torch
 from test_settings import AS_PUBLISHED, settings
 
 from acdc.bridge import LoadedModel
+from acdc.circuit import Circuit
 from acdc.errors import InputError
-from acdc.graph import Circuit
 from acdc.prompts import Prompts
 from discovery.heads.attention import head_attention
 from discovery.job.build import load_model, task_prompts
@@ -85,7 +85,7 @@ def test_lines_tell_the_same_story_as_the_result(run):
     assert circuit.n_edges == result["n_edges"] == found.metrics[-1]["n_kept"]
     assert [row["order"] for row in found.edges] == list(range(result["n_tests"]))
     edges = [row for row in found.edges if row["kind"] == "edge"]
-    assert {row["edge"] for row in edges if row["kept"]} == set(circuit.edges())
+    assert {row["edge"] for row in edges if row["kept"]} == set(circuit.edges)
     assert all(row["kept"] == (row["effect"] >= 0.05) for row in found.edges)
     for row in edges:
         assert circuit.scores[circuit.graph.edge(row["edge"])] == row["effect"]

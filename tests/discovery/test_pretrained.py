@@ -12,8 +12,8 @@ from test_settings import settings
 
 from acdc import pretrained
 from acdc.bridge import from_module, load_pretrained
+from acdc.circuit import Circuit
 from acdc.errors import InputError
-from acdc.graph import Circuit
 from discovery.heads.describe import describe_heads
 from discovery.job.build import load_model
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from test_settings import settings
 
+from acdc.circuit import Circuit
 from acdc.errors import InputError
-from acdc.graph import Circuit
 from discovery.job.pipeline import discover
 from discovery.runs.folder import read_run
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from test_settings import settings
 
+from acdc.circuit import Circuit
 from acdc.data import Data
 from acdc.errors import InputError
-from acdc.graph import Circuit
 from acdc.metrics import METRICS
 from acdc.selection import best_edges
 from acdc.share import Share

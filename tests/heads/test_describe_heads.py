@@ -10,8 +10,8 @@ import transformers as hf
 from test_settings import settings
 
 from acdc.bridge import from_module
+from acdc.circuit import Circuit
 from acdc.forward import trace
-from acdc.graph import Circuit
 from acdc.prompts import Prompts
 from discovery.heads import describe
 from discovery.heads.describe import describe_heads

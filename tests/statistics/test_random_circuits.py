@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from acdc.circuit import Circuit
 from acdc.errors import InputError
-from acdc.graph import Circuit, Graph
+from acdc.graph import Graph
 from discovery.statistics.random_circuits import _WeightedWalks, complement, inflate, random_mask
 
 GRAPHS = {
@@ -57,9 +58,7 @@ def test_paths_have_the_stated_probabilities():
         probability[f"{into} a0.h0->logits"] = 1 / 9
         probability[f"{into} a0.h0->m0 m0->logits"] = 1 / 18
     empty, draws = np.zeros_like(graph.legal), rng()
-    drawn = [
-        " ".join(Circuit(graph, inflate(graph, empty, draws).mask).edges()) for _ in range(3000)
-    ]
+    drawn = [" ".join(Circuit(graph, inflate(graph, empty, draws).mask).edges) for _ in range(3000)]
     assert set(drawn) == set(probability)
     observed = [drawn.count(path) for path in probability]
     expected = [3000 * p for p in probability.values()]

@@ -6,7 +6,7 @@ import torch
 from test_settings import settings
 from test_validate import validation
 
-from acdc.graph import Circuit
+from acdc.circuit import Circuit
 from discovery.job.build import make_ablation, task_prompts
 from discovery.job.prepare import load
 from discovery.statistics.random_circuits import random_mask

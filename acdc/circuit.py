@@ -1,0 +1,259 @@
+"""Circuits: a graph and a boolean [writers, readers] array over it, nothing more.
+
+So counting, comparing and ablating are array expressions. Files are EAP-IG's (and MIB's) JSON.
+Knows no model, no tensor, no prompt.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import networkx as nx
+import numpy as np
+from numpy.typing import NDArray
+
+from acdc.errors import InputError
+from acdc.graph import Graph, Reader, frozen
+
+Own = TypeVar("Own", bound="Circuit")
+
+
+@dataclass(frozen=True, eq=False)
+class Circuit:
+    """A graph, the edges that are kept, and optionally one number an edge. Immutable.
+
+    Circuits of one graph are sets of edges: `a & b`, `a | b`, `a - b`, `a ^ b`, `len(a)`,
+    `"a1.h0->logits" in a`, `a <= b`. Scores of an edge are the left one's where it has the edge.
+    """
+
+    graph: Graph
+    mask: NDArray[np.bool_]  # [writers, readers]
+    scores: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))  # same shape
+
+    def __post_init__(self) -> None:
+        shape = self.graph.legal.shape
+        if self.mask.shape != shape or (self.mask & ~self.graph.legal).any():
+            raise InputError(f"circuit: mask {self.mask.shape} must lie within the legal {shape}")
+        scores = self.scores if self.scores.size else np.zeros(shape)
+        if scores.shape != shape or not np.isfinite(scores).all():
+            raise InputError(f"circuit: scores {scores.shape} must be finite and of shape {shape}")
+        object.__setattr__(self, "mask", frozen(self.mask.astype(bool)))
+        object.__setattr__(self, "scores", frozen(scores.astype(float)))
+
+    @property
+    def n_edges(self) -> int:
+        """Number of kept edges."""
+        return int(self.mask.sum())
+
+    @property
+    def edges(self) -> list[str]:
+        """Names of the kept edges, by writer, then reader."""
+        return [self.graph.edge_name(w, r) for w, r in np.argwhere(self.mask).tolist()]
+
+    @property
+    def nodes(self) -> list[str]:
+        """Names of the nodes that a kept edge touches, `logits` last."""
+        touched = np.flatnonzero(self.graph.touched(self.mask)).tolist()
+        names = [self.graph.writers[w] for w in touched]
+        return names + ["logits"] * bool(self.mask[:, -1].any())
+
+    # ---- as sets -------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return self.n_edges
+
+    def __bool__(self) -> bool:
+        return True  # a circuit without edges is a circuit
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.edges)
+
+    def __contains__(self, name: object) -> bool:
+        """An edge by its name, or a node that an edge touches."""
+        if not isinstance(name, str):
+            return False
+        return bool(self.mask[self.graph.edge(name)]) if "->" in name else name in self.nodes
+
+    def __and__(self: Own, other: Circuit) -> Own:
+        return self._with(self.mask & self._same_graph(other).mask, other)
+
+    def __or__(self: Own, other: Circuit) -> Own:
+        return self._with(self.mask | self._same_graph(other).mask, other)
+
+    def __sub__(self: Own, other: Circuit) -> Own:
+        return self._with(self.mask & ~self._same_graph(other).mask, other)
+
+    def __xor__(self: Own, other: Circuit) -> Own:
+        return self._with(self.mask ^ self._same_graph(other).mask, other)
+
+    def __le__(self, other: Circuit) -> bool:
+        return not (self.mask & ~self._same_graph(other).mask).any()
+
+    def __ge__(self, other: Circuit) -> bool:
+        return other <= self
+
+    def jaccard(self, other: Circuit) -> float:
+        """Shared edges over all edges of the two; 1 for two empty circuits."""
+        union = int((self.mask | self._same_graph(other).mask).sum())
+        return int((self.mask & other.mask).sum()) / union if union else 1.0
+
+    def without(self: Own, *nodes: str) -> Own:
+        """Less every edge that leaves or enters these nodes, such as "a3.h1" or "m2".
+
+        A key or value that a group of heads shares goes with any of them. InputError for a node
+        that the graph does not have.
+        """
+        mask = self.mask.copy()
+        for name in nodes:
+            writer = self.graph.writer_index.get(name)
+            if writer is None:
+                raise InputError(f"node {name!r} does not exist in this graph"
+                                 f" ({self.graph.describe()})")  # fmt: skip
+            mask[writer] = False
+            mask[:, [writer in reader.nodes for reader in self.graph.readers]] = False
+        return replace(self, mask=mask)
+
+    def _with(self: Own, mask: NDArray[np.bool_], other: Circuit) -> Own:
+        return replace(self, mask=mask, scores=np.where(self.mask, self.scores, other.scores))
+
+    def _same_graph(self, other: Circuit) -> Circuit:
+        if self.graph != other.graph:
+            raise InputError(
+                f"circuits of two graphs: {self.graph.describe()}, and {other.graph.describe()}"
+            )
+        return other
+
+    # ---- as a graph ----------------------------------------------------------------------------
+
+    def to_networkx(self) -> nx.MultiDiGraph:
+        """Nodes as writers are named, and "logits"; an edge for each query, key or value.
+
+        Edges have `reader` (its name) as key and attribute, and `score`. A shared key or value
+        enters each head of its group.
+        """
+        out = nx.MultiDiGraph()
+        out.add_nodes_from(self.nodes)
+        for w, r in np.argwhere(self.mask).tolist():
+            for node in self._ends(r):
+                about = {"reader": self.graph.readers[r].name, "score": float(self.scores[w, r])}
+                out.add_edge(self.graph.writers[w], node, key=about["reader"], **about)
+        return out
+
+    def _ends(self, reader: int) -> list[str]:
+        """The nodes that a reader feeds."""
+        nodes = self.graph.readers[reader].nodes
+        return [self.graph.writers[n] for n in nodes] or ["logits"]
+
+    def pruned(self: Own) -> Own:
+        """Without dangling edges: only those on a path from `input` to `logits`.
+
+        Under resample ablation the output does not change: a writer none of whose inputs is kept
+        has its corrupted value. Under zero or mean ablation it may.
+        """
+        walk, pairs = nx.DiGraph(), np.argwhere(self.mask).tolist()
+        walk.add_nodes_from(["input", "logits"])
+        for w, r in pairs:
+            walk.add_edges_from((self.graph.writers[w], node) for node in self._ends(r))
+        alive = nx.descendants(walk, "input") | {"input"}
+        alive &= nx.ancestors(walk, "logits") | {"logits"}
+        mask = np.zeros_like(self.mask)
+        for w, r in pairs:
+            mask[w, r] = self.graph.writers[w] in alive and any(n in alive for n in self._ends(r))
+        return replace(self, mask=mask)
+
+    # ---- EAP-IG's JSON -------------------------------------------------------------------------
+
+    def to_json(self, **about: Any) -> dict[str, Any]:
+        """EAP-IG's graph format (also MIB's), with `about` as further top-level members.
+
+        Lists every edge that is in the graph or has a score; an edge not listed has score 0 and
+        is out, as that format's readers take it. A shared k or v edge is written once for each of
+        its query heads, since the format knows no groups.
+        """
+        g = self.graph
+        names = set(self.nodes)
+        nodes = {n: {"in_graph": n in names or n == "logits"} for n in (*g.writers, "logits")}
+        edges = {}
+        for r, reader in enumerate(g.readers):
+            for w in np.flatnonzero(self.mask[:, r] | (self.scores[:, r] != 0)).tolist():
+                entry = {"score": float(self.scores[w, r]), "in_graph": bool(self.mask[w, r])}
+                for name in self._ungrouped(reader):
+                    edges[f"{g.writers[w]}->{name}"] = entry
+        cfg = {
+            "n_layers": g.n_layers,
+            "n_heads": g.n_heads,
+            "parallel_attn_mlp": g.parallel,
+            "d_model": g.d_model,
+        }
+        own = {"n_kv_heads": g.n_kv_heads, "has_mlp": g.has_mlp, "kv": g.kv}
+        return {"cfg": cfg, "nodes": nodes, "edges": edges, "graph": own, **about}
+
+    def _ungrouped(self, reader: Reader) -> list[str]:
+        if reader.part not in ("q", "k", "v"):
+            return [reader.name]
+        return [f"{self.graph.writers[n]}<{reader.part}>" for n in reader.nodes]
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any], graph: Graph | None = None) -> Circuit:
+        """Read EAP-IG's format; edges are looked up by name, missing ones are out with score 0.
+
+        `graph` gives what the format does not say (key/value groups, no MLPs); without it the
+        file's own `graph` member is used, or plain multi-head attention with MLPs. InputError on
+        missing members, unknown edges, and groups whose copies disagree.
+        """
+        try:
+            cfg, edges = data["cfg"], data["edges"]
+            own = data.get("graph", {})
+            sizes = cfg["n_layers"], cfg["n_heads"], own.get("n_kv_heads", cfg["n_heads"])
+            graph = graph or Graph(
+                *sizes, cfg["d_model"], own.get("has_mlp", True), cfg["parallel_attn_mlp"],
+                own.get("kv", "per_query_head"),
+            )  # fmt: skip
+        except (KeyError, TypeError) as error:
+            raise InputError(f"circuit file: missing or malformed member ({error})") from error
+        if (cfg["n_layers"], cfg["n_heads"]) != (graph.n_layers, graph.n_heads):
+            raise InputError(
+                f"circuit file: {cfg['n_layers']} layers x {cfg['n_heads']} heads, but the graph"
+                f" has {graph.describe()}"
+            )
+        return _from_entries(graph, edges)
+
+    @staticmethod
+    def load(path: Path | str, graph: Graph | None = None) -> Circuit:
+        """Read a circuit file; see `from_json`."""
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"circuit file {path}: {error}") from error
+        return Circuit.from_json(data, graph)
+
+
+def _from_entries(graph: Graph, edges: Mapping[str, Mapping[str, Any]]) -> Circuit:
+    """A circuit from `edges` members; every copy of a grouped edge must agree."""
+    plain = Circuit(graph, np.zeros_like(graph.legal))
+    index = {}
+    for r, reader in enumerate(graph.readers):
+        for name in plain._ungrouped(reader):
+            index[name] = r
+    mask, scores = np.zeros_like(graph.legal), np.zeros(graph.legal.shape)
+    copies = np.zeros(graph.legal.shape, dtype=int)
+    for name, entry in edges.items():
+        writer, _, reader = name.partition("->")
+        w, r = graph.writer_index.get(writer), index.get(reader)
+        if w is None or r is None or not graph.legal[w, r]:
+            raise InputError(f"circuit file: unknown edge {name!r} ({graph.describe()})")
+        mask[w, r] |= bool(entry["in_graph"])
+        copies[w, r] += bool(entry["in_graph"])
+        scores[w, r] = float(entry.get("score", 0.0))
+    wanted = np.array([max(1, len(r.nodes)) for r in graph.readers])
+    mixed = np.argwhere(mask & (copies != wanted[None, :])).tolist()
+    if len(mixed):
+        raise InputError(
+            f"circuit file: {graph.edge_name(*mixed[0])} holds only some of its group's query"
+            " heads; a shared edge must be in for all or none (use graph.kv=per_query_head)"
+        )
+    return Circuit(graph, mask, scores)
