@@ -45,7 +45,7 @@ def run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     from discovery.job.prepare import prepare
     from discovery.studies.compare import (  # seconds, for settings that hold
         as_json,
-        compare,
+        compare_on,
         draw_curves,
     )
 
@@ -54,14 +54,8 @@ def run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
         print(job.describe())
         for sentence in doubts(job.loaded, job.data, job.metric, None):
             print(f"warning: {sentence}")
-        if {"tune", "test"} - job.held_out.keys():
-            raise InputError("tune, test: a comparison needs prompts of both; give the task more")
-        held_out = job.held_out["tune"], job.held_out["test"]
-        found, results = [], {}
-        for one in compare(
-            job.data, job.metric, [s.method for s in methods], config.rule, methods[0].seed,
-            config.targets, *held_out, config.curves,
-        ):  # fmt: skip
+        found, results, asked_of = [], {}, [s.method for s in methods]
+        for one in compare_on(job, asked_of, config.rule, config.targets, config.curves):
             found.append(one)  # what is known is written, whatever becomes of the others
             results = as_json(found, job.data)
             record.write("compare.json", results)

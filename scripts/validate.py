@@ -21,22 +21,15 @@ from omegaconf import DictConfig
 from discovery.settings.evaluation import FullEvaluation
 from discovery.show.tables import markdown
 from discovery.validation.settings import read_validation
-from discovery.validation.verdicts import headline, left_out
 
 
 def validate(folders: Sequence[Path], settings: FullEvaluation) -> None:
     """Validate the runs in these folders, write, print."""
-    from discovery.validation.runs import read_found, table, validate_runs
+    from discovery.validation.runs import read_found, says, table, validate_runs
 
     done = validate_runs(read_found(folders), settings, print)
     for one in done:
-        print(f"\n{one.folder}: {headline(one.validation, one.verdicts)}")
-        for sign, answer in (("+", True), ("-", False), ("?", None)):
-            for verdict in (v for v in one.verdicts if v.holds is answer):
-                beside = "" if verdict.counted else " (beside the count)"
-                print(f"  {sign} {verdict.question}: {verdict.figures}{beside}")
-        for sentence in left_out(one.validation):
-            print(f"  {sentence}")
+        print(f"\n{one.folder}: {says(one)}")
         print(f"report  {shown(one.report)}")
     if len(done) > 1:
         print("\n" + markdown(table(done)))

@@ -2,7 +2,7 @@
 
 Settings are checked by name before anything heavy is imported. One's own needs no change here: an
 entry point of an installed package (group `circuit_discovery.method` and so on), or the name
-"module:object" itself.
+"module:object" itself. "given:NAME" is an object of this process (discovery/choices/given.py).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from acdc.errors import InputError
+from discovery.choices.given import PREFIX, given
 
 KNOWN: dict[str, dict[str, str]] = {
     "method": {
@@ -25,6 +26,7 @@ KNOWN: dict[str, dict[str, str]] = {
         "learned": "discovery.methods.learned:Learned",
         "best": "discovery.methods.best:Best",
         "random": "discovery.methods.scores:Random",
+        "given": "discovery.methods.given:Given",
     },
     "task": {
         "induction": "discovery.tasks.choices:InductionTask",
@@ -80,6 +82,8 @@ def load(group: str, name: str) -> Any:
     """What goes by the name; InputError if it cannot be imported."""
     target = name if ":" in name else KNOWN[group].get(name)
     where = f"{group}.{KEY.get(group, 'name')}={name!r}"
+    if name.startswith(PREFIX):
+        return given(name)
     try:
         if target is None:
             (entry,) = entry_points(group=f"circuit_discovery.{group}", name=name)

@@ -42,9 +42,9 @@ def page_of(found: Mapping[str, Plain]) -> str:
         if len(found) > 1 and not one.get("circuit"):
             raise InputError(f"{name} has no circuit, so it cannot be compared.")
     data = {"runs": [one["summary"] for one in found.values()], "details": found}
-    style, page = "\n".join(_text(name) for name in STYLES), _text("index.html")
-    script = "\n".join(_text(name) for name in SCRIPTS)
-    policy = f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'"
+    style, page = "\n".join(page_text(name) for name in STYLES), page_text("index.html")
+    script = "\n".join(page_text(name) for name in SCRIPTS)
+    policy = f"default-src 'none'; script-src '{hashed(script)}'; style-src '{hashed(style)}'"
     head = f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
     inside = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     before, _, rest = page.partition("<!-- linked -->")
@@ -57,9 +57,11 @@ def page_of(found: Mapping[str, Plain]) -> str:
     )
 
 
-def _text(name: str) -> str:
+def page_text(name: str) -> str:
+    """A file of the page."""
     return files("discovery.dashboard").joinpath("page", name).read_text(encoding="utf-8")
 
 
-def _hash(text: str) -> str:
+def hashed(text: str) -> str:
+    """What a policy calls a script or a style that it lets in."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

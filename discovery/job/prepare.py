@@ -96,16 +96,23 @@ class Job:
         """
         found: dict[Part, Data] = {}
         for part, prompts in split(self.settings, self.loaded, self.data.prompts).items():
+            hold = self.plan.hold and part == "tune" and self.settings.aim is not None
             try:
-                paired = self.settings.ablation.pair(prompts, self.settings.seed + SEEDS[part])
+                found[part] = self.on(prompts, SEEDS[part], hold)
             except InputError:  # too few to be each other's partners
                 continue
-            found[part] = Data(
-                self.loaded.model, self.data.graph, paired, self.data.ablation, self.plan.part,
-                self.plan.hold and part == "tune" and self.settings.aim is not None,
-                self.plan.batch_bytes,
-            )  # fmt: skip
         return found
+
+    def on(self, prompts: Prompts, seed: int, hold: bool = False) -> Data:
+        """Other prompts, worked on as the job's own: paired by a seed beside the run's.
+
+        InputError if there are too few to be each other's partners.
+        """
+        paired = self.settings.ablation.pair(prompts, self.settings.seed + seed)
+        return Data(
+            self.loaded.model, self.data.graph, paired, self.data.ablation, self.plan.part, hold,
+            self.plan.batch_bytes,
+        )  # fmt: skip
 
     @cached_property
     def own_pairs(self) -> PatchedForward:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 from safetensors.torch import save
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from acdc.circuit import Circuit
 from acdc.data import Data

@@ -24,6 +24,9 @@ class Method(Named):
     asks_prompts: ClassVar[bool] = True  # whether other prompts could give another circuit
     works: ClassVar[Work] = "gradients"  # what takes its memory
 
+    def check(self, field: str) -> None:
+        """Raise InputError for what is wrong before any model is loaded; `field` is its name."""
+
     def passes(self, graph: Any) -> float | None:
         """Plain forward passes of all prompts that it takes, roughly; None: nobody knows."""
         return None

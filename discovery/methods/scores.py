@@ -110,7 +110,7 @@ class Exact(Scoring):
 
     def scores(self, data: Any, metric: Any, seed: int) -> Scores:
         """See Scoring.scores; shows a progress bar."""
-        from tqdm import tqdm
+        from tqdm.auto import tqdm
 
         from acdc.attribution import exact
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from discovery.choices.fields import Fields
+from discovery.choices.given import PREFIX, given
 
 Check = Callable[[Any], None]
 Dtype = Literal["float32", "float64", "bfloat16"]
@@ -83,3 +84,19 @@ class HFModel(ModelChoice):
     def label(self) -> str:
         """See ModelChoice.label."""
         return self.name
+
+
+class GivenModel(ModelChoice):
+    """A model that was handed over in Python (discovery.load); no other process has it."""
+
+    kind: str = "discovery.models.choices:GivenModel"
+    name: Annotated[str, Field(pattern=f"^{PREFIX}.")]
+
+    def load(self, device: str, check: Check | None = None) -> Any:
+        """See ModelChoice.load."""
+        return given(self.name)
+
+    @property
+    def label(self) -> str:
+        """See ModelChoice.label."""
+        return self.name.removeprefix(PREFIX)

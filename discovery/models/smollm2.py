@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from acdc.errors import InputError
 

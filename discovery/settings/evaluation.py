@@ -19,67 +19,67 @@ class Chance(Fields):
     """Random circuits to compare with."""
 
     # random ones, likely ones, and misplaced ones; 29: the fewest that can show anything at .05
-    circuits: Annotated[int, Field(ge=29)]
-    misplaced: Annotated[int, Field(ge=29)]
-    prompts: Count
+    circuits: Annotated[int, Field(ge=29)] = 46
+    misplaced: Annotated[int, Field(ge=29)] = 29
+    prompts: Count = 40
 
 
 class Scrubbing(Fields):
     """Resampled circuits."""
 
-    prompts: Annotated[int, Field(ge=4)]
-    draws: Annotated[int, Field(ge=2)]
-    permuted: Annotated[int, Field(ge=19)]  # feature values permuted, the null of `agree`
+    prompts: Annotated[int, Field(ge=4)] = 80
+    draws: Annotated[int, Field(ge=2)] = 2
+    permuted: Annotated[int, Field(ge=19)] = 19  # feature values permuted, the null of `agree`
 
 
 class Completeness(Fields):
     """Search for the worst knock-out."""
 
-    prompts: Annotated[int, Field(ge=4)]
-    random: Least
-    runs: Least
-    iterations: Least
-    candidates: Least
+    prompts: Annotated[int, Field(ge=4)] = 40
+    random: Least = 10
+    runs: Least = 2
+    iterations: Least = 3
+    candidates: Least = 4
 
 
 class Minimality(Fields):
     """Edges and nodes against those of random paths."""
 
-    prompts: Annotated[int, Field(ge=4)]
-    draws: Annotated[int, Field(ge=10)]
+    prompts: Annotated[int, Field(ge=4)] = 40
+    draws: Annotated[int, Field(ge=10)] = 40
 
 
 class Stability(Fields):
     """The method again on resampled prompts."""
 
-    resamples: Annotated[int, Field(ge=6)]
-    searches: Annotated[int, Field(ge=6)] | None  # of a search; null: not done
+    resamples: Annotated[int, Field(ge=6)] = 100
+    searches: Annotated[int, Field(ge=6)] | None = 6  # of a search; null: not done
 
 
 class BasicEvaluation(Fields):
     """No more than the run itself measures."""
 
-    kind: Literal["basic"]
+    kind: Literal["basic"] = "basic"
 
 
 class FullEvaluation(Fields):
     """One validation."""
 
-    kind: Literal["full"]
+    kind: Literal["full"] = "full"
     # held out, never those of the run: so many of its task, or a file of one's own, as task=pairs
-    prompts: int | str
-    budget: Amount | None  # minutes a circuit; what would take longer is left out; None: nothing is
-    margin: Annotated[float, Field(gt=0, lt=1)]  # share of the effect below which nothing differs
-    eps: Annotated[float, Field(gt=0, lt=0.5)]  # of equivalence: P(better) within 1/2 -+ eps
-    seed: Least
-    level: Annotated[float, Field(gt=0, lt=0.5)]
-    chunk: Count
-    threads: Count | None
-    chance: Chance
-    scrubbing: Scrubbing
-    completeness: Completeness
-    minimality: Minimality
-    stability: Stability
+    prompts: int | str = 200
+    budget: Amount | None = 5  # minutes a circuit; what takes longer is left out; None: nothing is
+    margin: Annotated[float, Field(gt=0, lt=1)] = 0.1  # share of the effect: less is no difference
+    eps: Annotated[float, Field(gt=0, lt=0.5)] = 0.1  # of equivalence: P(better) within 1/2 -+ eps
+    seed: Least = 1
+    level: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    chunk: Count = 40
+    threads: Count | None = None
+    chance: Chance = Chance()
+    scrubbing: Scrubbing = Scrubbing()
+    completeness: Completeness = Completeness()
+    minimality: Minimality = Minimality()
+    stability: Stability = Stability()
 
     @field_validator("prompts")
     @classmethod

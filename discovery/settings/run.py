@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
 from acdc.errors import InputError
-from discovery.ablations.choices import AblationChoice
+from discovery.ablations.choices import AblationChoice, Other
 from discovery.choices import registry
 from discovery.choices.fields import Amount, Count, Fields, Least, Named, Share, Token, sentences
 from discovery.methods.method import Method
@@ -52,35 +52,37 @@ class MetricChoice(Named):
 class GraphSettings(Fields):
     """Which edges there are."""
 
-    kv: Literal["per_query_head", "per_group"]
+    kv: Literal["per_query_head", "per_group"] = "per_query_head"
 
 
 class TrackingSettings(Fields):
     """Where the run is mirrored."""
 
-    mode: Literal["disabled", "wandb_offline", "wandb_online"]
-    project: Annotated[str, Field(min_length=1)]
+    mode: Literal["disabled", "wandb_offline", "wandb_online"] = "wandb_offline"
+    project: Annotated[str, Field(min_length=1)] = "circuit-discovery"
 
 
 class ModelSettings(Fields):
     """A model, where it runs, and the seed of whatever is drawn."""
 
     model: SerializeAsAny[ModelChoice]
-    seed: Annotated[int, Field(ge=0)]
-    device: str
-    threads: Count | None
+    seed: Least = 0
+    device: str = "cpu"
+    threads: Count | None = None
 
 
 class Settings(ModelSettings):
     """One run."""
 
     task: SerializeAsAny[Task]
-    graph: GraphSettings
+    graph: GraphSettings = GraphSettings()
     method: SerializeAsAny[Method]
-    metric: MetricChoice
-    ablation: SerializeAsAny[AblationChoice]
-    evaluation: Annotated[BasicEvaluation | FullEvaluation, Field(discriminator="kind")]
-    tracking: TrackingSettings
+    metric: MetricChoice = MetricChoice(name="logit_diff")
+    ablation: SerializeAsAny[AblationChoice] = Other()
+    evaluation: Annotated[BasicEvaluation | FullEvaluation, Field(discriminator="kind")] = (
+        BasicEvaluation()
+    )
+    tracking: TrackingSettings = TrackingSettings()
     target: Share | None = None  # to be recovered on the tuning prompts; None: DEFAULT_TARGET, or
     # nothing for a method that is given a size of its own
     tune: Least = 64  # prompts held out to choose a size on
@@ -231,13 +233,12 @@ def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
 def read_as(kind: type[Read], config: Mapping[str, Any]) -> Read:
     """Check a resolved configuration; InputError names every field that is wrong and why.
 
-    Also checks what can be known before a model is loaded: the device is there, files of tasks
-    exist.
+    Also checks what can be known before a model is loaded: the device is there, files exist.
     """
     values, wrong = dict(config), list[str]()
     for field in (f for f in GROUPS if isinstance(values.get(f), Mapping)):
         try:
-            values[field] = _choice(field, values[field])
+            values[field] = chosen(GROUPS[field], values[field], field)
         except (InputError, ValidationError) as error:
             wrong += [str(error)] if isinstance(error, InputError) else sentences(error, field)
             del values[field]
@@ -250,16 +251,20 @@ def read_as(kind: type[Read], config: Mapping[str, Any]) -> Read:
     if wrong or settings is None:
         raise InputError("\n".join(wrong))
     check_device(settings.device)
-    for field in ("task", "versus"):
-        task = getattr(settings, field, None)
-        if task is not None:
-            task.check(field)
+    for field in ("task", "versus", "method"):
+        asked = getattr(settings, field, None)
+        if asked is not None:
+            asked.check(field)
     return settings
 
 
-def _choice(field: str, values: Mapping[str, Any]) -> Fields:
-    """What a group's name stands for, with its own fields checked."""
-    group = GROUPS[field]
+def chosen(group: str, values: Mapping[str, Any], field: str = "") -> Any:
+    """What a group's name stands for, with its own fields checked.
+
+    `field` is what messages call it (default: as the group). InputError for an unknown name,
+    pydantic's ValidationError for a field that is wrong.
+    """
+    field = field or group
     key = registry.KEY.get(group, "name")
     name = values.get(key)
     if name is None:

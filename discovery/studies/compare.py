@@ -19,13 +19,14 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from acdc.curve import FaithfulnessCurves, faithfulness_curves
 from acdc.data import Data
 from acdc.errors import InputError
 from acdc.metrics import Metric
 from acdc.selection import Rule, top_n
+from discovery.job.prepare import Job
 from discovery.methods import Found, Method, Scoring, last
 from discovery.show.drawing import save_figure
 from discovery.studies.needed import Row, of_scores, of_searches
@@ -41,6 +42,19 @@ class Compared:
     curves: FaithfulnessCurves | None  # on the test prompts, if asked for
     needed: tuple[Row, ...]  # edges for each target; see discovery/studies/needed.py
     seconds: float  # to the scores; the curve is not counted
+
+
+def compare_on(
+    job: Job, methods: Sequence[Method], rule: Rule, targets: Sequence[float],
+    with_curves: bool = True,
+) -> Iterator[Compared]:  # fmt: skip
+    """`compare` on a job's prompts; InputError unless some are held out to tune and to test on."""
+    if {"tune", "test"} - job.held_out.keys():
+        raise InputError("tune, test: a comparison needs prompts of both; give the task more")
+    yield from compare(
+        job.data, job.metric, methods, rule, job.settings.seed, targets, job.held_out["tune"],
+        job.held_out["test"], with_curves,
+    )  # fmt: skip
 
 
 def compare(
@@ -126,7 +140,14 @@ def facts(found: Sequence[Compared], data: Data) -> list[dict[str, Any]]:
 
 
 def draw_curves(folder: Path, found: Sequence[Compared], title: str) -> Path:
-    """Faithfulness (absolute ranking) against the share of edges, log scale: curve.png and .svg."""
+    """`figure_of` as curve.png and curve.svg; returns the first's path."""
+    figure = figure_of(found, title)
+    save_figure(figure, folder, "curve", "svg")
+    return save_figure(figure, folder, "curve", "png")
+
+
+def figure_of(found: Sequence[Compared], title: str) -> Figure:
+    """Faithfulness (absolute ranking) against the share of edges, log scale."""
     figure = Figure(figsize=(7.5, 4.6), facecolor="white", layout="constrained")
     axes = figure.add_subplot()
     for level in (0.0, 1.0):
@@ -139,5 +160,4 @@ def draw_curves(folder: Path, found: Sequence[Compared], title: str) -> Path:
     axes.set_title(title, loc="left", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    save_figure(figure, folder, "curve", "svg")
-    return save_figure(figure, folder, "curve", "png")
+    return figure

@@ -19,7 +19,7 @@ from acdc.prompts import Prompts
 from discovery.ablations.choices import AblationChoice
 from discovery.job.build import build_prompts, cut_by, make_ablation
 from discovery.job.finished import read_finished
-from discovery.job.prepare import load
+from discovery.job.prepare import Kept, load
 from discovery.job.splits import split
 from discovery.runs.folder import termination_as_exit
 from discovery.runs.json_files import write_json
@@ -29,7 +29,7 @@ from discovery.settings.run import Settings
 from discovery.validation.held_out import held_out
 from discovery.validation.report import write_report
 from discovery.validation.validate import Validator
-from discovery.validation.verdicts import Verdict, verdicts
+from discovery.validation.verdicts import Verdict, headline, left_out, verdicts
 
 Say = Callable[[str], None]
 LOOKS = 0.4  # mean attention from which a head is put in the class of what it looks at
@@ -87,12 +87,17 @@ def _read(folder: Path) -> Found:
     return Found(folder, settings, run.circuit, int(run.result["n_edges"]), seconds, attention)
 
 
-def validate_runs(found: Sequence[Found], settings: FullEvaluation, say: Say) -> list[Validated]:
-    """Validate each; writes validation.json, figures and report.html into each run's folder."""
+def validate_runs(
+    found: Sequence[Found], settings: FullEvaluation, say: Say, kept: Kept | None = None
+) -> list[Validated]:
+    """Validate each; writes validation.json, figures and report.html into each run's folder.
+
+    `kept` holds the model, if it is there already.
+    """
     run = found[0].settings
     if settings.threads is not None:
         run = run.model_copy(update={"threads": settings.threads})
-    loaded = load(run)
+    loaded = load(run, kept)
     used = build_prompts(run, loaded)
     seen = [used, *(p for part, p in split(run, loaded, used).items() if part == "tune")]
     prompts = held_out(run, loaded, seen, settings.prompts, settings.seed)
@@ -164,6 +169,16 @@ def classes(heads: Mapping[str, Mapping[str, float]]) -> dict[str, list[str]]:
             if looks[place] >= LOOKS:
                 out.setdefault(place, []).append(head)
     return out
+
+
+def says(one: Validated) -> str:
+    """The headline, a line a property, and what was left out."""
+    lines = [headline(one.validation, one.verdicts)]
+    for sign, answer in (("+", True), ("-", False), ("?", None)):
+        for verdict in (v for v in one.verdicts if v.holds is answer):
+            beside = "" if verdict.counted else " (beside the count)"
+            lines.append(f"  {sign} {verdict.question}: {verdict.figures}{beside}")
+    return "\n".join([*lines, *(f"  {sentence}" for sentence in left_out(one.validation))])
 
 
 def table(validated: Sequence[Validated]) -> list[dict[str, str]]:

@@ -46,6 +46,19 @@ def test_yaml_and_schema_name_the_same_fields():
         assert fields == set(type(found).model_fields)
 
 
+def test_the_defaults_of_yaml_are_those_of_python():
+    """What a run asks is the same from the command line and from Python."""
+    for group, name in FILES:
+        found = getattr(settings(f"{group}={name}", *REQUIRED.get(name, [])), group)
+        required = {f for f, about in type(found).model_fields.items() if about.is_required()}
+        given = {f: getattr(found, f) for f in required}
+        named = {"mode": found.mode} if group == "tracking" else {}
+        assert type(found)(**given, **named) == found, (group, name)
+    ours = settings()
+    chosen = {"model": ours.model, "task": ours.task, "method": ours.method}
+    assert type(ours)(**chosen) == ours
+
+
 @pytest.mark.parametrize(
     "override, message",
     [

@@ -1,0 +1,1 @@
+"""The Python interface: `import discovery as cd`. The same runs as the commands make."""

@@ -1,0 +1,126 @@
+"""Circuits that know their model: they can be measured, drawn and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from acdc import circuit as plain
+from acdc.graph import KV
+from discovery.api.ask import ask
+from discovery.api.model import Model
+from discovery.api.tasks import FRESH, Task
+from discovery.dashboard.embed import circuit_frame
+from discovery.job.faithfulness import Measured, measure
+from discovery.job.prepare import prepare
+from discovery.job.shares import yardstick
+from discovery.runs.json_files import write_json
+from discovery.show.tables import markdown
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Circuit(plain.Circuit):
+    """Edges of a model that are kept, and what is asked of them unless told otherwise.
+
+    Circuits of one model are sets of edges; see acdc.circuit.Circuit.
+    """
+
+    model: Model | None = None
+    metric: Any = "logit_diff"
+    ablation: Any = "other"
+    score: str = ""  # what the scores are, in words
+
+    @classmethod
+    def load(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls, path: Path | str, model: Model, kv: KV = "per_query_head", **asked: Any
+    ) -> Circuit:
+        """A circuit file in EAP-IG's format (MIB's, a run's circuit.json) for this model.
+
+        `asked` are metric and ablation. InputError if its edges are not the model's.
+        """
+        read = plain.Circuit.load(path, model.loaded.model.graph(kv))
+        return cls(read.graph, read.mask, read.scores, model, **asked)
+
+    @classmethod
+    def of(
+        cls, edges: Sequence[str], model: Model, kv: KV = "per_query_head", **asked: Any
+    ) -> Circuit:
+        """The circuit of these edges, such as ["input->a1.h0<v>", "a1.h0->logits"]."""
+        graph = model.loaded.model.graph(kv)
+        return cls(graph, graph.mask(edges), model=model, **asked)
+
+    def save(self, path: Path | str) -> None:
+        """Write it in EAP-IG's format, the whole file or nothing."""
+        write_json(Path(path), self.to_json(about={"score": self.score}))
+
+    def evaluate(self, task: Task, metric: Any = None, ablation: Any = None) -> Evaluation:
+        """How good it is on the task's prompts; new ones are `task.fresh(100)`.
+
+        Cut edges carry what the ablation says: by default the circuit's own question. InputError
+        if the prompts do not have what metric and ablation need.
+        """
+        metric, ablation = metric or self.metric, ablation or self.ablation
+        settings = ask(task, "random", {"n_edges": 1}, metric, ablation,
+                       graph={"kv": self.graph.kv})  # fmt: skip
+        job = prepare(settings, task.model.kept)
+        data = job.data if task.only is None else job.on(task.only, FRESH)
+        job.metric.check(data.prompts)
+        found = measure(data, job.metric, self.mask)
+        return Evaluation(
+            found, job.metric.name, job.metric.unit, settings.ablation.name, len(self)
+        )
+
+    def __repr__(self) -> str:
+        of = "" if self.model is None else f" of {self.model.name}"
+        return f"Circuit({len(self)} of {self.graph.n_edges:,} edges{of}, {len(self.nodes)} nodes)"
+
+    def _repr_html_(self) -> str:
+        return circuit_frame(self.to_json(about={"score": self.score}), repr(self))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A circuit on some prompts, beside the model and the empty circuit. Means over prompts."""
+
+    measured: Measured
+    metric: str
+    unit: str
+    ablation: str
+    n_edges: int
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name == "measured":
+            raise AttributeError(name)
+        return getattr(self.measured, name)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Model, circuit and empty circuit: the metric, and what answers they give."""
+        own, out = self.measured, []
+        for run, value in (("model", own.model), ("circuit", own.circuit), ("empty", own.empty)):
+            scores: Mapping[str, float] = (own.scores or {}).get(run, {})
+            row = {"": run, f"{self.metric} ({self.unit})": _number(value)}
+            out.append(row | {k: _number(v) for k, v in scores.items() if k != self.metric})
+        return out
+
+    def __repr__(self) -> str:
+        own = self.measured
+        shares = {
+            "faithfulness (of means)": own.faithfulness,
+            f"error of {self.metric}, prompt by prompt": own.error_share,
+            "KL": own.kl_share,
+        }
+        said = ", ".join(f"{k} {_share(v)}" for k, v in shares.items())
+        return (
+            f"{self.n_edges} edges on {own.n} prompts\n{markdown(self.rows())}\n"
+            f"recovered: {said}\n{yardstick(self.ablation)}"
+        )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _share(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.1%}"

@@ -1,0 +1,66 @@
+"""Methods side by side, from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from discovery.api.ask import ask
+from discovery.api.model import Model
+from discovery.api.tasks import Task
+from discovery.job.prepare import Job, prepare
+from discovery.methods.method import Method
+from discovery.show.tables import markdown
+from discovery.studies.compare import Compared, as_json, compare_on, figure_of
+
+TARGETS = (0.5, 0.8, 0.9, 0.95)
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison:
+    """What each method needs for a share of the model, and its curve."""
+
+    job: Job
+    found: tuple[Compared, ...]
+
+    @property
+    def needed(self) -> list[dict[str, Any]]:
+        """A row a method and target: edges, and what they recover on test prompts."""
+        return as_json(self.found, self.job.data)["needed"]
+
+    @property
+    def table(self) -> list[dict[str, Any]]:
+        """A row a method: CPR and CMD (MIB), seconds, edges shared with a search's circuit."""
+        return as_json(self.found, self.job.data)["table"]
+
+    def figure(self) -> Any:
+        """Faithfulness over size, a matplotlib Figure; empty if curves were not asked for."""
+        return figure_of(
+            self.found, f"{self.job.settings.task.name} in {self.job.loaded.model.name}"
+        )
+
+    def __repr__(self) -> str:
+        return "\n".join(markdown(rows) for rows in (self.needed, self.table) if rows)
+
+    def _repr_html_(self) -> str:
+        from discovery.show.tables import html
+
+        return "".join(html(rows) for rows in (self.needed, self.table) if rows)
+
+
+def compare(
+    model: Model, task: Task, methods: Sequence[str | Method], *, metric: Any = "logit_diff",
+    ablation: Any = "other", targets: Sequence[float] = TARGETS, curves: bool = True,
+    rule: Any = "top_n", tune: int = 64, test: int = 100, kv: str = "per_query_head",
+) -> Comparison:  # fmt: skip
+    """How many edges each method needs to recover a share of the model, and its curve over sizes.
+
+    `methods` are names or `method(...)`. Sizes are chosen on `tune` prompts, two-sided, and judged
+    on `test` others. InputError for anything that the caller can mend.
+    """
+    shared = {"tune": tune, "test": test, "graph": {"kv": kv}}
+    asked = [ask(task, one, {}, metric, ablation, **shared) for one in methods]
+    job = prepare(asked[0], model.kept)
+    found = tuple(compare_on(job, [s.method for s in asked], rule, targets, curves))
+    return Comparison(job, found)

@@ -1,0 +1,115 @@
+"""The main job from Python."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from shutil import copytree
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from acdc.circuit import Circuit as PlainCircuit
+from acdc.errors import InputError
+from discovery.api.ask import ask
+from discovery.api.circuit import Circuit
+from discovery.api.model import Model
+from discovery.api.tasks import Task
+from discovery.job import pipeline
+from discovery.job.summary import table
+from discovery.methods.method import Method
+from discovery.runs.json_files import read_lines
+from discovery.settings.run import Settings
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Discovered:
+    """What a run came to: its circuit, how good that is, and its folder."""
+
+    folder: Path  # a run folder, as the commands write it
+    task: Task
+    settings: Settings
+    result: Mapping[str, Any]  # result.json
+    asked: Mapping[str, Any]  # metric and ablation, as they were given
+    _holds: TemporaryDirectory[str] | None = field(default=None)  # the folder, while this lives
+
+    @cached_property
+    def circuit(self) -> Circuit:
+        """The circuit; its scores are what circuit.json says."""
+        model = self.task.model
+        graph = model.loaded.model.graph(self.settings.graph.kv)
+        data = json.loads((self.folder / "circuit.json").read_text(encoding="utf-8"))
+        read = PlainCircuit.from_json(data, graph)
+        about = str((data.get("about") or {}).get("score", ""))
+        return Circuit(read.graph, read.mask, read.scores, model, score=about, **self.asked)
+
+    @property
+    def holds(self) -> str:
+        """Whether the circuit does the task on new prompts, in a sentence."""
+        return str(self.result["holds"])
+
+    @cached_property
+    def tests(self) -> tuple[Mapping[str, Any], ...]:
+        """Edges that were tested or scored, in order: edge, effect, kept."""
+        return tuple(read_lines(self.folder / "edges.jsonl"))
+
+    @cached_property
+    def heads(self) -> Mapping[str, Any]:
+        """What each head of the circuit looks at and writes, and the roles that this suggests."""
+        return json.loads((self.folder / "heads.json").read_text(encoding="utf-8"))["heads"]
+
+    def save(self, folder: Path | str) -> Path:
+        """Keep the run folder; it must not be there yet."""
+        target = Path(folder)
+        if target.exists():
+            raise InputError(f"save({str(folder)!r}): it is there already")
+        return copytree(self.folder, target)
+
+    def __repr__(self) -> str:
+        warnings = [f"warning: {sentence}" for sentence in self.result["warnings"]]
+        return "\n".join([*warnings, table(dict(self.result), self.folder)])
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"<pre>{escape(repr(self))}</pre>{self.circuit._repr_html_()}"
+
+
+def discover(
+    model: Model, task: Task, method: str | Method = "acdc", *, metric: Any = "logit_diff",
+    ablation: Any = "other", target: float | None = None, tune: int = 64, test: int = 100,
+    grow: int | None = None, kv: str = "per_query_head", memory_gib: float | None = None,
+    folder: Path | str | None = None, tracking: str = "disabled", say: Say | None = None,
+    **fields: Any,
+) -> Discovered:  # fmt: skip
+    """Find the circuit that does the task.
+
+    `fields` are the method's own (conf/method), such as threshold or n_edges; without a size the
+    smallest circuit is sought that recovers `target` (0.95) on `tune` held-out prompts. `metric`: a
+    name or an acdc.metrics.Metric; `ablation`: a name or a choice, what cut edges carry. Everything
+    is written to `folder`, or to a temporary one (`Discovered.save` keeps it); a folder in which
+    the same run was killed is gone on with. `say` gets the sentences on the way (`print`).
+
+    InputError for anything that the caller can mend.
+    """
+    if task.model is not model:
+        raise InputError("task: it was made for another model; make it for this one")
+    if task.only is not None:
+        raise InputError("task: these prompts are to judge on; search on the task they are of")
+    settings = ask(
+        task, method, fields, metric, ablation, target=target, tune=tune, test=test, grow=grow,
+        graph={"kv": kv}, memory_gib=memory_gib, tracking={"mode": tracking},
+    )  # fmt: skip
+    holds = TemporaryDirectory(prefix="circuit-") if folder is None else None
+    place = Path(folder if holds is None else f"{holds.name}/run")  # pyright: ignore[reportArgumentType]
+    result = pipeline.discover(settings, place, [], say or _nothing, kept=model.kept)
+    asked = {"metric": metric, "ablation": ablation}
+    return Discovered(place, task, settings, result, asked, holds)
+
+
+def _nothing(sentence: str) -> None:
+    """Say nothing: what matters is in the result."""

@@ -1,0 +1,53 @@
+"""One circuit as a page of its own inside another page: what a notebook shows.
+
+The dashboard's own drawing, self-contained: nothing is loaded, and the frame may run these scripts
+only.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from typing import Any
+
+from discovery.dashboard.contents import circuit
+from discovery.dashboard.export import hashed, page_text
+
+SCRIPTS = ("dom.js", "grid.js", "circuit.js", "embed.js")
+STYLES = ("style.css", "views.css")
+HEIGHT = 620  # pixels
+
+
+def circuit_frame(data: dict[str, Any], title: str) -> str:
+    """An iframe with the picture of a circuit file: hover, focus a head, hide weak edges.
+
+    A sentence where there is nothing to draw.
+    """
+    drawn = circuit(data)
+    if drawn is None or not drawn["edges"]:
+        return f"<p>{html.escape(title)}: no edges to draw.</p>"
+    page = base64.b64encode(circuit_page(drawn, title).encode()).decode()
+    return (
+        f'<iframe src="data:text/html;charset=utf-8;base64,{page}" sandbox="allow-scripts"'
+        f' title="{html.escape(title)}"'
+        f' style="width:100%;height:{HEIGHT}px;border:1px solid #8884"></iframe>'
+    )
+
+
+def circuit_page(drawn: dict[str, Any], title: str) -> str:
+    """The page in the frame."""
+    style = "\n".join(page_text(name) for name in STYLES)
+    script = "\n".join(page_text(name) for name in SCRIPTS)
+    policy = f"default-src 'none'; script-src '{hashed(script)}'; style-src '{hashed(style)}'"
+    inside = json.dumps(drawn, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        f"<title>{html.escape(title)}</title><style>{style}</style></head><body>"
+        f'<main id="main"><h1>{html.escape(title)}</h1></main>'
+        '<div id="tip" aria-hidden="true" hidden></div>'
+        '<div id="said" class="unseen" role="status" aria-live="polite"></div>'
+        f'<script type="application/json" id="data">{inside}</script>'
+        f"<script>{script}</script></body></html>"
+    )
