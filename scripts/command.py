@@ -28,7 +28,8 @@ from discovery.choices.registry import KEY, KNOWN
 BARE = re.compile(r"[^A-Za-z0-9_/.\-+%:@?|\\*$ ]")  # what Hydra takes within quotes only
 MANY = re.compile(r"-m|--multirun|\+sweep=.*|hydra\.mode=MULTIRUN")  # words that begin a sweep
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
+HERE = Path(__file__).resolve().parent
+CONF = str(next(p / "conf" for p in (HERE, HERE.parent) if (p / "conf").is_dir()))  # wheel, clone
 MOVED = {"method.metric": "metric", "method.ablation": "ablation"}  # before 2026-11 -> now
 
 sys.path.append(os.getcwd())  # one's own modules lie where one works
@@ -85,7 +86,7 @@ def _moved(word: str) -> str:
 
 def _is_own(group: str, value: str) -> bool:
     names = value.strip("[]'\"").split(",")
-    return bool(value) and not all((CONF / group / f"{name}.yaml").exists() for name in names)
+    return bool(value) and not all(Path(CONF, group, f"{name}.yaml").exists() for name in names)
 
 
 def hydra_words() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import hydra
-from command import asked, hydra_words, plain, refusals_as_exit, this_run
+from command import CONF, asked, hydra_words, plain, refusals_as_exit, this_run
 from hydra import compose
 from omegaconf import DictConfig
 
@@ -74,7 +74,7 @@ def run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
         print(f"results  {record.path('compare.json')}")
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="compare")
+@hydra.main(version_base="1.3", config_path=CONF, config_name="compare")
 def main(config: DictConfig) -> None:
     """One comparison."""
     with refusals_as_exit():

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from command import hydra_words, plain, refusals_as_exit, shown, this_run
+from command import CONF, hydra_words, plain, refusals_as_exit, shown, this_run
 from omegaconf import DictConfig
 from sweeping import check_launcher, in_sweep, run_job, summed_up
 from validate import validate
@@ -88,7 +88,7 @@ def _skipped(result: dict[str, Any]) -> list[tuple[str, str]]:
     return [("skipped", text)]
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="discover")
+@hydra.main(version_base="1.3", config_path=CONF, config_name="discover")
 def main(config: DictConfig) -> None:
     """One job, alone or of a sweep."""
     from discovery.job.pipeline import discover, plan_only
