@@ -32,7 +32,7 @@ def usage() -> str:
 
 def main() -> None:
     """Run the command that is named first; exit code 2 if there is none of that name."""
-    name, words = "".join(sys.argv[1:2]), sys.argv[2:]
+    name = "".join(sys.argv[1:2])
     if name in ("", "-h", "--help"):
         print(usage())
         return
@@ -40,7 +40,7 @@ def main() -> None:
         print(f"error: circuits {name}: known are {', '.join(COMMANDS)}", file=sys.stderr)
         sys.exit(2)
     sys.path.insert(0, str(HERE))  # they import each other by bare names
-    sys.argv = [f"circuits {name}", *words]
+    del sys.argv[1]
     runpy.run_path(str(HERE / f"{name}.py"), run_name="__main__")
 
 

@@ -65,7 +65,12 @@ def run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
             found.append(one)  # what is known is written, whatever becomes of the others
             results = as_json(found, job.data)
             record.write("compare.json", results)
-        words = methods[0].task.name, job.loaded.model.name, job.metric.name, job.data.ablation.name
+        words = (
+            methods[0].task.label,
+            job.loaded.model.name,
+            job.metric.name,
+            job.data.ablation.name,
+        )
         title = "{} in {}, {}, {}".format(*words)
         print(f"edges needed for a share of the model\n\n{markdown(results['needed'])}")
         print(markdown(results["table"]))

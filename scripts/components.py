@@ -60,7 +60,7 @@ def run(config: dict[str, Any], folder: Path, overrides: list[str]) -> None:
 
     with termination_as_exit(), RunFolder.create(folder, config, overrides) as record:
         loaded = load(settings)
-        graph, name = loaded.model.graph(), settings.task.name
+        graph, name = loaded.model.graph(), settings.task.label
         prompts = components.data_set(settings, settings.task, loaded)
         other = components.other_data_set(settings, loaded)
         print(describe_prompts(loaded, prompts))

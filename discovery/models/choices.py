@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from discovery.choices.fields import Fields
+from discovery.choices.labels import model_label
 
 Check = Callable[[Any], None]
 Dtype = Literal["float32", "float64", "bfloat16"]
@@ -82,4 +83,4 @@ class HFModel(ModelChoice):
     @property
     def label(self) -> str:
         """See ModelChoice.label."""
-        return self.name
+        return model_label(self.model_dump())
