@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -70,8 +69,8 @@ def test_a_refusal_of_the_command_is_its_own(tmp_path):
     assert "--out" in run("export", "--help", cwd=tmp_path).stdout
 
 
-@pytest.mark.skipif(find_spec("setuptools") is None, reason="setuptools is not installed")
 def test_the_wheel_holds_all_that_the_commands_need(tmp_path):
+    pytest.importorskip("setuptools", minversion="77")
     for name in ("acdc", "discovery", "scripts", "conf"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
