@@ -66,9 +66,6 @@ class Circuit:
     def __len__(self) -> int:
         return self.n_edges
 
-    def __bool__(self) -> bool:
-        return True  # a circuit without edges is a circuit
-
     def __iter__(self) -> Iterator[str]:
         return iter(self.edges)
 

@@ -77,4 +77,4 @@ def test_as_a_networkx_graph_a_shared_key_enters_each_head():
 
 
 def test_a_circuit_without_edges_is_one():
-    assert circuit([]) and not len(circuit([])) and circuit([]).jaccard(circuit([])) == 1
+    assert not circuit([]) and circuit([1]) and circuit([]).jaccard(circuit([])) == 1
