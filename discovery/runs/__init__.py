@@ -1,0 +1,1 @@
+"""Run folders, and their mirror in Weights & Biases."""
