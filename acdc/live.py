@@ -46,6 +46,9 @@ class Cuts(Protocol):
         ...
 
 
+SPARSE = 3  # times fewer writers that are read than there are, from which they are copied
+
+
 @dataclass(frozen=True)
 class Plan:
     """How many last positions of each node a circuit needs; 0 = not at all."""
@@ -121,31 +124,43 @@ class _Run:
         """Outputs of a layer's live heads, those wanted at one position apart from the others."""
         graph, first = self.graph, self.graph.head(layer, 0)
         spans = self.plan.writers[first : first + graph.n_heads]
+        groups = {span: np.flatnonzero(spans == span).tolist() for span in self.stores}
+        inputs = self._head_inputs(layer, groups)
         outputs: dict[int, Tensor] = {}
-        for span in self.stores:
-            heads = np.flatnonzero(spans == span).tolist()
+        for heads in groups.values():
             if heads:
-                outputs |= zip(heads, self._head_group(layer, heads, span), strict=True)
+                outputs |= zip(heads, self._head_group(layer, heads, inputs), strict=True)
         for head in sorted(outputs):
             self._write(first + head, outputs[head])
 
-    def _head_group(self, layer: int, heads: list[int], span: int) -> Tensor:
+    def _head_inputs(self, layer: int, groups: Mapping[int, list[int]]) -> _Inputs:
+        """What these heads read: q at their span, k and v at the widest; one sum a span."""
+        graph, found = self.graph, _Inputs()
+        for span, heads in groups.items():
+            readers = [graph.head_readers(layer, h)[0] for h in heads]
+            if span == self.widest:
+                live = (h for own in groups.values() for h in own)
+                readers += [reader for h in live for reader in graph.head_readers(layer, h)[1:]]
+            if readers := list(dict.fromkeys(readers)):
+                found.add(readers, *self._read(readers, span))
+        return found
+
+    def _head_group(self, layer: int, heads: list[int], inputs: _Inputs) -> Tensor:
         """[head, batch, span, d_model] of some heads of one layer."""
         model, readers = self.model, [self.graph.head_readers(layer, h) for h in heads]
-        x, slots = self._read([q for q, _, _ in readers], span)
+        x, slots = inputs.of([q for q, _, _ in readers])
         q = model.project(layer, "q", heads, x[slots] if len(x) > 1 else x, self.n_pos)
-        k = self._keys_or_values(layer, "k", heads, [k for _, k, _ in readers])
-        v = self._keys_or_values(layer, "v", heads, [v for _, _, v in readers])
+        k = self._keys_or_values(layer, "k", heads, *inputs.of([k for _, k, _ in readers]))
+        v = self._keys_or_values(layer, "v", heads, *inputs.of([v for _, _, v in readers]))
         z = model.pattern(layer, q, k) @ v
         weight = model.blocks[layer].attn.W_O
         out = z.flatten(1, 2) @ (weight if len(heads) == len(weight) else weight[heads])
         return out.unflatten(1, z.shape[1:3])
 
     def _keys_or_values(
-        self, layer: int, part: Part, heads: list[int], readers: list[int]
+        self, layer: int, part: Part, heads: list[int], x: Tensor, slots: list[int]
     ) -> Tensor:
         """k or v of each head; heads of a group that read the same share one projection."""
-        x, slots = self._read(readers, self.widest)
         if self.before is not None:  # q, k and v of a layer read stream number 2 layer
             earlier = self.before[2 * layer, :, :-1].expand(len(x), -1, -1, -1)
             x = torch.cat([earlier, x], dim=2)
@@ -175,6 +190,25 @@ class _Run:
         return x, [places[key] for key in keys]
 
 
+class _Inputs:
+    """Inputs of a layer's readers [batch, span, d_model], equal ones held once."""
+
+    def __init__(self) -> None:
+        self.places: dict[int, tuple[Tensor, int]] = {}
+
+    def add(self, readers: Sequence[int], x: Tensor, slots: Sequence[int]) -> None:
+        """Readers, distinct inputs [n, ...] and which one each has."""
+        self.places |= {r: (x, slot) for r, slot in zip(readers, slots, strict=True)}
+
+    def of(self, readers: Sequence[int]) -> tuple[Tensor, list[int]]:
+        """Distinct inputs of some readers of one span, and which one each has."""
+        x, slots = self.places[readers[0]][0], [self.places[r][1] for r in readers]
+        distinct = list(dict.fromkeys(slots))
+        if len(distinct) == 1:
+            return x[distinct[0] : distinct[0] + 1], [0] * len(slots)
+        return x[distinct], [distinct.index(slot) for slot in slots]
+
+
 class _Store:
     """What live writers add at the last `span` positions, and the running sum of it."""
 
@@ -200,6 +234,8 @@ class _Store:
         rest = 2 * coefficients.sum(1) > self.n  # nearly all: the running sum minus the missing
         coefficients[rest] -= 1
         needed = np.flatnonzero(np.any(coefficients, axis=0)).tolist()
+        if SPARSE * len(needed) > self.n:  # reading all is quicker than copying these first
+            needed = list(range(self.n))
         out = self.out[: self.n] if len(needed) == self.n else self.out[needed]
         weights = torch.as_tensor(coefficients[:, needed]).to(self.total)
         sums = (weights @ out.flatten(1)).view(len(kept), *self.total.shape)

@@ -10,8 +10,9 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,36 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from acdc.errors import InputError, first_line
+from discovery.choices.labels import model_label, task_label
 from discovery.choices.registry import KEY, KNOWN
 
 BARE = re.compile(r"[^A-Za-z0-9_/.\-+%:@?|\\*$ ]")  # what Hydra takes within quotes only
 MANY = re.compile(r"-m|--multirun|\+sweep=.*|hydra\.mode=MULTIRUN")  # words that begin a sweep
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
+HERE = Path(__file__).resolve().parent
+CONF = str(next(p / "conf" for p in (HERE, HERE.parent) if (p / "conf").is_dir()))  # wheel, clone
 MOVED = {"method.metric": "metric", "method.ablation": "ablation"}  # before 2026-11 -> now
+
+LONG = 60  # characters of one name within a folder's
 
 sys.path.append(os.getcwd())  # one's own modules lie where one works
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+def cleaned(text: str) -> str:
+    """The text as it may stand in the name of a folder."""
+    return re.sub(r"[^\w.=+-]+", "-", text).strip("-.")
+
+
+def _name_of(label: Callable[[Mapping[str, Any]], Any], config: DictConfig) -> str:
+    """What the folder of a run calls its model or task."""
+    values: Any = OmegaConf.to_container(config)
+    name = str(label(values)).rpartition(":")[2]
+    return cleaned(name)[:LONG] or str(values.get("kind", values.get("name")))
+
+
+for _name, _label in (("model_label", model_label), ("task_label", task_label)):  # for conf/
+    OmegaConf.register_new_resolver(_name, partial(_name_of, _label), replace=True)
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -85,7 +106,7 @@ def _moved(word: str) -> str:
 
 def _is_own(group: str, value: str) -> bool:
     names = value.strip("[]'\"").split(",")
-    return bool(value) and not all((CONF / group / f"{name}.yaml").exists() for name in names)
+    return bool(value) and not all(Path(CONF, group, f"{name}.yaml").exists() for name in names)
 
 
 def hydra_words() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import hydra
-from command import asked, hydra_words, plain, refusals_as_exit, this_run
+from command import CONF, asked, hydra_words, plain, refusals_as_exit, this_run
 from hydra import compose
 from omegaconf import DictConfig
 
@@ -59,7 +59,12 @@ def run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
             found.append(one)  # what is known is written, whatever becomes of the others
             results = as_json(found, job.data)
             record.write("compare.json", results)
-        words = methods[0].task.name, job.loaded.model.name, job.metric.name, job.data.ablation.name
+        words = (
+            methods[0].task.label,
+            job.loaded.model.name,
+            job.metric.name,
+            job.data.ablation.name,
+        )
         title = "{} in {}, {}, {}".format(*words)
         print(f"edges needed for a share of the model\n\n{markdown(results['needed'])}")
         print(markdown(results["table"]))
@@ -68,7 +73,7 @@ def run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
         print(f"results  {record.path('compare.json')}")
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="compare")
+@hydra.main(version_base="1.3", config_path=CONF, config_name="compare")
 def main(config: DictConfig) -> None:
     """One comparison."""
     with refusals_as_exit():

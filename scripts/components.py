@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from command import hydra_words, plain, refusals_as_exit, shown, this_run
+from command import CONF, hydra_words, plain, refusals_as_exit, shown, this_run
 from hydra import compose
 from omegaconf import DictConfig
 
@@ -60,7 +60,7 @@ def run(config: dict[str, Any], folder: Path, overrides: list[str]) -> None:
 
     with termination_as_exit(), RunFolder.create(folder, config, overrides) as record:
         loaded = load(settings)
-        graph, name = loaded.model.graph(), settings.task.name
+        graph, name = loaded.model.graph(), settings.task.label
         prompts = components.data_set(settings, settings.task, loaded)
         other = components.other_data_set(settings, loaded)
         print(describe_prompts(loaded, prompts))
@@ -86,7 +86,7 @@ def run(config: dict[str, Any], folder: Path, overrides: list[str]) -> None:
         print(f"picture   {shown(picture)}\nresults   {shown(record.path('components.json'))}")
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="components")
+@hydra.main(version_base="1.3", config_path=CONF, config_name="components")
 def main(config: DictConfig) -> None:
     """One data set, or two."""
     with refusals_as_exit():

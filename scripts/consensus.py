@@ -13,13 +13,13 @@ import sys
 from pathlib import Path
 
 import hydra
-from command import check_words, plain, refusals_as_exit, shown
+from command import CONF, check_words, plain, refusals_as_exit, shown
 from omegaconf import DictConfig
 
 from discovery.consensus.settings import read_consensus
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="consensus")
+@hydra.main(version_base="1.3", config_path=CONF, config_name="consensus")
 def main(config: DictConfig) -> None:
     """One consensus."""
     with refusals_as_exit():

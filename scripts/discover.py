@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import hydra
-from command import hydra_words, plain, refusals_as_exit, shown, this_run
+from command import CONF, hydra_words, plain, refusals_as_exit, shown, this_run
 from omegaconf import DictConfig
 from sweeping import check_launcher, in_sweep, run_job, summed_up
 from validate import validate
@@ -25,7 +25,7 @@ from discovery.settings.evaluation import FullEvaluation
 from discovery.settings.run import Settings, read_settings
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="discover")
+@hydra.main(version_base="1.3", config_path=CONF, config_name="discover")
 def main(config: DictConfig) -> None:
     """One job, alone or of a sweep."""
     from discovery.job.pipeline import discover, plan_only

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from command import hydra_words, in_quotes, plain, refusals_as_exit, shown, this_run
+from command import CONF, hydra_words, in_quotes, plain, refusals_as_exit, shown, this_run
 from omegaconf import DictConfig
 
 from discovery.runs.folder import RunFolder, termination_as_exit
@@ -51,7 +51,7 @@ def run(config: dict[str, Any], folder: Path, overrides: list[str]) -> None:
         print(f"picture   {shown(picture)}\nresults   {shown(record.path('route.json'))}")
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="route")
+@hydra.main(version_base="1.3", config_path=CONF, config_name="route")
 def main(config: DictConfig) -> None:
     """One route."""
     with refusals_as_exit():

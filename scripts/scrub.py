@@ -19,7 +19,7 @@ from typing import Any
 import hydra
 import numpy as np
 import torch
-from command import check_words
+from command import CONF, check_words
 from hydra.core.hydra_config import HydraConfig
 from jaxtyping import Int
 from omegaconf import DictConfig, OmegaConf
@@ -156,7 +156,7 @@ def run(config: DictConfig, overrides: list[str], folder: Path) -> None:
         print(f"results  {record.path('scrub.json')}")
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="scrub")
+@hydra.main(version_base="1.3", config_path=CONF, config_name="scrub")
 def main(config: DictConfig) -> None:
     """One experiment."""
     runtime = HydraConfig.get()

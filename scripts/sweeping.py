@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 import signal
 import sys
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from aggregate import summarise
-from command import plain, shown
+from command import cleaned, plain, shown
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
@@ -50,13 +49,13 @@ def sweep_name(overrides: Sequence[str]) -> str:
     The same command has the same folder, in whatever order its words come.
     """
     named = [value for key, _, value in map(_split, overrides) if key == "sweep"]
-    return f"{_clean('-'.join(named)) or 'sweep'}_{_hash(_asked(overrides))}"
+    return f"{cleaned('-'.join(named)) or 'sweep'}_{_hash(_asked(overrides))}"
 
 
 def job_name(overrides: Sequence[str]) -> str:
     """The folder of a job: its overrides, readable as far as there is room, and their hash."""
     asked = [o for o in _asked(overrides) if _split(o)[0] != "sweep"]
-    words = [_clean(f"{key.rpartition('.')[2]}={value}") for key, _, value in map(_split, asked)]
+    words = [cleaned(f"{key.rpartition('.')[2]}={value}") for key, _, value in map(_split, asked)]
     return f"{','.join(words)[:LONGEST] or 'job'}_{_hash(asked)}"
 
 
@@ -67,10 +66,6 @@ def _asked(overrides: Sequence[str]) -> list[str]:
 
 def _split(override: str) -> tuple[str, str, str]:
     return override.lstrip("+").partition("=")
-
-
-def _clean(text: str) -> str:
-    return re.sub(r"[^\w.=+-]+", "-", text).strip("-.")
 
 
 def _hash(overrides: Sequence[str]) -> str:

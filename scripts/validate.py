@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
-from command import check_words, plain, refusals_as_exit, shown
+from command import CONF, check_words, plain, refusals_as_exit, shown
 from omegaconf import DictConfig
 
 from discovery.settings.evaluation import FullEvaluation
@@ -35,7 +35,7 @@ def validate(folders: Sequence[Path], settings: FullEvaluation) -> None:
         print("\n" + markdown(table(done)))
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="validate")
+@hydra.main(version_base="1.3", config_path=CONF, config_name="validate")
 def main(config: DictConfig) -> None:
     """One validation."""
     with refusals_as_exit():

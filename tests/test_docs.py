@@ -29,9 +29,9 @@ CONF = ROOT / "conf"
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs" / "pages").glob("*.md"))]
 sys.path.append(str(ROOT / "scripts"))
-command, compare, components, route, aggregate, dashboard, export = map(
+circuits, command, compare, components, route, aggregate, dashboard, export = map(
     importlib.import_module,
-    ("command", "compare", "components", "route", "aggregate", "dashboard", "export"),
+    "circuits command compare components route aggregate dashboard export".split(),
 )
 
 FENCE = re.compile(
@@ -188,6 +188,7 @@ def check(words, monkeypatch):
         return
     is_script = first == "python" and re.fullmatch(r"scripts/\w+\.py", rest[0])
     assert first == "circuits" or is_script, f"not a command of ours: {words}"
+    assert is_script or rest[0] in circuits.COMMANDS
     name, rest = Path(rest[0]).stem, [word for word in rest[1:] if word != "..."]
     if name in READ:
         composed(name, rest)

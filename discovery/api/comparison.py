@@ -37,7 +37,7 @@ class Comparison:
     def figure(self) -> Any:
         """Faithfulness over size, a matplotlib Figure; empty if curves were not asked for."""
         return figure_of(
-            self.found, f"{self.job.settings.task.name} in {self.job.loaded.model.name}"
+            self.found, f"{self.job.settings.task.label} in {self.job.loaded.model.name}"
         )
 
     def __repr__(self) -> str:

@@ -71,7 +71,7 @@ class Task:
         prompts = self.prompts
         first = describe_ids(self.model.loaded, prompts.clean[0].tolist())
         return (
-            f"Task({self.choice.name!r}: {len(prompts)} prompts of {prompts.clean.shape[1]} tokens"
+            f"Task({self.choice.label!r}: {len(prompts)} prompts of {prompts.clean.shape[1]} tokens"
             f" for {self.model.name}, the first {first})"
         )
 

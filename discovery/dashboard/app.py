@@ -18,7 +18,7 @@ from fastapi.responses import HTMLResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from acdc.errors import InputError
-from discovery.dashboard.contents import Plain
+from discovery.dashboard.contents import Plain, told_apart
 from discovery.dashboard.export import SCRIPTS, STYLES, page_of
 from discovery.dashboard.sources import Folder, Source
 
@@ -63,7 +63,7 @@ def make_app(
     def runs() -> Response:
         found = [source.summaries() for source in sources]
         cut = any(len(some) >= source.most for some, source in zip(found, sources, strict=True))
-        return _json({"runs": sum(found, []), "cut": cut})
+        return _json({"runs": told_apart(sum(found, [])), "cut": cut})
 
     @app.get("/api/run")
     def run(id: str) -> Response:

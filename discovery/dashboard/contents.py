@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
+from discovery.choices.labels import model_folder, model_label, task_file, task_label
 from discovery.validation.rungs import circuit_input, cut_edges
 
 Plain = dict[str, Any]
@@ -82,19 +85,25 @@ RESULT_NUMBERS = (
 def summary(config: Plain, result: Plain, last: Plain) -> Plain:
     """A line of the table. `last` is the newest line of the search, for runs without a result."""
     asked = inner(config, "config")
-    method, model = inner(asked, "method"), inner(asked, "model")
+    method, model, task = (inner(asked, name) for name in ("method", "model", "task"))
     names = {
-        "model": result.get("model", model.get("name") or model.get("kind")),
-        "task": result.get("task", inner(asked, "task").get("name")),
+        "model": result.get("model", model_label(model)),
+        "task": result.get("task", task_label(task)),
         "method": result.get("method", method.get("name")),
         **{key: result.get(key, _question(asked, method, key)) for key in ("metric", "ablation")},
     }
+    if task_file(task):  # earlier results say "pairs", and a folder as it was written
+        names["task"] = task_label(task)
+    if model_folder(model):
+        names["model"] = model_label(model)
     if isinstance(names["method"], str) and text(method.get("guide")):
         names["method"] += ", guided"
     names |= _study(asked)
     found: Plain = {key: text(value, 200) for key, value in names.items()}
     # runs before 2026-11 said metric_corrupt of the circuit without edges
     found |= numbers({"metric_empty": result.get("metric_corrupt"), **result}, RESULT_NUMBERS)
+    places = {"model": model_folder(model), "task": task_file(task), **inner(result, "places")}
+    found["places"] = {name: text(places[name]) for name in ("model", "task")}
     threshold = None if "methods" in asked else method.get("threshold")
     found["threshold"] = number(result.get("threshold", threshold))
     found["seed"] = number(result.get("seed", asked.get("seed")))
@@ -107,6 +116,31 @@ def summary(config: Plain, result: Plain, last: Plain) -> Plain:
     return found
 
 
+def told_apart(lines: Sequence[Plain]) -> list[Plain]:
+    """The lines; where one name is that of files in several folders, the folders are named too."""
+    for field in ("task", "model"):
+        places: dict[str, set[str]] = defaultdict(set)
+        for line in lines:
+            if line[field] and (place := line["places"][field]):
+                places[line[field]].add(place)
+        names = {name: _with_folders(name, some) for name, some in places.items() if len(some) > 1}
+        lines = [
+            {**line, field: names.get(line[field], {}).get(line["places"][field], line[field])}
+            for line in lines
+        ]
+    return list(lines)
+
+
+def _with_folders(name: str, places: set[str]) -> dict[str, str]:
+    """The name after as many folders as tell the places apart."""
+    folders = {place: PurePath(place).parent.parts for place in places}
+    for depth in range(1, 1 + max(map(len, folders.values()))):
+        found = {place: "/".join([*folders[place][-depth:], name]) for place in places}
+        if len(set(found.values())) == len(places):
+            return found
+    return {place: f"{name} ({place})" for place in places}
+
+
 def _question(asked: Mapping[str, Any], method: Mapping[str, Any], key: str) -> Any:
     """Metric or ablation of a run; before 2026-11 they were the method's, or a study's own word."""
     value = asked.get(key, method.get(key))
@@ -115,7 +149,7 @@ def _question(asked: Mapping[str, Any], method: Mapping[str, Any], key: str) -> 
 
 def _study(asked: Mapping[str, Any]) -> Plain:
     """Names for a comparison of methods, an analysis of components, a route; none for others."""
-    task, methods = inner(asked, "task").get("name"), asked.get("methods")
+    task, methods = task_label(inner(asked, "task")), asked.get("methods")
     if isinstance(methods, list):  # `method` is only the default that each of them replaces
         shared = {name: _question(asked, {}, name) for name in ("metric", "ablation")}
         return {"method": f"{len(methods)} methods compared", **shared}

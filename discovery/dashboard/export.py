@@ -14,7 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from acdc.errors import InputError
-from discovery.dashboard.contents import Plain
+from discovery.dashboard.contents import Plain, told_apart
 from discovery.dashboard.runs import details
 
 SCRIPTS = (
@@ -41,7 +41,7 @@ def page_of(found: Mapping[str, Plain]) -> str:
     for name, one in found.items():
         if len(found) > 1 and not one.get("circuit"):
             raise InputError(f"{name} has no circuit, so it cannot be compared.")
-    data = {"runs": [one["summary"] for one in found.values()], "details": found}
+    data = {"runs": told_apart([one["summary"] for one in found.values()]), "details": found}
     style, page = "\n".join(page_text(name) for name in STYLES), page_text("index.html")
     script = "\n".join(page_text(name) for name in SCRIPTS)
     policy = f"default-src 'none'; script-src '{hashed(script)}'; style-src '{hashed(style)}'"

@@ -26,6 +26,7 @@ from acdc.data import Data
 from acdc.errors import InputError
 from acdc.memory import GIB
 from acdc.metrics import Metric
+from discovery.choices.labels import model_folder, task_file
 from discovery.heads.describe import describe_heads
 from discovery.job.doubts import doubts
 from discovery.job.enough import Steps, enough, with_prompts
@@ -73,7 +74,7 @@ def discover(
         with start_tracker(
             settings.tracking.mode, folder=folder, project=settings.tracking.project,
             config=config, name="-".join(words), group=group, job_type=settings.method.name,
-            tags=words[:-2],
+            tags=[word[:64] for word in words[:-2]],
         ) as tracker:  # fmt: skip
             return _discover(settings, run, tracker, job, clock, say, done)
 
@@ -81,8 +82,9 @@ def discover(
 def labels(settings: Settings) -> list[str]:
     """What tells a run from others: model, task, metric, ablation, method, its size, the seed."""
     method = settings.method
-    names = [settings.model.kind, settings.task.name, settings.metric.name, settings.ablation.name]
-    words = [*names, method.name, method.size, f"s{settings.seed}"]
+    names = [settings.model.label, settings.task.label]
+    names += [settings.metric.name, settings.ablation.name, method.name]
+    words = [*names, method.size, f"s{settings.seed}"]
     return [word.rpartition(":")[2] for word in words if word]
 
 
@@ -212,7 +214,8 @@ def _result(
     clock.seconds["search"] = round(proposed.seconds, 3)  # earlier attempts included
     return {
         "model": settings.model.label,
-        "task": settings.task.name,
+        "task": settings.task.label,
+        "places": _places(settings),
         "method": method.name,
         "metric": settings.metric.name,
         "ablation": settings.ablation.name,
@@ -238,6 +241,13 @@ def _result(
         "versions": _versions(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {settings.device}",
     }
+
+
+def _places(settings: Settings) -> dict[str, str]:
+    """Where own files lie, by which runs are told apart that have one name."""
+    model, task = settings.model.model_dump(), settings.task.model_dump()
+    found = {"model": model_folder(model), "task": task_file(task)}
+    return {name: str(Path(place).resolve()) for name, place in found.items() if place}
 
 
 def _measured(job: Job, proposed: Proposed) -> dict[Part, Measured]:

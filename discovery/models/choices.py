@@ -9,6 +9,7 @@ from pydantic import Field
 
 from discovery.choices.fields import Fields
 from discovery.choices.given import PREFIX, given
+from discovery.choices.labels import model_label
 
 Check = Callable[[Any], None]
 Dtype = Literal["float32", "float64", "bfloat16"]
@@ -83,7 +84,7 @@ class HFModel(ModelChoice):
     @property
     def label(self) -> str:
         """See ModelChoice.label."""
-        return self.name
+        return model_label(self.model_dump())
 
 
 class GivenModel(ModelChoice):

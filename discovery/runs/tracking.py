@@ -4,7 +4,8 @@ The run folder is the record; a tracker only repeats it, because an offline W&B 
 killed process had not flushed and keeps artifacts as references to a staging area. Hence two
 settings that must be in the environment before wandb starts: the log is flushed every second, and
 the staging area lies inside the run folder. This module imports wandb only when a run asks for it;
-discovery/runs/wandb_log.py, which reads runs back, is the only other one that does. It prints nothing.
+discovery/runs/wandb_log.py, which reads runs back, is the only other one that does. It prints
+nothing.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ protobuf message that wandb ships. Neither is a promised API of wandb, so all th
 here, and a test reads back what the installed wandb writes.
 
 A log may be growing, torn or hostile: reading ends quietly at the first chunk that is not whole,
-and keeps what was before it. This module and discovery/runs/tracking.py are the only ones that import
-wandb, and only when asked for a run.
+and keeps what was before it. This module and discovery/runs/tracking.py are the only ones that
+import wandb, and only when asked for a run.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from acdc.errors import InputError
 from discovery.choices.fields import Count, Named
+from discovery.choices.labels import task_label
 
 Part = Literal["search", "tune", "test"]  # of a run's prompts
 
@@ -25,6 +26,11 @@ class Task(Named):
 
     n: Count | None = 32
     prepend_bos: bool = False
+
+    @property
+    def label(self) -> str:
+        """What the task is called in results."""
+        return task_label(self.model_dump())
 
     def build(
         self, loaded: Any, seed: int, needs: Collection[str] = (), corrupt_for: str | None = None

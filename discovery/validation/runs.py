@@ -143,7 +143,7 @@ def _validate(one: Found, validator: Validator, used: Any, say: Say) -> Validate
     ):  # fmt: skip
         validation = {
             "model": one.settings.model.label,
-            "task": one.settings.task.name,
+            "task": one.settings.task.label,
             "method": one.settings.method.name,
             "settings": validator.settings.model_dump(),
             **validator.validate(

@@ -15,7 +15,7 @@ from acdc.errors import InputError
 from acdc.prompts import Prompts
 from discovery.heads.attention import head_attention
 from discovery.job.build import load_model, task_prompts
-from discovery.job.pipeline import discover
+from discovery.job.pipeline import discover, labels
 from discovery.job.propose import propose
 from discovery.runs.folder import read_run
 
@@ -187,3 +187,23 @@ def test_head_attention_by_hand():
     assert head_attention(pattern, prompts) == pytest.approx(
         {"previous token": (0.25 + 0.2) / 2, "end->a": 0.1}, abs=1e-4
     )
+
+
+def test_what_is_ones_own_is_called_by_its_own_name(tmp_path):
+    path = tmp_path / "my_task.jsonl"
+    pair = {"answers": [2], "wrong": [5]}
+    lines = [{"clean_ids": [i, 9, 2, i], "corrupt_ids": [i, 7, 2, 8]} | pair for i in range(20, 32)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    own = settings("task=pairs", f"task.path={path}", "method.threshold=0.5", "tune=0", "test=0")
+    assert labels(own)[:2] == ["induction", "my_task"]
+    result = discover(own, tmp_path / "run", [], print)
+    assert result["task"] == "my_task" and result["places"] == {"task": str(path)}
+
+
+@pytest.mark.parametrize("name, label", [
+    ("gpt2", "gpt2"), ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B"), ("./mine", "mine"),
+    ("../models/my.model/", "my.model"), ("/data/models/mine", "mine"), ("a/b/mine", "mine"),
+])  # fmt: skip
+def test_a_model_is_called_by_its_hub_id_or_its_folder(name, label):
+    asked = settings("model=hf", f"model.name={name}")
+    assert asked.model.label == labels(asked)[0] == label

@@ -1,0 +1,1 @@
+"""The commands. Installed as the package `circuit_discovery`, with conf/ beside them."""
