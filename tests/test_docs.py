@@ -31,7 +31,7 @@ PAGES = [README, *sorted((ROOT / "docs" / "pages").glob("*.md"))]
 sys.path.append(str(ROOT / "scripts"))
 circuits, command, compare, components, route, aggregate, dashboard, export = map(
     importlib.import_module,
-    "circuits command compare components route aggregate dashboard export".split(),
+    ["circuits", "command", "compare", "components", "route", "aggregate", "dashboard", "export"],
 )
 
 FENCE = re.compile(
