@@ -13,7 +13,7 @@ is a corrupted run, a mean, or resampled prompts (discovery/scrubbing does the l
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 

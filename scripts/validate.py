@@ -3,9 +3,11 @@
     python scripts/validate.py run=FOLDER
     python scripts/validate.py run=[A,B,C]      # of one model and task: they share what they can
     python scripts/validate.py run=FOLDER budget=60 prompts=MINE.jsonl
+    python scripts/validate.py circuit=FILE model=smollm2 task=ioi   # of any circuit, as EAP-IG writes
 
 Configuration is in conf/validate.yaml. Writes validation.json, figures and report.html into each
-run folder.
+run folder; for a circuit's file a run folder is made first (method=given), as discover.py makes
+it, so its words are that command's.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
-from command import CONF, check_words, plain, refusals_as_exit, shown
+from command import CONF, check_words, hydra_words, plain, refusals_as_exit, shown
 from omegaconf import DictConfig
 
 from discovery.settings.evaluation import FullEvaluation
@@ -45,6 +47,25 @@ def main(config: DictConfig) -> None:
         validate(folders, read_validation(fields))
 
 
+def of_file(words: Sequence[str]) -> list[str]:
+    """The words with which scripts/discover.py measures and validates a circuit's file."""
+    run = ("seed", "threads", "kind")  # are the run's
+    asked = [name for name in FullEvaluation.model_fields if name not in run]
+    out = ["method=given", "evaluation=full"]
+    for word in words:
+        field = word.partition("=")[0].partition(".")[0]
+        prefix = {"circuit": "method.", **dict.fromkeys(asked, "evaluation.")}.get(field, "")
+        out.append(prefix + word)
+    return out
+
+
 if __name__ == "__main__":
-    check_words(sys.argv[1:])
-    main()
+    if any(word.startswith("circuit=") for word in sys.argv[1:]):
+        sys.argv[1:] = of_file(sys.argv[1:])
+        import discover  # which imports this file too, under its own name
+
+        hydra_words()
+        discover.main()
+    else:
+        check_words(sys.argv[1:])
+        main()
