@@ -29,9 +29,10 @@ CONF = ROOT / "conf"
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs" / "pages").glob("*.md"))]
 sys.path.append(str(ROOT / "scripts"))
-circuits, command, compare, components, route, aggregate, dashboard, export = map(
-    importlib.import_module,
-    ["circuits", "command", "compare", "components", "route", "aggregate", "dashboard", "export"],
+NAMES = ("circuits", "command", "compare", "components", "route", "validate", "aggregate",
+         "dashboard", "export")  # fmt: skip
+circuits, command, compare, components, route, validate, aggregate, dashboard, export = map(
+    importlib.import_module, NAMES
 )
 
 FENCE = re.compile(
@@ -190,7 +191,9 @@ def check(words, monkeypatch):
     assert first == "circuits" or is_script, f"not a command of ours: {words}"
     assert is_script or rest[0] in circuits.COMMANDS
     name, rest = Path(rest[0]).stem, [word for word in rest[1:] if word != "..."]
-    if name in READ:
+    if name == "validate" and any(word.startswith("circuit=") for word in rest):
+        composed("discover", validate.of_file(rest))
+    elif name in READ:
         composed(name, rest)
     elif name in ("dashboard", "export", "aggregate"):
         parsed(name, rest, monkeypatch)
