@@ -205,7 +205,7 @@ def make_mentioned(words, folder):
     """Files that a command names, empty."""
     for word in words:
         value = word.rpartition("=")[2]
-        if re.fullmatch(r"[\w./-]+\.(jsonl?|txt|safetensors)", value):
+        if re.fullmatch(r"FILE|[\w./-]+\.(jsonl?|txt|safetensors)", value):
             path = folder / value
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
