@@ -5,7 +5,7 @@ BIN := .venv/bin
 ARGS ?=
 RUNS ?= .
 
-.PHONY: discover dashboard test check clean
+.PHONY: discover dashboard docs test check clean
 
 discover: .venv/installed
 	$(BIN)/python scripts/discover.py $(ARGS)
@@ -13,7 +13,7 @@ discover: .venv/installed
 dashboard: .venv/installed-dashboard
 	$(BIN)/python scripts/dashboard.py $(RUNS) $(ARGS)
 
-test: check
+test: check docs
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 check: .venv/installed-dev
@@ -21,6 +21,9 @@ check: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+docs: .venv/installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file docs/mkdocs.yml
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

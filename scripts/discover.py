@@ -4,7 +4,7 @@
     python scripts/discover.py evaluation=full     # and is it true? See scripts/validate.py
     python scripts/discover.py model=smollm2 task=ioi +sweep=thresholds
 
-Configuration is in conf/; the run folder is described in README.md.
+Configuration is in conf/; the run folder is described in docs/pages/run_folder.md.
 """
 
 from __future__ import annotations

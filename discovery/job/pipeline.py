@@ -1,6 +1,6 @@
 """The main job, verbs in order: load, build prompts, search, evaluate, record.
 
-Plain settings in, a run folder out (see discovery/runs/folder.py and README). Everything is
+Plain settings in, a run folder out (see discovery/runs/folder.py). Everything is
 written as it becomes known, so a killed run keeps what it had. Knows neither Hydra nor the console:
 progress goes to tqdm, sentences to `say`.
 """

@@ -1,4 +1,4 @@
-"""Learnt, then exact: what needs the fewest edges by docs/results.md."""
+"""Learnt, then exact: what needs the fewest edges by docs/pages/results.md."""
 
 from __future__ import annotations
 
