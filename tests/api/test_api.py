@@ -187,7 +187,7 @@ def test_a_circuit_is_kept_read_and_drawn(found, model, tmp_path):
     html = found.circuit._repr_html_()
     assert html.startswith("<iframe") and 'sandbox="allow-scripts"' in html and "http" not in html
     assert "no edges to draw" in (read - read)._repr_html_()
-    assert "20 of 257 edges of induction" in repr(read)
+    assert f"{len(read)} of 257 edges of induction" in repr(read)
     assert "<iframe" in found._repr_html_()
     assert found.tests and found.heads
     kept = found.save(tmp_path / "kept")
