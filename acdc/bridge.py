@@ -110,7 +110,7 @@ def _check_in_float32(module: Any, name: str) -> None:
     except Exception as error:
         raise InputError(
             f"model {name!r}: {module.dtype} hides what the identities look for, and a float32 copy"
-            f" cannot be made ({first_line(error)}); use model.dtype=float32"
+            f" cannot be made ({first_line(error)}); use dtype=float32"
         ) from error
     from_module(copied, None, name)
 

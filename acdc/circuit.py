@@ -251,6 +251,6 @@ def _from_entries(graph: Graph, edges: Mapping[str, Mapping[str, Any]]) -> Circu
     if len(mixed):
         raise InputError(
             f"circuit file: {graph.edge_name(*mixed[0])} holds only some of its group's query"
-            " heads; a shared edge must be in for all or none (use graph.kv=per_query_head)"
+            " heads; a shared edge must be in for all or none (kv=per_query_head keeps them apart)"
         )
     return Circuit(graph, mask, scores)

@@ -51,7 +51,7 @@ class Graph:
 
     def __post_init__(self) -> None:
         if self.kv not in ("per_query_head", "per_group"):
-            raise InputError(f"graph.kv={self.kv!r}: allowed are per_query_head, per_group")
+            raise InputError(f"kv={self.kv!r}: allowed are per_query_head, per_group")
         if self.n_heads % self.n_kv_heads:
             raise InputError(f"{self.n_heads} heads do not split over {self.n_kv_heads} groups")
 

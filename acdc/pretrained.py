@@ -54,9 +54,9 @@ def read_outline(name: str) -> Outline:
 def check_folder(folder: Path) -> None:
     """Raise InputError unless a local folder looks like a saved model."""
     if not (folder / "config.json").is_file():
-        raise InputError(f"model.name={str(folder)!r}: the folder has no config.json")
+        raise InputError(f"name={str(folder)!r}: the folder has no config.json")
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
-        raise InputError(f"model.name={str(folder)!r}: no weights there (*.safetensors or *.bin)")
+        raise InputError(f"name={str(folder)!r}: no weights there (*.safetensors or *.bin)")
 
 
 def why_unreachable(name: str) -> str | None:
@@ -78,13 +78,13 @@ def why_unreachable(name: str) -> str | None:
 
 def _no_config(name: str, unreachable: str | None, error: Exception) -> str:
     if Path(name).is_dir():
-        return f"model.name={name!r}: config.json cannot be used: {first_line(error)}"
+        return f"name={name!r}: config.json cannot be used: {first_line(error)}"
     if isinstance(error.__cause__, HFValidationError) or name.startswith((".", "/", "~")):
-        return f"model.name={name!r}: there is no such folder, and it is no hub id"
+        return f"name={name!r}: there is no such folder, and it is no hub id"
     if unreachable is None:
-        return f"model.name={name!r} cannot be loaded: {first_line(error)}"
+        return f"name={name!r} cannot be loaded: {first_line(error)}"
     return (
-        f"model.name={name!r} cannot be loaded: it is no folder and not in the cache of Hugging"
+        f"name={name!r} cannot be loaded: it is no folder and not in the cache of Hugging"
         f" Face, and the hub cannot be reached ({unreachable}); give a local folder"
     )
 
@@ -98,9 +98,7 @@ def _tokenizer(name: str, local: bool) -> Any:
     try:
         return AutoTokenizer.from_pretrained(name, local_files_only=local)
     except Exception as error:
-        raise InputError(
-            f"model.name={name!r}: no usable tokenizer: {first_line(error)}"
-        ) from error
+        raise InputError(f"name={name!r}: no usable tokenizer: {first_line(error)}") from error
 
 
 def read_weights(outline: Outline, dtype: torch.dtype) -> Any:
@@ -112,10 +110,10 @@ def read_weights(outline: Outline, dtype: torch.dtype) -> Any:
             output_loading_info=True, ignore_mismatched_sizes=True,
         )  # fmt: skip
     except Exception as error:
-        raise InputError(f"model.name={name!r} cannot be loaded: {first_line(error)}") from error
+        raise InputError(f"name={name!r} cannot be loaded: {first_line(error)}") from error
     module, info = loaded
     if faults := weight_faults(info):
-        raise InputError(f"model.name={name!r}: weights and config.json do not fit: {faults}")
+        raise InputError(f"name={name!r}: weights and config.json do not fit: {faults}")
     return module
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from acdc.errors import InputError
 from discovery.choices.fields import Fields
 from discovery.choices.given import PREFIX, given
 from discovery.choices.labels import model_label
@@ -79,7 +80,11 @@ class HFModel(ModelChoice):
 
         from acdc.bridge import load_pretrained
 
-        return load_pretrained(self.name, getattr(torch, self.dtype), device, check=check)
+        try:
+            return load_pretrained(self.name, getattr(torch, self.dtype), device, check=check)
+        except InputError as error:
+            prefix = "model." if str(error).startswith("name=") else ""
+            raise InputError(f"{prefix}{error}") from error
 
     @property
     def label(self) -> str:

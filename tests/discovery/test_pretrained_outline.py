@@ -72,7 +72,7 @@ def test_a_model_that_tells_no_length_takes_any(tmp_path, monkeypatch, length):
 
 
 def test_what_a_folder_must_have(tmp_path):
-    with pytest.raises(InputError, match=r"^model.name='.*': the folder has no config.json$"):
+    with pytest.raises(InputError, match=r"^name='.*': the folder has no config.json$"):
         check_folder(tmp_path)
     with pytest.raises(InputError, match="has no config.json"):
         read_outline(str(tmp_path))
@@ -93,7 +93,7 @@ def test_what_a_folder_must_have(tmp_path):
 def test_a_tokenizer_that_cannot_be_used(tmp_path, file):
     where = folder(tmp_path / "m")
     (where / file).write_text("no json")
-    with pytest.raises(InputError, match=rf"^model.name='{where}': no usable tokenizer: \S"):
+    with pytest.raises(InputError, match=rf"^name='{where}': no usable tokenizer: \S"):
         read_outline(str(where))
 
 
@@ -139,12 +139,12 @@ def test_with_a_hub_files_are_asked_for_there_and_without_only_here(monkeypatch)
     answer(monkeypatch)
     with pytest.raises(InputError) as error:
         read_outline("some/model")
-    assert str(error.value) == "model.name='some/model' cannot be loaded: nothing of that name"
+    assert str(error.value) == "name='some/model' cannot be loaded: nothing of that name"
     answer(monkeypatch, OSError("cut off"))
     with pytest.raises(InputError) as error:
         read_outline("some/model")
     assert str(error.value) == (
-        "model.name='some/model' cannot be loaded: it is no folder and not in the cache of Hugging"
+        "name='some/model' cannot be loaded: it is no folder and not in the cache of Hugging"
         " Face, and the hub cannot be reached (cut off); give a local folder"
     )
     for name in ("./m", "/m", "~m"):
