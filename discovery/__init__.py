@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from acdc.errors import InputError
-    from discovery.api.ask import method
+    from discovery.api.choose import method
     from discovery.api.circuit import Circuit
     from discovery.api.comparison import compare
     from discovery.api.model import load
@@ -33,7 +33,7 @@ __all__ = [
 _WHERE = {
     "Circuit": "discovery.api.circuit", "InputError": "acdc.errors",
     "compare": "discovery.api.comparison", "discover": "discovery.api.run",
-    "load": "discovery.api.model", "method": "discovery.api.ask", "pairs": "discovery.api.tasks",
+    "load": "discovery.api.model", "method": "discovery.api.choose", "pairs": "discovery.api.tasks",
     "task": "discovery.api.tasks", "validate": "discovery.api.validation",
 }  # fmt: skip
 

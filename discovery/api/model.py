@@ -7,7 +7,7 @@ from typing import Any
 
 from acdc.bridge import LoadedModel, TransformerBridge, from_bridge, from_module
 from acdc.errors import InputError
-from discovery.api.ask import choose
+from discovery.api.choose import choose
 from discovery.choices import registry
 from discovery.choices.given import PREFIX, give
 from discovery.job.prepare import Kept

@@ -10,7 +10,7 @@ from typing import Any
 
 from acdc.errors import InputError
 from acdc.prompts import Prompts
-from discovery.api.ask import choose, lines, stored
+from discovery.api.choose import choose, lines, stored
 from discovery.api.model import Model
 from discovery.job.build import task_prompts
 from discovery.job.prepare import describe_ids

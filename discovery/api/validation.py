@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from acdc.errors import InputError
-from discovery.api.ask import stored
+from discovery.api.choose import stored
 from discovery.api.circuit import Circuit
 from discovery.api.run import Discovered, Say, discover
 from discovery.api.tasks import Task
