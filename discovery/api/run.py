@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from shutil import copytree
 from tempfile import TemporaryDirectory
@@ -18,7 +19,7 @@ from discovery.api.circuit import Circuit
 from discovery.api.model import Model
 from discovery.api.tasks import Task
 from discovery.job import pipeline
-from discovery.job.summary import table
+from discovery.job.summary import page, table
 from discovery.methods.method import Method
 from discovery.runs.json_files import read_lines
 from discovery.settings.run import Settings
@@ -74,9 +75,8 @@ class Discovered:
         return "\n".join([*warnings, table(dict(self.result), self.folder)])
 
     def _repr_html_(self) -> str:
-        from html import escape
-
-        return f"<pre>{escape(repr(self))}</pre>{self.circuit._repr_html_()}"
+        warned = "".join(f"<p>warning: {escape(said)}</p>" for said in self.result["warnings"])
+        return warned + page(dict(self.result), self.folder) + self.circuit._repr_html_()
 
 
 def discover(

@@ -2,35 +2,53 @@
 
 from __future__ import annotations
 
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from discovery.job.shares import yardstick
-from discovery.show.tables import markdown
+from discovery.show.tables import html, markdown
 
 
 def table(result: dict[str, Any], folder: Path) -> str:
-    """The end of a run in a few lines."""
-    rows = [
+    """The end of a run as text."""
+    lines = [f"{name:14}{text}" for name, text in facts(result, folder)]
+    lines += ["", markdown(rows(result)), f"shares: {yardstick(result['ablation'])}"]
+    return "\n".join([*lines, "", result["holds"]])
+
+
+def page(result: dict[str, Any], folder: Path) -> str:
+    """The same as HTML."""
+    lines = [f"<b>{escape(name)}</b> {escape(text)}" for name, text in facts(result, folder)]
+    said = [f"shares: {yardstick(result['ablation'])}", result["holds"]]
+    return f"<p>{'<br>'.join(lines)}</p>{html(rows(result))}" + "".join(
+        f"<p>{escape(sentence)}</p>" for sentence in said
+    )
+
+
+def facts(result: dict[str, Any], folder: Path) -> list[tuple[str, str]]:
+    """Sizes, cost, and where everything is, each with its name."""
+    found = [
         ("edges", f"{result['n_edges']} of {result['n_edges_total']:,}"
          f" ({result['n_nodes']} nodes)"),
     ]  # fmt: skip
     if "n_tests" in result:
         text = f"{result['n_tests']:,} in {result['n_passes']:,} batched passes"
-        rows.append(("tests", text))
+        found.append(("tests", text))
     if "n_edges_requested" in result:
-        rows.append(("asked for", f"{result['n_edges_requested']:,} edges"))
-    rows += [
+        found.append(("asked for", f"{result['n_edges_requested']:,} edges"))
+    return found + [
         *_skipped(result),
         ("search", f"{result['seconds']['search']:.1f} s ="
          f" {result['search_in_forwards']:,.0f} plain forward passes of the same batch"),
         ("picture", str(folder / "circuit.png")),
         ("results", str(folder / "result.json")),
     ]  # fmt: skip
-    lines = [f"{name:14}{text}" for name, text in rows]
-    shares = markdown([_split_row(result, *item) for item in result["splits"].items()])
-    lines += ["", shares, f"shares: {yardstick(result['ablation'])}", "", result["holds"]]
-    return "\n".join(lines)
+
+
+def rows(result: dict[str, Any]) -> list[dict[str, str]]:
+    """A row for the prompts to search, tune and test on."""
+    return [_split_row(result, *item) for item in result["splits"].items()]
 
 
 def _split_row(result: dict[str, Any], part: str, own: dict[str, Any]) -> dict[str, str]:
