@@ -14,6 +14,7 @@ Names are imported when they are asked for, so that `import discovery` takes no 
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,9 @@ _WHERE = {
     "load": "discovery.api.model", "method": "discovery.api.choose", "pairs": "discovery.api.tasks",
     "task": "discovery.api.tasks", "validate": "discovery.api.validation",
 }  # fmt: skip
+
+# a notebook without ipywidgets has bars of text, which is no news
+warnings.filterwarnings("ignore", message="IProgress not found")
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from discovery.job.faithfulness import Measured, measure
 from discovery.job.prepare import prepare
 from discovery.job.shares import yardstick
 from discovery.runs.json_files import write_json
-from discovery.show.tables import markdown
+from discovery.show.tables import html, markdown
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -105,6 +106,19 @@ class Evaluation:
         return out
 
     def __repr__(self) -> str:
+        return "\n".join([self._of, markdown(self.rows()), *self._recovered])
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(self._of)}</p>{html(self.rows())}" + "".join(
+            f"<p>{escape(sentence)}</p>" for sentence in self._recovered
+        )
+
+    @property
+    def _of(self) -> str:
+        return f"{self.n_edges} edges on {self.measured.n} prompts"
+
+    @property
+    def _recovered(self) -> tuple[str, str]:
         own = self.measured
         shares = {
             "faithfulness (of means)": own.faithfulness,
@@ -112,10 +126,7 @@ class Evaluation:
             "KL": own.kl_share,
         }
         said = ", ".join(f"{k} {_share(v)}" for k, v in shares.items())
-        return (
-            f"{self.n_edges} edges on {own.n} prompts\n{markdown(self.rows())}\n"
-            f"recovered: {said}\n{yardstick(self.ablation)}"
-        )
+        return f"recovered: {said}", yardstick(self.ablation)
 
 
 def _number(value: float | None) -> str:

@@ -156,6 +156,15 @@ def draw_circuit(
         return png, save_figure(figure, folder, "circuit", "svg")
 
 
+class Shown(Figure):
+    """A figure that a notebook draws, whether anybody imported pyplot or not."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=100)
+        return buffer.getvalue()
+
+
 def save_figure(figure: Figure, folder: Path, name: str, kind: str) -> Path:
     """Write name.png or name.svg, at once or not at all, the same bytes for the same figure."""
     dpi = min(DPI, MAX_PIXELS / max(figure.get_size_inches()))

@@ -28,7 +28,7 @@ from acdc.metrics import Metric
 from acdc.selection import Rule, top_n
 from discovery.job.prepare import Job
 from discovery.methods import Found, Method, Scoring, last
-from discovery.show.drawing import save_figure
+from discovery.show.drawing import Shown, save_figure
 from discovery.studies.needed import Row, of_scores, of_searches
 
 
@@ -148,7 +148,7 @@ def draw_curves(folder: Path, found: Sequence[Compared], title: str) -> Path:
 
 def figure_of(found: Sequence[Compared], title: str) -> Figure:
     """Faithfulness (absolute ranking) against the share of edges, log scale."""
-    figure = Figure(figsize=(7.5, 4.6), facecolor="white", layout="constrained")
+    figure = Shown(figsize=(7.5, 4.6), facecolor="white", layout="constrained")
     axes = figure.add_subplot()
     for level in (0.0, 1.0):
         axes.axhline(level, color="#bbbbbb", linewidth=0.8)
