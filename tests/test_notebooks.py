@@ -111,7 +111,7 @@ def test_induction(execute):
     assert share(ran.text("both.evaluate")) > 90
     assert share(ran.text("without(")) < 20
     assert "srcdoc" in ran.shown("cd.validate", "text/html")
-    assert "'sufficiency': True" in ran.text("checked.verdicts")
+    assert "'mean equivalence': True" in ran.text("checked.verdicts")
     assert "<table>" in ran.shown("cd.compare", "text/html")
     assert ran.shown("compared.figure()", "image/png")
     assert (ran.folder / "induction-run" / "circuit.json").is_file()
@@ -120,7 +120,8 @@ def test_induction(execute):
 def test_own_model_and_task(execute):
     ran = execute("own_model_and_task")
     assert float(re.search(r"loss ([\d.]+)", ran.text("optimizer ="))[1]) < 0.1
-    assert "<iframe" in ran.shown("cd.discover", "text/html")
+    shown = ran.shown("cd.discover", "text/html")
+    assert "<table>" in shown and "<iframe" in shown
     assert share(ran.text("task.fresh(50)")) > 80
     assert "LeaveOneOut" in ran.text("cd.compare")
     assert "first-again" in ran.text("cd.Circuit.load")
@@ -138,7 +139,8 @@ def test_ioi_smollm2(execute):
             pytest.skip(f"the registry is out of reach: {error}")
         raise
     ran = execute("ioi_smollm2")
-    assert "<iframe" in ran.shown("cd.discover", "text/html")
+    shown = ran.shown("cd.discover", "text/html")
+    assert "<table>" in shown and "<iframe" in shown
     roles = ran.text("if roles:")
     assert "mover" in roles and "S-inhibition" in roles
     for evaluated in ("twin = circuit", "other = circuit"):
