@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from acdc import circuit as plain
 from acdc.graph import KV
+from acdc.selection import top_n
 from discovery.api.ask import ask
 from discovery.api.model import Model
 from discovery.api.tasks import FRESH, Task
@@ -51,6 +52,10 @@ class Circuit(plain.Circuit):
         """The circuit of these edges, such as ["input->a1.h0<v>", "a1.h0->logits"]."""
         graph = model.loaded.model.graph(kv)
         return cls(graph, graph.mask(edges), model=model, **asked)
+
+    def top(self, n: int) -> Circuit:
+        """The n edges whose scores are largest, of all that have one, by |score|."""
+        return replace(self, mask=top_n(self.graph, self.scores, n).circuit.mask)
 
     def save(self, path: Path | str) -> None:
         """Write it in EAP-IG's format, the whole file or nothing."""

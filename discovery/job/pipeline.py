@@ -26,6 +26,7 @@ from acdc.data import Data
 from acdc.errors import InputError
 from acdc.memory import GIB
 from acdc.metrics import Metric
+from discovery.choices.given import PREFIX
 from discovery.choices.labels import model_folder, task_file
 from discovery.heads.describe import describe_heads
 from discovery.job.doubts import doubts
@@ -217,7 +218,7 @@ def _result(
         "task": settings.task.label,
         "places": _places(settings),
         "method": method.name,
-        "metric": settings.metric.name,
+        "metric": settings.metric.name.removeprefix(PREFIX),
         "ablation": settings.ablation.name,
         "threshold": getattr(method, "threshold", None),
         "target": settings.aim,

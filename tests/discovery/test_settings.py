@@ -19,7 +19,12 @@ FILES = [
 ]
 # the question that searches were asked before there were others; laws of those are stated with it
 AS_PUBLISHED = ("tracking=disabled", "metric=kl", "ablation=resample", "tune=0", "test=0")
-REQUIRED = {"hf": ["model.name=gpt2"], "pairs": [f"task.path={CONF / 'config.yaml'}"]}
+FILE = CONF / "config.yaml"  # is there
+REQUIRED = {
+    "hf": ["model.name=gpt2"],
+    "pairs": [f"task.path={FILE}"],
+    "given": [f"method.circuit={FILE}"],
+}
 
 
 def settings(*overrides):
