@@ -150,9 +150,7 @@ def test_with_a_hub_files_are_asked_for_there_and_without_only_here(monkeypatch)
     for name in ("./m", "/m", "~m"):
         with pytest.raises(InputError) as error:
             read_outline(name)
-        assert str(error.value) == (
-            f"model.name={name!r}: there is no such folder, and it is no hub id"
-        )
+        assert str(error.value) == (f"name={name!r}: there is no such folder, and it is no hub id")
     assert local[:2] == [False, True]
 
 
