@@ -14,7 +14,7 @@ dashboard: .venv/installed-dashboard
 	$(BIN)/python scripts/dashboard.py $(RUNS) $(ARGS)
 
 test: check docs
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 check: .venv/installed-dev
 	$(BIN)/ruff format --check .

@@ -15,6 +15,7 @@ from hydra import compose
 from omegaconf import DictConfig
 
 from acdc.errors import InputError
+from acdc.selection import RULES
 from discovery.runs.folder import RunFolder, termination_as_exit
 from discovery.settings.run import Settings, read_settings
 from discovery.show.tables import markdown
@@ -35,6 +36,8 @@ def method_settings(config: DictConfig, overrides: list[str]) -> list[Settings]:
         out.append(read_settings(plain(compose("config", own))))
     if not out:
         raise InputError("methods=[]: name at least one, such as methods=[eap_ig,random]")
+    if config.rule not in RULES:
+        raise InputError(f"rule={config.rule!r}: allowed are {', '.join(RULES)}")
     return out
 
 

@@ -5,19 +5,29 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 
+import pytest  # noqa: E402
 import torch  # noqa: E402
 
 torch.set_num_threads(1)
 
 LONGEST = (  # begun first, so that no worker is left alone with one of them at the end
-    "test_sweeps.py", "test_real_model.py", "test_notebooks.py", "test_command_line.py",
-    "test_laws.py", "test_data.py", "test_search.py", "test_dashboard_legible.py",
-    "test_dashboard_server.py", "test_docs.py", "test_own.py", "test_api.py", "test_validate.py",
-    "test_resume.py",
+    "test_sweeps.py", "test_real_model.py", "dashboard", "test_notebooks.py",
+    "test_command_line.py", "test_laws.py", "test_data.py", "test_search.py", "test_docs.py",
+    "test_own.py", "test_api.py", "test_validate.py", "test_resume.py",
 )  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):
-    """A stable order: the longest files, then the others as they were found."""
+    """A stable order, the longest files first, and what shares runs on one worker: a file, a room.
+
+    The runs that the dashboard shows are made once in a session.
+    """
     place = {name: i for i, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+    group = {item: _group(item.path) for item in items}
+    items.sort(key=lambda item: place.get(group[item].rpartition("/")[2], len(place)))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group[item]))
+
+
+def _group(path):
+    return "dashboard" if path.parent.name == "dashboard" else f"{path.parent.name}/{path.name}"

@@ -1,5 +1,6 @@
 """scripts/compare.py on the embedded model: one table, one picture, noise last."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -7,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 
+from acdc.errors import InputError
 from discovery.runs.folder import read_run
 
 ROOT = Path(__file__).parents[1]
@@ -46,7 +49,19 @@ def test_table_and_curves(tmp_path):
         ("rule=best", ["rule", "best", "top_n"]),
     ],
 )
-def test_bad_input_is_one_clear_error(override, words, tmp_path):
-    done = compare(override, folder=tmp_path / "run")
-    assert done.returncode != 0 and "Traceback" not in done.stderr
-    assert all(word in done.stderr for word in words), done.stderr
+def test_bad_input_is_one_clear_error(override, words, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    module = importlib.import_module("compare")
+    with (
+        initialize_config_dir(str(ROOT / "conf"), version_base="1.3"),
+        pytest.raises(InputError) as error,
+    ):
+        asked = module.asked([override, "tracking=disabled"])
+        module.run(compose("compare", asked), tmp_path / "run", asked)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_the_command_ends_with_that_error(tmp_path):
+    done = compare("methods=[nonesuch]", folder=tmp_path / "run")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: method.name='nonesuch'"), done.stderr

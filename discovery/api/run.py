@@ -105,7 +105,7 @@ def discover(
         graph={"kv": kv}, memory_gib=memory_gib, tracking={"mode": tracking},
     )  # fmt: skip
     holds = TemporaryDirectory(prefix="circuit-") if folder is None else None
-    place = Path(folder if holds is None else f"{holds.name}/run")  # pyright: ignore[reportArgumentType]
+    place = Path(folder if holds is None else f"{holds.name}/run").absolute()  # pyright: ignore[reportArgumentType]
     result = pipeline.discover(settings, place, [], say or _nothing, kept=model.kept)
     asked = {"metric": metric, "ablation": ablation}
     return Discovered(place, task, settings, result, asked, holds)

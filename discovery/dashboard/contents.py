@@ -202,7 +202,7 @@ def circuit(data: Plain) -> Plain | None:
         "heads": heads,
         "groups": groups if shared else heads,
         "mlp": own.get("has_mlp", True) is not False,
-        "score": text(data.get("score"), 200),
+        "score": text(inner(data, "about").get("score"), 200),
         "edges": [[*edge, score] for edge, score in largest_first[:MOST_EDGES]],
         "skipped": skipped + max(len(kept) - MOST_EDGES, 0),
     }

@@ -159,6 +159,7 @@ def start_tracker(
     if mode == "disabled":
         yield NullTracker()
         return
+    folder = folder.resolve()  # W&B's own process stays in the folder where the first run began
     with _environment(WANDB_DATA_DIR=str(folder / "wandb" / "data")):
         wandb = _import_wandb()
         try:

@@ -12,9 +12,10 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not instal
 
 
 @pytest.fixture
-def frame(page, many_edges, tmp_path):
-    """The frame of a circuit of thirty edges, within a page from disk."""
-    inside = circuit_frame(many_edges(30), 'thirty <b> & "edges"')
+def frame(page, many_edges, tmp_path, request):
+    """The frame of a circuit of thirty edges, within a page from disk; a param is its score."""
+    data = {**many_edges(30), "about": {"score": getattr(request, "param", None)}}
+    inside = circuit_frame(data, 'thirty <b> & "edges"')
     (tmp_path / "page.html").write_text(f"<!doctype html><title>x</title>{inside}")
     page.goto((tmp_path / "page.html").as_uri())
     page.wait_for_selector("iframe")
@@ -43,3 +44,14 @@ def test_what_is_in_the_frame_cannot_reach_out(frame):
     assert frame.evaluate("self.origin") == "null"
     policy = frame.locator("meta[http-equiv]").get_attribute("content")
     assert policy is not None and policy.startswith("default-src 'none'; script-src 'sha256-")
+
+
+@pytest.mark.parametrize(
+    "frame, word",
+    [("effect of the edge's removal", "effect"), ("eap, in logits", "score")],
+    indirect=["frame"],
+)
+def test_a_score_is_not_called_an_effect(frame, word):
+    assert frame.locator("label[for=least]").inner_text() == f"Smallest |{word}|"
+    assert frame.locator("table.edges th").nth(2).inner_text() == word
+    assert frame.locator(".legend").inner_text().count("effect of") == (word == "effect")

@@ -27,7 +27,7 @@ function circuitView(circuit, options, about) {
     pressable(node, () => update({ focus: state.focus === node.dataset.id ? null : node.dataset.id }));
   }
   view.addEventListener("keydown", (e) => { if (e.key === "Escape" && state.focus) update({ focus: null }); });
-  tipsIn(picture, (target) => describePart(target, edges));
+  tipsIn(picture, (target) => describePart(target, edges, measureOf(circuit)));
   const asked = options?.get("head");
   const known = parts.nodes.some((n) => n.dataset.id === asked);
   update({ focus: known ? asked : null });
@@ -68,11 +68,16 @@ function showOnly({ edges, marks, nodes }, count, focus) {
   }
 }
 
-function describePart(target, edges) {
+// What the number at an edge is: a search measures effects, other methods give scores.
+function measureOf(circuit) {
+  return !circuit.score || circuit.score.startsWith("effect") ? "effect" : "score";
+}
+
+function describePart(target, edges, word = "effect") {
   const edge = target.closest?.(".edge");
   if (edge) {
     const [writer, reader, effect] = edges[+edge.dataset.edge];
-    return [`${writer} → ${reader}`, `effect ${shown(effect, 4)}, feeds the ${feedName(reader)}`];
+    return [`${writer} → ${reader}`, `${word} ${shown(effect, 4)}, feeds the ${feedName(reader)}`];
   }
   const node = target.closest?.(".node");
   return node ? [node.getAttribute("aria-label")] : null;
@@ -102,7 +107,7 @@ function sidePanel(circuit, state, update, box, about) {
   } }, "Fit");
   const element = el("div", { class: "side" },
     el("div", { class: "panel" },
-      el("div", { class: "row" }, el("label", { for: "least" }, "Smallest |effect|"), above), slider,
+      el("div", { class: "row" }, el("label", { for: "least" }, `Smallest |${measureOf(circuit)}|`), above), slider,
       el("div", { class: "row" }, el("label", { for: "find" }, "Head"), find, el("datalist", { id: "nodes" }, names.map((n) => el("option", { value: n }))), clear, fit), missed,
       legend(circuit)),
     el("section", { class: "panel side", "aria-labelledby": "edges-title" }, title, more, rows));
@@ -123,7 +128,7 @@ function sidePanel(circuit, state, update, box, about) {
     const place = state.focus && about(state.focus);
     more.replaceChildren(...(place ? [el("a", { href: place }, `What ${state.focus} looks at and writes`)] : []));
     more.hidden = !place;
-    rows.replaceChildren(edgeTable(near, edges, box));
+    rows.replaceChildren(edgeTable(near, edges, box, measureOf(circuit)));
   }
   return { element, show, miss };
 }
@@ -134,7 +139,7 @@ function nodeNamed(names, typed) {
   return names.find((name) => name === wanted || shortName(name) === wanted);
 }
 
-function edgeTable(near, edges, box) {
+function edgeTable(near, edges, box, word) {
   const number = new Map(edges.map((edge, i) => [edge, i]));
   const mark = (edge, on) => box.querySelector(`[data-edge="${number.get(edge)}"]`)?.classList.toggle("here", on);
   const write = aligned(near.map((edge) => edge[2]));
@@ -145,7 +150,7 @@ function edgeTable(near, edges, box) {
     return row;
   });
   return el("div", {}, cutNote(Math.min(near.length, ROWS), near.length, "the largest first; the picture shows all"), el("table", { class: "edges" }, el("caption", { class: "unseen" }, "Edges that are shown, largest first"),
-    el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "from"), el("th", { scope: "col" }, "into"), el("th", { scope: "col", class: "n" }, "effect"))),
+    el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "from"), el("th", { scope: "col" }, "into"), el("th", { scope: "col", class: "n" }, word))),
     el("tbody", {}, rows)));
 }
 
@@ -157,5 +162,6 @@ function legend(circuit) {
   return el("div", { class: "legend" }, some.map((f) => line(f, FEEDS[f][2])),
     end("plus", svg("path", { class: "plus", d: "M1 11h10l-5 -9z" }), "helps"),
     end("minus", svg("circle", { class: "minus", cx: 6, cy: 6, r: 4 }), "hurts"),
+    circuit.score ? el("p", { class: "quiet" }, circuit.score) : null,
     circuit.skipped ? el("span", { class: "error" }, `${plural(circuit.skipped, "edge")} of the file not shown: unknown names, or too many`) : null);
 }
