@@ -1,11 +1,11 @@
-# `make discover` runs the main job, `make test` everything that CI runs. Both make their own
-# environment in .venv on first use, from the package registry alone.
+# `make discover` runs the main job, `make test` everything that CI runs, `make test-all` the tests
+# marked slow too. Each makes its own environment in .venv on first use, from the package registry.
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 RUNS ?= .
 
-.PHONY: discover dashboard docs test check clean
+.PHONY: test-all discover dashboard docs test check clean
 
 discover: .venv/installed
 	$(BIN)/python scripts/discover.py $(ARGS)
@@ -15,6 +15,9 @@ dashboard: .venv/installed-dashboard
 
 test: check docs
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
+
+test-all: check docs
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "slow or not slow" -n 2 --dist loadgroup --no-loadscope-reorder
 
 check: .venv/installed-dev
 	$(BIN)/ruff format --check .

@@ -129,6 +129,7 @@ def test_no_space_left(tmp_path):
     assert run.state == "failed" and run.result is None and run.metrics
 
 
+@pytest.mark.slow
 def test_two_runs_are_byte_identical(tmp_path):
     for name in ("one", "two"):
         assert finish("tracking=disabled", "task.n=8", folder=tmp_path / name)[0] == 0

@@ -119,6 +119,7 @@ def test_a_killed_sweep_is_finished_by_the_same_command(undisturbed, sweep, tmp_
     assert code == 0 and out.count("done already, skipped") == 6
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_named(tmp_path):
     """The pool ends with it; what is there is summed up, and the same command does the rest."""
     folder = tmp_path / "six"
@@ -135,6 +136,7 @@ def test_a_killed_worker_is_named(tmp_path):
     assert f"not done: {alive[0].folder.name} (killed)" in out and "launcher broke" in out
 
 
+@pytest.mark.slow
 def test_submitit_gives_the_same(undisturbed, tmp_path):
     local = ("hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5")
     process = start("method.threshold=0.05", *FIXED, *local, folder=tmp_path / "sweep")
@@ -145,6 +147,7 @@ def test_submitit_gives_the_same(undisturbed, tmp_path):
     assert contents(tmp_path / "sweep") == contents(undisturbed, [name])
 
 
+@pytest.mark.slow
 def test_slurm_gets_an_array_with_a_gpu_a_job(undisturbed, tmp_path, monkeypatch):
     """Against a stand-in: what is submitted, and that its tasks do the jobs."""
     monkeypatch.setenv("PATH", slurm.install(tmp_path / "slurm"))
@@ -278,6 +281,7 @@ def test_a_folder_may_hold_other_commands_runs(sweep, tmp_path):
     assert said["states"] == {"failed": 1}
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_is_summed_up(tmp_path):
     folder = tmp_path / "six"
     process = start(SIX, *FIXED, folder=folder)

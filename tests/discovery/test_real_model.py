@@ -14,7 +14,7 @@ from discovery.job.pipeline import discover
 from discovery.models.smollm2 import smollm2_folder
 from discovery.runs.folder import read_run
 
-pytestmark = pytest.mark.smollm2
+pytestmark = [pytest.mark.smollm2, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -97,6 +97,7 @@ def test_no_circuit_at_all_fails(tried):
     assert not any(found.values())
 
 
+@pytest.mark.slow
 def test_without_a_margin_tiny_differences_are_wins_and_losses(tried):
     """That is what the margin is for: they need not be even."""
     mask = less_a_negligible_edge(tried)
