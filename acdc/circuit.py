@@ -222,11 +222,15 @@ class Circuit:
     @staticmethod
     def load(path: Path | str, graph: Graph | None = None) -> Circuit:
         """Read a circuit file; see `from_json`."""
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"circuit file {path}: {error}") from error
-        return Circuit.from_json(data, graph)
+        return Circuit.from_json(read_json(path), graph)
+
+
+def read_json(path: Path | str) -> Any:
+    """What a circuit file holds; InputError if it cannot be read."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"circuit file {path}: {error}") from error
 
 
 def _from_entries(graph: Graph, edges: Mapping[str, Mapping[str, Any]]) -> Circuit:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from acdc import circuit as plain
+from acdc.errors import InputError
 from acdc.graph import KV
 from acdc.selection import top_n
 from discovery.api.ask import ask
@@ -42,8 +43,10 @@ class Circuit(plain.Circuit):
 
         `asked` are metric and ablation. InputError if its edges are not the model's.
         """
-        read = plain.Circuit.load(path, model.loaded.model.graph(kv))
-        return cls(read.graph, read.mask, read.scores, model, **asked)
+        data = plain.read_json(path)
+        read = plain.Circuit.from_json(data, model.loaded.model.graph(kv))
+        score = str((data.get("about") or {}).get("score", ""))
+        return cls(read.graph, read.mask, read.scores, model, score=score, **asked)
 
     @classmethod
     def of(
@@ -65,8 +68,13 @@ class Circuit(plain.Circuit):
         """How good it is on the task's prompts; new ones are `task.fresh(100)`.
 
         Cut edges carry what the ablation says: by default the circuit's own question. InputError
-        if the prompts do not have what metric and ablation need.
+        if the prompts do not have what metric and ablation need, and for a model of another shape.
         """
+        theirs = task.model.loaded.model.graph(self.graph.kv)
+        if theirs != self.graph:
+            raise InputError(
+                f"task: it is for {theirs.describe()}; the circuit is of {self.graph.describe()}"
+            )
         metric, ablation = metric or self.metric, ablation or self.ablation
         settings = ask(task, "random", {"n_edges": 1}, metric, ablation,
                        graph={"kv": self.graph.kv})  # fmt: skip

@@ -12,7 +12,6 @@ from shutil import copytree
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from acdc.circuit import Circuit as PlainCircuit
 from acdc.errors import InputError
 from discovery.api.ask import ask
 from discovery.api.circuit import Circuit
@@ -41,12 +40,8 @@ class Discovered:
     @cached_property
     def circuit(self) -> Circuit:
         """The circuit; its scores are what circuit.json says."""
-        model = self.task.model
-        graph = model.loaded.model.graph(self.settings.graph.kv)
-        data = json.loads((self.folder / "circuit.json").read_text(encoding="utf-8"))
-        read = PlainCircuit.from_json(data, graph)
-        about = str((data.get("about") or {}).get("score", ""))
-        return Circuit(read.graph, read.mask, read.scores, model, score=about, **self.asked)
+        path, kv = self.folder / "circuit.json", self.settings.graph.kv
+        return Circuit.load(path, self.task.model, kv, **self.asked)
 
     @property
     def holds(self) -> str:
@@ -96,10 +91,7 @@ def discover(
 
     InputError for anything that the caller can mend.
     """
-    if task.model is not model:
-        raise InputError("task: it was made for another model; make it for this one")
-    if task.only is not None:
-        raise InputError("task: these prompts are to judge on; search on the task they are of")
+    task.check_search(model)
     settings = ask(
         task, method, fields, metric, ablation, target=target, tune=tune, test=test, grow=grow,
         graph={"kv": kv}, memory_gib=memory_gib, tracking={"mode": tracking},

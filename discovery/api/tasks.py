@@ -17,7 +17,6 @@ from discovery.job.prepare import describe_ids
 from discovery.job.splits import SEEDS, unseen
 from discovery.tasks import choices
 
-TUNE = 64  # prompts that `discover` holds out to tune on, unless told
 FRESH = 900_001  # seed of fresh prompts, apart from those of a run's parts
 
 
@@ -39,14 +38,21 @@ class Task:
     def _made(self) -> Prompts:
         return task_prompts(self.choice, self.model.loaded, self.seed)
 
-    def fresh(self, n: int, seed: int = 1) -> Task:
-        """n other prompts to judge a circuit on: none that a run searches or tunes on.
+    def check_search(self, model: Model) -> None:
+        """InputError unless these are prompts to search on, for this model."""
+        if self.model is not model:
+            raise InputError("task: it was made for another model; make it for this one")
+        if self.only is not None:
+            raise InputError("task: these prompts are to judge on; search on the task they are of")
+
+    def fresh(self, n: int, seed: int = 1, tune: int = 64) -> Task:
+        """n other prompts to judge a circuit on: none that a run searches on, nor its `tune`.
 
         Of a file: lines that a run leaves. InputError if there are fewer.
         """
         seen = [self._made]
-        tune = self._held("tune", TUNE, self.seed + SEEDS["tune"], seen)
-        seen += [] if tune is None else [tune]
+        tuned = self._held("tune", tune, self.seed + SEEDS["tune"], seen)
+        seen += [] if tuned is None else [tuned]
         found = self._held("test", n, self.seed + FRESH + seed, seen)
         if found is None or len(found) < n:
             raise InputError(
