@@ -14,36 +14,30 @@ from command import CONF, asked, hydra_words, plain, refusals_as_exit, this_run
 from hydra import compose
 from omegaconf import DictConfig
 
-from acdc.errors import InputError
-from acdc.selection import RULES
 from discovery.runs.folder import RunFolder, termination_as_exit
-from discovery.settings.run import Settings, read_settings
+from discovery.settings.run import CompareSettings, Settings, read_comparison, read_settings
 from discovery.show.tables import markdown
 
-OWN = ("methods", "rule", "targets", "curves")  # fields of conf/compare.yaml
 
-
-def method_settings(config: DictConfig, overrides: list[str]) -> list[Settings]:
+def method_settings(own: CompareSettings, overrides: list[str]) -> list[Settings]:
     """One checked configuration a method: its own file, all else shared.
 
     A method is its name, and what is asked of it alone: "eap method.backward=gim".
     """
-    shared = [o for o in overrides if o.split("=")[0].lstrip("+") not in OWN]
+    shared = [o for o in overrides if o.split("=")[0].lstrip("+") not in type(own).model_fields]
     out = []
-    for words in config.methods:
+    for words in own.methods:
         name, *more = words.split()
-        own = asked([f"method={name}", *shared, *more])
-        out.append(read_settings(plain(compose("config", own))))
-    if not out:
-        raise InputError("methods=[]: name at least one, such as methods=[eap_ig,random]")
-    if config.rule not in RULES:
-        raise InputError(f"rule={config.rule!r}: allowed are {', '.join(RULES)}")
+        composed = compose("config", asked([f"method={name}", *shared, *more]))
+        out.append(read_settings(plain(composed)))
     return out
 
 
 def run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     """Compare, write, print."""
-    methods = method_settings(config, overrides)
+    fields = plain(config)
+    own = read_comparison({name: fields[name] for name in CompareSettings.model_fields})
+    methods = method_settings(own, overrides)
     from discovery.job.doubts import doubts
     from discovery.job.prepare import prepare
     from discovery.studies.compare import (  # seconds, for settings that hold
@@ -52,13 +46,13 @@ def run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
         draw_curves,
     )
 
-    with termination_as_exit(), RunFolder.create(folder, plain(config), overrides) as record:
+    with termination_as_exit(), RunFolder.create(folder, fields, overrides) as record:
         job = prepare(methods[0])
         print(job.describe())
         for sentence in doubts(job.loaded, job.data, job.metric, None):
             print(f"warning: {sentence}")
         found, results, asked_of = [], {}, [s.method for s in methods]
-        for one in compare_on(job, asked_of, config.rule, config.targets, config.curves):
+        for one in compare_on(job, asked_of, own.rule, own.targets, own.curves):
             found.append(one)  # what is known is written, whatever becomes of the others
             results = as_json(found, job.data)
             record.write("compare.json", results)
@@ -71,7 +65,7 @@ def run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
         title = "{} in {}, {}, {}".format(*words)
         print(f"edges needed for a share of the model\n\n{markdown(results['needed'])}")
         print(markdown(results["table"]))
-        if config.curves:
+        if own.curves:
             print(f"picture  {draw_curves(folder, found, title)}")
         print(f"results  {record.path('compare.json')}")
 

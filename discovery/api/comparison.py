@@ -11,10 +11,9 @@ from discovery.api.model import Model
 from discovery.api.tasks import Task
 from discovery.job.prepare import Job, prepare
 from discovery.methods.method import Method
-from discovery.show.tables import markdown
+from discovery.settings.run import read_comparison
+from discovery.show.tables import html, markdown
 from discovery.studies.compare import Compared, as_json, compare_on, figure_of
-
-TARGETS = (0.5, 0.8, 0.9, 0.95)
 
 
 @dataclass(frozen=True, repr=False)
@@ -44,14 +43,12 @@ class Comparison:
         return "\n".join(markdown(rows) for rows in (self.needed, self.table) if rows)
 
     def _repr_html_(self) -> str:
-        from discovery.show.tables import html
-
         return "".join(html(rows) for rows in (self.needed, self.table) if rows)
 
 
 def compare(
     model: Model, task: Task, methods: Sequence[str | Method], *, metric: Any = "logit_diff",
-    ablation: Any = "other", targets: Sequence[float] = TARGETS, curves: bool = True,
+    ablation: Any = "other", targets: Sequence[float] = (0.5, 0.8, 0.9, 0.95), curves: bool = True,
     rule: Any = "top_n", tune: int = 64, test: int = 100, kv: str = "per_query_head",
 ) -> Comparison:  # fmt: skip
     """How many edges each method needs to recover a share of the model, and its curve over sizes.
@@ -59,8 +56,10 @@ def compare(
     `methods` are names or `method(...)`. Sizes are chosen on `tune` prompts, two-sided, and judged
     on `test` others. InputError for anything that the caller can mend.
     """
+    task.check_search(model)
+    own = read_comparison({"methods": methods, "targets": targets, "curves": curves, "rule": rule})
     shared = {"tune": tune, "test": test, "graph": {"kv": kv}}
-    asked = [ask(task, one, {}, metric, ablation, **shared) for one in methods]
+    asked = [ask(task, one, {}, metric, ablation, **shared) for one in own.methods]
     job = prepare(asked[0], model.kept)
-    found = tuple(compare_on(job, [s.method for s in asked], rule, targets, curves))
+    found = tuple(compare_on(job, [s.method for s in asked], own.rule, own.targets, own.curves))
     return Comparison(job, found)

@@ -124,6 +124,30 @@ class Settings(ModelSettings):
         return None if self.aim is None else f"target={self.aim:g}"
 
 
+class CompareSettings(Fields):
+    """What a comparison asks beside the run's own questions (conf/compare.yaml)."""
+
+    methods: tuple[Any, ...]  # as they are named
+    targets: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.5, 0.8, 0.9, 0.95)
+    curves: bool = True
+    rule: Literal["top_n", "greedy"] = "top_n"
+
+    @field_validator("methods")
+    @classmethod
+    def _some(cls, methods: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not methods:
+            raise ValueError("methods=[]: name at least one, such as methods=[eap_ig,random]")
+        return methods
+
+
+def read_comparison(config: Mapping[str, Any]) -> CompareSettings:
+    """Check a comparison's own fields; InputError names every one that is wrong and why."""
+    try:
+        return CompareSettings.model_validate(config)
+    except ValidationError as error:
+        raise InputError("\n".join(sentences(error))) from None
+
+
 class RouteSettings(ModelSettings):
     """The route of one prompt, given as a text, as token ids, or as one of a task."""
 

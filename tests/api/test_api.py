@@ -1,6 +1,7 @@
 """The Python interface: the same runs as the commands', by the same laws."""
 
 import gc
+import inspect
 import json
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import discovery as cd
 from acdc.metrics import Metric
 from discovery.job import pipeline
 from discovery.methods import Found, Method
-from discovery.settings.run import read_settings
+from discovery.settings.run import CompareSettings, GraphSettings, Settings, read_settings
 
 ROOT = Path(__file__).parents[2]
 SIZED = {"n_edges": 20}
@@ -49,6 +50,17 @@ ROWS = [
     {"clean_ids": [i, 2, 3, 4], "corrupt_ids": [i, 3, 2, 4], "answers": [i], "wrong": [i + 1]}
     for i in range(4, 12)
 ]
+
+
+def test_defaults_are_those_of_the_commands():
+    """A call's signature shows them; they are the settings' own."""
+    for call, settings in ((cd.discover, Settings), (cd.compare, CompareSettings)):
+        shown = {n: p.default for n, p in inspect.signature(call).parameters.items()}
+        for name, about in settings.model_fields.items():
+            if name in shown and not about.is_required():
+                own = "disabled" if name == "tracking" else about.default  # a notebook's choice
+                assert shown[name] == getattr(own, "name", own), (call, name)
+    assert inspect.signature(cd.discover).parameters["kv"].default == GraphSettings().kv
 
 
 def test_importing_takes_nothing_in():
@@ -89,6 +101,12 @@ def test_all_edges_are_the_model_and_no_edge_is_nothing(found, task):
         assert f"{len(circuit)} edges on 12 prompts" in repr(measured)
 
 
+def test_a_circuit_is_measured_on_models_of_its_shape_only(found, tiny):
+    task = cd.pairs(ROWS, cd.load(tiny))
+    with pytest.raises(cd.InputError, match="task: it is for 2 layers x 2 heads"):
+        found.circuit.evaluate(task, ablation="resample")
+
+
 def test_on_its_own_prompts_a_circuit_is_as_good_as_its_run_says(found, task):
     measured = found.circuit.evaluate(task)
     own = found.result["splits"]["search"]
@@ -106,6 +124,8 @@ def test_fresh_prompts_are_none_that_the_run_used(found, task):
     assert len(fresh) == 30 and fresh == again and not fresh & job_prompts and fresh != other
     with pytest.raises(cd.InputError, match="these prompts are to judge on"):
         cd.discover(found.circuit.model, task.fresh(5), "random", n_edges=5)
+    tuned = inspect.signature(task.fresh).parameters["tune"].default
+    assert tuned == Settings.model_fields["tune"].default
 
 
 def test_of_a_file_fresh_prompts_are_the_lines_left(tiny):
@@ -182,6 +202,7 @@ def test_a_circuit_is_kept_read_and_drawn(found, model, tmp_path):
     read = cd.Circuit.load(tmp_path / "c.json", model)
     best = read.top(5)  # less what is on no path
     assert 0 < len(best) <= 5 and best <= read
+    assert read.score == found.circuit.score and read.score.startswith("eap_ig, in logits")
     assert not (read ^ found.circuit) and np.array_equal(read.scores, found.circuit.scores)
     named = cd.Circuit.of(found.circuit.edges, model)
     assert not (named ^ found.circuit) and named.model is model
@@ -256,6 +277,11 @@ def test_methods_are_compared(model, task):
         (lambda m, t: cd.discover(m, t, metric="rank"), "metric.name='rank'"),
         (lambda m, t: cd.discover(m, t, target=2.0), "target=2"),
         (lambda m, t: cd.discover(cd.load("induction"), t), "made for another model"),
+        (lambda m, t: cd.compare(cd.load("induction"), t, ["random"]), "made for another model"),
+        (lambda m, t: cd.compare(m, t.fresh(3), ["random"]), "these prompts are to judge on"),
+        (lambda m, t: cd.compare(m, t, []), "methods=[]: name at least one"),
+        (lambda m, t: cd.compare(m, t, ["random"], rule="best"), "rule='best': input should be"),
+        (lambda m, t: cd.compare(m, t, ["random"], targets=[2.0]), "targets.0=2.0"),
         (lambda m, t: cd.Circuit.of(["a->b"], m), "edge 'a->b' does not exist"),
         (lambda m, t: cd.Circuit.load("no.json", m), "circuit file no.json"),
     ],
