@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import base64
 import html
-import json
 from typing import Any
 
 from discovery.dashboard.contents import circuit
-from discovery.dashboard.export import hashed, page_text
+from discovery.dashboard.export import inlined
 
 SCRIPTS = ("dom.js", "grid.js", "circuit.js", "embed.js")
 STYLES = ("style.css", "views.css")
@@ -37,17 +36,12 @@ def circuit_frame(data: dict[str, Any], title: str) -> str:
 
 def circuit_page(drawn: dict[str, Any], title: str) -> str:
     """The page in the frame."""
-    style = "\n".join(page_text(name) for name in STYLES)
-    script = "\n".join(page_text(name) for name in SCRIPTS)
-    policy = f"default-src 'none'; script-src '{hashed(script)}'; style-src '{hashed(style)}'"
-    inside = json.dumps(drawn, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    head, tail = inlined(SCRIPTS, STYLES, drawn)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        f"<title>{html.escape(title)}</title><style>{style}</style></head><body>"
+        f"<title>{html.escape(title)}</title>{head}</head><body>"
         f'<main id="main"><h1>{html.escape(title)}</h1></main>'
         '<div id="tip" aria-hidden="true" hidden></div>'
         '<div id="said" class="unseen" role="status" aria-live="polite"></div>'
-        f'<script type="application/json" id="data">{inside}</script>'
-        f"<script>{script}</script></body></html>"
+        f"{tail}</body></html>"
     )

@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from acdc.errors import InputError
 from discovery.dashboard.contents import Plain, told_apart
@@ -42,26 +43,33 @@ def page_of(found: Mapping[str, Plain]) -> str:
         if len(found) > 1 and not one.get("circuit"):
             raise InputError(f"{name} has no circuit, so it cannot be compared.")
     data = {"runs": told_apart([one["summary"] for one in found.values()]), "details": found}
-    style, page = "\n".join(page_text(name) for name in STYLES), page_text("index.html")
-    script = "\n".join(page_text(name) for name in SCRIPTS)
-    policy = f"default-src 'none'; script-src '{hashed(script)}'; style-src '{hashed(style)}'"
-    head = f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-    inside = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    before, _, rest = page.partition("<!-- linked -->")
+    head, tail = inlined(SCRIPTS, STYLES, data)
+    before, _, rest = _text("index.html").partition("<!-- linked -->")
     _, _, after = rest.partition("<!-- /linked -->")
     body, _, end = after.partition("</body>")
+    return f"{before}{head}{body}{tail}\n</body>{end}"
+
+
+def inlined(scripts: Sequence[str], styles: Sequence[str], data: Any) -> tuple[str, str]:
+    """What a page has in its head and at the end of its body, files and data inside.
+
+    A policy that lets exactly these scripts and this style run, and the style; the data, as
+    element "data", and the scripts.
+    """
+    style = "\n".join(_text(name) for name in styles)
+    script = "\n".join(_text(name) for name in scripts)
+    policy = f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'"
+    inside = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     return (
-        f"{before}{head}\n<style>{style}</style>{body}"
-        f'<script type="application/json" id="data">{inside}</script>\n'
-        f"<script>{script}</script>\n</body>{end}"
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n<style>{style}</style>',
+        f'<script type="application/json" id="data">{inside}</script>\n<script>{script}</script>',
     )
 
 
-def page_text(name: str) -> str:
-    """A file of the page."""
+def _text(name: str) -> str:
     return files("discovery.dashboard").joinpath("page", name).read_text(encoding="utf-8")
 
 
-def hashed(text: str) -> str:
+def _hash(text: str) -> str:
     """What a policy calls a script or a style that it lets in."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
