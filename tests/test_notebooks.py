@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from acdc.errors import InputError
-
 nbformat = pytest.importorskip("nbformat", reason="notebooks need the extra `dev`: nbformat")
 nbclient = pytest.importorskip("nbclient", reason="notebooks need the extra `dev`: nbclient")
 pytest.importorskip("ipykernel", reason="notebooks need the extra `dev`: ipykernel")
@@ -129,15 +127,7 @@ def test_own_model_and_task(execute):
 
 
 @pytest.mark.smollm2
-def test_ioi_smollm2(execute):
-    from discovery.models.smollm2 import smollm2_folder
-
-    try:
-        smollm2_folder()
-    except InputError as error:
-        if "pip" in str(error):
-            pytest.skip(f"the registry is out of reach: {error}")
-        raise
+def test_ioi_smollm2(execute, smollm2):
     ran = execute("ioi_smollm2")
     shown = ran.shown("cd.discover", "text/html")
     assert "<table>" in shown and "<iframe" in shown

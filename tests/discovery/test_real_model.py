@@ -9,22 +9,14 @@ import resource
 import pytest
 from test_settings import AS_PUBLISHED, settings
 
-from acdc.errors import InputError
 from discovery.job.pipeline import discover
-from discovery.models.smollm2 import smollm2_folder
 from discovery.runs.folder import read_run
 
 pytestmark = [pytest.mark.smollm2, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    try:
-        smollm2_folder()
-    except InputError as error:
-        if "pip" in str(error):
-            pytest.skip(f"the registry is out of reach: {error}")
-        raise
+def run(tmp_path_factory, smollm2):
     folder = tmp_path_factory.mktemp("runs") / "ioi"
     chosen = settings(
         *AS_PUBLISHED, "model=smollm2", "task=ioi", "task.n=8", "method.threshold=0.05"
