@@ -8,6 +8,7 @@ Writes compare.json and, unless curves=false, curve.png and curve.svg into the r
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import hydra
 from command import CONF, asked, hydra_words, plain, refusals_as_exit, this_run
@@ -19,25 +20,28 @@ from discovery.settings.run import CompareSettings, Settings, read_comparison, r
 from discovery.show.tables import markdown
 
 
-def method_settings(own: CompareSettings, overrides: list[str]) -> list[Settings]:
-    """One checked configuration a method: its own file, all else shared.
+def questions(
+    fields: dict[str, Any], overrides: list[str]
+) -> tuple[CompareSettings, list[Settings]]:
+    """What the comparison asks, and one checked configuration a method: its own file, all else
+    shared.
 
     A method is its name, and what is asked of it alone: "eap method.backward=gim".
     """
+    own = read_comparison({name: fields[name] for name in CompareSettings.model_fields})
     shared = [o for o in overrides if o.split("=")[0].lstrip("+") not in type(own).model_fields]
     out = []
     for words in own.methods:
         name, *more = words.split()
         composed = compose("config", asked([f"method={name}", *shared, *more]))
         out.append(read_settings(plain(composed)))
-    return out
+    return own, out
 
 
 def run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     """Compare, write, print."""
     fields = plain(config)
-    own = read_comparison({name: fields[name] for name in CompareSettings.model_fields})
-    methods = method_settings(own, overrides)
+    own, methods = questions(fields, overrides)
     from discovery.job.doubts import doubts
     from discovery.job.prepare import prepare
     from discovery.studies.compare import (  # seconds, for settings that hold

@@ -129,7 +129,7 @@ def test_what_is_not_run_says_why(page):
 
 READ = {
     "discover": lambda config, words: read_settings(command.plain(config)),
-    "compare": lambda config, words: compare.method_settings(config, words),
+    "compare": lambda config, words: compare.questions(command.plain(config), words),
     "route": lambda config, words: read_as(RouteSettings, command.plain(config)),
     "components": lambda config, words: components.checked(command.plain(config)),
     "validate": lambda config, words: read_validation(_less_run(config)),
