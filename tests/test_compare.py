@@ -47,6 +47,8 @@ def test_table_and_curves(tmp_path):
         ("methods=[]", ["name at least one"]),
         ("metric=nll2", ["metric.name='nll2'", "kl"]),
         ("rule=best", ["rule", "best", "top_n"]),
+        ("targets=[]", ["targets=[]: name at least one"]),
+        ("targets=[0.5,2]", ["targets.1=2", "less than 1"]),
     ],
 )
 def test_bad_input_is_one_clear_error(override, words, tmp_path, monkeypatch):
@@ -59,6 +61,7 @@ def test_bad_input_is_one_clear_error(override, words, tmp_path, monkeypatch):
         asked = module.asked([override, "tracking=disabled"])
         module.run(compose("compare", asked), tmp_path / "run", asked)
     assert all(word in str(error.value) for word in words), error.value
+    assert "\n" not in str(error.value)
 
 
 def test_the_command_ends_with_that_error(tmp_path):

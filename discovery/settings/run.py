@@ -10,7 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from acdc.errors import InputError
 from discovery.ablations.choices import AblationChoice, Other
@@ -128,16 +134,17 @@ class CompareSettings(Fields):
     """What a comparison asks beside the run's own questions (conf/compare.yaml)."""
 
     methods: tuple[Any, ...]  # as they are named
-    targets: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.5, 0.8, 0.9, 0.95)
+    targets: tuple[Share, ...] = (0.5, 0.8, 0.9, 0.95)
     curves: bool = True
     rule: Literal["top_n", "greedy"] = "top_n"
 
-    @field_validator("methods")
+    @field_validator("methods", "targets")
     @classmethod
-    def _some(cls, methods: tuple[Any, ...]) -> tuple[Any, ...]:
-        if not methods:
-            raise ValueError("methods=[]: name at least one, such as methods=[eap_ig,random]")
-        return methods
+    def _some(cls, named: tuple[Any, ...], info: Any) -> tuple[Any, ...]:
+        if not named:
+            such = {"methods": "[eap_ig,random]", "targets": "[0.8,0.9]"}[str(info.field_name)]
+            raise ValueError(f"{info.field_name}=[]: name at least one, such as {such}")
+        return named
 
 
 def read_comparison(config: Mapping[str, Any]) -> CompareSettings:
