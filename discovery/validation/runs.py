@@ -10,14 +10,10 @@ from typing import Any
 
 import torch
 
-from acdc.ablation import Ablation
-from acdc.bridge import LoadedModel
 from acdc.circuit import Circuit
-from acdc.data import Data
 from acdc.errors import InputError
-from acdc.prompts import Prompts
 from discovery.ablations.choices import AblationChoice
-from discovery.job.build import build_prompts, cut_by, make_ablation
+from discovery.job.build import build_prompts
 from discovery.job.finished import read_finished
 from discovery.job.prepare import Kept, load
 from discovery.job.splits import split
@@ -26,7 +22,7 @@ from discovery.runs.json_files import write_json
 from discovery.runs.tracking import Outcome, start_tracker
 from discovery.settings.evaluation import FullEvaluation
 from discovery.settings.run import Settings
-from discovery.validation.held_out import held_out
+from discovery.validation.held_out import held_out, run_ablation
 from discovery.validation.report import write_report
 from discovery.validation.validate import Validator
 from discovery.validation.verdicts import Verdict, headline, left_out, verdicts
@@ -102,7 +98,7 @@ def validate_runs(
     seen = [used, *(p for part, p in split(run, loaded, used).items() if part == "tune")]
     prompts = held_out(run, loaded, seen, settings.prompts, settings.seed)
     say(f"{len(prompts)} held-out prompts, none of the run's {sum(map(len, seen))}")
-    ablations = {a: _ablation(a, run, loaded, used) for a in _asked(found)}
+    ablations = {a: run_ablation(a, run, loaded, used) for a in _asked(found)}
     with torch.inference_mode():
         validators: dict[AblationChoice, Validator] = {}
         out = []
@@ -119,15 +115,6 @@ def validate_runs(
 
 def _asked(found: Sequence[Found]) -> list[AblationChoice]:
     return list(dict.fromkeys(one.settings.ablation for one in found))
-
-
-def _ablation(asked: AblationChoice, run: Settings, loaded: LoadedModel, used: Prompts) -> Ablation:
-    """As the run had it; what it learnt, it learnt from its own prompts."""
-    ablation = make_ablation(asked, run.task, loaded, run.seed)
-    if type(ablation).learnt is Ablation.learnt:
-        return ablation
-    graph = loaded.model.graph(run.graph.kv)
-    return cut_by(ablation, Data(loaded.model, graph, asked.pair(used, run.seed))).ablation
 
 
 def _validate(one: Found, validator: Validator, used: Any, say: Say) -> Validated:

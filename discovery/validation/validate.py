@@ -32,7 +32,7 @@ from discovery.statistics.independence import independence
 from discovery.statistics.random_circuits import complement
 from discovery.statistics.result import TestResult
 from discovery.statistics.search_worst import EXACT_UP_TO, Effort
-from discovery.validation.bench import Bench, Floats, Mask, Values, make_bench, two_sided
+from discovery.validation.bench import Bench, Floats, Mask, Values, two_sided
 from discovery.validation.budget import Budget, Progress
 from discovery.validation.chance import likely_masks, random_masks, scrubbed_scores, shape_masks
 from discovery.validation.faithfulness import (
@@ -41,6 +41,7 @@ from discovery.validation.faithfulness import (
     other_ablations,
     spread,
 )
+from discovery.validation.held_out import bench_of
 from discovery.validation.knockouts import (
     Completeness,
     Minimality,
@@ -73,12 +74,7 @@ class Validator:
         ablation: Ablation, null_edges: int,
     ) -> Validator:  # fmt: skip
         """On held-out prompts, paired as the run's ablation asks, with its graph and ablation."""
-        graph = loaded.model.graph(run.graph.kv)
-        asked = run.ablation.pair(prompts, settings.seed)
-        own = prompts.has_corrupt and len(asked) == len(prompts) and asked is not prompts
-        bench = make_bench(
-            loaded.model, graph, asked, ablation, settings.chunk, prompts if own else None
-        )
+        bench = bench_of(run, loaded, prompts, ablation, settings.seed, settings.chunk)
         return cls(settings, loaded, bench, null_edges)
 
     def rng(self, part: int) -> np.random.Generator:

@@ -1,0 +1,1 @@
+"""From a circuit to an explanation that was tried: one file a part, one page for all."""

@@ -1,0 +1,23 @@
+"""explanation.html: a readable page that needs nothing beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from discovery.explain.parts import Explanation
+from discovery.show.tables import html
+
+
+def page(about: Mapping[str, Any], explanation: Explanation) -> str:
+    """The page as HTML. Everything but the pictures is escaped."""
+    environment = Environment(
+        loader=PackageLoader("discovery.explain", "templates"), autoescape=True,
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["table"] = lambda rows: Markup(html(rows))
+    environment.filters["svg"] = Markup
+    return environment.get_template("explanation.html").render(about=about, e=explanation)

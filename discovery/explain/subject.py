@@ -1,0 +1,75 @@
+"""What is explained: a circuit, the model that it is of, and prompts that it was not found on."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from acdc.ablation import RESAMPLE
+from acdc.bridge import LoadedModel
+from acdc.circuit import Circuit
+from acdc.graph import Graph
+from acdc.model import Model
+from discovery.validation.bench import Bench
+from discovery.validation.knockouts import circuit_nodes
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """All that a part works on. Both benches cut as the run did; see `paired`.
+
+    What is picked (a head, a direction, a claim) is picked on `choose` and measured on `test`: a
+    maximum over many is high by chance.
+    """
+
+    circuit: Circuit
+    loaded: LoadedModel
+    choose: Bench
+    test: Bench
+    heads: Mapping[str, Mapping[str, Any]]  # heads.json's entry of each head of the circuit
+    seed: int
+    level: float  # of tests; intervals are at 1 - level
+
+    @property
+    def model(self) -> Model:
+        """The weights, and the pieces of a forward pass."""
+        return self.loaded.model
+
+    @property
+    def graph(self) -> Graph:
+        """The circuit's."""
+        return self.circuit.graph
+
+    @cached_property
+    def nodes(self) -> list[int]:
+        """Writers that the circuit's edges touch, without `input`, in order."""
+        return circuit_nodes(self.choose, self.circuit.mask)
+
+    @cached_property
+    def head_nodes(self) -> list[tuple[int, int]]:
+        """(layer, head) of the circuit's heads, in order."""
+        places = (divmod(w - 1, self.graph.block_size) for w in self.nodes)
+        return [(layer, i) for layer, i in places if i < self.graph.n_heads]
+
+    def having(self, role: str) -> list[str]:
+        """Heads of the circuit whose scores suggest a role, such as "mover"."""
+        return [name for name, entry in self.heads.items() if role in entry["candidates"]]
+
+    def rng(self, part: str) -> np.random.Generator:
+        """A part's own stream of chance, whatever the others do."""
+        return np.random.default_rng([self.seed, zlib.crc32(part.encode())])
+
+    def token(self, token: int) -> str:
+        """A token's text, quoted, or its id where the model has no tokenizer."""
+        tokenizer = self.loaded.tokenizer
+        return str(token) if tokenizer is None else repr(tokenizer.decode([token]))
+
+
+def paired(bench: Bench) -> Bench:
+    """The same prompts with the task's own corrupt ones outside, where it has them."""
+    return bench.under(RESAMPLE)
