@@ -21,6 +21,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from discovery.choices import registry
 from discovery.consensus.settings import read_consensus
+from discovery.explain.settings import read_explain
 from discovery.settings.run import RouteSettings, read_as, read_scrub_settings, read_settings
 from discovery.validation.settings import read_validation
 
@@ -134,6 +135,7 @@ READ = {
     "components": lambda config, words: components.checked(command.plain(config)),
     "validate": lambda config, words: read_validation(_less_run(config)),
     "consensus": lambda config, words: read_consensus(_less_run(config)),
+    "explain": lambda config, words: read_explain(_less_run(config)),
     "scrub": lambda config, words: read_scrub_settings(command.plain(config)),
 }
 
