@@ -7,6 +7,7 @@
     found = cd.discover(model, task, "acdc", threshold=0.05)
     found.circuit.evaluate(task.fresh(100))
     cd.validate(found)
+    cd.explain(found)
     cd.compare(model, task, ["eap_ig", "random"])
 
 Names are imported when they are asked for, so that `import discovery` takes no time.
@@ -23,18 +24,21 @@ if TYPE_CHECKING:
     from discovery.api.choose import method
     from discovery.api.circuit import Circuit
     from discovery.api.comparison import compare
+    from discovery.api.explanation import explain
     from discovery.api.model import load
     from discovery.api.run import discover
     from discovery.api.tasks import pairs, task
     from discovery.api.validation import validate
 
 __all__ = [
-    "Circuit", "InputError", "compare", "discover", "load", "method", "pairs", "task", "validate",
+    "Circuit", "InputError", "compare", "discover", "explain", "load", "method", "pairs", "task",
+    "validate",
 ]  # fmt: skip
 _WHERE = {
     "Circuit": "discovery.api.circuit", "InputError": "acdc.errors",
     "compare": "discovery.api.comparison", "discover": "discovery.api.run",
-    "load": "discovery.api.model", "method": "discovery.api.choose", "pairs": "discovery.api.tasks",
+    "explain": "discovery.api.explanation", "load": "discovery.api.model",
+    "method": "discovery.api.choose", "pairs": "discovery.api.tasks",
     "task": "discovery.api.tasks", "validate": "discovery.api.validation",
 }  # fmt: skip
 

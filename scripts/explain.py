@@ -17,7 +17,7 @@ import hydra
 from command import CONF, check_words, plain, refusals_as_exit, shown
 from omegaconf import DictConfig
 
-from discovery.explain.settings import read_explain
+from discovery.explanation.settings import read_explain
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="explain")
@@ -27,7 +27,7 @@ def main(config: DictConfig) -> None:
         fields = plain(config)
         folder = Path(fields.pop("run"))
         asked = read_explain(fields)
-        from discovery.explain.runs import explain_run, says
+        from discovery.explanation.runs import explain_run, says
 
         done = explain_run(folder, asked, print)
         print(says(done))

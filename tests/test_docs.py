@@ -21,7 +21,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from discovery.choices import registry
 from discovery.consensus.settings import read_consensus
-from discovery.explain.settings import read_explain
+from discovery.explanation.settings import read_explain
 from discovery.settings.run import RouteSettings, read_as, read_scrub_settings, read_settings
 from discovery.validation.settings import read_validation
 

@@ -17,6 +17,7 @@ from discovery.api.tasks import Task
 from discovery.choices.fields import sentences
 from discovery.runs.json_files import encode
 from discovery.settings.evaluation import FullEvaluation
+from discovery.show.frame import framed
 from discovery.validation.runs import Validated, read_found, says, validate_runs
 from discovery.validation.verdicts import headline
 
@@ -52,13 +53,7 @@ class Validation:
         return says(self.validated)
 
     def _repr_html_(self) -> str:
-        from html import escape
-
-        page = self.report.read_text(encoding="utf-8")
-        return (
-            f'<iframe srcdoc="{escape(page)}" sandbox="" title="Validation"'
-            ' style="width:100%;height:720px;border:1px solid #ccc"></iframe>'
-        )
+        return framed(self.report.read_text(encoding="utf-8"), "Validation")
 
 
 def validate(
@@ -74,22 +69,24 @@ def validate(
         settings = FullEvaluation(**asked)
     except ValidationError as error:
         raise InputError("\n".join(sentences(error))) from None
-    run = what if isinstance(what, Discovered) else _as_run(what, task)
+    run = as_run(what, task, "validate")
     (done,) = validate_runs(
         read_found([run.folder]), settings, say or (lambda _: None), run.task.model.kept
     )
     return Validation(run, done)
 
 
-def _as_run(circuit: Circuit, task: Task | None) -> Discovered:
-    """A run that found nothing else."""
+def as_run(what: Discovered | Circuit, task: Task | None, asked: str) -> Discovered:
+    """A run, or a circuit as one that found nothing else; `asked` is the call, for the message."""
+    if isinstance(what, Discovered):
+        return what
     if task is None:
         raise InputError(
-            "validate: a circuit needs the task that it is for: validate(circuit, task)"
+            f"{asked}: a circuit needs the task that it is for: {asked}(circuit, task)"
         )
-    data = encode(circuit.to_json(about={"score": circuit.score}))
+    data = encode(what.to_json(about={"score": what.score}))
     path = stored("circuits", "circuit", ".json", data)
     return discover(
-        task.model, task, "given", circuit=str(path), metric=circuit.metric,
-        ablation=circuit.ablation, kv=circuit.graph.kv,
+        task.model, task, "given", circuit=str(path), metric=what.metric, ablation=what.ablation,
+        kv=what.graph.kv,
     )  # fmt: skip

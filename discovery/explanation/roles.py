@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from discovery.explain.section import Section, Table
-from discovery.explain.subject import Subject
+from discovery.explanation.section import Section, Table
+from discovery.explanation.subject import Subject
 
 
 def check(subject: Subject, asked: object) -> str | None:

@@ -15,9 +15,9 @@ from types import ModuleType
 from tqdm.auto import tqdm
 
 from acdc.errors import InputError
-from discovery.explain.section import Section
-from discovery.explain.settings import ExplainSettings
-from discovery.explain.subject import Subject
+from discovery.explanation.section import Section
+from discovery.explanation.settings import ExplainSettings
+from discovery.explanation.subject import Subject
 
 PARTS = ("roles",)  # in this order: a part may use what those before it found
 PASSES = 3  # plain passes that are timed
@@ -41,7 +41,7 @@ def explain(subject: Subject, asked: ExplainSettings, say: Say) -> Explanation:
     """
     wanted, left_out = dict[str, ModuleType](), dict[str, str]()
     for name in PARTS if asked.parts is None else [p for p in PARTS if p in asked.parts]:
-        module = import_module(f"discovery.explain.{name}")
+        module = import_module(f"discovery.explanation.{name}")
         reason = module.check(subject, getattr(asked, name, None))
         if reason is None:
             wanted[name] = module

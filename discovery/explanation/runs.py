@@ -11,10 +11,10 @@ import torch
 
 from acdc.circuit import Circuit
 from acdc.prompts import Prompts
-from discovery.explain.page import page
-from discovery.explain.parts import Explanation, explain
-from discovery.explain.settings import FEWEST, ExplainSettings
-from discovery.explain.subject import Subject
+from discovery.explanation.page import page
+from discovery.explanation.parts import Explanation, explain
+from discovery.explanation.settings import FEWEST, ExplainSettings
+from discovery.explanation.subject import Subject
 from discovery.job.build import build_prompts
 from discovery.job.prepare import Kept, load
 from discovery.job.splits import split

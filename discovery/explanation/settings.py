@@ -18,54 +18,54 @@ FEWEST = 16  # prompts: half are chosen on, half tested on
 
 
 class Paths(Fields):
-    """Path patching (discovery/explain/paths.py)."""
+    """Path patching (discovery/explanation/paths.py)."""
 
 
 class Backups(Fields):
-    """Knock-outs and who takes over (discovery/explain/backups.py)."""
+    """Knock-outs and who takes over (discovery/explanation/backups.py)."""
 
 
 class Attention(Fields):
-    """Scores split over pairs of writers (discovery/explain/attention.py)."""
+    """Scores split over pairs of writers (discovery/explanation/attention.py)."""
 
 
 class Writes(Fields):
-    """What nodes write (discovery/explain/writes.py)."""
+    """What nodes write (discovery/explanation/writes.py)."""
 
 
 class Probes(Fields):
-    """What nodes know (discovery/explain/probes.py)."""
+    """What nodes know (discovery/explanation/probes.py)."""
 
 
 class Neurons(Fields):
-    """Neurons of the circuit's MLPs (discovery/explain/neurons.py)."""
+    """Neurons of the circuit's MLPs (discovery/explanation/neurons.py)."""
 
 
 class Variables(Fields):
-    """Variables in subspaces (discovery/explain/variables.py)."""
+    """Variables in subspaces (discovery/explanation/variables.py)."""
 
 
 class Steering(Fields):
-    """Adding and taking out a direction (discovery/explain/steering.py)."""
+    """Adding and taking out a direction (discovery/explanation/steering.py)."""
 
 
 class Proxy(Fields):
-    """The circuit's outputs from the variables alone (discovery/explain/proxy.py)."""
+    """The circuit's outputs from the variables alone (discovery/explanation/proxy.py)."""
 
 
 class Features(Fields):
-    """A node split by a sparse autoencoder (discovery/explain/features.py)."""
+    """A node split by a sparse autoencoder (discovery/explanation/features.py)."""
 
 
 class Story(Fields):
-    """A hypothesis made, scrubbed and refined (discovery/explain/story.py)."""
+    """A hypothesis made, scrubbed and refined (discovery/explanation/story.py)."""
 
 
 class ExplainSettings(Fields):
     """One explanation."""
 
     # those to make; None: all that the circuit's task and model allow
-    parts: Annotated[tuple[PartName, ...], Field(min_length=1)] | None = None
+    parts: tuple[PartName, ...] | None = None
     # held out, never those of the run: so many of its task, or a file of one's own, as task=pairs
     prompts: int | str = 128
     seed: Least = 1
@@ -83,6 +83,13 @@ class ExplainSettings(Fields):
     proxy: Proxy = Proxy()
     features: Features = Features()
     story: Story = Story()
+
+    @field_validator("parts")
+    @classmethod
+    def _some(cls, parts: tuple[PartName, ...] | None) -> tuple[PartName, ...] | None:
+        if parts == ():
+            raise ValueError("parts=[]: name at least one, or null for all")
+        return parts
 
     @field_validator("prompts")
     @classmethod

@@ -8,14 +8,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from discovery.explain.parts import Explanation
+from discovery.explanation.parts import Explanation
 from discovery.show.tables import html
 
 
 def page(about: Mapping[str, Any], explanation: Explanation) -> str:
     """The page as HTML. Everything but the pictures is escaped."""
     environment = Environment(
-        loader=PackageLoader("discovery.explain", "templates"), autoescape=True,
+        loader=PackageLoader("discovery.explanation", "templates"), autoescape=True,
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["table"] = lambda rows: Markup(html(rows))
