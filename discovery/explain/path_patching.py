@@ -9,9 +9,10 @@ else, read what the sender puts out on the other prompt. Two passes a sender:
 
 With `frozen` it is the model with the edges sender -> receivers cut and all others kept
 (PatchedForward.run of that mask); `recomputed` is Wang's definition, in which a receiver's input is
-set, so that receivers of one set do not reach one another. The other prompt is what cut edges carry (acdc/ablation.py): by
-default the corrupt one into the clean run, noising, which asks what is needed; into the corrupt run
-the clean one, denoising (PatchedForward.swapped), which asks what is enough.
+set, so that receivers of one set do not reach one another. The other prompt is what cut edges carry
+(acdc/ablation.py): by default the corrupt one into the clean run, noising, which asks what is
+needed; into the corrupt run the clean one, denoising (PatchedForward.swapped), which asks what is
+enough.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ def forwards(bench: Bench, direction: Direction) -> Iterator[PatchedForward]:
 def received(
     forward: PatchedForward, senders: Senders, receivers: Sequence[int], mlps: MLPs
 ) -> dict[int, Float[Tensor, "variant batch pos d_model"]]:
-    """How each receiver's input changes when a set of writers reaches it with the other's output."""
+    """How each receiver's input changes when a set of writers reaches it as on the other prompt."""
     change = forward.ablated.with_(forward.clean.writers, torch.sub)
     if mlps == "recomputed":
         return _recomputed(forward, change, senders, receivers)

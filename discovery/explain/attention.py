@@ -1,0 +1,2 @@
+def check(subject, asked):
+    return "not yet"
