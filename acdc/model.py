@@ -42,7 +42,7 @@ class Norm:
         return torch.nn.functional.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
 
     def share(
-        self, part: Float[Tensor, "*n d"], whole: Float[Tensor, "*n d"]
+        self, part: Float[Tensor, "*n d"], whole: Float[Tensor, "*m d"]
     ) -> Float[Tensor, "*n d"]:
         """What a summand of `whole` adds to the norm of it, the scale taken from `whole`.
 
@@ -197,13 +197,15 @@ class Model:
         if part == "v":
             return y
         y = attn.q_norm(y) if part == "q" else attn.k_norm(y)
-        return self._rotate(y, n_pos)
+        return self.rotate(y, slice(n_pos - y.shape[-2], n_pos))
 
-    def _rotate(self, y: Tensor, n_pos: int) -> Tensor:
+    def rotate(
+        self, y: Float[Tensor, "*n pos d_head"], where: slice | Int[Tensor, "*m pos"]
+    ) -> Float[Tensor, "*n pos d_head"]:
+        """q or k with positions turned in, if the model has rotary ones: linear in y."""
         if self.cos is None or self.sin is None:
             return y
         size = self.cos.shape[1]
-        where = slice(n_pos - y.shape[-2], n_pos)
         turn, rest = y[..., :size], y[..., size:]
         half = torch.cat([-turn[..., size // 2 :], turn[..., : size // 2]], dim=-1)
         turned = turn * self.cos[where] + half * self.sin[where]

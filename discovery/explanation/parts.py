@@ -19,7 +19,7 @@ from discovery.explanation.section import Section
 from discovery.explanation.settings import ExplainSettings
 from discovery.explanation.subject import Subject
 
-PARTS = ("roles",)  # in this order: a part may use what those before it found
+PARTS = ("roles", "paths", "attention")  # in this order: a part may use what those before it found
 PASSES = 3  # plain passes that are timed
 Say = Callable[[str], None]
 

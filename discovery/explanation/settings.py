@@ -20,6 +20,15 @@ FEWEST = 16  # prompts: half are chosen on, half tested on
 class Paths(Fields):
     """Path patching (discovery/explanation/paths.py)."""
 
+    # noising: corrupt into clean, what is needed; denoising: clean into corrupt, what is enough
+    direction: Literal["noising", "denoising"] = "noising"
+    # between sender and receiver: as in the unpatched run, or run again (Wang et al.; slower)
+    mlps: Literal["frozen", "recomputed"] = "frozen"
+    depth: Count = 4  # steps of the walk back from the logits
+    width: Count = 3  # heads that are followed at each step
+    edges: Count = 10  # paths tried into each head (and the logits), besides the circuit's own
+    screen: Annotated[int, Field(ge=2)] = 16  # prompts on which those are picked by gradient
+
 
 class Backups(Fields):
     """Knock-outs and who takes over (discovery/explanation/backups.py)."""
@@ -27,6 +36,11 @@ class Backups(Fields):
 
 class Attention(Fields):
     """Scores split over pairs of writers (discovery/explanation/attention.py)."""
+
+    # the key is compared with the mean of all others, or with the next marked one
+    against: Literal["others", "mark"] = "others"
+    pairs: Count = 4  # told of each head
+    drawn: Least = 4  # heads with a picture
 
 
 class Writes(Fields):
