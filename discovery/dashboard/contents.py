@@ -20,6 +20,7 @@ Plain = dict[str, Any]
 LONGEST_TEXT = 4000
 MOST_LAYERS, MOST_HEADS, MOST_EDGES, MOST_ROWS = 200, 200, 20_000, 20_000
 MOST_DECISIONS = 20_000
+HIGHER = ("logit_diff", "prob_diff")  # is better; results before 2026-12 do not say
 
 WRITER = re.compile(r"input|m(\d{1,3})|a(\d{1,3})\.h(\d{1,3})")
 _READER = re.compile(r"logits|m(\d{1,3})|a(\d{1,3})\.h(\d{1,3})<([qkv])>")
@@ -100,6 +101,9 @@ def summary(config: Plain, result: Plain, last: Plain) -> Plain:
         names["method"] += ", guided"
     names |= _study(asked)
     found: Plain = {key: text(value, 200) for key, value in names.items()}
+    low = result.get("lower_is_better")
+    found["lower_is_better"] = low if isinstance(low, bool) else found["metric"] not in HIGHER
+    found["unit"] = text(result.get("unit"), 40)
     # runs before 2026-11 said metric_corrupt of the circuit without edges
     found |= numbers({"metric_empty": result.get("metric_corrupt"), **result}, RESULT_NUMBERS)
     places = {"model": model_folder(model), "task": task_file(task), **inner(result, "places")}

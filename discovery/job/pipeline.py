@@ -219,6 +219,8 @@ def _result(
         "places": _places(settings),
         "method": method.name,
         "metric": settings.metric.name.removeprefix(PREFIX),
+        "unit": job.metric.unit,
+        "lower_is_better": job.metric.lower_is_better,
         "ablation": settings.ablation.name,
         "threshold": getattr(method, "threshold", None),
         "target": settings.aim,

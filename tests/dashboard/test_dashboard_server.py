@@ -66,7 +66,8 @@ def test_the_table_is_what_the_files_say(runs, on_disk):
     assert sorted(found) == ["acdc_0.05", "acdc_0.5", "failed", "other/eap_ig", "route"]
     for name in ("acdc_0.05", "acdc_0.5", "other/eap_ig"):
         result, run = on_disk(name, "result.json"), found[name]
-        for key in ("model", "task", "method", "threshold", "n_edges", "faithfulness", "metric"):
+        for key in ("model", "task", "method", "threshold", "n_edges", "faithfulness", "metric",
+                    "unit", "lower_is_better"):  # fmt: skip
             assert run[key] == result[key], key
         assert run["metric_circuit"] == result["metric_circuit"] and run["state"] == "done"
         assert run["seconds"] == result["seconds"]["search"]

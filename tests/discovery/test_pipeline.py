@@ -76,6 +76,7 @@ def test_result_is_complete_and_consistent(run):
     ratio = result["seconds"]["search"] / result["forward_seconds"]
     assert result["search_in_forwards"] == pytest.approx(ratio, rel=0.05)
     assert len(result["config_hash"]) == 16 and result["config_hash"] == found.config["config_hash"]
+    assert (result["unit"], result["lower_is_better"]) == ("nats", True)
     assert {"model", "task", "method", "metric", "ablation", "threshold", "seed"} < set(result)
 
 
