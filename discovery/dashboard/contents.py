@@ -7,12 +7,13 @@ is None, a row that makes no sense is left out and counted.
 from __future__ import annotations
 
 import json
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
 
+from acdc.names import Name, parse
 from discovery.choices.labels import model_folder, model_label, task_file, task_label
 from discovery.validation.rungs import circuit_input, cut_edges
 
@@ -21,9 +22,6 @@ LONGEST_TEXT = 4000
 MOST_LAYERS, MOST_HEADS, MOST_EDGES, MOST_ROWS = 200, 200, 20_000, 20_000
 MOST_DECISIONS = 20_000
 HIGHER = ("logit_diff", "prob_diff")  # is better; results before 2026-12 do not say
-
-WRITER = re.compile(r"input|m(\d{1,3})|a(\d{1,3})\.h(\d{1,3})")
-_READER = re.compile(r"logits|m(\d{1,3})|a(\d{1,3})\.h(\d{1,3})<([qkv])>")
 
 
 def number(value: object) -> float | int | None:
@@ -193,13 +191,14 @@ def circuit(data: Plain) -> Plain | None:
     for name, entry in inner(data, "edges").items():
         if inner(entry).get("in_graph") is not True:
             continue
-        writer, _, reader = name.partition("->")
+        start, _, end = name.partition("->")
+        writer, reader = named(start, layers, heads), named(end, layers, heads)
         score = number(inner(entry).get("score"))
-        fits = is_node(WRITER, writer, layers, heads) and is_node(_READER, reader, layers, heads)
-        if not fits or score is None:
+        known = writer and reader and writer.writes and reader.reads and reader.kind != "kv"
+        if not known or score is None:
             skipped += 1
             continue
-        kept[writer, _grouped(reader, per_group)] = score
+        kept[str(writer), str(_grouped(reader, per_group))] = score
     largest_first = sorted(kept.items(), key=lambda item: -abs(item[1]))
     return {
         "layers": layers,
@@ -212,20 +211,17 @@ def circuit(data: Plain) -> Plain | None:
     }
 
 
-def is_node(pattern: re.Pattern[str], name: str, layers: int, heads: int) -> bool:
-    """Whether a name fits the pattern, within these sizes."""
-    match = pattern.fullmatch(name)
-    if match is None:
-        return False
-    mlp, layer, head = match.groups()[:3]
-    return int(mlp or layer or 0) < layers and int(head or 0) < heads
+def named(name: str, layers: int, heads: int) -> Name | None:
+    """What a name says, if it says something within these sizes."""
+    found = parse(name)
+    return found if found and found.layer < layers and found.index < heads else None
 
 
-def _grouped(reader: str, per_group: int) -> str:
-    match = _READER.fullmatch(reader)
-    if not per_group or match is None or match[4] not in ("k", "v"):
+def _grouped(reader: Name, per_group: int) -> Name:
+    """A key or value that a group shares goes by the group."""
+    if not per_group or reader.part not in ("k", "v"):
         return reader
-    return f"a{match[2]}.kv{int(match[3]) // per_group}<{match[4]}>"
+    return replace(reader, kind="kv", index=reader.index // per_group)
 
 
 # ---- search, route, validation ----------------------------------------------------------

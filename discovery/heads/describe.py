@@ -18,6 +18,7 @@ from acdc.ablation import RESAMPLE
 from acdc.bridge import LoadedModel
 from acdc.circuit import Circuit
 from acdc.forward import PatchedForward, layers, trace
+from acdc.names import parse
 from discovery.heads import roles, rules
 from discovery.heads.attention import head_attention
 from discovery.heads.roles import Scores
@@ -65,8 +66,8 @@ def describe_heads(
 
 
 def _heads_of(circuit: Circuit) -> list[Head]:
-    names = [name for name in circuit.nodes if name.startswith("a")]
-    return [(int(layer[1:]), int(head[1:])) for layer, head in (n.split(".") for n in names)]
+    names = map(parse, circuit.nodes)
+    return [(name.layer, name.index) for name in names if name and name.kind == "head"]
 
 
 # ---- scores ------------------------------------------------------------------------------------

@@ -227,7 +227,8 @@ KEYS = st.sampled_from(
      "faithfulness", "cells", "completeness", "tried", "worst", "config", "method", "model", "name",
      "kv", "n_kv_heads", "a0.h0->logits", "input->m0", "nodes", "threshold", "seconds", "curves",
      "table", "signed", "points", "method", "methods", "task", "versus", "components", "difference",
-     "named", "flow", "mean", "about", "scores", "means", "a0.h1", "m0", "order", "edge", "effect", "kept", "config"]
+     "named", "flow", "mean", "about", "scores", "means", "a0.h1", "m0", "order", "edge", "effect",
+     "kept", "config"]
 )  # fmt: skip
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
