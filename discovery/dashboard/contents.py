@@ -239,18 +239,24 @@ def search(lines: list[Plain]) -> list[Plain]:
 
 
 def decisions(lines: list[Plain]) -> Plain:
-    """What the search tested, in its order, as [order, edge or reader, effect, kept, kind].
+    """What the search tested, in its order: the edge or reader, its effect, whether it was kept.
 
     Of more than MOST_DECISIONS those that were kept stay, and then the largest |effect|.
     """
-    found = []
-    for row in lines:
-        place, effect = whole(row.get("order"), 10**9), number(row.get("effect"))
-        name, kind = text(row.get("edge"), 60), text(row.get("kind"), 20)
-        if place is not None and name is not None:
-            found.append([place, name, effect, row.get("kept") is True, kind])
-    most = sorted(found, key=lambda row: (not row[3], -abs(row[2] or 0)))[:MOST_DECISIONS]
-    return {"rows": sorted(most, key=lambda row: row[0]), "n": len(lines)}
+    found = [
+        {
+            "order": whole(row.get("order"), 10**9),
+            "name": text(row.get("edge"), 60),
+            "effect": number(row.get("effect")),
+            "kept": row.get("kept") is True,
+            "kind": text(row.get("kind"), 20),
+        }
+        for row in lines
+    ]
+    found = [row for row in found if row["order"] is not None and row["name"] is not None]
+    most = sorted(found, key=lambda row: (not row["kept"], -abs(row["effect"] or 0)))
+    shown = sorted(most[:MOST_DECISIONS], key=lambda row: row["order"])
+    return {"rows": shown, "n": len(lines)}
 
 
 def route(data: Plain) -> Plain | None:

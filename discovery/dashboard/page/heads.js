@@ -41,7 +41,7 @@ function headAddress({ heads, summary }) {
 function headStrength(circuit) {
   const found = new Map();
   for (const [writer, reader, effect] of circuit?.edges ?? []) {
-    for (const node of [writer, readerOf(reader).node]) found.set(node, Math.max(found.get(node) ?? 0, Math.abs(effect)));
+    for (const node of [writer, named(reader).node]) found.set(node, Math.max(found.get(node) ?? 0, Math.abs(effect)));
   }
   return (name) => found.get(name) ?? 0;
 }
