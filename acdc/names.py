@@ -54,8 +54,8 @@ def parse(name: str) -> Name | None:
     if found is None or (found["head"] == "kv" and found["part"] == "q"):  # queries are not shared
         return None
     if found["end"]:
-        return Name(found["end"])
+        return Name("input" if name == "input" else "logits")
     if found["mlp"]:
         return Name("mlp", int(found["mlp"]))
-    kind = "head" if found["head"] == "h" else "kv"
+    kind: Kind = "head" if found["head"] == "h" else "kv"
     return Name(kind, int(found["layer"]), int(found["index"]), found["part"] or "")

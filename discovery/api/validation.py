@@ -76,7 +76,7 @@ def validate(
         raise InputError("\n".join(sentences(error))) from None
     run = what if isinstance(what, Discovered) else _as_run(what, task)
     (done,) = validate_runs(
-        read_found([run.folder]), settings, say or (lambda _: None), run.task.model.kept
+        read_found([run.folder]), settings, say or (lambda _: None), run.task.model.cache
     )
     return Validation(run, done)
 

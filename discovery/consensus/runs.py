@@ -118,7 +118,7 @@ def _result(
     job: Job, asked: ConsensusSettings, first: Mask, masks: Mask, often: Inclusion, kept: Core,
     second: Second | None,
 ) -> dict[str, Any]:  # fmt: skip
-    graph, alike = job.data.graph, jaccard(masks)
+    graph, alike = job.data.graph, jaccard_of_pairs(masks)
     return {
         "settings": asked.model_dump(mode="json"),
         "method": job.settings.method.name,

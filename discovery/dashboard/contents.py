@@ -191,14 +191,11 @@ def circuit(data: Plain) -> Plain | None:
     for name, entry in inner(data, "edges").items():
         if inner(entry).get("in_graph") is not True:
             continue
-        start, _, end = name.partition("->")
-        writer, reader = named(start, layers, heads), named(end, layers, heads)
-        score = number(inner(entry).get("score"))
-        known = writer and reader and writer.writes and reader.reads and reader.kind != "kv"
-        if not known or score is None:
+        edge, score = _edge(name, layers, heads, per_group), number(inner(entry).get("score"))
+        if edge is None or score is None:
             skipped += 1
             continue
-        kept[str(writer), str(_grouped(reader, per_group))] = score
+        kept[edge] = score
     largest_first = sorted(kept.items(), key=lambda item: -abs(item[1]))
     return {
         "layers": layers,
@@ -217,11 +214,17 @@ def named(name: str, layers: int, heads: int) -> Name | None:
     return found if found and found.layer < layers and found.index < heads else None
 
 
-def _grouped(reader: Name, per_group: int) -> Name:
-    """A key or value that a group shares goes by the group."""
-    if not per_group or reader.part not in ("k", "v"):
-        return reader
-    return replace(reader, kind="kv", index=reader.index // per_group)
+def _edge(name: str, layers: int, heads: int, per_group: int) -> tuple[str, str] | None:
+    """Writer and reader, if there are such; keys and values that a group shares go by the group."""
+    start, _, end = name.partition("->")
+    writer, reader = named(start, layers, heads), named(end, layers, heads)
+    if writer is None or reader is None or not (writer.writes and reader.reads):
+        return None
+    if reader.kind == "kv":  # not in this format
+        return None
+    if per_group and reader.part in ("k", "v"):
+        reader = replace(reader, kind="kv", index=reader.index // per_group)
+    return str(writer), str(reader)
 
 
 # ---- search, route, validation ----------------------------------------------------------

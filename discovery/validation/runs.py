@@ -19,7 +19,7 @@ from acdc.prompts import Prompts
 from discovery.ablations.choices import AblationChoice
 from discovery.job.build import build_prompts, cut_by, make_ablation
 from discovery.job.finished import read_finished
-from discovery.job.prepare import Kept, load
+from discovery.job.prepare import Cache, load
 from discovery.job.splits import split
 from discovery.runs.folder import termination_as_exit
 from discovery.runs.json_files import write_json
@@ -88,16 +88,16 @@ def _read(folder: Path) -> Found:
 
 
 def validate_runs(
-    found: Sequence[Found], settings: FullEvaluation, say: Say, kept: Kept | None = None
+    found: Sequence[Found], settings: FullEvaluation, say: Say, cache: Cache | None = None
 ) -> list[Validated]:
     """Validate each; writes validation.json, figures and report.html into each run's folder.
 
-    `kept` holds the model, if it is there already.
+    `cache` holds the model, if it is there already.
     """
     run = found[0].settings
     if settings.threads is not None:
         run = run.model_copy(update={"threads": settings.threads})
-    loaded = load(run, kept)
+    loaded = load(run, cache)
     used = build_prompts(run, loaded)
     seen = [used, *(p for part, p in split(run, loaded, used).items() if part == "tune")]
     prompts = held_out(run, loaded, seen, settings.prompts, settings.seed)
