@@ -27,7 +27,7 @@ from discovery.runs.json_files import read_json, write_json
 from discovery.runs.tracking import Outcome, start_tracker
 from discovery.settings.run import Settings
 from discovery.show.drawing import DrawnEdge, Layout, draw_circuit
-from discovery.statistics.stability import Inclusion, inclusion, nogueira
+from discovery.statistics.stability import Inclusion, inclusion, jaccard_of_pairs, nogueira
 
 Mask = NDArray[np.bool_]  # [writers, readers]
 Say = Callable[[str], None]
