@@ -185,9 +185,12 @@ def table(validated: Sequence[Validated]) -> list[dict[str, str]]:
     """A row a property, a column a run: + shown to hold, - shown to fail, ? not decided."""
     signs = {True: "+", False: "-", None: "?"}
     rows: dict[str, dict[str, str]] = {}
-    for one in validated:
-        name = f"{one.validation['method']} ({one.validation['n_edges']})"
+    names = [f"{one.validation['method']} ({one.validation['n_edges']})" for one in validated]
+    if len(set(names)) < len(names):
+        names = [f"{name}, {i}" for i, name in enumerate(names, 1)]
+    for name, one in zip(names, validated, strict=True):
         for verdict in one.verdicts:
-            row = rows.setdefault(verdict.name, {"property": verdict.name})
+            blank = {"property": verdict.name, **dict.fromkeys(names, "")}  # if it was not asked
+            row = rows.setdefault(verdict.name, blank)
             row[name] = signs[verdict.holds]
     return list(rows.values())
