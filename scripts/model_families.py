@@ -51,7 +51,7 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "Qwen3": lambda: hf.Qwen3Config(**HEADS),
     "Gemma 1": lambda: hf.GemmaConfig(**HEADS),
     "Pythia (GPT-NeoX)": lambda: hf.GPTNeoXConfig(use_parallel_residual=True, **SIZES),
-    "Phi": lambda: hf.PhiConfig(partial_rotary_factor=0.5, **SIZES),
+    "Phi": lambda: hf.PhiConfig(**{**SIZES, "partial_rotary_factor": 0.5}),
     "Gemma 2": lambda: hf.Gemma2Config(**HEADS),
     "Gemma 3": lambda: hf.Gemma3TextConfig(**HEADS),
     "Mistral, short window": lambda: hf.MistralConfig(sliding_window=4, **GROUPS),
