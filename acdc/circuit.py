@@ -95,8 +95,7 @@ class Circuit:
 
     def jaccard(self, other: Circuit) -> float:
         """Shared edges over all edges of the two; 1 for two empty circuits."""
-        union = int((self.mask | self._same_graph(other).mask).sum())
-        return int((self.mask & other.mask).sum()) / union if union else 1.0
+        return jaccard(self.mask, self._same_graph(other).mask)
 
     def without(self: Own, *nodes: str) -> Own:
         """Less every edge that leaves or enters these nodes, such as "a3.h1" or "m2".
@@ -223,6 +222,12 @@ class Circuit:
     def load(path: Path | str, graph: Graph | None = None) -> Circuit:
         """Read a circuit file; see `from_json`."""
         return Circuit.from_json(read_json(path), graph)
+
+
+def jaccard(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    """Members of both masks over members of either; 1 for two empty ones."""
+    either = int((one | other).sum())
+    return int((one & other).sum()) / either if either else 1.0
 
 
 def read_json(path: Path | str) -> Any:

@@ -42,7 +42,9 @@ def summarise(folder: Path, tracked: bool, again: bool = False) -> bool:
 def main() -> None:
     """One summary; exit code 1 unless all runs in the folder are done."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog="circuits aggregate",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
     )
     parser.add_argument(
         "folder", type=Path, help="whose subfolders are runs of scripts/discover.py"

@@ -100,7 +100,9 @@ def serve(folder: Path | None, project: str | None, host: str, port: int) -> Non
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line and serve."""
-    parser = argparse.ArgumentParser(description="Runs as a local web page.")
+    parser = argparse.ArgumentParser(
+        prog="circuits dashboard", description="Runs as a local web page."
+    )
     parser.add_argument(
         "folder", type=Path, nargs="?",
         help="searched, at any depth, for run folders and offline W&B runs",

@@ -37,7 +37,9 @@ def export(runs: list[Path], out: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line and write the file."""
-    parser = argparse.ArgumentParser(description="Runs as one self-contained HTML file.")
+    parser = argparse.ArgumentParser(
+        prog="circuits export", description="Runs as one self-contained HTML file."
+    )
     parser.add_argument("run", type=Path, help="a run folder, or an offline W&B run's directory")
     parser.add_argument("versus", type=Path, nargs="?", help="a second one, to compare")
     parser.add_argument("--out", type=Path, required=True, help="the HTML file to write")

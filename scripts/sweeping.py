@@ -38,7 +38,7 @@ from discovery.sweeps.folder import (
 )
 
 if TYPE_CHECKING:
-    from discovery.job.prepare import Kept
+    from discovery.job.prepare import Cache
 
 LONGEST = 160  # characters of a folder's name that are read by people
 
@@ -112,7 +112,7 @@ def run_job(config: DictConfig, folder: Path, overrides: list[str]) -> dict[str,
             else:
                 _set_aside(folder)
                 print(f"== {folder.name}")
-            result = discover(settings, folder, overrides, print, folder.parent.name, kept())
+            result = discover(settings, folder, overrides, print, folder.parent.name, shared())
         if isinstance(settings.evaluation, FullEvaluation) and not is_validated(folder):
             _validate(folder, settings.evaluation)
         return result
@@ -130,11 +130,11 @@ def _validate(folder: Path, evaluation: FullEvaluation) -> None:
 
 
 @cache
-def kept() -> Kept:
+def shared() -> Cache:
     """What the jobs of this process share. The process that starts workers never needs torch."""
-    from discovery.job.prepare import Kept
+    from discovery.job.prepare import Cache
 
-    return Kept()
+    return Cache()
 
 
 def _say_failed(folder: Path, error: Exception) -> None:

@@ -32,6 +32,12 @@ def test_it_names_every_command_in_a_line(capsys, monkeypatch, words):
     assert all(sum(line.startswith(f"  {name} ") for line in lines) == 1 for name in known())
 
 
+@pytest.mark.parametrize("name", ["aggregate", "dashboard", "export"])
+def test_help_calls_a_command_by_its_name(name, tmp_path):
+    done = run(name, "--help", cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.startswith(f"usage: circuits {name} ")
+
+
 def known():
     assert len(circuits.COMMANDS) == 11
     assert all((ROOT / "scripts" / f"{name}.py").is_file() for name in circuits.COMMANDS)

@@ -78,7 +78,7 @@ class Circuit(plain.Circuit):
         metric, ablation = metric or self.metric, ablation or self.ablation
         settings = ask(task, "random", {"n_edges": 1}, metric, ablation,
                        graph={"kv": self.graph.kv})  # fmt: skip
-        job = prepare(settings, task.model.kept)
+        job = prepare(settings, task.model.cache)
         data = job.data if task.only is None else job.on(task.only, FRESH)
         job.metric.check(data.prompts)
         found = measure(data, job.metric, self.mask)

@@ -60,6 +60,6 @@ def compare(
     own = read_comparison({"methods": methods, "targets": targets, "curves": curves, "rule": rule})
     shared = {"tune": tune, "test": test, "graph": {"kv": kv}}
     asked = [ask(task, one, {}, metric, ablation, **shared) for one in own.methods]
-    job = prepare(asked[0], model.kept)
+    job = prepare(asked[0], model.cache)
     found = tuple(compare_on(job, [s.method for s in asked], own.rule, own.targets, own.curves))
     return Comparison(job, found)

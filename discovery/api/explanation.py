@@ -60,5 +60,5 @@ def explain(
     """
     settings = read_explain(asked)
     run = as_run(what, task, "explain")
-    done = explain_run(run.folder, settings, say or (lambda _: None), run.task.model.kept)
+    done = explain_run(run.folder, settings, say or (lambda _: None), run.task.model.cache)
     return Explanation(run, done)

@@ -10,7 +10,7 @@ from acdc.errors import InputError
 from discovery.api.choose import choose
 from discovery.choices import registry
 from discovery.choices.given import PREFIX, give
-from discovery.job.prepare import Kept
+from discovery.job.prepare import Cache
 from discovery.job.prepare import load as load_settings
 from discovery.models.choices import GivenModel, HFModel, ModelChoice
 from discovery.settings.run import ModelSettings, check_device
@@ -21,8 +21,8 @@ class Model:
 
     def __init__(self, settings: ModelSettings) -> None:
         self.settings = settings
-        self.kept = Kept()  # what its jobs share: weights, and the runs of the last prompts
-        self.loaded: LoadedModel = load_settings(settings, self.kept)
+        self.cache = Cache()  # what its jobs share: weights, and the runs of the last prompts
+        self.loaded: LoadedModel = load_settings(settings, self.cache)
 
     @property
     def name(self) -> str:

@@ -98,7 +98,7 @@ def discover(
     )  # fmt: skip
     holds = TemporaryDirectory(prefix="circuit-") if folder is None else None
     place = Path(folder if holds is None else f"{holds.name}/run").absolute()  # pyright: ignore[reportArgumentType]
-    result = pipeline.discover(settings, place, [], say or _nothing, kept=model.kept)
+    result = pipeline.discover(settings, place, [], say or _nothing, cache=model.cache)
     asked = {"metric": metric, "ablation": ablation}
     return Discovered(place, task, settings, result, asked, holds)
 

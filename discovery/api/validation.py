@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from pydantic import ValidationError
 
@@ -18,7 +18,8 @@ from discovery.choices.fields import sentences
 from discovery.runs.json_files import encode
 from discovery.settings.evaluation import FullEvaluation
 from discovery.show.frame import framed
-from discovery.validation.runs import Validated, read_found, says, validate_runs
+from discovery.show.tables import html, markdown
+from discovery.validation.runs import Validated, read_found, says, table, validate_runs
 from discovery.validation.verdicts import headline
 
 
@@ -56,24 +57,65 @@ class Validation:
         return framed(self.report.read_text(encoding="utf-8"), "Validation")
 
 
+@dataclass(frozen=True, repr=False)
+class Validations(Sequence[Validation]):
+    """Several circuits, tried on the same prompts; shows itself as one table."""
+
+    each: tuple[Validation, ...]
+
+    def __getitem__(self, at: Any) -> Any:
+        return self.each[at]
+
+    def __len__(self) -> int:
+        return len(self.each)
+
+    def rows(self) -> list[dict[str, str]]:
+        """A row a property, a column a circuit: + shown to hold, - shown to fail, ? not decided."""
+        return table([one.validated for one in self.each])
+
+    def __repr__(self) -> str:
+        return markdown(self.rows())
+
+    def _repr_html_(self) -> str:
+        return html(self.rows())
+
+
+@overload
 def validate(
     what: Discovered | Circuit, task: Task | None = None, say: Say | None = None, **asked: Any
-) -> Validation:
+) -> Validation: ...
+
+
+@overload
+def validate(
+    what: Sequence[Discovered | Circuit], task: Task | None = None, say: Say | None = None,
+    **asked: Any,
+) -> Validations: ...  # fmt: skip
+
+
+def validate(
+    what: Discovered | Circuit | Sequence[Discovered | Circuit], task: Task | None = None,
+    say: Say | None = None, **asked: Any,
+) -> Validation | Validations:  # fmt: skip
     """Try a circuit on prompts that it was not found on: conf/evaluation/full.yaml says how.
 
     `what` is a run, or any circuit together with the task that it is for (then its stability is not
-    asked, since nobody knows how it was found). `asked` are fields such as budget (minutes; None:
-    everything), prompts, margin, seed. InputError for a field that is wrong, and too few prompts.
+    asked, since nobody knows how it was found), or several of them, of one model and task: they
+    share prompts and runs. `asked` are fields such as budget (minutes a circuit; None: everything),
+    prompts, margin, seed. InputError for a field that is wrong, and too few prompts.
     """
+    if isinstance(what, Discovered | Circuit):
+        return validate([what], task, say, **asked)[0]
     try:
         settings = FullEvaluation(**asked)
     except ValidationError as error:
         raise InputError("\n".join(sentences(error))) from None
-    run = as_run(what, task, "validate")
-    (done,) = validate_runs(
-        read_found([run.folder]), settings, say or (lambda _: None), run.task.model.kept
-    )
-    return Validation(run, done)
+    runs = [as_run(one, task, "validate") for one in what]
+    if not runs:
+        raise InputError("validate: no circuit is given")
+    found, cache = read_found([run.folder for run in runs]), runs[0].task.model.cache
+    done = validate_runs(found, settings, say or (lambda _: None), cache)
+    return Validations(tuple(map(Validation, runs, done)))
 
 
 def as_run(what: Discovered | Circuit, task: Task | None, asked: str) -> Discovered:

@@ -27,7 +27,7 @@ from discovery.runs.json_files import read_json, write_json
 from discovery.runs.tracking import Outcome, start_tracker
 from discovery.settings.run import Settings
 from discovery.show.drawing import DrawnEdge, Layout, draw_circuit
-from discovery.statistics.stability import Inclusion, inclusion, jaccard, nogueira
+from discovery.statistics.stability import Inclusion, inclusion, jaccard_of_pairs, nogueira
 
 Mask = NDArray[np.bool_]  # [writers, readers]
 Say = Callable[[str], None]
@@ -118,7 +118,7 @@ def _result(
     job: Job, asked: ConsensusSettings, first: Mask, masks: Mask, often: Inclusion, kept: Core,
     second: Second | None,
 ) -> dict[str, Any]:  # fmt: skip
-    graph, alike = job.data.graph, jaccard(masks)
+    graph, alike = job.data.graph, jaccard_of_pairs(masks)
     return {
         "settings": asked.model_dump(mode="json"),
         "method": job.settings.method.name,

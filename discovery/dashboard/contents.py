@@ -7,12 +7,13 @@ is None, a row that makes no sense is left out and counted.
 from __future__ import annotations
 
 import json
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
 
+from acdc.names import Name, parse
 from discovery.choices.labels import model_folder, model_label, task_file, task_label
 from discovery.validation.rungs import circuit_input, cut_edges
 
@@ -20,9 +21,7 @@ Plain = dict[str, Any]
 LONGEST_TEXT = 4000
 MOST_LAYERS, MOST_HEADS, MOST_EDGES, MOST_ROWS = 200, 200, 20_000, 20_000
 MOST_DECISIONS = 20_000
-
-WRITER = re.compile(r"input|m(\d{1,3})|a(\d{1,3})\.h(\d{1,3})")
-_READER = re.compile(r"logits|m(\d{1,3})|a(\d{1,3})\.h(\d{1,3})<([qkv])>")
+HIGHER = ("logit_diff", "prob_diff")  # is better; results before 2026-12 do not say
 
 
 def number(value: object) -> float | int | None:
@@ -100,6 +99,9 @@ def summary(config: Plain, result: Plain, last: Plain) -> Plain:
         names["method"] += ", guided"
     names |= _study(asked)
     found: Plain = {key: text(value, 200) for key, value in names.items()}
+    low = result.get("lower_is_better")
+    found["lower_is_better"] = low if isinstance(low, bool) else found["metric"] not in HIGHER
+    found["unit"] = text(result.get("unit"), 40)
     # runs before 2026-11 said metric_corrupt of the circuit without edges
     found |= numbers({"metric_empty": result.get("metric_corrupt"), **result}, RESULT_NUMBERS)
     places = {"model": model_folder(model), "task": task_file(task), **inner(result, "places")}
@@ -189,13 +191,11 @@ def circuit(data: Plain) -> Plain | None:
     for name, entry in inner(data, "edges").items():
         if inner(entry).get("in_graph") is not True:
             continue
-        writer, _, reader = name.partition("->")
-        score = number(inner(entry).get("score"))
-        fits = is_node(WRITER, writer, layers, heads) and is_node(_READER, reader, layers, heads)
-        if not fits or score is None:
+        edge, score = _edge(name, layers, heads, per_group), number(inner(entry).get("score"))
+        if edge is None or score is None:
             skipped += 1
             continue
-        kept[writer, _grouped(reader, per_group)] = score
+        kept[edge] = score
     largest_first = sorted(kept.items(), key=lambda item: -abs(item[1]))
     return {
         "layers": layers,
@@ -208,20 +208,23 @@ def circuit(data: Plain) -> Plain | None:
     }
 
 
-def is_node(pattern: re.Pattern[str], name: str, layers: int, heads: int) -> bool:
-    """Whether a name fits the pattern, within these sizes."""
-    match = pattern.fullmatch(name)
-    if match is None:
-        return False
-    mlp, layer, head = match.groups()[:3]
-    return int(mlp or layer or 0) < layers and int(head or 0) < heads
+def named(name: str, layers: int, heads: int) -> Name | None:
+    """What a name says, if it says something within these sizes."""
+    found = parse(name)
+    return found if found and found.layer < layers and found.index < heads else None
 
 
-def _grouped(reader: str, per_group: int) -> str:
-    match = _READER.fullmatch(reader)
-    if not per_group or match is None or match[4] not in ("k", "v"):
-        return reader
-    return f"a{match[2]}.kv{int(match[3]) // per_group}<{match[4]}>"
+def _edge(name: str, layers: int, heads: int, per_group: int) -> tuple[str, str] | None:
+    """Writer and reader, if there are such; keys and values that a group shares go by the group."""
+    start, _, end = name.partition("->")
+    writer, reader = named(start, layers, heads), named(end, layers, heads)
+    if writer is None or reader is None or not (writer.writes and reader.reads):
+        return None
+    if reader.kind == "kv":  # not in this format
+        return None
+    if per_group and reader.part in ("k", "v"):
+        reader = replace(reader, kind="kv", index=reader.index // per_group)
+    return str(writer), str(reader)
 
 
 # ---- search, route, validation ----------------------------------------------------------
@@ -239,18 +242,24 @@ def search(lines: list[Plain]) -> list[Plain]:
 
 
 def decisions(lines: list[Plain]) -> Plain:
-    """What the search tested, in its order, as [order, edge or reader, effect, kept, kind].
+    """What the search tested, in its order: the edge or reader, its effect, whether it was kept.
 
     Of more than MOST_DECISIONS those that were kept stay, and then the largest |effect|.
     """
-    found = []
-    for row in lines:
-        place, effect = whole(row.get("order"), 10**9), number(row.get("effect"))
-        name, kind = text(row.get("edge"), 60), text(row.get("kind"), 20)
-        if place is not None and name is not None:
-            found.append([place, name, effect, row.get("kept") is True, kind])
-    most = sorted(found, key=lambda row: (not row[3], -abs(row[2] or 0)))[:MOST_DECISIONS]
-    return {"rows": sorted(most, key=lambda row: row[0]), "n": len(lines)}
+    found = [
+        {
+            "order": whole(row.get("order"), 10**9),
+            "name": text(row.get("edge"), 60),
+            "effect": number(row.get("effect")),
+            "kept": row.get("kept") is True,
+            "kind": text(row.get("kind"), 20),
+        }
+        for row in lines
+    ]
+    found = [row for row in found if row["order"] is not None and row["name"] is not None]
+    most = sorted(found, key=lambda row: (not row["kept"], -abs(row["effect"] or 0)))
+    shown = sorted(most[:MOST_DECISIONS], key=lambda row: row["order"])
+    return {"rows": shown, "n": len(lines)}
 
 
 def route(data: Plain) -> Plain | None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from discovery.dashboard.contents import Plain, inner, number, rows, text, whole
+from discovery.dashboard.contents import Plain, inner, number, numbers, rows, text, whole
+from discovery.heads import rules
 
 MOST_HEADS, MOST_PROMPTS, MOST_TOKENS, MOST_CELLS = 2000, 8, 2000, 600_000
+MOST_SCORES = 40
 SCORE_NUMBERS = ("value", "low", "high")
 
 
 def heads(data: Plain) -> Plain | None:
-    """The shown prompts, and each head's roles, scores, attention and writing; None if no head is.
+    """What the scores mean, the shown prompts, and each head's roles, scores, attention and
+    writing; None if no head is.
 
     A pattern is the rows of attention, a query each, one entry for every token up to it; one that
     does not fit its prompt is left out.
@@ -23,7 +26,20 @@ def heads(data: Plain) -> Plain | None:
         head = _head(name, inner(entry), prompts)
         room -= sum(len(p["tokens"]) ** 2 // 2 for p in prompts[: len(head["patterns"])])
         found.append(head if room >= 0 else head | {"patterns": []})
-    return {"prompts": prompts, "heads": found} if found else None
+    return {"about": _about(data), "prompts": prompts, "heads": found} if found else None
+
+
+def _about(data: Mapping[str, Any]) -> Plain:
+    """The file's own words and threshold; before 2026-12 files had none, and ours were the same."""
+    said = inner(data, "about") or rules.about()
+    scores = list(inner(said, "scores").items())[:MOST_SCORES]
+    return {
+        "attends": number(said.get("attends")),
+        "scores": [
+            {"name": text(name, 60)} | {k: text(inner(of).get(k), 200) for k in ("unit", "means")}
+            for name, of in scores
+        ],
+    }
 
 
 def _prompt(row: Mapping[str, Any]) -> Plain:
@@ -47,16 +63,16 @@ def _token(value: object) -> str:
 
 
 def _head(name: str, entry: Mapping[str, Any], prompts: list[Plain]) -> Plain:
-    scores = [
-        [text(key, 60), *(number(inner(score).get(bound)) for bound in SCORE_NUMBERS)]
-        for key, score in list(inner(entry, "scores").items())[:40]
-    ]
+    scores = {
+        text(key, 60): numbers(inner(score), SCORE_NUMBERS)
+        for key, score in list(inner(entry, "scores").items())[:MOST_SCORES]
+    }
     attention = {text(k, 80): number(v) for k, v in list(inner(entry, "attention").items())[:400]}
     patterns, writes = (_beside(entry.get(key), prompts) for key in ("patterns", "writes"))
     return {
         "name": name[:40],
         "candidates": _tokens(entry.get("candidates")),
-        "scores": [score for score in scores if score[1] is not None],
+        "scores": {name: score for name, score in scores.items() if score["value"] is not None},
         "attention": {k: v for k, v in attention.items() if v is not None},
         "patterns": [_pattern(p, n) for p, n in patterns],
         "writes": [[_write(place, n) for place in rows(places, 200)] for places, n in writes],

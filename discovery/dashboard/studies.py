@@ -11,10 +11,9 @@ from typing import Any
 from discovery.dashboard.contents import (
     MOST_HEADS,
     MOST_LAYERS,
-    WRITER,
     Plain,
     inner,
-    is_node,
+    named,
     number,
     numbers,
     rows,
@@ -98,8 +97,7 @@ def _difference(gap: Mapping[str, Any], names: list[str]) -> Plain:
 
 def _place(name: str) -> tuple[int, int | None] | None:
     """Layer and head of a head, layer and None of an MLP; None for anything else."""
-    match = WRITER.fullmatch(name)
-    if match is None or name == "input" or not is_node(WRITER, name, MOST_LAYERS, MOST_HEADS):
+    found = named(name, MOST_LAYERS, MOST_HEADS)
+    if found is None or not found.writes or found.kind == "input":
         return None
-    mlp, layer, head = match.groups()
-    return (int(mlp), None) if mlp else (int(layer), int(head))
+    return found.layer, found.index if found.kind == "head" else None

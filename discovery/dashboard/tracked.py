@@ -7,12 +7,12 @@ it uses these names.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from acdc.errors import InputError
+from acdc.names import Name, parse
 from discovery.dashboard import contents
 from discovery.dashboard.contents import Plain, inner, number, pretty, text, whole
 from discovery.runs.wandb_log import TrackedRun
@@ -22,9 +22,6 @@ NAMES = ("model", "task", "method", "metric", "ablation")
 SEARCH = ("reader", "n_kept")  # in the history of a search, and its last values in the summary
 TABLE = "edges"
 TRACKED = ("name", "group", "job_type")
-
-_NODE = re.compile(r"(?:m(\d{1,3})|a(\d{1,3})\.(h|kv)(\d{1,3}))(?:<[qkv]>)?")
-_SHARED = re.compile(r"a(\d{1,3})\.kv(\d{1,3})<([kv])>")
 
 
 def unreadable(name: str, reason: str) -> Plain:
@@ -110,9 +107,10 @@ def circuit(run: TrackedRun) -> Plain | None:
     if not rows:
         return None
     names = [text(row["edge"], 60) or "?" for row in rows]
-    sizes = _sizes(run, names)
+    said = [name for edge in names for name in map(parse, edge.split("->")) if name]
+    sizes = _sizes(run, said)
     layers, heads, groups = sizes["n_layers"], sizes["n_heads"], sizes["n_kv_heads"]
-    shared = any(_SHARED.search(name) for name in names)
+    shared = any(name.kind == "kv" for name in said)
     edges = {
         _with_heads(name, heads // groups): {"score": row["effect"], "in_graph": row["kept"]}
         for name, row in zip(names, rows, strict=True)
@@ -123,16 +121,12 @@ def circuit(run: TrackedRun) -> Plain | None:
     )
 
 
-def _sizes(run: TrackedRun, names: Iterable[str]) -> Plain:
+def _sizes(run: TrackedRun, names: Sequence[Name]) -> Plain:
     """n_layers, n_heads, n_kv_heads and has_mlp, as said or as seen."""
-    layers, heads, groups, mlp = 1, 1, 0, False
-    for name in names:
-        for match in map(_NODE.fullmatch, name.split("->")):
-            if match:
-                mlp = mlp or match[1] is not None
-                layers = max(layers, int(match[1] or match[2]) + 1)
-                heads = max(heads, int(match[4]) + 1) if match[3] == "h" else heads
-                groups = max(groups, int(match[4]) + 1) if match[3] == "kv" else groups
+    layers = 1 + max((name.layer for name in names), default=0)
+    heads = 1 + max((name.index for name in names if name.kind == "head"), default=0)
+    groups = 1 + max((name.index for name in names if name.kind == "kv"), default=-1)
+    mlp = any(name.kind == "mlp" for name in names)
     groups = _said(run, "n_kv_heads") or groups
     each = max(groups, 1)
     heads = _said(run, "n_heads") or -(-heads // each) * each
@@ -154,4 +148,8 @@ def _said(run: TrackedRun, name: str) -> int | None:
 
 def _with_heads(edge: str, per_group: int) -> str:
     """An edge into a shared key/value group as its first head's, as circuit.json has it."""
-    return _SHARED.sub(lambda m: f"a{m[1]}.h{int(m[2]) * per_group}<{m[3]}>", edge)
+    writer, _, reader = edge.partition("->")
+    name = parse(reader)
+    if name is None or name.kind != "kv":
+        return edge
+    return f"{writer}->{replace(name, kind='head', index=name.index * per_group)}"

@@ -35,15 +35,14 @@ from discovery.scrubbing.samplers import Agree, Exact, Sampler, Unconditioned
 from discovery.scrubbing.score import (
     Calibrated,
     Effect,
-    NullRank,
     Recovered,
     Retained,
     calibrated_information,
     effect,
-    null_percentile,
     recovered,
     retained,
 )
+from discovery.statistics.against_random import NullRank, null_rank
 
 HEADS = ("1.0", "2.0", "2.1")
 ROLES = ("start", "count", "count_start", "horizon")
@@ -253,4 +252,4 @@ def rank_among_roles(
     scores: Mapping[tuple[str, ...], float], observed: float, own: Sequence[str]
 ) -> NullRank:
     """Where a score stands among the assignments other than `own`, the observed one's."""
-    return null_percentile(observed, np.array([s for r, s in scores.items() if r != tuple(own)]))
+    return null_rank(observed, np.array([s for r, s in scores.items() if r != tuple(own)]))

@@ -22,7 +22,8 @@ from discovery.experiments.brackets import (
     rank_among_roles,
 )
 from discovery.experiments.brackets_graph import BracketData
-from discovery.scrubbing.score import NullRank, constant_guess_loss, retained, variance_explained
+from discovery.scrubbing.score import constant_guess_loss, retained, variance_explained
+from discovery.statistics.against_random import NullRank
 
 COLUMNS = (
     "experiment", "loss", "recovered %", "interval", "published %", "calibrated %", "H(f)",
@@ -125,7 +126,7 @@ def null_lines(scores: Mapping[tuple[str, ...], float], ranks: Mapping[str, Null
         f" {values.min():.1f} to {values.max():.1f} %"
     ]
     lines += [
-        f"{name}: rank {one.rank} against {one.null} others, p {one.p:.3f}"
+        f"{name}: rank {one.rank} against {one.members} others, p {one.p:.3f}"
         for name, one in ranks.items()
     ]
     return "\n".join(lines)

@@ -21,7 +21,7 @@ def found_lines(found: Found) -> str:
     if found.null:
         values = 100 * found.null_scores
         lines.append(
-            f"{found.null.null} other features on the same parts: recovered mean"
+            f"{found.null.members} other features on the same parts: recovered mean"
             f" {values.mean():.1f} %, 95th percentile {np.percentile(values, 95):.1f} %, maximum"
             f" {values.max():.1f} %; the found roles rank {found.null.rank}, p {found.null.p:.3f}"
         )

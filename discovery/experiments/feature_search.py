@@ -27,12 +27,11 @@ from discovery.scrubbing.hypothesis import Claim
 from discovery.scrubbing.samplers import Agree, Exact, Unconditioned
 from discovery.scrubbing.score import (
     Losses,
-    NullRank,
     Recovered,
-    null_percentile,
     recovered,
     retained,
 )
+from discovery.statistics.against_random import NullRank, null_rank
 
 ENUMERATED = 500  # role assignments up to which the null family is complete
 Roles = dict[str, str]  # feature by part, in the order they were found
@@ -166,7 +165,7 @@ def search(
         ]
     )
     own = _plain_score(problem, roles, judging, (seed, 3))
-    null = null_percentile(own, scores) if len(scores) else None
+    null = null_rank(own, scores) if len(scores) else None
     return Found(tuple(steps), refused, problem.trivial, null, scores)
 
 

@@ -16,7 +16,7 @@ from discovery.explanation.parts import Explanation, explain
 from discovery.explanation.settings import FEWEST, ExplainSettings
 from discovery.explanation.subject import Subject
 from discovery.job.build import build_prompts
-from discovery.job.prepare import Kept, load
+from discovery.job.prepare import Cache, load
 from discovery.job.splits import split
 from discovery.runs.folder import termination_as_exit
 from discovery.runs.json_files import read_json, write_bytes, write_json
@@ -38,17 +38,17 @@ class Explained:
 
 
 def explain_run(
-    folder: Path, asked: ExplainSettings, say: Say, kept: Kept | None = None
+    folder: Path, asked: ExplainSettings, say: Say, cache: Cache | None = None
 ) -> Explained:
     """Explain; writes explanation.json and explanation.html into the run's folder.
 
-    `kept` holds the model, if it is there already. InputError for a run that is not finished, too
+    `cache` holds the model, if it is there already. InputError for a run that is not finished, too
     few prompts, and a part that was named and cannot be asked.
     """
     (one,) = read_found([folder])
     tracking = one.settings.tracking
     with torch.inference_mode(False), torch.no_grad():
-        subject = _subject(one, asked, kept, say)
+        subject = _subject(one, asked, cache, say)
         with (
             termination_as_exit(),
             start_tracker(
@@ -80,11 +80,11 @@ def _without_svg(section: Any) -> dict[str, Any]:
     return {k: v for k, v in asdict(section).items() if k != "pictures"}
 
 
-def _subject(one: Found, asked: ExplainSettings, kept: Kept | None, say: Say) -> Subject:
+def _subject(one: Found, asked: ExplainSettings, cache: Cache | None, say: Say) -> Subject:
     run = one.settings
     if asked.threads is not None:
         run = run.model_copy(update={"threads": asked.threads})
-    loaded = load(run, kept)
+    loaded = load(run, cache)
     used = build_prompts(run, loaded)
     seen = [used, *(p for part, p in split(run, loaded, used).items() if part == "tune")]
     prompts = held_out(run, loaded, seen, asked.prompts, asked.seed, FEWEST)

@@ -18,7 +18,8 @@ from acdc.ablation import RESAMPLE
 from acdc.bridge import LoadedModel
 from acdc.circuit import Circuit
 from acdc.forward import PatchedForward, layers, trace
-from discovery.heads import roles
+from acdc.names import parse
+from discovery.heads import roles, rules
 from discovery.heads.attention import head_attention
 from discovery.heads.roles import Scores
 from discovery.statistics.intervals import mean_interval
@@ -37,10 +38,10 @@ Summary = dict[str, dict[str, float | None]]  # value and, where there is one, l
 def describe_heads(
     circuit: Circuit, forward: PatchedForward, loaded: LoadedModel, seed: int
 ) -> dict[str, Any]:
-    """The content of heads.json: tokens of the shown prompts, and an entry for each head.
+    """The content of heads.json: what scores mean, the shown prompts, an entry for each head.
 
     Of each head: `attention`, mean between marked tokens; `scores` (95 % intervals over sequences
-    or prompts, of 8 or more) and the `candidates` that they suggest, see discovery/heads/roles.py;
+    or prompts, of 8 or more) and the `candidates` that they suggest, see discovery/heads/rules.py;
     `patterns` of the shown prompts, a row a query up to itself; `writes` at the answer and at
     marked positions of the shown prompts: tokens with logits, largest and smallest. In circuits of
     very many heads only those with the strongest edges have patterns.
@@ -56,16 +57,17 @@ def describe_heads(
         entries[f"a{layer}.h{head}"] = {
             "attention": head_attention(pattern, forward.prompts),
             "scores": found,
-            "candidates": roles.candidates(found),
+            "candidates": rules.candidates(found),
             "patterns": [_triangle(p) for p in shown],
             "writes": _writes(forward, loaded, layer, head, n_prompts),
         }
-    return {"prompts": _prompts(forward, loaded, n_prompts), "heads": entries}
+    prompts = _prompts(forward, loaded, n_prompts)
+    return {"about": rules.about(), "prompts": prompts, "heads": entries}
 
 
 def _heads_of(circuit: Circuit) -> list[Head]:
-    names = [name for name in circuit.nodes if name.startswith("a")]
-    return [(int(layer[1:]), int(head[1:])) for layer, head in (n.split(".") for n in names)]
+    names = map(parse, circuit.nodes)
+    return [(name.layer, name.index) for name in names if name and name.kind == "head"]
 
 
 # ---- scores ------------------------------------------------------------------------------------
@@ -79,13 +81,13 @@ def _all_scores(
     tokens = roles.candidate_tokens(forward.prompts)
     repeated = _on_repeated_tokens(heads, loaded, seed)
     found = {head: _one(head, repeated[head], forward, tokens, rng) for head in heads}
-    movers = [head for head in heads if roles.is_mover(found[head])]
+    movers = [head for head in heads if rules.is_mover(found[head])]
     prompts = forward.prompts
     if set(prompts.marks) >= IOI_MARKS and prompts.has_wrong and prompts.has_corrupt:
         for head in heads:
             end_to_s2 = _mark_to_mark(forward, *head, "end", "s2")
             found[head] |= _summary({"S2 attention": end_to_s2}, rng)
-            if end_to_s2.mean() > roles.ATTENDS:
+            if end_to_s2.mean() > rules.ATTENDS:
                 turning = roles.inhibition_scores(forward.under(RESAMPLE), *head, movers)
                 found[head] |= _summary(turning, rng)
     return found

@@ -1,4 +1,4 @@
-"""Role scores of attention heads, and the rules by which a role is suggested.
+"""Role scores of attention heads; what they mean and suggest is in discovery/heads/rules.py.
 
 Five scores look at random tokens, each sequence twice over, where only position and repetition can
 guide attention (Olsson et al. 2022; thresholds as in ARENA). The mover's and the S-inhibition
@@ -8,7 +8,7 @@ suggested is a candidate: attention is no effect, and a head may serve in other 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,12 +19,10 @@ from acdc.forward import PatchedForward
 from acdc.metrics import LOGIT_DIFF
 from acdc.model import Model
 from acdc.prompts import Prompts
+from discovery.heads.rules import TOP
 
-ATTENDS = 0.4  # mean attention from which a head is said to look there
-COPIES = 0.5  # share of tokens copied; IOI's name movers have above 0.95, other heads below 0.2
-TOP = 5  # a token is copied if it is among so many largest logits
 SEQUENCES, LENGTH = 10, 50  # random sequences, tokens of each before they come again
-LEAST = 4  # of such tokens; with fewer uniform attention is above ATTENDS
+LEAST = 4  # of such tokens; with fewer uniform attention is above rules.ATTENDS
 COPY_VOCABULARY = 20  # tokens; with fewer many are among the TOP by chance
 FEWEST = 8  # values of which an interval is made; of fewer a bootstrap covers too little
 MOST_CANDIDATES = 50  # tokens whose copying is tried
@@ -201,50 +199,3 @@ def _toward_io(forward: PatchedForward, layer: int, head: int, queries: Tensor) 
     row = model.pattern(layer, q, k)[:, 0]
     at = [torch.tensor(prompts.marks[mark], device=row.device)[:, None] for mark in ("io", "s1")]
     return (row.gather(1, at[0]) - row.gather(1, at[1]))[:, 0]
-
-
-# ---- the rules ---------------------------------------------------------------------------------
-
-Found = Mapping[str, Mapping[str, float | None]]  # by name: value and, if there is one, low, high
-DIAGONALS = ("previous token", "current token", "first token", "duplicate token", "induction")
-
-
-def candidates(scores: Found) -> list[str]:
-    """Roles that a head's scores suggest.
-
-    A diagonal: above ATTENDS. Mover: looks at the answer (ATTENDS), copies (COPIES), and its direct
-    effect is positive beyond doubt (the interval's low end). Negative mover: looks at an answer,
-    right or wrong, anti-copies, and its effect is negative beyond doubt. S-inhibition: looks at S2,
-    and both of `inhibition_scores` are positive beyond doubt.
-    """
-    found = [name for name in DIAGONALS if _above(scores, name, ATTENDS)]
-    if is_mover(scores):
-        found.append("mover")
-    looks = any(_above(scores, f"{which} attention", ATTENDS) for which in ("answer", "wrong"))
-    if looks and _above(scores, "anti-copying", COPIES) and _below(scores, "direct effect"):
-        found.append("negative mover")
-    effects = ("logit diff through queries", "movers turned to IO")
-    if _above(scores, "S2 attention", ATTENDS) and all(
-        _above(scores, e, 0.0, "low") for e in effects
-    ):
-        found.append("S-inhibition")
-    return found
-
-
-def is_mover(scores: Found) -> bool:
-    """Whether the scores make a mover, by the rule of `candidates`."""
-    return (
-        _above(scores, "answer attention", ATTENDS)
-        and _above(scores, "copying", COPIES)
-        and _above(scores, "direct effect", 0.0, "low")
-    )
-
-
-def _above(scores: Found, name: str, least: float, bound: str = "value") -> bool:
-    value = scores.get(name, {}).get(bound)
-    return value is not None and value > least
-
-
-def _below(scores: Found, name: str) -> bool:
-    value = scores.get(name, {}).get("high")
-    return value is not None and value < 0

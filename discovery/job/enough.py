@@ -16,7 +16,7 @@ import torch
 
 from discovery.job.faithfulness import measure
 from discovery.job.holds import GAP
-from discovery.job.prepare import Job, Kept, prepare
+from discovery.job.prepare import Cache, Job, prepare
 from discovery.methods import Done, Found, Step
 from discovery.settings.run import Settings
 
@@ -52,7 +52,7 @@ class Enough:
         return [asdict(one) for one in self.curve]
 
 
-def enough(job: Job, most: int, kept: Kept, run: Callable[[Job], Steps], say: Say) -> Enough:
+def enough(job: Job, most: int, cache: Cache, run: Callable[[Job], Steps], say: Say) -> Enough:
     """Run the method on ever more prompts, from a job's own on, `most` at most; `run` is how."""
     curve = list[Tried]()
     while True:
@@ -69,7 +69,7 @@ def enough(job: Job, most: int, kept: Kept, run: Callable[[Job], Steps], say: Sa
         fresh = len(curve) < 2 or now.n > curve[-2].n
         if now.enough or now.n >= most or not fresh:
             return Enough(job, done, tuple(curve))
-        job = prepare(with_prompts(job.settings, min(2 * now.n, most)), kept)
+        job = prepare(with_prompts(job.settings, min(2 * now.n, most)), cache)
 
 
 def _without_checkpoint(step: Step | Found) -> Step | Found:

@@ -33,7 +33,7 @@ from discovery.job.doubts import doubts
 from discovery.job.enough import Steps, enough, with_prompts
 from discovery.job.faithfulness import Measured, as_fields, evaluate, measure
 from discovery.job.holds import holds
-from discovery.job.prepare import Job, Kept, prepare
+from discovery.job.prepare import Cache, Job, prepare
 from discovery.job.propose import Proposed, asked, propose
 from discovery.job.shares import carried
 from discovery.methods import Done
@@ -56,21 +56,21 @@ def discover(
     overrides: Sequence[str],
     say: Say,
     group: str | None = None,
-    kept: Kept | None = None,
+    cache: Cache | None = None,
 ) -> dict[str, Any]:
     """Run one search into `folder`; returns what result.json holds.
 
-    `group` is the sweep that it belongs to, `kept` what it shares with the sweep's other jobs.
+    `group` is the sweep that it belongs to, `cache` what it shares with the sweep's other jobs.
     A run of the same settings that was killed in this folder goes on. InputError for anything the
     user can mend; the folder's status.json then says failed.
     """
     config = settings.model_dump(mode="json")
     with termination_as_exit(), RunFolder.create(folder, config, overrides, goes_on=True) as run:
         check_tracking(settings.tracking.mode)
-        clock, kept = _Clock(), kept or Kept()
+        clock, cache = _Clock(), cache or Cache()
         with clock("load"):
-            job = prepare(settings, kept=kept)
-        job, done = _grown(job, run, kept, clock, say)
+            job = prepare(settings, cache=cache)
+        job, done = _grown(job, run, cache, clock, say)
         settings, words = job.settings, labels(settings)
         with start_tracker(
             settings.tracking.mode, folder=folder, project=settings.tracking.project,
@@ -90,7 +90,7 @@ def labels(settings: Settings) -> list[str]:
 
 
 def _grown(
-    job: Job, run: RunFolder, kept: Kept, clock: _Clock, say: Say
+    job: Job, run: RunFolder, cache: Cache, clock: _Clock, say: Say
 ) -> tuple[Job, Done | None]:
     """The job with as many prompts as are enough, if that is asked, and what was done there.
 
@@ -100,14 +100,14 @@ def _grown(
         return job, None
     curve = read_json(run.path(CURVE))
     if curve is not None:
-        return prepare(with_prompts(job.settings, curve["curve"][-1]["n"]), kept), None
+        return prepare(with_prompts(job.settings, curve["curve"][-1]["n"]), cache), None
 
     def steps(own: Job) -> Steps:
         method, seed = own.settings.method, own.settings.seed
         return asked(method, own.data, own.metric, seed, _aim(own.settings, own))
 
     with clock("grow"):
-        found = enough(job, job.settings.grow, kept, steps, say)
+        found = enough(job, job.settings.grow, cache, steps, say)
     run.write(CURVE, {"curve": found.to_json()})
     return found.job, found.done
 
@@ -219,6 +219,8 @@ def _result(
         "places": _places(settings),
         "method": method.name,
         "metric": settings.metric.name.removeprefix(PREFIX),
+        "unit": job.metric.unit,
+        "lower_is_better": job.metric.lower_is_better,
         "ablation": settings.ablation.name,
         "threshold": getattr(method, "threshold", None),
         "target": settings.aim,
@@ -297,6 +299,7 @@ def _write(
     )  # fmt: skip
     run.write("result.json", result)
     flat = {k: v for k, v in result.items() if isinstance(v, (int, float, str))}
+    flat |= {"places": result["places"]} if result["places"] else {}
     flat |= {k: getattr(graph, k) for k in ("n_layers", "n_heads", "n_kv_heads", "has_mlp")}
     tracker.finish(Outcome(flat, proposed.found.edges, picture, run.path("circuit.json")))
 

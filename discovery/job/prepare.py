@@ -41,7 +41,7 @@ class Last(Generic[Made]):
         return self._held[1]
 
 
-class Kept:
+class Cache:
     """What jobs of one process share: the last model, and its two runs of the last prompts.
 
     Each is used again only if all that determines it is equal, so sharing changes no result.
@@ -73,7 +73,7 @@ class Kept:
             prompts = ablation.pair(task_prompts(task, loaded, seed, needs, corrupt_for), seed)
             return Data(loaded.model, loaded.model.graph(settings.graph.kv), prompts)
 
-        # the model is this one's: Kept.model lets the data go with it
+        # the model is this one's: Cache.model lets the data go with it
         asked = (task, task.fingerprint(), seed, needs, corrupt_for is not None, ablation)
         return self._data.get((asked, settings.graph, settings.threads), make)
 
@@ -139,15 +139,15 @@ class Job:
         return "\n".join(lines)
 
 
-def prepare(settings: Settings, kept: Kept | None = None) -> Job:
-    """The configured job. With `kept`, model and runs are made only if the last job's do not fit.
+def prepare(settings: Settings, cache: Cache | None = None) -> Job:
+    """The configured job. With `cache`, model and runs are made only if the last job's do not fit.
 
     InputError if model, task and metric do not fit, or the prompts do not fit into memory.
     """
-    kept = kept or Kept()
+    cache = cache or Cache()
     metric = settings.metric.load()
-    loaded = load(settings, kept)
-    data = kept.data(settings, loaded, metric)
+    loaded = load(settings, cache)
+    data = cache.data(settings, loaded, metric)
     metric.check(data.prompts)
     tuned, works = settings.aim is not None, settings.method.works
     beside = settings.tune if tuned else 0
@@ -159,12 +159,12 @@ def prepare(settings: Settings, kept: Kept | None = None) -> Job:
     return Job(loaded, cut_by(ablation, data), metric, how, settings)
 
 
-def load(settings: ModelSettings, kept: Kept | None = None) -> LoadedModel:
+def load(settings: ModelSettings, cache: Cache | None = None) -> LoadedModel:
     """The configured model, and torch's threads set for it.
 
     By default one thread for a small model, where a second costs more than it brings.
     """
-    loaded = (kept or Kept()).model(settings)
+    loaded = (cache or Cache()).model(settings)
     small = sum(w.numel() for w in loaded.bridge.parameters()) < SMALL_MODEL
     torch.set_num_threads(settings.threads or (1 if small else DEFAULT_THREADS))
     return loaded

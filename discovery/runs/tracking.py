@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 class Outcome:
     """What a tracker is told at the end of a run."""
 
-    summary: Mapping[str, float | int | str | bool]
+    summary: Mapping[str, Any]  # plain values, or objects of them
     edges: Sequence[TestedEdge]
     picture: Path | None
     circuit: Path | None  # circuit.json

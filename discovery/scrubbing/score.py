@@ -3,7 +3,7 @@
 Losses are in any unit where lower is better (mostly nats), one a reference; scrubbed losses are
 [reference, draw]. Percent recovered alone tells hypotheses apart badly: the trivial feature "the
 label" scores high (see `retained`), a wrong one can score well (see `calibrated_information` and
-`null_percentile`), and the mean hides a tail (see `effect`).
+`discovery.statistics`), and the mean hides a tail (see `effect`).
 """
 
 from __future__ import annotations
@@ -249,23 +249,3 @@ def variance_explained(activation: Float[np.ndarray, "datum part"], feature: Any
     np.add.at(sums, ids, centred)
     between = (np.square(sums).sum(1) / np.bincount(ids)).sum()
     return float(between / total) if total else 0.0
-
-
-@dataclass(frozen=True)
-class NullRank:
-    """Where a hypothesis stands among hypotheses drawn from a null family."""
-
-    p: float  # (1 + number of null values >= the observed) / (1 + number of null values)
-    rank: int  # 1: above all
-    null: int  # size of the family
-
-
-def null_percentile(observed: float, null: NDArray[np.floating]) -> NullRank:
-    """Rank of a score (higher is better) in a null family that must not hold the observed itself.
-
-    Raises InputError for an empty family.
-    """
-    if not len(null):
-        raise InputError("null: at least one null hypothesis is needed")
-    above = int((np.asarray(null) >= observed).sum())
-    return NullRank((1 + above) / (1 + len(null)), 1 + above, len(null))

@@ -11,7 +11,6 @@ Takes plain names and numbers; equal input gives equal SVG bytes.
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, PathPatch, Polygon
 from matplotlib.path import Path as Curve
 
+from acdc.names import Name, parse
 from discovery.runs.json_files import write_bytes
 
 # Okabe and Ito's colours, distinguishable without red-green vision
@@ -44,9 +44,6 @@ BOX_HEIGHT, ENTRY_HEIGHT = 0.19, 0.15
 ENTRY_DROP = 0.235  # from the middle of a head to the middle of its group's entry
 ARROW = 0.075
 DPI, MAX_PIXELS = 150, 8000
-
-_NODE = re.compile(r"(?P<end>input|logits)|m(?P<mlp>\d+)|a(?P<layer>\d+)\.(?P<kind>h|kv)(?P<i>\d+)")
-_READER = re.compile(r"(?P<node>[^<>]+)(<(?P<entry>[qkv])>)?")
 
 
 @dataclass(frozen=True)
@@ -101,22 +98,20 @@ class Grid:
         return self.base + layer * self.row
 
     def place(self, node: str) -> Place:
-        """The box of a node; ValueError for a name that this architecture does not have."""
-        match = _NODE.fullmatch(node)
-        if match is None or not self._exists(match):
-            raise ValueError(f"{node!r} is not a node of {self.layout}.")
+        """The box of a node; ValueError as `named`."""
+        name = self.named(node)
         box = min(0.58, 0.92 * self.column)
-        if match["end"]:
-            below = match["end"] == "input"
+        if name.kind in ("input", "logits"):
+            below = name.kind == "input"
             y = self.base - ENTRY_DROP - self.end if below else self.top + self.end
             return Place(self.head_x((self.layout.n_heads - 1) / 2), y, 1.6, 0.25)
-        if match["mlp"]:
-            y = self.layer_y(int(match["mlp"])) + 0.5 * self.row
+        y = self.layer_y(name.layer)
+        if name.kind == "mlp":
+            y += 0.5 * self.row
             return Place(self.head_x(self.layout.n_heads + 0.15), y, box, BOX_HEIGHT)
-        y = self.layer_y(int(match["layer"]))
-        if match["kind"] == "h":
-            return Place(self.head_x(int(match["i"])), y, box, BOX_HEIGHT)
-        first, last = self.group(int(match["i"]))
+        if name.kind == "head":
+            return Place(self.head_x(name.index), y, box, BOX_HEIGHT)
+        first, last = self.group(name.index)
         return Place(self.head_x((first + last) / 2), y - ENTRY_DROP, box, ENTRY_HEIGHT)
 
     def group(self, kv_head: int) -> tuple[int, int]:
@@ -124,13 +119,15 @@ class Grid:
         size = self.layout.n_heads // self.layout.n_kv_heads
         return kv_head * size, (kv_head + 1) * size - 1
 
-    def _exists(self, match: re.Match[str]) -> bool:
-        if match["end"]:
-            return True
-        if match["mlp"]:
-            return self.layout.has_mlp and int(match["mlp"]) < self.layout.n_layers
-        count = self.layout.n_heads if match["kind"] == "h" else self.layout.n_kv_heads
-        return int(match["layer"]) < self.layout.n_layers and int(match["i"]) < count
+    def named(self, node: str) -> Name:
+        """What the node's name says; ValueError for one that this architecture does not have."""
+        name, layout = parse(node), self.layout
+        if name and not name.part:
+            count = layout.n_kv_heads if name.kind == "kv" else layout.n_heads
+            fits = name.layer < layout.n_layers and name.index < count
+            if fits and (layout.has_mlp or name.kind != "mlp"):
+                return name
+        raise ValueError(f"{node!r} is not a node of {layout}.")
 
 
 def draw_circuit(
@@ -243,22 +240,22 @@ def _draw_nodes(axes: Axes, grid: Grid, edges: Sequence[DrawnEdge]) -> None:
     for node in sorted(used | {"input", "logits"}):
         place = grid.place(node)
         ink = INK if node in used else "#B0B0B0"
-        if ".kv" in node:
-            _draw_bracket(axes, grid, node)
-        fill = "#F3F3F3" if node[0] in "mil" else "white"
+        name = grid.named(node)
+        if name.kind == "kv":
+            _draw_bracket(axes, grid, place, name.index)
+        fill = "white" if name.kind in ("head", "kv") else "#F3F3F3"
         corner = (place.x - place.width / 2, place.y - place.height / 2)
         style = f"round,pad=0,rounding_size={place.height / 2.6}"
         box = FancyBboxPatch(corner, place.width, place.height, boxstyle=style, zorder=4)
         box.set(facecolor=fill, edgecolor=ink, lw=0.7, gid=f"node:{node}")
         axes.add_patch(box)
-        size = 6.2 if ".kv" in node else 7.4
+        size = 6.2 if name.kind == "kv" else 7.4
         _text(axes, place.x, place.y - 0.006, node, size=size, color=ink, zorder=5)
 
 
-def _draw_bracket(axes: Axes, grid: Grid, node: str) -> None:
+def _draw_bracket(axes: Axes, grid: Grid, place: Place, group: int) -> None:
     """A line below the heads that read the group."""
-    place = grid.place(node)
-    first, last = grid.group(int(node.rpartition("kv")[2]))
+    first, last = grid.group(group)
     y = place.y + place.height / 2 + 0.025
     left, right = grid.head_x(first) - 0.22, grid.head_x(last) + 0.22
     axes.plot([left, left, right, right], [y + 0.03, y, y, y + 0.03], color=INK, lw=0.6, zorder=4)
@@ -295,14 +292,13 @@ def _draw_header(
 
 def _split_reader(reader: str) -> tuple[str, str, int]:
     """Node, what is fed (a key of COLOURS), and on which third of the box the edge ends."""
-    match = _READER.fullmatch(reader)
-    if match is not None and match["entry"] and match["node"].startswith("a"):
-        return (match["node"], *ENTRIES[match["entry"]])
-    if reader == "logits":
-        return reader, "logits", 0
-    if match is not None and not match["entry"] and reader.startswith("m"):
-        return reader, "MLP", 0
-    raise ValueError(f"{reader!r} does not say what it reads: expected <q>, <k>, <v>, m or logits.")
+    name = parse(reader)
+    if name is None or not name.reads:
+        raise ValueError(
+            f"{reader!r} does not say what it reads: expected <q>, <k>, <v>, m or logits."
+        )
+    ends = {"mlp": ("MLP", 0), "logits": ("logits", 0), **ENTRIES}
+    return (name.node, *ends[name.part or name.kind])
 
 
 def _strongest(edges: Iterable[DrawnEdge]) -> float:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
@@ -132,11 +133,27 @@ def minimality(
     )
 
 
+@dataclass(frozen=True)
+class NullRank:
+    """Where a figure stands in a null family that does not hold it."""
+
+    p: float  # rank / (1 + members)
+    rank: int  # 1 + members at least as large; 1: above all
+    members: int
+
+
+def null_rank(value: float, family: Floats) -> NullRank:
+    """The rank of a figure, higher being better, among the members; InputError if none."""
+    check_need("null rank", "members of the null family", 1, len(family))
+    rank = 1 + int((family >= value).sum())
+    return NullRank(rank / (1 + len(family)), rank, len(family))
+
+
 def null_percentile(value: float, family: Floats, level: float = 0.05) -> TestResult:
     """Is a figure larger than chance gives? `family` [members]: the figure of each random member.
 
-    p = (1 + members at least as large) / (1 + members). The percentile counts ties half. `holds` is
-    False if the figure is as small as level's share of the family.
+    p as `null_rank`. The percentile counts ties half. `holds` is False if the figure is as small as
+    level's share of the family.
     """
     name = "null percentile"
     check_scores(name, family.shape[:1], family=family)
@@ -145,7 +162,7 @@ def null_percentile(value: float, family: Floats, level: float = 0.05) -> TestRe
     members = len(family)
     check_need(name, "members of the null family", math.ceil(1 / level) - 1, members)
     above, ties = int((family > value).sum()), int((family == value).sum())
-    p = (1 + above + ties) / (1 + members)
+    p = null_rank(value, family).p
     opposite = (1 + members - above) / (1 + members)
     return TestResult(
         name=name,

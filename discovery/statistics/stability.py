@@ -9,10 +9,12 @@ said to be undecided.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
+from acdc.circuit import jaccard
 from acdc.errors import InputError
 from discovery.statistics.intervals import binomial_interval
 from discovery.statistics.result import Floats, check_need
@@ -51,16 +53,11 @@ def inclusion(masks: Mask, level: float = 0.95) -> Inclusion:
     return Inclusion(counts / b, low, high, stable, unstable, ~stable & ~unstable)
 
 
-def jaccard(masks: Mask) -> Floats:
+def jaccard_of_pairs(masks: Mask) -> Floats:
     """[B (B - 1) / 2]: shared edges over all edges of each pair; 1 for two empty circuits."""
-    b = _check("jaccard", masks)
-    used = masks[:, masks.any(axis=0)].astype(float)
-    shared = used @ used.T
-    sizes = np.diag(shared)
-    union = sizes[:, None] + sizes[None, :] - shared
-    first, second = np.triu_indices(b, 1)
-    shared, union = shared[first, second], union[first, second]
-    return np.divide(shared, union, out=np.ones_like(union), where=union > 0)
+    _check("jaccard", masks)
+    used = masks[:, masks.any(axis=0)]
+    return np.array([jaccard(one, other) for one, other in combinations(used, 2)])
 
 
 def nogueira(masks: Mask) -> float | None:

@@ -25,7 +25,7 @@ from discovery.sweeps.drawing import draw_front, draw_overlap
 from discovery.sweeps.points import (
     Member,
     done_members,
-    jaccard,
+    overlap,
     points,
     report,
     short_names,
@@ -142,7 +142,7 @@ def aggregate(folder: Path) -> list[Member]:
     write_bytes(folder / "sweep.md", report(members, folder.name).encode())
     if done:
         draw_front(folder, points(members), f"{folder.name}: {_about(done)}")
-        draw_overlap(folder, short_names([m.name for m in done]), jaccard(done))
+        draw_overlap(folder, short_names([m.name for m in done]), overlap(done))
     else:
         for name in FIGURES:
             (folder / name).unlink(missing_ok=True)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
+from acdc.circuit import jaccard
 from discovery.runs.folder import config_hash
 from discovery.show.tables import markdown
 
@@ -186,18 +187,18 @@ def short_names(names: Sequence[str]) -> list[str]:
     return short if len(set(short)) == len(names) and all(short) else list(names)
 
 
-def jaccard(members: Sequence[Member]) -> NDArray[np.float64]:
-    """[runs, runs]: edges in both circuits over edges in any; 1 for two empty ones.
+def overlap(members: Sequence[Member]) -> NDArray[np.float64]:
+    """[runs, runs]: Jaccard index of the two circuits' edges.
 
     NaN between runs on different graphs, whose edges only share their names.
     """
     graphs = [config_hash({k: m.config[k] for k in ("model", "graph")}) for m in members]
+    names = sorted({name for m in members for name in m.edges})
+    masks = [np.array([name in m.edges for name in names], bool) for m in members]
     out = np.full((len(members), len(members)), np.nan)
-    for i, one in enumerate(members):
-        for j, other in enumerate(members):
-            if graphs[i] == graphs[j]:
-                either = len(one.edges | other.edges)
-                out[i, j] = len(one.edges & other.edges) / either if either else 1.0
+    for i, j in np.ndindex(out.shape):
+        if graphs[i] == graphs[j]:
+            out[i, j] = jaccard(masks[i], masks[j])
     return out
 
 
@@ -220,7 +221,7 @@ def summary(members: Sequence[Member]) -> dict[str, Any]:
             {"name": m.name, **{k: v for k, v in (m.result or {}).items() if not _nested(v)}}
             for m in done
         ],
-        "jaccard": {"names": [m.name for m in done], "values": _finite(jaccard(done))},
+        "jaccard": {"names": [m.name for m in done], "values": _finite(overlap(done))},
     }
 
 
@@ -278,7 +279,7 @@ def report(members: Sequence[Member], title: str) -> str:
         names = short_names([m.name for m in done])
         rows = [
             {"": name, **{str(i): v for i, v in enumerate(row, 1)}}
-            for name, row in zip(names, _finite(jaccard(done)), strict=True)
+            for name, row in zip(names, _finite(overlap(done)), strict=True)
         ]
         parts += ["## Overlap of edges (Jaccard), runs in the order of the rows\n", markdown(rows)]
     return "\n".join(parts)

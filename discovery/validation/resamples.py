@@ -16,7 +16,7 @@ from acdc.data import Data
 from acdc.metrics import Metric
 from discovery.consensus.circuits import averages, circuits
 from discovery.methods import Method
-from discovery.statistics.stability import inclusion, jaccard, nogueira
+from discovery.statistics.stability import inclusion, jaccard_of_pairs, nogueira
 from discovery.validation.bench import Mask
 
 
@@ -46,7 +46,7 @@ def stability(
     rows = rng.integers(len(data), size=(count, len(data)))
     found = circuits(method, data, metric, rows.tolist(), [seed] * count)
     masks = np.array([m[graph.legal] for m in found])
-    often, alike = inclusion(masks), jaccard(masks)
+    often, alike = inclusion(masks), jaccard_of_pairs(masks)
     own = mask[graph.legal]
     return Stability(
         resamples=count,

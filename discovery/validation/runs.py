@@ -15,7 +15,7 @@ from acdc.errors import InputError
 from discovery.ablations.choices import AblationChoice
 from discovery.job.build import build_prompts
 from discovery.job.finished import read_finished
-from discovery.job.prepare import Kept, load
+from discovery.job.prepare import Cache, load
 from discovery.job.splits import split
 from discovery.runs.folder import termination_as_exit
 from discovery.runs.json_files import write_json
@@ -84,16 +84,16 @@ def _read(folder: Path) -> Found:
 
 
 def validate_runs(
-    found: Sequence[Found], settings: FullEvaluation, say: Say, kept: Kept | None = None
+    found: Sequence[Found], settings: FullEvaluation, say: Say, cache: Cache | None = None
 ) -> list[Validated]:
     """Validate each; writes validation.json, figures and report.html into each run's folder.
 
-    `kept` holds the model, if it is there already.
+    `cache` holds the model, if it is there already.
     """
     run = found[0].settings
     if settings.threads is not None:
         run = run.model_copy(update={"threads": settings.threads})
-    loaded = load(run, kept)
+    loaded = load(run, cache)
     used = build_prompts(run, loaded)
     seen = [used, *(p for part, p in split(run, loaded, used).items() if part == "tune")]
     prompts = held_out(run, loaded, seen, settings.prompts, settings.seed)
@@ -172,9 +172,12 @@ def table(validated: Sequence[Validated]) -> list[dict[str, str]]:
     """A row a property, a column a run: + shown to hold, - shown to fail, ? not decided."""
     signs = {True: "+", False: "-", None: "?"}
     rows: dict[str, dict[str, str]] = {}
-    for one in validated:
-        name = f"{one.validation['method']} ({one.validation['n_edges']})"
+    names = [f"{one.validation['method']} ({one.validation['n_edges']})" for one in validated]
+    if len(set(names)) < len(names):
+        names = [f"{name}, {i}" for i, name in enumerate(names, 1)]
+    for name, one in zip(names, validated, strict=True):
         for verdict in one.verdicts:
-            row = rows.setdefault(verdict.name, {"property": verdict.name})
+            blank = {"property": verdict.name, **dict.fromkeys(names, "")}  # if it was not asked
+            row = rows.setdefault(verdict.name, blank)
             row[name] = signs[verdict.holds]
     return list(rows.values())

@@ -5,6 +5,7 @@ import inspect
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from acdc.metrics import Metric
 from discovery.job import pipeline
 from discovery.methods import Found, Method
 from discovery.settings.run import CompareSettings, GraphSettings, Settings, read_settings
+from discovery.validation.runs import Validated, table
+from discovery.validation.verdicts import Verdict
 
 ROOT = Path(__file__).parents[2]
 SIZED = {"n_edges": 20}
@@ -231,6 +234,34 @@ def test_a_run_and_a_bare_circuit_are_validated(found, task):
         cd.validate(found.circuit)
     with pytest.raises(cd.InputError, match="prompts=3: at least 76"):
         cd.validate(found, prompts=3)
+
+
+def test_several_circuits_are_validated_at_once_and_shown_as_one_table(found, task):
+    asked = {"prompts": 76, "budget": 0.03, "scrubbing": {"prompts": 40}}
+    edges = found.circuit.edges
+    halves = [cd.Circuit.of(edges[i::2], task.model) for i in range(2)]
+    several = cd.validate([found, *halves], task, **asked)
+    sizes = [one.figures["n_edges"] for one in several]
+    assert sizes == [len(edges), -(-len(edges) // 2), len(edges) // 2]
+    values = [one.figures["circuit_values"]["kl"] for one in several]
+    alone = cd.validate(halves[1], task, **asked).figures["circuit_values"]["kl"]
+    assert values[2] == alone and len(set(values)) == 3
+    signs = {True: "+", False: "-", None: "?"}
+    rows = {row.pop("property"): list(row.values()) for row in several.rows()}
+    for i, one in enumerate(several):
+        said = {name: signs[holds] for name, holds in one.verdicts.items()}
+        assert {name: row[i] for name, row in rows.items() if row[i]} == said
+    assert all(name in repr(several) and name in several._repr_html_() for name in rows)
+    with pytest.raises(cd.InputError, match="no circuit"):
+        cd.validate([])
+
+
+def test_circuits_of_one_size_have_a_column_each():
+    verdict = Verdict("faithful", "is it?", True, "yes")
+    some = [verdict], [replace(verdict, holds=False)]
+    about = {"method": "given", "n_edges": 3}
+    alike = [Validated(Path(), about, verdicts, Path()) for verdicts in some]
+    assert table(alike) == [{"property": "faithful", "given (3), 1": "+", "given (3), 2": "-"}]
 
 
 def test_where_one_works_may_change_between_runs(model, task, tmp_path, monkeypatch):

@@ -23,6 +23,7 @@ from discovery.dashboard import contents, files, studies  # noqa: E402
 from discovery.dashboard.app import make_app  # noqa: E402
 from discovery.dashboard.export import SCRIPTS, export_page  # noqa: E402
 from discovery.dashboard.head_contents import heads
+from discovery.heads import rules
 
 SCRIPT_FOLDER = Path(__file__).parents[2] / "scripts"
 PAGE = package_files("discovery.dashboard").joinpath("page")
@@ -66,7 +67,8 @@ def test_the_table_is_what_the_files_say(runs, on_disk):
     assert sorted(found) == ["acdc_0.05", "acdc_0.5", "failed", "other/eap_ig", "route"]
     for name in ("acdc_0.05", "acdc_0.5", "other/eap_ig"):
         result, run = on_disk(name, "result.json"), found[name]
-        for key in ("model", "task", "method", "threshold", "n_edges", "faithfulness", "metric"):
+        for key in ("model", "task", "method", "threshold", "n_edges", "faithfulness", "metric",
+                    "unit", "lower_is_better"):  # fmt: skip
             assert run[key] == result[key], key
         assert run["metric_circuit"] == result["metric_circuit"] and run["state"] == "done"
         assert run["seconds"] == result["seconds"]["search"]
@@ -97,12 +99,24 @@ def test_a_run_is_what_its_files_say(runs, on_disk):
         entry = file["heads"].pop(head["name"])
         for key in ("candidates", "attention", "patterns", "writes"):
             assert head[key] == entry[key]
-        scores = {name: {"value": v, "low": lo, "high": hi} for name, v, lo, hi in head["scores"]}
-        assert scores == {k: {"low": None, "high": None} | v for k, v in entry["scores"].items()}
+        scores = {k: {"low": None, "high": None} | v for k, v in entry["scores"].items()}
+        assert head["scores"] == scores
     assert not file["heads"]
+    assert found["heads"]["about"]["scores"] == [
+        {"name": name, **said} for name, said in file["about"]["scores"].items()
+    ]
     verdicts = on_disk("acdc_0.05", "validation.json")["verdicts"]
     assert [v["holds"] for v in found["validation"]["verdicts"]] == [v["holds"] for v in verdicts]
     assert len(found["validation"]["verdicts"]) > 8 and found["problems"] == []
+
+
+def test_words_on_scores_are_the_files_and_ours_where_it_has_none():
+    score = {"mine": {"unit": "share", "means": "what I say"}}
+    head = {"heads": {"a0.h0": {"scores": {"mine": {"value": 0.5}}}}}
+    found = heads(head | {"about": {"attends": 0.7, "scores": score}})["about"]
+    assert found == {"attends": 0.7, "scores": [{"name": "mine"} | score["mine"]]}
+    old = heads(head)["about"]
+    assert old["attends"] == rules.ATTENDS and len(old["scores"]) == len(rules.about()["scores"])
 
 
 def test_a_route_is_what_its_file_says(runs, on_disk):
@@ -213,7 +227,8 @@ KEYS = st.sampled_from(
      "faithfulness", "cells", "completeness", "tried", "worst", "config", "method", "model", "name",
      "kv", "n_kv_heads", "a0.h0->logits", "input->m0", "nodes", "threshold", "seconds", "curves",
      "table", "signed", "points", "method", "methods", "task", "versus", "components", "difference",
-     "named", "flow", "mean", "a0.h1", "m0", "order", "edge", "effect", "kept", "config"]
+     "named", "flow", "mean", "about", "scores", "means", "a0.h1", "m0", "order", "edge", "effect",
+     "kept", "config"]
 )  # fmt: skip
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),

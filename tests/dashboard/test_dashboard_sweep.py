@@ -58,6 +58,20 @@ def test_only_like_runs_are_compared_and_folders_can_be_chosen(page, tmp_path, w
         assert front(page) == ["diff"]
 
 
+def test_which_side_of_a_metric_is_better_is_the_results_word(page, tmp_path, written):
+    """More edges and a larger value: worse of a divergence, better of what is to be high."""
+    for name, more in {"own": {"lower_is_better": False}, "kl": {}, "prob_diff": {}}.items():
+        for n_edges in (10, 20):
+            run = tmp_path / name / str(n_edges)
+            finished(written, run, n_edges, 0.5, value=n_edges, metric=name, **more)
+    with Server(tmp_path) as address:
+        go(page, address, "sweep")
+        for name, best in {"own": ["10", "20"], "kl": ["10"], "prob_diff": ["10", "20"]}.items():
+            page.select_option("#group", f"ioi in m, {name}, resample")
+            page.select_option("#measure", name)
+            assert front(page) == best
+
+
 def test_long_names_leave_the_numbers_in_sight(page, tmp_path, written):
     long = "method.name=acdc,method.threshold=0.001234567,task.n=100,seed=12"
     finished(written, tmp_path / "sweep" / long, 12345, 0.987)

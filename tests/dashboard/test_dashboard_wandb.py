@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient  # noqa: E402
 from test_dashboard_server import client, command, listed, one  # noqa: E402
 
 from acdc.errors import InputError  # noqa: E402
-from discovery.dashboard import files, logged, sources, tracked  # noqa: E402
+from discovery.dashboard import contents, files, logged, sources, tracked  # noqa: E402
 from discovery.dashboard.app import make_app  # noqa: E402
 from discovery.dashboard.export import export_page  # noqa: E402
 from discovery.dashboard.runs import summaries  # noqa: E402
@@ -133,6 +133,16 @@ def test_states_and_a_search_that_did_not_end():
     assert (line["task"], line["model"], line["method"]) == ("mine", "gpt2", "acdc")
     done = tracked.summary("x", run_of({**last, "faithfulness": 0.9}, config=config), [])
     assert (done["n_edges"], done["faithfulness"], done["metric"]) == (90, 0.9, "kl")
+
+
+def test_files_of_one_name_are_two_tasks():
+    config = {"task": {"name": "pairs", "path": "my.jsonl"}}
+    lines = [
+        tracked.summary(name, run_of({"places": {"task": f"/x/{name}/my.jsonl"},
+                                      "faithfulness": 0.9}, config=config), [])
+        for name in ("one", "two")
+    ]  # fmt: skip
+    assert [line["task"] for line in contents.told_apart(lines)] == ["one/my", "two/my"]
 
 
 def test_the_export_holds_an_offline_run(copied_runs, tmp_path):

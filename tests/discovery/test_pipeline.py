@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,10 +15,12 @@ from acdc.circuit import Circuit
 from acdc.errors import InputError
 from acdc.prompts import Prompts
 from discovery.heads.attention import head_attention
+from discovery.job import pipeline
 from discovery.job.build import load_model, task_prompts
 from discovery.job.pipeline import discover, labels
 from discovery.job.propose import propose
 from discovery.runs.folder import read_run
+from discovery.runs.tracking import NullTracker
 
 ASKED = (*AS_PUBLISHED, "method.threshold=0.05")
 
@@ -76,6 +79,7 @@ def test_result_is_complete_and_consistent(run):
     ratio = result["seconds"]["search"] / result["forward_seconds"]
     assert result["search_in_forwards"] == pytest.approx(ratio, rel=0.05)
     assert len(result["config_hash"]) == 16 and result["config_hash"] == found.config["config_hash"]
+    assert (result["unit"], result["lower_is_better"]) == ("nats", True)
     assert {"model", "task", "method", "metric", "ablation", "threshold", "seed"} < set(result)
 
 
@@ -198,6 +202,22 @@ def test_what_is_ones_own_is_called_by_its_own_name(tmp_path):
     assert labels(own)[:2] == ["induction", "my_task"]
     result = discover(own, tmp_path / "run", [], print)
     assert result["task"] == "my_task" and result["places"] == {"task": str(path)}
+
+
+def test_a_mirror_tells_files_of_one_name_apart(tmp_path, monkeypatch):
+    """What W&B is told; the words of the configuration may be the same in two folders."""
+    told, mirror = [], NullTracker()
+    monkeypatch.setattr(mirror, "finish", told.append)
+    monkeypatch.setattr(pipeline, "start_tracker", lambda *_, **__: nullcontext(mirror))
+    line = {"clean_ids": [5, 9, 2, 5], "corrupt_ids": [5, 7, 2, 8], "answers": [2], "wrong": [5]}
+    words = ("task=pairs", "task.path=my.jsonl", "method=eap", "method.n_edges=5", "tune=0")
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "my.jsonl").write_text(json.dumps(line) + "\n")
+        monkeypatch.chdir(tmp_path / name)
+        discover(settings(*words, "test=0", "ablation=zero"), tmp_path / name / "run", [], print)
+    places = [outcome.summary["places"]["task"] for outcome in told]
+    assert places == [str(tmp_path / name / "my.jsonl") for name in ("one", "two")]
 
 
 @pytest.mark.parametrize("name, label", [

@@ -12,8 +12,8 @@ from discovery.sweeps.folder import read_sweep
 from discovery.sweeps.points import (
     Member,
     done_members,
-    jaccard,
     mean_over_seeds,
+    overlap,
     points,
     report,
     series_labels,
@@ -96,11 +96,11 @@ def test_labels_say_what_differs_within_a_method():
     assert series_labels([m.config for m in tasks]) == ["acdc, ioi", "acdc, induction"]
 
 
-def test_jaccard():
+def test_overlap_is_jaccards_index_within_a_graph():
     runs = [member("a", 2, 1), member("b", 4, 1), member("c", 0, 1), member("d", 0, 1)]
     other = member("e", 2, 1)
     other.config["graph"]["kv"] = "per_query_head"
-    matrix = jaccard([*runs, other])
+    matrix = overlap([*runs, other])
     expected = [[1, 0.5, 0, 0], [0.5, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]]
     assert np.array_equal(matrix[:4, :4], expected)
     assert np.isnan(matrix[:4, 4]).all() and matrix[4, 4] == 1

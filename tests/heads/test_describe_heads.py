@@ -60,6 +60,17 @@ def test_every_head_has_scores_patterns_and_writes_that_add_up(job):
                 assert score["low"] <= score["value"] <= score["high"]
 
 
+def test_every_score_is_in_words(job):
+    found = described(job)
+    said = found["about"]["scores"]
+    scores = {name for entry in found["heads"].values() for name in entry["scores"]}
+    assert len(scores) >= 8 and scores <= set(said)
+    for name in scores:
+        values = [entry["scores"].get(name, {}).get("value") for entry in found["heads"].values()]
+        if said[name]["unit"] == "share":
+            assert all(0 <= v <= 1 + 1e-6 for v in values if v is not None), name
+
+
 def test_the_models_own_roles_are_found(job):
     """Previous-token heads below, induction heads that move the answer above."""
     roles = {name: entry["candidates"] for name, entry in described(job)["heads"].items()}

@@ -11,7 +11,7 @@ from acdc.forward import layers, trace
 from acdc.masked import Record, masked_run
 from acdc.metrics import LOGIT_DIFF
 from acdc.model import Attention, Block, Model, Norm
-from discovery.heads import roles
+from discovery.heads import roles, rules
 
 N = 7
 
@@ -200,15 +200,15 @@ INHIBITION = {
     [(MOVER, "mover"), (NEGATIVE, "negative mover"), (INHIBITION, "S-inhibition")],
 )
 def test_a_role_needs_all_its_scores(scores, role):
-    assert roles.candidates(scores) == [role]
+    assert rules.candidates(scores) == [role]
     for missing in scores:
-        assert roles.candidates({k: v for k, v in scores.items() if k != missing}) == []
+        assert rules.candidates({k: v for k, v in scores.items() if k != missing}) == []
     for name in scores:
         doubtful = dict.fromkeys(("value", "low", "high"), 0.0)
-        assert roles.candidates(scores | {name: doubtful}) == []
+        assert rules.candidates(scores | {name: doubtful}) == []
 
 
 def test_a_head_may_have_several_roles_or_none():
-    both = roles.candidates(MOVER | {"induction": {"value": 0.5}})
+    both = rules.candidates(MOVER | {"induction": {"value": 0.5}})
     assert both == ["induction", "mover"]
-    assert roles.candidates({"previous token": {"value": 0.3}}) == []
+    assert rules.candidates({"previous token": {"value": 0.3}}) == []

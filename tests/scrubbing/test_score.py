@@ -11,7 +11,6 @@ from discovery.scrubbing.score import (
     cross_entropy,
     effect,
     entropy,
-    null_percentile,
     recovered,
     retained,
     variance_explained,
@@ -142,11 +141,3 @@ def test_variance_explained_by_hand():
     assert variance_explained(activation, np.arange(4)) == pytest.approx(1)
     assert variance_explained(activation, np.zeros(4)) == 0
     assert variance_explained(np.ones((4, 2)), np.arange(4)) == 0
-
-
-def test_null_percentile_by_hand():
-    found = null_percentile(0.9, np.array([0.1, 0.95, 0.9]))
-    assert (found.p, found.rank, found.null) == (3 / 4, 3, 3)
-    assert null_percentile(1.0, np.zeros(63)).p == 1 / 64
-    with pytest.raises(InputError, match="null"):
-        null_percentile(1.0, np.zeros(0))

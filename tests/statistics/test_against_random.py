@@ -12,6 +12,7 @@ from discovery.statistics.against_random import (
     mean_squared,
     minimality,
     null_percentile,
+    null_rank,
     partial_necessity,
     sufficiency,
 )
@@ -150,3 +151,11 @@ def test_percentile_by_hand():
     assert null_percentile(0.0, family).holds is False
     with pytest.raises(InputError, match="needs 19 members of the null family, got 18"):
         null_percentile(1.0, family[:18])
+
+
+def test_rank_in_a_null_family_by_hand():
+    found = null_rank(0.9, np.array([0.1, 0.95, 0.9]))
+    assert (found.p, found.rank, found.members) == (3 / 4, 3, 3)
+    assert null_rank(1.0, np.zeros(63)).p == 1 / 64
+    with pytest.raises(InputError, match="null"):
+        null_rank(1.0, np.zeros(0))

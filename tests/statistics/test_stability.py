@@ -5,7 +5,7 @@ import pytest
 
 from acdc.errors import InputError
 from discovery.statistics.intervals import binomial_interval
-from discovery.statistics.stability import inclusion, jaccard, nogueira
+from discovery.statistics.stability import inclusion, jaccard_of_pairs, nogueira
 
 
 def columns(*counts, b=100):
@@ -31,14 +31,14 @@ def test_inclusion_needs_circuits():
 
 def test_jaccard_by_hand():
     masks = np.array([[1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]], dtype=bool)
-    assert jaccard(masks) == pytest.approx([1 / 3, 0, 0, 0, 0, 1])
+    assert jaccard_of_pairs(masks) == pytest.approx([1 / 3, 0, 0, 0, 0, 1])
 
 
 def test_jaccard_is_the_literal_ratio():
     masks = np.random.default_rng(0).random((7, 50)) < 0.3
     pairs = [(i, j) for i in range(7) for j in range(i + 1, 7)]
     literal = [(masks[i] & masks[j]).sum() / (masks[i] | masks[j]).sum() for i, j in pairs]
-    assert jaccard(masks) == pytest.approx(literal)
+    assert jaccard_of_pairs(masks) == pytest.approx(literal)
 
 
 def test_nogueira_is_one_for_equal_circuits_and_zero_for_random_ones():
@@ -69,7 +69,7 @@ def test_nogueira_is_undefined_for_empty_and_full():
     assert nogueira(np.ones((3, 5), dtype=bool)) is None
 
 
-@pytest.mark.parametrize("figure", [inclusion, jaccard, nogueira])
+@pytest.mark.parametrize("figure", [inclusion, jaccard_of_pairs, nogueira])
 def test_refusals(figure):
     with pytest.raises(InputError, match="needs 2 circuits, got 1"):
         figure(np.ones((1, 5), dtype=bool))

@@ -44,7 +44,7 @@ function edgeMarks(picture, count) {
 
 // A head's own queries, and the keys and values that it shares with its group, are told apart.
 function touches([writer, reader], node) {
-  return writer === node || readerOf(reader).node === node;
+  return writer === node || named(reader).node === node;
 }
 
 function showOnly({ edges, marks, nodes }, count, focus) {
@@ -56,8 +56,8 @@ function showOnly({ edges, marks, nodes }, count, focus) {
     const close = !focus || touches(edge, focus);
     marks[i].classList.toggle("off", !on);
     marks[i].classList.toggle("dim", !close);
-    if (on) used.add(writer).add(readerOf(reader).node);
-    if (on && focus && close) near.add(writer).add(readerOf(reader).node);
+    if (on) used.add(writer).add(named(reader).node);
+    if (on && focus && close) near.add(writer).add(named(reader).node);
   });
   for (const node of nodes) {
     const id = node.dataset.id;
@@ -88,7 +88,7 @@ function sidePanel(circuit, state, update, box, about) {
   const slider = el("input", { id: "least", type: "range", min: 0, max: Math.max(edges.length - 1, 0), value: state.least,
     input: (e) => update({ least: +e.target.value }) });
   const above = el("output", { for: "least", id: "above" });
-  const names = [...countEnds(edges).keys()].filter((n) => /^[am]/.test(n)).sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
+  const names = [...countEnds(edges).keys()].filter((n) => !isEnd(n)).sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
   const find = el("input", { id: "find", list: "nodes", placeholder: "a3.h1, 3.1, m4 …", autocomplete: "off", "aria-describedby": "missed",
     input: (e) => { const node = nodeNamed(names, e.target.value); if (node) update({ focus: node }); },
     change: (e) => {
@@ -123,7 +123,7 @@ function sidePanel(circuit, state, update, box, about) {
     slider.setAttribute("aria-valuetext", above.textContent);
     clear.disabled = !state.focus;
     if (document.activeElement !== find) find.value = state.focus ?? "";
-    const into = near.filter(([, reader]) => readerOf(reader).node === state.focus).length;
+    const into = near.filter(([, reader]) => named(reader).node === state.focus).length;
     title.textContent = state.focus ? `${state.focus}: ${into} in, ${near.length - into} out` : plural(near.length, "edge");
     const place = state.focus && about(state.focus);
     more.replaceChildren(...(place ? [el("a", { href: place }, `What ${state.focus} looks at and writes`)] : []));

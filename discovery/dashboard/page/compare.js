@@ -81,7 +81,7 @@ function compareSide(title, details, rows, side) {
   tipsIn(picture, (target) => describePart(target, edges));
   function show(kept, focus) {
     edges.forEach((edge, i) => marks[i].classList.toggle("off", !kept.has(name(edge))));
-    const used = new Set(["input", "logits", ...edges.filter((e) => kept.has(name(e))).flatMap(([w, r]) => [w, readerOf(r).node])]);
+    const used = new Set(["input", "logits", ...edges.filter((e) => kept.has(name(e))).flatMap(([w, r]) => [w, named(r).node])]);
     for (const node of nodes) {
       node.classList.toggle("idle", !used.has(node.dataset.id));
       node.classList.toggle("focused", node.dataset.id === focus);

@@ -22,33 +22,37 @@ function makeGrid({ layers, heads, groups, mlp }) {
   return grid;
 }
 
+// What a name says: "a5.kv1<k>" is node a5.kv1, kind kv, layer 5, index 1, feeds k; a writer that
+// is no reader feeds nothing. Null for what is no name.
+function named(name) {
+  const found = /^(?:(input|logits)|m(\d+)|a(\d+)\.(h|kv)(\d+)(?:<([qkv])>)?)$/.exec(name ?? "");
+  if (!found) return null;
+  const [, end, mlp, layer, group, index, part] = found;
+  const kind = end ?? group ?? "m";
+  return { node: part ? name.slice(0, -3) : name, kind, layer: +(mlp ?? layer ?? 0), index: +(index ?? 0), feeds: part ?? { m: "m", logits: "l" }[kind] };
+}
+
 // Middle and size of a node such as "a3.h1", "a3.kv0", "m4", "input", "logits".
 function place(grid, node) {
   const middle = grid.headX((grid.heads - 1) / 2);
-  if (node === "input") return { x: middle, y: grid.foot, width: 130, height: 20 };
-  if (node === "logits") return { x: middle, y: grid.top - (grid.foot - grid.base), width: 130, height: 20 };
-  const [, mlp, layer, kind, index] = /^(?:m(\d+)|a(\d+)\.(h|kv)(\d+))$/.exec(node);
-  if (mlp) return { x: grid.headX(grid.heads + 0.1), y: grid.layerY(+mlp) - 0.5 * grid.row, width: grid.box, height: 17 };
-  const y = grid.layerY(+layer);
-  if (kind === "h") return { x: grid.headX(+index), y, width: grid.box, height: 17 };
+  const { kind, layer, index } = named(node);
+  if (kind === "input") return { x: middle, y: grid.foot, width: 130, height: 20 };
+  if (kind === "logits") return { x: middle, y: grid.top - (grid.foot - grid.base), width: 130, height: 20 };
+  const y = grid.layerY(layer);
+  if (kind === "m") return { x: grid.headX(grid.heads + 0.1), y: y - 0.5 * grid.row, width: grid.box, height: 17 };
+  if (kind === "h") return { x: grid.headX(index), y, width: grid.box, height: 17 };
   const size = grid.heads / grid.groups;
-  return { x: grid.headX((index * size) + (size - 1) / 2), y: y + 18, width: grid.box, height: 15, from: grid.headX(index * size), to: grid.headX((+index + 1) * size - 1) };
-}
-
-// "a5.h2<q>" is node a5.h2, fed at its query third.
-function readerOf(name) {
-  const [, node, entry] = /^([^<]+)(?:<([qkv])>)?$/.exec(name);
-  return { node, feeds: entry ?? (node === "logits" ? "l" : "m") };
+  return { x: grid.headX((index * size) + (size - 1) / 2), y: y + 18, width: grid.box, height: 15, from: grid.headX(index * size), to: grid.headX((index + 1) * size - 1) };
 }
 
 function feedName(reader) {
-  return FEEDS[readerOf(reader).feeds][2];
+  return FEEDS[named(reader).feeds][2];
 }
 
 // Out of the writer's top, into the reader's bottom, bowed away from the middle; the bow grows
 // with the distance, so that edges over different distances separate.
 function edgePath(grid, writer, reader) {
-  const { node, feeds } = readerOf(reader);
+  const { node, feeds } = named(reader);
   const start = place(grid, writer);
   const end = place(grid, node);
   const fan = (at, other) => (at.width < 100 ? 0 : at.width * Math.min(Math.max((0.8 * (other.x - at.x)) / grid.span, -0.44), 0.44));
@@ -74,7 +78,7 @@ function drawEdge(grid, [writer, reader, effect], i, strongest, look) {
   const strength = Math.abs(effect) / strongest;
   const path = edgePath(grid, writer, reader);
   const width = (0.9 + 3.4 * strength ** 0.7).toFixed(2);
-  const kind = `edge ${readerOf(reader).feeds} ${effect < 0 ? "minus" : "plus"} ${look ?? ""}`;
+  const kind = `edge ${named(reader).feeds} ${effect < 0 ? "minus" : "plus"} ${look ?? ""}`;
   const ink = (0.8 + 0.2 * strength ** 0.5).toFixed(2); // inherited; the group's own opacity would make it a layer
   return svg("g", { class: kind, "data-edge": i, "stroke-opacity": ink, "fill-opacity": ink },
     svg("path", { class: "hit", d: path.d, "stroke-width": 9 }),
@@ -104,7 +108,7 @@ function drawNode(grid, node, described) {
   const at = place(grid, node);
   const bracket = at.from === undefined ? null
     : svg("path", { class: "axis", d: `M${at.from - 16} ${at.y - 9}v3H${at.to + 16}v-3` });
-  return svg("g", { class: `node ${/^[mil]/.test(node) ? "end" : ""}`, role: "button", tabindex: 0, "data-id": node, "aria-label": described, "aria-pressed": "false" },
+  return svg("g", { class: `node ${["h", "kv"].includes(named(node).kind) ? "" : "end"}`, role: "button", tabindex: 0, "data-id": node, "aria-label": described, "aria-pressed": "false" },
     bracket,
     svg("rect", { x: at.x - at.width / 2, y: at.y - at.height / 2, width: at.width, height: at.height, rx: at.height / 2.6 }),
     svg("text", { x: at.x, y: at.y, "dominant-baseline": "central", "text-anchor": "middle" }, nameParts(node)));
@@ -112,7 +116,10 @@ function drawNode(grid, node, described) {
 
 // "a3.h1", of which "3.1" stays where there is little room.
 function nameParts(node) {
-  return node.split(/(a(?=\d)|h(?=\d))/).map((part) => (/^[ah]$/.test(part) ? svg("tspan", { class: "long" }, part) : part));
+  const { kind, layer, index } = named(node);
+  const long = (letter) => svg("tspan", { class: "long" }, letter);
+  if (kind === "h") return [long("a"), `${layer}.`, long("h"), String(index)];
+  return kind === "kv" ? [long("a"), `${layer}.kv${index}`] : [node];
 }
 
 function shortName(node) {
@@ -132,13 +139,17 @@ function drawCircuit(circuit, title, look) {
     svg("g", {}, nodes)));
 }
 
+function isEnd(node) {
+  return node === "input" || node === "logits";
+}
+
 // For each node with an edge, and input and logits: edges in and out.
 function countEnds(edges) {
   const counts = new Map([["input", [0, 0]], ["logits", [0, 0]]]);
   const at = (node) => counts.get(node) ?? counts.set(node, [0, 0]).get(node);
   for (const [writer, reader] of edges) {
     at(writer)[1]++;
-    at(readerOf(reader).node)[0]++;
+    at(named(reader).node)[0]++;
   }
   return counts;
 }

@@ -1,28 +1,8 @@
 // What one head does: where it looks on a prompt, what it writes for, and which roles would fit.
 "use strict";
 
-const LOOKED = 0.4; // a mark on the scores' scale: from here on a head is said to look there
-const SHARES_OF = { // scores between 0 and 1, in this order, with what they are
-  "previous token": "attention to the token before, on random tokens twice over",
-  "current token": "attention to the token itself, there",
-  "first token": "attention to the first token, there",
-  "duplicate token": "attention to the token's first occurrence, there (second half)",
-  "induction": "attention to what followed the first occurrence, there (second half)",
-  "answer attention": "attention from the answer position to the right answer in the prompt",
-  "wrong attention": "the same to the wrong answer",
-  "S2 attention": "attention from the end to the second mention of the subject",
-  "copying": "share of answer tokens among the five that its value-output path raises most",
-  "anti-copying": "the same with the head's output negated",
-};
-const OTHERS = {
-  "direct effect": ["logits", "what it adds to right answers less wrong ones at the answer position"],
-  "attention and writing": ["correlation", "of attention to an answer with what is added to its logit"],
-  "logit diff through queries": ["logits", "fall of the logit difference when its edges into the movers' queries are cut"],
-  "movers turned to IO": ["attention", "fall of the movers' attention to IO less S1 when those edges are cut"],
-};
-
 function headsView(details, options) {
-  const { prompts, heads } = details.heads;
+  const { about, prompts, heads } = details.heads;
   const strength = headStrength(details.circuit);
   const sorted = [...heads].sort((a, b) => (strength(b.name) - strength(a.name)) || a.name.localeCompare(b.name, "en", { numeric: true }));
   const place = el("div", { class: "stack" });
@@ -37,7 +17,7 @@ function headsView(details, options) {
       row.classList.toggle("here", mine);
       row.querySelector("button").setAttribute("aria-pressed", String(mine));
     }
-    place.replaceChildren(...headParts(head, prompts, details.summary.id, state));
+    place.replaceChildren(...headParts(head, about, prompts, details.summary.id, state));
     if (!moved) return;
     history.replaceState(null, "", headAddress(details)(head.name));
     say(`${head.name}: ${roleWords(head)}`);
@@ -61,7 +41,7 @@ function headAddress({ heads, summary }) {
 function headStrength(circuit) {
   const found = new Map();
   for (const [writer, reader, effect] of circuit?.edges ?? []) {
-    for (const node of [writer, readerOf(reader).node]) found.set(node, Math.max(found.get(node) ?? 0, Math.abs(effect)));
+    for (const node of [writer, named(reader).node]) found.set(node, Math.max(found.get(node) ?? 0, Math.abs(effect)));
   }
   return (name) => found.get(name) ?? 0;
 }
@@ -74,7 +54,7 @@ function roleMarks(head) {
   return head.candidates.length ? head.candidates.map((role) => [el("span", { class: "role" }, role), " "]) : el("span", { class: "quiet" }, "–");
 }
 
-function headParts(head, prompts, id, state) {
+function headParts(head, about, prompts, id, state) {
   const link = el("a", { class: "button", href: `${address("run", id, "circuit")}?head=${encodeURIComponent(head.name)}` }, "Its edges");
   const prompt = el("div", {});
   const buttons = prompts.map((_, i) => el("button", { type: "button", "aria-label": `Prompt ${i + 1}`, click: () => showPrompt(i) }, String(i + 1)));
@@ -86,7 +66,7 @@ function headParts(head, prompts, id, state) {
   if (prompts.length) showPrompt(state.prompt);
   return [el("section", { class: "panel", "aria-label": head.name },
       el("div", { class: "bar" }, el("h2", {}, `${head.name}: ${roleWords(head)}`), el("span", { class: "quiet" }, "Prompt"), buttons, link), prompt),
-    el("div", { class: "two" }, scorePanel(head), attentionPanel(head))];
+    el("div", { class: "two" }, scorePanel(head, about), attentionPanel(head))];
 }
 
 // The pattern beside what the chosen query looks at and what the head writes there.
@@ -156,22 +136,19 @@ function drawPattern(name, pattern, prompt, pick) {
   });
 }
 
-function scorePanel(head) {
-  const found = new Map(head.scores.map(([name, ...values]) => [name, values]));
-  const shares = Object.keys(SHARES_OF).filter((name) => found.has(name)).map((name) => {
-    const [value, low, high] = found.get(name);
-    return { name, value, low, high };
-  });
-  const others = Object.keys(OTHERS).filter((name) => found.has(name)).map((name) => {
-    const [value, low, high] = found.get(name);
+function scorePanel(head, about) {
+  const found = about.scores.filter(({ name }) => Object.hasOwn(head.scores, name)).map((said) => ({ ...said, ...head.scores[said.name] }));
+  const shares = found.filter((score) => score.unit === "share"); // on one scale
+  const effects = found.filter((score) => score.unit !== "share").map(({ name, unit, means, value, low, high }) => {
     const range = low === null || high === null ? "" : `[${shown(low)}, ${shown(high)}]`;
-    return [el("span", { title: OTHERS[name][1] }, name), shown(value), range, OTHERS[name][0]];
+    return [el("span", { title: means }, name), shown(value), range, unit ?? "–"];
   });
+  const line = about.attends;
   return el("section", { class: "panel" }, el("h2", {}, "Role scores"),
-    shares.length ? intervals(`Role scores of ${head.name}`, shares, `the line is ${LOOKED}: it looks there`, [0, LOOKED, 1], 140) : el("p", { class: "quiet" }, "None in the file."),
-    others.length ? table("Effects and correlations", [["score", ""], ["value", "n"], ["95 %", "n"], ["unit", ""]], others, "edges") : null,
+    shares.length ? intervals(`Role scores of ${head.name}`, shares, line === null ? "" : `the line is ${line}: it looks there`, [0, line, 1].filter((level) => level !== null), 140) : el("p", { class: "quiet" }, "None in the file."),
+    effects.length ? table("Effects and correlations", [["score", ""], ["value", "n"], ["95 %", "n"], ["unit", ""]], effects, "edges") : null,
     el("details", {}, el("summary", {}, "What the scores are"),
-      el("dl", { class: "terms" }, [...Object.entries(SHARES_OF), ...Object.entries(OTHERS).map(([k, v]) => [k, v[1]])].map(([k, words]) => el("div", {}, el("dt", {}, k), el("dd", {}, words))))));
+      el("dl", { class: "terms" }, about.scores.map(({ name, means }) => el("div", {}, el("dt", {}, name), el("dd", {}, means))))));
 }
 
 function attentionPanel(head) {

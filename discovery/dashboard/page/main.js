@@ -144,9 +144,14 @@ function runTitle(s) {
   return s.method && where ? `${s.method} ${where}` : s.id;
 }
 
+// The metric's value with its unit, as far as the result names one.
+function measured(s) {
+  return s.metric_circuit === null || !s.unit ? shown(s.metric_circuit) : `${shown(s.metric_circuit)} ${s.unit}`;
+}
+
 function runHead({ summary: s }) {
   const facts = [["edges", s.n_edges_total ? `${shown(s.n_edges)} of ${shown(s.n_edges_total)}` : shown(s.n_edges)],
-    ["threshold", shown(s.threshold)], ["faithfulness", percent(s.faithfulness)], [s.metric ?? "metric", shown(s.metric_circuit)],
+    ["threshold", shown(s.threshold)], ["faithfulness", percent(s.faithfulness)], [s.metric ?? "metric", measured(s)],
     ["ablation", s.ablation ?? "–"], [s.views.includes("search") ? "search" : "time", span(s.seconds)]].filter(([, text]) => text !== "–");
   const out = store ? null : el("a", { class: "button", href: `export?id=${encodeURIComponent(s.id)}`, download: "circuit.html" }, "Export as one file");
   return el("div", { class: "head" },

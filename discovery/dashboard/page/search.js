@@ -3,7 +3,6 @@
 "use strict";
 
 const REPLAY = 12_000; // milliseconds of the whole replay, with a limit for each step below
-const READER = /^(?:logits|m\d+|a\d+\.(?:h|kv)\d+<[qkv]>)$/;
 const NOTHING = { // why a reader has no test
   disconnected: "Nothing to test: no edge that is kept leaves this node, so what it reads cannot matter.",
   "gate removed": "Nothing to test: all edges into this reader were cut together, at its gate.",
@@ -87,12 +86,12 @@ function growingCircuit(circuit, rows) {
   for (const node of nodes.values()) for (const name of ["role", "tabindex", "aria-pressed"]) node.removeAttribute(name);
   const first = new Map();
   for (const edge of circuit.edges) {
-    for (const node of [edge[0], readerOf(edge[1]).node]) first.set(node, Math.min(first.get(node) ?? Infinity, stepOf(edge)));
+    for (const node of [edge[0], named(edge[1]).node]) first.set(node, Math.min(first.get(node) ?? Infinity, stepOf(edge)));
   }
   const marks = edgeMarks(picture, circuit.edges.length);
   const changes = [ // what appears: step, element, class while it is not there yet
     ...circuit.edges.map((edge, i) => [stepOf(edge), marks[i], "off"]),
-    ...[...first].filter(([node]) => /^[am]/.test(node)).map(([node, step]) => [step, nodes.get(node), "absent"]),
+    ...[...first].filter(([node]) => !isEnd(node)).map(([node, step]) => [step, nodes.get(node), "absent"]),
   ].sort((a, b) => a[0] - b[0]);
   for (const [, element, look] of changes) element.classList.add(look);
   const marker = settlingMark(makeGrid(circuit));
@@ -113,10 +112,9 @@ function settlingMark(grid) {
   const name = svg("text", { "dominant-baseline": "central", "text-anchor": "middle" });
   const element = svg("g", { class: "settling", "aria-hidden": "true" }, svg("g", {}, box, name)); // the inner one keeps its size
   function move(reader) {
-    const known = READER.test(reader ?? "");
-    element.toggleAttribute("hidden", !known);
-    if (!known) return;
-    const { node } = readerOf(reader);
+    const { node, feeds } = named(reader) ?? {};
+    element.toggleAttribute("hidden", !feeds);
+    if (!feeds) return;
     const at = place(grid, node);
     const width = node.length > 6 ? 66 : 56;
     box.setAttribute("x", -width / 2);
@@ -130,18 +128,18 @@ function settlingMark(grid) {
 // While a search runs there is no circuit file: sizes from the readers' names, edges from what was
 // kept. Nothing before the first head is reached.
 function circuitSoFar(rows, decisions) {
-  const names = rows.map((row) => row.reader ?? "").filter((name) => READER.test(name));
-  const most = (pattern) => Math.max(-1, ...names.map((name) => +(pattern.exec(name)?.[1] ?? -1)));
-  const layers = most(/^[am](\d+)/) + 1;
-  const heads = most(/\.h(\d+)/) + 1;
+  const readers = rows.map((row) => named(row.reader)).filter((name) => name?.feeds);
+  const of = (kind) => readers.filter((name) => name.kind === kind);
+  const count = (names, at) => 1 + Math.max(-1, ...names.map((name) => name[at]));
+  const [layers, heads, groups] = [count(readers, "layer"), count(of("h"), "index"), count(of("kv"), "index")];
   if (!layers || !heads || layers > 200 || heads > 200) return null;
-  const isWriter = (name) => name === "input" || /^(?:m\d{1,3}|a\d{1,3}\.h\d{1,3})$/.test(name);
+  const writes = (name) => name && name.kind !== "logits" && (name.kind === "m" || !name.feeds);
   const settled = rows[rows.length - 1].n_tests ?? 0; // decisions are written before their reader's row
-  const edges = decisions.filter(([order, , effect, kept, kind]) => order < settled && kept && kind === "edge" && effect !== null)
-    .map(([, name, effect]) => [...name.split("->"), effect])
-    .filter(([writer, reader]) => isWriter(writer) && READER.test(reader));
+  const edges = decisions.filter((d) => d.order < settled && d.kept && d.kind === "edge" && d.effect !== null)
+    .map((d) => [...d.name.split("->"), d.effect])
+    .filter(([writer, reader]) => writes(named(writer)) && named(reader)?.feeds);
   edges.sort((a, b) => Math.abs(b[2]) - Math.abs(a[2]));
-  return { layers, heads, groups: most(/\.kv(\d+)/) + 1 || heads, mlp: names.some((name) => name[0] === "m"), edges };
+  return { layers, heads, groups: groups || heads, mlp: of("m").length > 0, edges };
 }
 
 // ---- what was tested -----------------------------------------------------------------------------
@@ -157,7 +155,7 @@ function decisionsPanel(rows, decisions) {
     let [low, high] = [0, all.length];
     while (low < high) {
       const middle = (low + high) >> 1;
-      if (all[middle][0] < order) low = middle + 1; else high = middle;
+      if (all[middle].order < order) low = middle + 1; else high = middle;
     }
     return low;
   };
@@ -167,8 +165,8 @@ function decisionsPanel(rows, decisions) {
     ? el("p", { class: "quiet cut" }, `${all.length.toLocaleString("en")} of ${plural(decisions.n, "decision")} are here: the kept ones, and of the cut ones the largest`) : null;
   function show(i) {
     const count = testsAt(rows, i);
-    const some = all.slice(from((rows[i].n_tests ?? 0) - count), from(rows[i].n_tests ?? 0)).sort((a, b) => b[2] - a[2]);
-    title.textContent = count > 0 ? `Tested for ${rows[i].reader}: ${some.filter((d) => d[3]).length} of ${count} kept` : `Tested for ${rows[i].reader ?? "–"}: nothing`;
+    const some = all.slice(from((rows[i].n_tests ?? 0) - count), from(rows[i].n_tests ?? 0)).sort((a, b) => b.effect - a.effect);
+    title.textContent = count > 0 ? `Tested for ${rows[i].reader}: ${some.filter((d) => d.kept).length} of ${count} kept` : `Tested for ${rows[i].reader ?? "–"}: nothing`;
     body.replaceChildren(...(count > 0 ? [cutNote(Math.min(some.length, ROWS), count, "the largest first"), decisionTable(some.slice(0, ROWS))]
       : [el("p", { class: "quiet" }, NOTHING[rows[i].reason] ?? "No test at this step.")]).filter(Boolean));
   }
@@ -176,11 +174,11 @@ function decisionsPanel(rows, decisions) {
 }
 
 function decisionTable(some) {
-  const what = ([, name, , , kind]) => (kind === "gate" ? `all edges into ${name}` : name.replace("->", " → "));
-  const write = aligned(some.map((d) => d[2]));
+  const what = (d) => (d.kind === "gate" ? `all edges into ${d.name}` : d.name.replace("->", " → "));
+  const write = aligned(some.map((d) => d.effect));
   const found = table("Decisions of this step, largest effect first", [["without", ""], ["effect", "n"], ["", ""]],
-    some.map((d) => [what(d), write(d[2]), d[3] ? "kept" : "cut"]), "edges decisions");
-  [...found.tBodies[0].rows].forEach((row, i) => row.classList.add(some[i][3] ? "kept" : "gone"));
+    some.map((d) => [what(d), write(d.effect), d.kept ? "kept" : "cut"]), "edges decisions");
+  [...found.tBodies[0].rows].forEach((row, i) => row.classList.add(some[i].kept ? "kept" : "gone"));
   return found;
 }
 

@@ -1,7 +1,6 @@
 // All runs of one question in one plot: edges against how good the circuit is. A point is a run.
 "use strict";
 
-const HIGHER = ["logit_diff", "prob_diff"]; // of the other metrics less is better; faithfulness is best at 1
 const TIE = 1e-6; // values that differ by no more are equally good
 const sweep = { folder: "", group: "", y: "faithfulness" };
 
@@ -51,7 +50,7 @@ function groupOf(run) {
 
 function sweepParts(runs, value) {
   const methods = [...new Set(runs.map((r) => r.method))].sort();
-  const front = paretoFront(runs, (r) => shortfall(value(r)));
+  const front = paretoFront(runs, (r) => shortfall(r, value(r)));
   const better = sweep.y === "faithfulness" ? "nearer to 100 %" : "better";
   const legend = el("div", { class: "legend" }, methods.map((m, i) => markKey(i, m ?? "?")), el("span", {}, `dashed: no run with as few edges is ${better}`));
   const heads = [["run", "long"], ["method", "long"], ["edges", "n"], [sweep.y === "faithfulness" ? "faithful" : sweep.y, "n"], ["threshold", "n"]];
@@ -67,9 +66,9 @@ function sweepText(value) {
 }
 
 // What is better the smaller it is: the distance of faithfulness from 1, a metric towards its better side.
-function shortfall(value) {
+function shortfall(run, value) {
   if (sweep.y === "faithfulness") return Math.abs(value - 1);
-  return HIGHER.includes(sweep.y) ? -value : value;
+  return run.lower_is_better ? value : -value;
 }
 
 // Runs that no other beats: as few edges and as good, one of the two better. Fewest edges first.

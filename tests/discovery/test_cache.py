@@ -12,7 +12,7 @@ from test_settings import AS_PUBLISHED, settings
 from acdc.data import Data
 from discovery.job import prepare as module
 from discovery.job.pipeline import discover
-from discovery.job.prepare import Kept, Last, prepare
+from discovery.job.prepare import Cache, Last, prepare
 from discovery.settings.run import Settings
 
 ASKED = (*AS_PUBLISHED, "method.threshold=0.05")
@@ -65,10 +65,10 @@ def test_each_is_made_again_when_its_own_settings_change(made, tmp_path):
     file = tmp_path / "pairs.jsonl"
     pair = {"clean_ids": [5, 9, 2, 9], "corrupt_ids": [5, 7, 2, 8], "answers": [2], "wrong": [5]}
     file.write_text(json.dumps(pair) + "\n")
-    kept = Kept()
+    cache = Cache()
 
     def then(*overrides, models, runs, **extra):
-        job = prepare(settings(*ASKED, *overrides), kept=kept)
+        job = prepare(settings(*ASKED, *overrides), cache=cache)
         job.describe()
         assert (made["models"], made["runs"]) == (models, runs), overrides
         return job
@@ -97,7 +97,7 @@ def test_each_is_made_again_when_its_own_settings_change(made, tmp_path):
 
 
 def test_shared_runs_change_no_byte(tmp_path):
-    kept = Kept()
+    cache = Cache()
     jobs: dict[str, Settings] = {
         "strict": settings(*ASKED, "task.n=8", "method.threshold=0.2"),
         "scores": settings(*ASKED, "task.n=8", "method=eap_ig"),
@@ -105,7 +105,7 @@ def test_shared_runs_change_no_byte(tmp_path):
         "mild": settings(*ASKED, "task.n=8", "method.threshold=0.01"),
     }
     for name, job in jobs.items():
-        discover(job, tmp_path / "shared" / name, [], lambda text: None, kept=kept)
+        discover(job, tmp_path / "shared" / name, [], lambda text: None, cache=cache)
         discover(job, tmp_path / "alone" / name, [], lambda text: None)
         for file in ("circuit.json", "edges.jsonl", "heads.json"):
             one, two = ((tmp_path / k / name / file).read_bytes() for k in ("shared", "alone"))
