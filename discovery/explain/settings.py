@@ -32,6 +32,11 @@ class Attention(Fields):
 class Writes(Fields):
     """What nodes write (discovery/explain/writes.py)."""
 
+    tokens: Count = 6  # that a head or value vector writes for most, and as many against
+    mlps: Count = 4  # of the circuit, those with the strongest edges
+    vectors: Count = 5  # value vectors of each
+    positions: Count = 48  # patched one by one; of longer prompts the marked and the strongest
+
 
 class Probes(Fields):
     """What nodes know (discovery/explain/probes.py)."""
