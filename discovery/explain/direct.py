@@ -21,6 +21,7 @@ from acdc.data import Data, floats
 from acdc.forward import PatchedForward, bias_streams, stream_of
 from acdc.model import Model
 from acdc.prompts import Prompts
+from discovery.heads.roles import attributed_logits
 from discovery.statistics.result import Floats
 
 
@@ -113,6 +114,20 @@ def written(data: Data, writers: Sequence[int]) -> Float[Tensor, "writers vocab"
     return _to_vocabulary(data, shares)
 
 
+def on_top(data: Data, writer: int, most: int, right: bool = True) -> Floats:
+    """[prompts]: 1 where a right (wrong) answer is among the `most` tokens a writer writes for."""
+
+    def found(forward: PatchedForward) -> Floats:
+        prompts, out = forward.prompts, forward.clean.writers.take([writer], span=1)[0, :, 0]
+        final = forward.clean.streams[-1][:, -1]
+        top = attributed_logits(forward.model, out, final).topk(min(most, forward.model.d_vocab))
+        named = prompts.answers if right else prompts.wrong
+        pairs = zip(top.indices.tolist(), named, strict=True)
+        return np.array([not set(ids).isdisjoint(some) for some, ids in pairs], float)
+
+    return np.concatenate(data.each(found))
+
+
 def _to_vocabulary(data: Data, summed: Callable[[PatchedForward], Tensor]) -> Tensor:
     """Sums over a part's prompts [k, d_model] -> logits [k, vocab], their mean over it taken off.
 
@@ -172,11 +187,16 @@ def neurons_written(
 
 def strongest_mlps(circuit: Circuit, most: int) -> list[int]:
     """Layers of the circuit's MLPs with the strongest edge, by layer; at most so many."""
+    graph = circuit.graph
+    mlps = [graph.mlp(layer) for layer in range(graph.n_layers)] if graph.has_mlp else []
+    return [(w - 1) // graph.block_size for w in strongest(circuit, mlps, most)]
+
+
+def strongest(circuit: Circuit, among: Sequence[int], most: int) -> list[int]:
+    """Of some writers those in the circuit with the strongest edge, in order; at most so many."""
     graph, strength = circuit.graph, np.abs(circuit.scores) * circuit.mask
+    best = strength.max(axis=1)
+    for reader, into in zip(graph.readers, strength.max(axis=0), strict=True):
+        best[list(reader.nodes)] = np.maximum(best[list(reader.nodes)], into)
     kept = graph.touched(circuit.mask)
-    layers = [n for n in range(graph.n_layers) if graph.has_mlp and kept[graph.mlp(n)]]
-
-    def best(layer: int) -> float:
-        return max(strength[graph.mlp(layer)].max(), strength[:, graph.reader(layer, "mlp")].max())
-
-    return sorted(sorted(layers, key=best, reverse=True)[:most])
+    return sorted(sorted((w for w in among if kept[w]), key=lambda w: -best[w])[:most])

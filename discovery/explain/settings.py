@@ -41,6 +41,11 @@ class Writes(Fields):
 class Probes(Fields):
     """What nodes know (discovery/explain/probes.py)."""
 
+    nodes: Count = 12  # of the circuit, those with the strongest edges
+    layers: Count = 12  # after which the stream is probed, evenly spread
+    least: Annotated[int, Field(ge=3)] = 4  # prompts of a class, of those fitted on
+    permutations: Annotated[int, Field(ge=99)] = 4999  # of held-out values, for p
+
 
 class Neurons(Fields):
     """Neurons of the circuit's MLPs (discovery/explain/neurons.py)."""

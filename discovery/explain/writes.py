@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from discovery.explain.direct import (
@@ -17,6 +18,7 @@ from discovery.explain.direct import (
     direct_effects,
     neuron_effects,
     neurons_written,
+    on_top,
     strongest_mlps,
     strongest_neurons,
     written,
@@ -47,6 +49,7 @@ from discovery.statistics.intervals import Interval, mean_interval, ratio_of_mea
 from discovery.statistics.result import Floats
 
 MOST_BARS = 40  # of the picture: the largest
+MOVES = 0.5  # share of prompts from which a head is said to write the answer
 OUTSIDE = "outside the circuit"
 
 HOW = (
@@ -72,12 +75,17 @@ def explain(subject: Subject, asked: Writes, told: Mapping[str, Section]) -> Sec
     rng = subject.rng("writes")
     said_direct, direct = _direct(subject, rng)
     said_lens, lens = _lens(subject, rng)
+    said_tokens, tokens = _tokens(subject, asked)
     said_positions, positions = _positions(subject, asked, rng)
     half = "mean logits on the test half"
     tables = {
         "direct": ("direct effect on the answer, right less wrong, by node", direct),
         "lens": ("what the stream says after each layer, at the answer", lens),
-        "tokens": (f"tokens that heads write for and against, {half}", _tokens(subject, asked)),
+        "tokens": (
+            f"tokens that heads write for and against, {half}; in how many prompts"
+            " the very prompt's answers are among those it writes for most",
+            tokens,
+        ),
         "vectors": (
             f"value vectors of MLPs that move the answer most, {half}",
             _vectors(subject, asked, rng),
@@ -90,7 +98,7 @@ def explain(subject: Subject, asked: Writes, told: Mapping[str, Section]) -> Sec
     return Section(
         title="What it writes",
         how=HOW,
-        says=[*said_direct, *said_lens, *said_positions],
+        says=[*said_direct, *said_lens, *said_tokens, *said_positions],
         tables=[Table(caption, shown(rows)) for caption, rows in tables.values()],
         pictures=[_direct_picture(direct), _lens_picture(lens)],
         found={name: as_data(rows) for name, (_, rows) in tables.items()},
@@ -189,16 +197,29 @@ def _rise(chosen: Lens, lens: Lens, rng: np.random.Generator, level: float) -> s
 # ---- tokens --------------------------------------------------------------------------------------
 
 
-def _tokens(subject: Subject, asked: Writes) -> list[Row]:
-    """A row a head: the tokens it writes for and against most."""
+def _tokens(subject: Subject, asked: Writes) -> tuple[list[str], list[Row]]:
+    """A sentence on who writes the answer, and a row a head: tokens it writes for and against."""
     heads = [subject.graph.head(layer, head) for layer, head in subject.head_nodes]
     if not heads:
-        return []
+        return [], []
+    data, names, most = subject.test.data, subject.graph.writers, asked.tokens
     chosen, tested = (written(b.data, heads) for b in (subject.choose, subject.test))
-    return [
-        {"head": subject.graph.writers[w], **_both(subject, c, t, asked.tokens)}
-        for w, c, t in zip(heads, chosen, tested, strict=True)
+    right = [on_top(data, w, most).mean() for w in heads]
+    wrong = [on_top(data, w, most, right=False).mean() for w in heads]
+    rows: list[Row] = [
+        {
+            "head": names[w],
+            f"right in top {most}": f"{right[i]:.0%}",
+            f"wrong in top {most}": f"{wrong[i]:.0%}",
+            **_both(subject, chosen[i], tested[i], most),
+        }
+        for i, w in enumerate(heads)
     ]
+    movers = [i for i, share in enumerate(right) if share > MOVES]
+    if not movers:
+        return [f"No head writes the right answer among its top {most} in most prompts."], rows
+    each = listed([f"{names[heads[i]]} {right[i]:.0%}" for i in movers])
+    return [f"The right answer is among the {most} tokens written for most by {each}."], rows
 
 
 def _vectors(subject: Subject, asked: Writes, rng: np.random.Generator) -> list[Row]:
@@ -319,6 +340,7 @@ def _lens_picture(rows: Sequence[Row]) -> Picture:
     axes.fill_between(at, low, high, color="#0072B2", alpha=0.25, linewidth=0)
     axes.plot(at, [_value(m) for m in means], color="#0072B2", marker="o", markersize=3)
     axes.axhline(0, color=INK, linewidth=0.8)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("after layer (-1: the embedding)")
     axes.set_ylabel("logits, right less wrong")
     twin = axes.twinx()

@@ -200,3 +200,14 @@ def test_an_empty_circuit_is_refused_in_a_sentence():
     some = planted.prompts()
     one = planted.subject(model, some, some, model.graph().legal & False)
     assert writes.check(one, Writes()) == "the circuit has no nodes but the input"
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_the_answers_of_a_prompt_are_looked_for_among_its_own_top_tokens(right):
+    data = planted.bench(families.view("gpt2"), planted.prompts()).data
+    found = direct.on_top(data, 3, 20, right)
+    prompts, expected = data.prompts, []
+    for row, ids in enumerate(prompts.answers if right else prompts.wrong):
+        one = direct.written(data.take([row]), [3])[0]
+        expected.append(float(min((one > one[i]).sum().item() for i in ids) < 20))
+    assert found.tolist() == expected and 0 < found.mean() < 1
