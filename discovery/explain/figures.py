@@ -35,7 +35,7 @@ def ranged(found: Interval | Share, unit: str = "") -> str:
 
 def shown(rows: Sequence[Row]) -> list[Row]:
     """Rows for a table: intervals and numbers as text."""
-    return [{name: _cell(value) for name, value in row.items()} for row in rows]
+    return [{name: _cell(own) for name, own in row.items()} for row in rows]
 
 
 def _cell(value: object) -> object:
@@ -46,7 +46,7 @@ def _cell(value: object) -> object:
 
 def as_data(rows: Sequence[Row]) -> list[dict[str, object]]:
     """The same rows for JSON: an interval is value, low and high."""
-    return [{name: _number(value) for name, value in row.items()} for row in rows]
+    return [{name: _number(own) for name, own in row.items()} for row in rows]
 
 
 def _number(value: object) -> object:
@@ -74,3 +74,23 @@ def listed(names: list[str], most: int = 8) -> str:
     """Such as "a, b and 3 more"."""
     more = len(names) - most
     return ", ".join(names) if more <= 0 else f"{', '.join(names[:most])} and {more} more"
+
+
+# ---- drawing -------------------------------------------------------------------------------------
+
+
+def value(found: object) -> float:
+    """An interval's estimate for a picture; 0 where there is none."""
+    estimate = found.estimate if isinstance(found, Interval) else None
+    return 0.0 if estimate is None else estimate
+
+
+def whiskers(means: Sequence[object]) -> Floats:
+    """[2, bars]: how far intervals reach below and above."""
+    reach = [
+        (max(0.0, value(m) - (m.low or 0.0)), max(0.0, (m.high or 0.0) - value(m)))
+        if isinstance(m, Interval)
+        else (0.0, 0.0)
+        for m in means
+    ]
+    return np.array(reach).T

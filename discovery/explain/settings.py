@@ -50,6 +50,10 @@ class Probes(Fields):
 class Neurons(Fields):
     """Neurons of the circuit's MLPs (discovery/explain/neurons.py)."""
 
+    mlps: Count = 4  # of the circuit, those with the strongest edges
+    top: Count = 8  # neurons of each, those that move the answer most
+    permutations: Annotated[int, Field(ge=19)] = 19  # of labels, for what chance explains
+
 
 class Variables(Fields):
     """Variables in subspaces (discovery/explain/variables.py)."""

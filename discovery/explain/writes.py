@@ -32,6 +32,8 @@ from discovery.explain.figures import (
     listed,
     ranged,
     shown,
+    value,
+    whiskers,
 )
 from discovery.explain.lens import Lens, logit_lens
 from discovery.explain.positions import (
@@ -258,36 +260,42 @@ def _positions(
     test, level, prompts = subject.test, 1 - subject.level, subject.test.data.prompts
     found, effects = _patched(subject, asked)
     whole = mean_interval(found.whole, rng, level=level)
-    shares = {n: ratio_of_means(e, found.whole, rng, level=level) for n, e in effects.items()}
+    lost = {name: mean_interval(values, rng, level=level) for name, values in effects.items()}
+    says = [f"With every token patched the circuit loses {ranged(whole, test.unit)}"]
+    shares = dict[str, Interval]()
+    if whole.low is not None and whole.low > 0:
+        shares = {n: ratio_of_means(e, found.whole, rng, level=level) for n, e in effects.items()}
+        alone = ratio_of_means(np.sum([*effects.values()], 0), found.whole, rng, level=level)
+        says[0] += (
+            f"; patched one by one, tokens explain {ranged(Share(alone))} of it (above 100%: tokens"
+            " that are needed together count more than once)."
+        )
+        if UNMARKED in shares:
+            says.append(f"Unmarked tokens bring {ranged(Share(shares[UNMARKED]))} of it.")
+    else:
+        says[0] += ": that cannot be shared out over tokens."
+    for word, sign in (("loses", 1), ("gains", -1)):
+        most = sorted(lost, key=lambda n: -sign * value(lost[n]))[:5]
+        sure = [n for n in most if n != UNMARKED and _side(lost[n]) == sign]
+        if sure:
+            each = "; ".join(f"{n} {ranged(lost[n])}" for n in sure)
+            says.append(f"The circuit {word} most with these patched, {test.unit} lost: {each}.")
     rows: list[Row] = [
         {
-            "token": f"{name} {subject.token(int(prompts.clean[0, int(name)]))}"
-            if name.isdigit()
-            else name,
-            "lost": mean_interval(values, rng, level=level),
-            "share": Share(shares[name]),
+            "token": f"{n} {subject.token(int(prompts.clean[0, int(n)]))}" if n.isdigit() else n,
+            "lost": lost[n],
+            **({"share": Share(shares[n])} if shares else {}),
         }
-        for name, values in effects.items()
+        for n in effects
     ]
-    if whole.low is None or whole.low <= 0:
-        return [
-            f"With every token patched the circuit loses {ranged(whole, test.unit)}: its score"
-            " cannot be shared out over tokens."
-        ], rows
-    alone = ratio_of_means(sum(effects.values()), found.whole, rng, level=level)  # type: ignore[arg-type]
-    says = [
-        f"Patched one by one, tokens explain {ranged(Share(alone))} of the"
-        f" {ranged(whole, test.unit)} that the circuit loses with all of them patched (above 100%:"
-        " tokens that are needed together count more than once)."
-    ]
-    if UNMARKED in shares:
-        says.append(f"Unmarked tokens bring {ranged(Share(shares.pop(UNMARKED)))}.")
-    sure = [(n, s) for n, s in shares.items() if s.low is not None and s.low > 0]
-    order = sorted(sure, key=lambda pair: -(pair[1].estimate or 0.0))[:5]
-    if order:
-        each = "; ".join(f"{name} {ranged(Share(share))}" for name, share in order)
-        says.append(f"Tokens that the circuit's score comes from: {each}.")
     return says, rows
+
+
+def _side(found: Interval) -> int:
+    """The sign of a mean that is beyond doubt, else 0."""
+    if found.low is None or found.high is None or found.low <= 0 <= found.high:
+        return 0
+    return 1 if found.low > 0 else -1
 
 
 def _patched(subject: Subject, asked: Writes) -> tuple[PositionEffects, dict[str, Floats]]:
@@ -308,14 +316,14 @@ def _patched(subject: Subject, asked: Writes) -> tuple[PositionEffects, dict[str
 
 def _direct_picture(rows: Sequence[Row]) -> Picture:
     """Bars in the order of the model; of many nodes the largest."""
-    size = {i: abs(_value(row["logits"])) for i, row in enumerate(rows)}
+    size = {i: abs(value(row["logits"])) for i, row in enumerate(rows)}
     shown_rows = [rows[i] for i in sorted(sorted(size, key=lambda i: -size[i])[:MOST_BARS])]
     figure = Figure(figsize=(8, 0.8 + 0.22 * len(shown_rows)))
     axes = figure.add_subplot()
     names = [str(row["node"]) for row in shown_rows]
     means = [row["logits"] for row in shown_rows]
-    values = [_value(mean) for mean in means]
-    axes.barh(names, values, color=[_colour(name) for name in names], xerr=_whiskers(means),
+    values = [value(mean) for mean in means]
+    axes.barh(names, values, color=[_colour(name) for name in names], xerr=whiskers(means),
               error_kw={"ecolor": INK, "elinewidth": 1})  # fmt: skip
     axes.invert_yaxis()
     axes.axvline(0, color=INK, linewidth=0.8)
@@ -338,7 +346,7 @@ def _lens_picture(rows: Sequence[Row]) -> Picture:
     at = np.arange(len(rows)) - 1
     low, high = (np.array([getattr(m, end) for m in means], float) for end in ("low", "high"))
     axes.fill_between(at, low, high, color="#0072B2", alpha=0.25, linewidth=0)
-    axes.plot(at, [_value(m) for m in means], color="#0072B2", marker="o", markersize=3)
+    axes.plot(at, [value(m) for m in means], color="#0072B2", marker="o", markersize=3)
     axes.axhline(0, color=INK, linewidth=0.8)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("after layer (-1: the embedding)")
@@ -350,22 +358,6 @@ def _lens_picture(rows: Sequence[Row]) -> Picture:
     axes.spines["top"].set_visible(False)
     twin.spines["top"].set_visible(False)
     return drawn(figure, "logit lens at the answer: mean over prompts, and its interval")
-
-
-def _value(found: object) -> float:
-    estimate = found.estimate if isinstance(found, Interval) else None
-    return 0.0 if estimate is None else estimate
-
-
-def _whiskers(means: Sequence[object]) -> Floats:
-    """[2, bars]: how far intervals reach below and above."""
-    reach = [
-        (max(0.0, _value(m) - (m.low or 0.0)), max(0.0, (m.high or 0.0) - _value(m)))
-        if isinstance(m, Interval)
-        else (0.0, 0.0)
-        for m in means
-    ]
-    return np.array(reach).T
 
 
 def _colour(node: str) -> str:
