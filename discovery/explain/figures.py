@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -66,7 +67,8 @@ def beyond_zero(values: Floats, level: float) -> np.ndarray:
         return np.zeros(0, bool)
     constant = np.ptp(values, axis=1) <= 1e-12 * np.abs(values).max(axis=1, initial=0)
     p = np.where(np.abs(values).max(axis=1) > 0, 0.0, 1.0)
-    p[~constant] = stats.ttest_1samp(values[~constant], 0.0, axis=1).pvalue
+    tests: Any = stats.ttest_1samp(values[~constant], 0.0, axis=1)
+    p[~constant] = tests.pvalue
     return stats.false_discovery_control(p) <= level
 
 

@@ -194,7 +194,7 @@ def _regress(
 ) -> Reading:
     from sklearn.linear_model import RidgeCV
 
-    ridge = RidgeCV(alphas=RIDGES if penalty is None else [penalty]).fit(x, split.fit)
+    ridge: Any = RidgeCV(alphas=RIDGES if penalty is None else [penalty]).fit(x, split.fit)
     said = ridge.predict(x_test).reshape(len(x_test), -1)
     mean = split.fit.mean(0)
     base = np.square(split.test - mean).sum(1)

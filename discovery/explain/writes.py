@@ -352,7 +352,7 @@ def _lens_picture(rows: Sequence[Row]) -> Picture:
     axes.set_xlabel("after layer (-1: the embedding)")
     axes.set_ylabel("logits, right less wrong")
     twin = axes.twinx()
-    twin.plot(at, [row["probability"] for row in rows], color="#E69F00", linestyle="--")
+    twin.plot(at, [float(str(row["probability"])) for row in rows], color="#E69F00", linestyle="--")
     twin.set_ylabel("probability of the answer (dashed)")
     twin.set_ylim(0, 1)
     axes.spines["top"].set_visible(False)
