@@ -87,12 +87,18 @@ class MLP:
 
     def __call__(self, x: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_model"]:
         """Output of the MLP for its normalised input."""
-        hidden = _linear(x, self.W_in, self.b_in)
+        return _linear(self.hidden(x), self.W_out, self.b_out)
+
+    def hidden(self, x: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_mlp"]:
+        """Activations of the neurons, for the MLP's normalised input: what W_out's rows are of."""
+        gates = self.gates(x)
+        return gates if self.W_gate is None else gates * _linear(x, self.W_in, self.b_in)
+
+    def gates(self, x: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_mlp"]:
+        """What the non-linearity gives: of the gate if there is one, else the activations."""
         if self.W_gate is None:
-            hidden = self.act(hidden)
-        else:
-            hidden = self.act(_linear(x, self.W_gate, self.b_gate)) * hidden
-        return _linear(hidden, self.W_out, self.b_out)
+            return self.act(_linear(x, self.W_in, self.b_in))
+        return self.act(_linear(x, self.W_gate, self.b_gate))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,9 @@ from discovery.explanation.section import Section
 from discovery.explanation.settings import ExplainSettings
 from discovery.explanation.subject import Subject
 
-PARTS = ("roles", "paths", "attention")  # in this order: a part may use what those before it found
+PARTS = (  # in this order: a part may use what those before it found
+    "roles", "paths", "attention", "writes", "probes", "neurons",
+)  # fmt: skip
 PASSES = 3  # plain passes that are timed
 Say = Callable[[str], None]
 

@@ -46,13 +46,27 @@ class Attention(Fields):
 class Writes(Fields):
     """What nodes write (discovery/explanation/writes.py)."""
 
+    tokens: Count = 6  # that a head or value vector writes for most, and as many against
+    mlps: Count = 4  # of the circuit, those with the strongest edges
+    vectors: Count = 5  # value vectors of each
+    positions: Count = 48  # patched one by one; of longer prompts the marked and the strongest
+
 
 class Probes(Fields):
     """What nodes know (discovery/explanation/probes.py)."""
 
+    nodes: Count = 12  # of the circuit, those with the strongest edges
+    layers: Count = 12  # after which the stream is probed, evenly spread
+    least: Annotated[int, Field(ge=3)] = 4  # prompts of a class, of those fitted on
+    permutations: Annotated[int, Field(ge=99)] = 4999  # of held-out values, for p
+
 
 class Neurons(Fields):
     """Neurons of the circuit's MLPs (discovery/explanation/neurons.py)."""
+
+    mlps: Count = 4  # of the circuit, those with the strongest edges
+    top: Count = 8  # neurons of each, those that move the answer most
+    permutations: Annotated[int, Field(ge=19)] = 19  # of labels, for what chance explains
 
 
 class Variables(Fields):

@@ -1,0 +1,202 @@
+"""Direct logit attribution: the answer's logits as a sum over all that was ever written.
+
+The final norm's scale is frozen at the final stream of the same run, so that the logits are linear
+in what nodes wrote (Elhage et al. 2021; attributed_logits in discovery/heads/roles.py is the same
+for a whole vocabulary). Everything is at the answer position of the model's own clean run. Logits;
+positive = towards the right answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from acdc.circuit import Circuit
+from acdc.data import Data, floats
+from acdc.forward import PatchedForward, bias_streams, stream_of
+from acdc.model import Model
+from acdc.prompts import Prompts
+from discovery.heads.roles import attributed_logits
+from discovery.statistics.result import Floats
+
+
+def answer_direction(
+    model: Model, prompts: Prompts
+) -> tuple[Float[Tensor, "batch d_model"], Float[Tensor, " batch"]]:
+    """Per prompt u and b such that final norm . u + b is the answer's logits, right less wrong.
+
+    Right is the mean over right answers, wrong the mean over wrong ones, or over the vocabulary
+    where prompts name none. As metric logit_diff, where they do.
+    """
+
+    def column(ids: Sequence[int]) -> tuple[Tensor, Tensor]:
+        some = slice(None) if not ids else list(ids)
+        bias = model.W_U.new_zeros(()) if model.b_U is None else model.b_U[some].mean()
+        return model.W_U[:, some].mean(-1), bias
+
+    named = {ids: column(ids) for ids in dict.fromkeys([*prompts.answers, *prompts.wrong])}
+    pairs = [(named[r], named[w]) for r, w in zip(prompts.answers, prompts.wrong, strict=True)]
+    direction = torch.stack([right[0] - wrong[0] for right, wrong in pairs])
+    return direction, torch.stack([right[1] - wrong[1] for right, wrong in pairs])
+
+
+def pulled_back(
+    model: Model, direction: Float[Tensor, "batch d_model"], final: Float[Tensor, "batch d_model"]
+) -> Float[Tensor, "batch d_model"]:
+    """g such that share(x, final) . direction = x . g for all x (Norm.share of the final norm)."""
+    norm = model.ln_final
+    weighted = direction if norm.weight is None else direction * norm.weight
+    return replace(norm, weight=None).share(weighted, final)  # centring is its own transpose
+
+
+def answer_gradient(forward: PatchedForward) -> Float[Tensor, "batch d_model"]:
+    """g: a vector x added to the stream at the answer adds x . g to the answer's logits."""
+    direction, _ = answer_direction(forward.model, forward.prompts)
+    return pulled_back(forward.model, direction, forward.clean.streams[-1][:, -1])
+
+
+@dataclass(frozen=True)
+class Direct:
+    """Summands of the answer's logits, right less wrong; their sum is exact."""
+
+    writers: Floats  # [writers, prompts], in the graph's order
+    biases: Floats  # [prompts]: attention output biases, the final norm's, the unembedding's
+    total: Floats  # [prompts]: the model's answer logits, measured
+
+
+def direct_effects(data: Data) -> Direct:
+    """Every writer's part in the model's own answer. Runs nothing beyond the clean runs."""
+    parts = data.each(_direct)
+    writers, biases, total = (np.concatenate(p, axis=-1) for p in zip(*parts, strict=True))
+    return Direct(writers, biases, total)
+
+
+def _direct(forward: PatchedForward) -> tuple[Floats, Floats, Floats]:
+    model = forward.model
+    direction, bias = answer_direction(model, forward.prompts)
+    g = pulled_back(model, direction, forward.clean.streams[-1][:, -1])
+    outs = forward.clean.writers.take(range(len(forward.graph.writers)), span=1)[:, :, 0]
+    if model.ln_final.bias is not None:
+        bias = bias + direction @ model.ln_final.bias
+    bias = bias + g @ bias_streams(model)[-1]
+    total = right_less_wrong(forward.prompts, forward.clean.logits)
+    return floats((outs * g).sum(-1)), floats(bias), floats(total)
+
+
+def right_less_wrong(
+    prompts: Prompts, logits: Float[Tensor, "batch vocab"]
+) -> Float[Tensor, " batch"]:
+    """Mean logit of right answers less that of wrong ones, or the vocabulary if none is named."""
+
+    def mean(row: Tensor, ids: Sequence[int]) -> Tensor:
+        return (row[list(ids)] if ids else row).mean()
+
+    rows = zip(logits, prompts.answers, prompts.wrong, strict=True)
+    return torch.stack([mean(row, right) - mean(row, wrong) for row, right, wrong in rows])
+
+
+def written(data: Data, writers: Sequence[int]) -> Float[Tensor, "writers vocab"]:
+    """Mean over prompts of what writers add to all logits at the answer, less the vocabulary's.
+
+    The mean over prompts is taken before the unembedding: both are linear.
+    """
+
+    def shares(forward: PatchedForward) -> Tensor:
+        outs = forward.clean.writers.take(list(writers), span=1)[:, :, 0]
+        final = forward.clean.streams[-1][:, -1].expand_as(outs)
+        return forward.model.ln_final.share(outs, final).sum(1)
+
+    return _to_vocabulary(data, shares)
+
+
+def on_top(data: Data, writer: int, most: int, right: bool = True) -> Floats:
+    """[prompts]: 1 where a right (wrong) answer is among the `most` tokens a writer writes for."""
+
+    def found(forward: PatchedForward) -> Floats:
+        prompts, out = forward.prompts, forward.clean.writers.take([writer], span=1)[0, :, 0]
+        final = forward.clean.streams[-1][:, -1]
+        top = attributed_logits(forward.model, out, final).topk(min(most, forward.model.d_vocab))
+        named = prompts.answers if right else prompts.wrong
+        pairs = zip(top.indices.tolist(), named, strict=True)
+        return np.array([not set(ids).isdisjoint(some) for some, ids in pairs], float)
+
+    return np.concatenate(data.each(found))
+
+
+def _to_vocabulary(data: Data, summed: Callable[[PatchedForward], Tensor]) -> Tensor:
+    """Sums over a part's prompts [k, d_model] -> logits [k, vocab], their mean over it taken off.
+
+    Centring each prompt and centring the mean are the same.
+    """
+    logits = (torch.stack(data.each(summed)).sum(0) / len(data)) @ data.model.W_U
+    return logits - logits.mean(-1, keepdim=True)
+
+
+# ---- neurons -------------------------------------------------------------------------------------
+
+
+def mlp_input(forward: PatchedForward, layer: int) -> Float[Tensor, "batch pos d_model"]:
+    """What the MLP of a layer sees in the clean run, normalised."""
+    norm = forward.model.blocks[layer].ln2
+    if norm is None:
+        raise ValueError(f"layer {layer} has no MLP")
+    return norm(forward.clean.streams[stream_of(forward.graph, layer, "mlp")])
+
+
+def neuron_effects(data: Data, layer: int) -> Float[np.ndarray, "prompts d_mlp"]:
+    """What each neuron of a layer adds to the answer's logits: activation x its row of W_out . g.
+
+    The sum over neurons and W_out's bias is the MLP's own direct effect.
+    """
+
+    def effects(forward: PatchedForward) -> Floats:
+        mlp = forward.model.blocks[layer].mlp
+        assert mlp is not None  # mlp_input says so
+        hidden = mlp.hidden(mlp_input(forward, layer)[:, -1])
+        return floats(hidden * (answer_gradient(forward) @ mlp.W_out.T))
+
+    return np.concatenate(data.each(effects))
+
+
+def strongest_neurons(data: Data, layer: int, most: int) -> list[int]:
+    """Neurons of a layer that move the answer's logits most, in the mean over prompts."""
+    size = np.abs(neuron_effects(data, layer).mean(0))
+    return np.argsort(-size, kind="stable")[:most].tolist()
+
+
+def neurons_written(
+    data: Data, layer: int, neurons: Sequence[int]
+) -> Float[Tensor, "neurons vocab"]:
+    """As `written`, of value vectors: rows of W_out times the activation (Geva et al. 2022)."""
+
+    def shares(forward: PatchedForward) -> Tensor:
+        mlp = forward.model.blocks[layer].mlp
+        assert mlp is not None
+        hidden = mlp.hidden(mlp_input(forward, layer)[:, -1])[:, list(neurons)]
+        outs = hidden.T[:, :, None] * mlp.W_out[list(neurons)][:, None]
+        final = forward.clean.streams[-1][:, -1].expand_as(outs)
+        return forward.model.ln_final.share(outs, final).sum(1)
+
+    return _to_vocabulary(data, shares)
+
+
+def strongest_mlps(circuit: Circuit, most: int) -> list[int]:
+    """Layers of the circuit's MLPs with the strongest edge, by layer; at most so many."""
+    graph = circuit.graph
+    mlps = [graph.mlp(layer) for layer in range(graph.n_layers)] if graph.has_mlp else []
+    return [(w - 1) // graph.block_size for w in strongest(circuit, mlps, most)]
+
+
+def strongest(circuit: Circuit, among: Sequence[int], most: int) -> list[int]:
+    """Of some writers those in the circuit with the strongest edge, in order; at most so many."""
+    graph, strength = circuit.graph, np.abs(circuit.scores) * circuit.mask
+    best = strength.max(axis=1)
+    for reader, into in zip(graph.readers, strength.max(axis=0), strict=True):
+        best[list(reader.nodes)] = np.maximum(best[list(reader.nodes)], into)
+    kept = graph.touched(circuit.mask)
+    return sorted(sorted((w for w in among if kept[w]), key=lambda w: -best[w])[:most])

@@ -1,0 +1,118 @@
+"""How much of a circuit's score comes from each token: its embedding patched in the circuit's run.
+
+At one position the writer `input` is given what cut edges carry (the corrupt or other prompt's, a
+mean, zero), in every edge of the circuit out of it; all else runs as the circuit does. With all
+positions patched that is the circuit without its edges out of `input`: the fall is the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from acdc.forward import PatchedForward
+from acdc.live import Cuts, run_live
+from acdc.prompts import Prompts
+from discovery.statistics.result import Floats
+from discovery.validation.bench import Bench, Mask
+
+UNMARKED = "unmarked"
+SCREEN = 4  # prompts on which the positions of long prompts are picked
+
+
+class PatchedInput:
+    """Cuts (acdc/live.py) under which `input` carries its cut value at some positions.
+
+    Kept edges add what is written less `offset`; there both are the same, so the cut value stays.
+    """
+
+    def __init__(self, cuts: Cuts, forward: PatchedForward, at: Bool[Tensor, "batch pos"]) -> None:
+        offset = cuts.offset(0)
+        assert offset is not None  # cuts of pairs have one
+        self.cuts = cuts
+        self.input = torch.where(at[..., None], forward.model.embed(forward.prompts.clean), offset)
+
+    def key(self, reader: int) -> Hashable:
+        """As without patching."""
+        return self.cuts.key(reader)
+
+    def offset(self, writer: int) -> Tensor | None:
+        """What is written itself where it is not to be heard."""
+        return self.cuts.offset(writer) if writer else self.input
+
+    def base(self, reader: int, kept: Sequence[int], span: int) -> Tensor:
+        """As without patching."""
+        return self.cuts.base(reader, kept, span)
+
+
+def patched_logits(forward: PatchedForward, mask: Mask, at: Bool[Tensor, "batch pos"]) -> Tensor:
+    """[batch, vocab]: of the circuit `mask` with the embeddings at these positions patched."""
+    cuts = PatchedInput(forward.cuts, forward, at)
+    return run_live(forward.model, forward.graph, forward.prompts.clean, mask, cuts)
+
+
+@dataclass(frozen=True)
+class PositionEffects:
+    """How far the circuit's score falls, [places, prompts], in the bench's unit."""
+
+    places: Sequence[str]
+    effects: Floats
+    whole: Floats  # [prompts]: with all positions patched
+
+
+def position_effects(
+    bench: Bench, mask: Mask, places: dict[str, Sequence[int]], quiet: bool = False
+) -> PositionEffects:
+    """Each place (name -> its position in each prompt) patched alone: a circuit's run a place."""
+    score = bench.circuit(mask).score
+    n_pos, rows = bench.data.n_pos, {name: torch.tensor(at) for name, at in places.items()}
+
+    def fall(at: Tensor) -> Floats:
+        def logits(forward: PatchedForward) -> Tensor:
+            own = slice(forward.rows.start, forward.rows.stop)
+            return patched_logits(forward, mask, at[own].to(forward.model.device))
+
+        return score - bench.run(logits).score
+
+    found = [
+        fall(torch.nn.functional.one_hot(at, n_pos).bool())
+        for at in tqdm(rows.values(), unit="position", disable=quiet or len(rows) < 4, leave=False)
+    ]
+    return PositionEffects(
+        list(places), np.array(found).reshape(len(places), bench.n),
+        fall(torch.ones(bench.n, n_pos, dtype=torch.bool)),
+    )  # fmt: skip
+
+
+def all_places(prompts: Prompts) -> dict[str, Sequence[int]]:
+    """Every position of its own, by its number."""
+    return {str(p): (p,) * len(prompts) for p in range(prompts.clean.shape[1])}
+
+
+def strongest_places(bench: Bench, mask: Mask, most: int) -> list[int]:
+    """Positions that move the score most on the first prompts of a bench, in order."""
+    few = Bench(bench.data.take(range(min(SCREEN, bench.n))), bench.score)
+    size = np.abs(position_effects(few, mask, all_places(few.data.prompts)).effects).mean(1)
+    return sorted(np.argsort(-size, kind="stable")[:most].tolist())
+
+
+def by_mark(effects: Floats, prompts: Prompts) -> dict[str, Floats]:
+    """[prompts] by marked name, from all positions' effects; "unmarked" is the sum of the others.
+
+    Two names at the same places are one, "end = answer".
+    """
+    named: dict[tuple[int, ...], list[str]] = {}
+    for name, at in prompts.marks.items():
+        named.setdefault(tuple(at), []).append(name)
+    columns, rest = np.arange(len(prompts)), np.ones_like(effects, dtype=bool)
+    found = dict[str, Floats]()
+    for at, names in named.items():
+        found[" = ".join(names)] = effects[list(at), columns]
+        rest[list(at), columns] = False
+    return {**found, UNMARKED: (effects * rest).sum(0)}

@@ -1,0 +1,85 @@
+"""What a neuron's activation goes by: share of variance that a label explains, against chance.
+
+Samples are positions of prompts; labels are the current token, it and the one before, or the
+position (after Voita et al. 2023, who name dead, n-gram and positional neurons). Eta squared is
+high by chance where labels are many, so each has its mean under permuted labels, and what counts is
+the share explained beyond that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from discovery.statistics.result import Floats
+
+MOST_CHANCE = 0.9  # share that permuted labels may explain for anything to be said
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Explained:
+    """[neurons]: variance explained by one kind of label."""
+
+    share: Floats  # eta squared, 0 to 1; of a neuron that never varies 0
+    chance: Floats  # its mean under permuted labels
+    p: Floats  # share of permutations, own included, that explain as much
+
+    @property
+    def beyond(self) -> Floats:
+        """(share - chance) / (1 - chance): 0 at chance, 1 if all is explained.
+
+        Not a number where chance alone explains nearly all: labels that hardly ever come twice.
+        """
+        room = np.where(self.chance < MOST_CHANCE, 1 - self.chance, np.nan)
+        return (self.share - self.chance) / room
+
+
+def eta_squared(values: Floats, labels: Ints) -> Floats:
+    """[neurons]: variance of the labels' means over variance; values [samples, neurons]."""
+    codes = np.unique(labels, return_inverse=True)[1]
+    return _of_centred(*_centred(values), codes)
+
+
+def explained(
+    values: Floats, labels: Ints, rng: np.random.Generator, permutations: int
+) -> Explained:
+    """Eta squared of every neuron, and what permuted labels explain."""
+    centred, whole = _centred(values)
+    codes = np.unique(labels, return_inverse=True)[1]
+    own = _of_centred(centred, whole, codes)
+    null = np.array(
+        [_of_centred(centred, whole, rng.permutation(codes)) for _ in range(permutations)]
+    )
+    p = (1 + (null >= own - 1e-12).sum(0)) / (1 + permutations)
+    return Explained(own, null.mean(0), p)
+
+
+def _centred(values: Floats) -> tuple[Floats, Floats]:
+    """Less their means, and the sums of squares; infinite for neurons that do not vary."""
+    centred = values - values.mean(0)
+    whole = np.square(centred).sum(0)
+    varies = whole > 1e-20 * np.square(values).sum(0)
+    return centred, np.where(varies, whole, np.inf)
+
+
+def _of_centred(centred: Floats, whole: Floats, codes: Ints) -> Floats:
+    n = len(codes)
+    sums = csr_array((np.ones(n), (codes, np.arange(n)))) @ centred
+    return (np.square(sums) / np.bincount(codes)[:, None]).sum(0) / whole
+
+
+def labels(tokens: Ints) -> dict[str, Ints]:
+    """[prompts x positions] by kind, the first position of each prompt left out.
+
+    At the first position many models have activations of another order, whatever stands there.
+    """
+    pairs = np.stack([tokens[:, :-1], tokens[:, 1:]], -1).reshape(-1, 2)
+    return {
+        "token": tokens[:, 1:].ravel(),
+        "token pair": np.unique(pairs, axis=0, return_inverse=True)[1].ravel(),
+        "position": np.tile(np.arange(1, tokens.shape[1]), len(tokens)),
+    }
