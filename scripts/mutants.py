@@ -54,6 +54,7 @@ from scipy.stats import binomtest
 
 ROOT = Path(__file__).parents[1]
 WRITTEN = "acdc/test_data.py::test_what_is_written_is_what_the_mask_reads"
+SHARE = "discovery/test_target.py::test_share_is_that_of_measure_and_two_sided"
 NEAREST = {  # what is mutated -> its tests, the quickest first
     "acdc/graph.py": ("acdc/test_graph.py",),
     "acdc/prompts.py": ("acdc/test_prompts.py",),
@@ -77,6 +78,16 @@ NEAREST = {  # what is mutated -> its tests, the quickest first
     "acdc/search.py": ("acdc/test_search_steps.py", "acdc/test_parity.py"),
     "acdc/attribution.py": ("acdc/test_attribution.py",),
     "acdc/curve.py": ("acdc/test_curve.py",),
+    "acdc/circuit.py": ("acdc/test_circuit_sets.py", "acdc/test_graph.py"),
+    "acdc/gradient.py": ("acdc/test_gradient.py",),
+    "acdc/backward.py": ("acdc/test_backward.py",),
+    "acdc/learned.py": ("acdc/test_learned.py",),
+    "acdc/minibatches.py": ("acdc/test_learned.py", "acdc/test_iterative.py"),
+    "acdc/iterative.py": ("acdc/test_iterative.py",),
+    "acdc/optimal.py": ("acdc/test_optimal.py",),
+    "acdc/regrow.py": ("acdc/test_regrow.py",),
+    "acdc/native.py": ("discovery/test_models.py",),
+    "acdc/share.py": (SHARE,),
 }  # fmt: skip
 # imported once, before the forks; nothing of ours, since that may be mutated
 PRELOADED = (
