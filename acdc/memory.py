@@ -2,8 +2,9 @@
 
 Held are both runs of all prompts: every writer's output (heads before W_O, see acdc/writers.py) of
 either, every reader's input and the logits of the clean one. On top comes the work on one part, or,
-for a search, one batch of trial cuts over all parts. Estimates are of the process: what it has now
-and what is to come.
+for a search, one batch of trial cuts over all parts: how large these are depends on what the search
+keeps, so they are expected within bounds. Estimates are of the process: what it has now and what is
+to come.
 """
 
 from __future__ import annotations
@@ -120,14 +121,17 @@ class Plan:
     part: int  # most prompts at a time
     hold: bool  # whether the runs of all parts stay in memory
     batch_bytes: int  # of trial cuts
-    peak: int  # bytes that the process is expected to reach
+    floor: int  # bytes that the process is expected to reach, by a search that keeps nothing
+    peak: int  # and by one that keeps little; of other work the two are equal
     limit: int
 
     def says(self) -> str:
         """In one line."""
         kept = "runs held" if self.hold else "runs made again for every part"
+        low, high = (f"{size / GIB:.2f}" for size in (self.floor, self.peak))
+        expected = f"about {high}" if low == high else f"{low} to {high}"
         return (
-            f"memory: about {self.peak / GIB:.2f} GiB of {self.limit / GIB:.1f},"
+            f"memory: {expected} GiB of {self.limit / GIB:.1f},"
             f" at most {self.part} prompts at a time, {kept}"
         )
 
@@ -150,8 +154,11 @@ def plan(shape: Shape, work: Work, limit_gib: float | None = None) -> Plan:
     working = _working(shape, work, part, batch)
     hold = work in SEARCHES or now + shape.held() + working <= limit
     held = shape.held() if hold else part * shape.prompt()
-    peak = now + held + max(working, shape.pass_(part))
-    return Plan(PART if part == shape.n else part, hold, batch, peak, limit)
+    floor, peak = (
+        now + held + max(_working(shape, work, part, tried), shape.pass_(part))
+        for tried in (0, batch)
+    )
+    return Plan(PART if part == shape.n else part, hold, batch, floor, peak, limit)
 
 
 def _working(shape: Shape, work: Work, part: int, batch_bytes: int) -> int:
@@ -167,7 +174,7 @@ def _usual_batch(shape: Shape) -> int:
     """Bytes of trial cuts in a search that keeps little: all senders of a reader, a few readers.
 
     What a search takes of its batch depends on what it keeps: from a tenth to two thirds was seen,
-    and half is expected.
+    and at most half is expected.
     """
     return LIVE * shape.writers * shape.n * shape.token
 

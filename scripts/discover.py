@@ -28,8 +28,6 @@ from discovery.settings.run import Settings, read_settings
 @hydra.main(version_base="1.3", config_path=CONF, config_name="discover")
 def main(config: DictConfig) -> None:
     """One job, alone or of a sweep."""
-    from discovery.job.pipeline import discover, plan_only
-
     folder, overrides = this_run()
     if in_sweep():
         result = run_job(config, folder, overrides)
@@ -38,6 +36,8 @@ def main(config: DictConfig) -> None:
         return
     with refusals_as_exit():
         settings = _settings(config, folder, overrides)
+        from discovery.job.pipeline import discover, plan_only  # seconds, for settings that hold
+
         if settings.plan:
             plan_only(settings, print)
             return

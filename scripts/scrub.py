@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,7 @@ def roles_search(settings: RolesSettings) -> Experiment:
         noised = feature_search.noising(problem, references, settings.seed)
         print(noised_lines(noised))
         return {
-            "found": asdict(replace(found, null_scores=found.null_scores.tolist())),
+            "found": asdict(found) | {"null_scores": found.null_scores.tolist()},
             "noised": [asdict(one) for one in noised],
         }
 

@@ -1,6 +1,9 @@
 """One thread (tiny models run faster so), no hub, the same cache folder for every test."""
 
 import os
+import runpy
+import sys
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -10,6 +13,7 @@ import torch  # noqa: E402
 
 torch.set_num_threads(1)
 
+SCRIPTS = Path(__file__).parents[1] / "scripts"
 LONGEST = (  # begun first, so that no worker is left alone with one of them at the end
     "test_sweeps.py", "test_real_model.py", "dashboard", "test_notebooks.py",
     "test_command_line.py", "test_laws.py", "test_data.py", "test_search.py", "test_docs.py",
@@ -31,6 +35,24 @@ def pytest_collection_modifyitems(items):
 
 def _group(path):
     return "dashboard" if path.parent.name == "dashboard" else f"{path.parent.name}/{path.name}"
+
+
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """A command in this process: its exit code, what it said, and what it complained about."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))  # a sweep adds to it
+
+    def run(script, *words):
+        monkeypatch.setattr(sys, "argv", [script, *words])
+        try:
+            runpy.run_path(str(SCRIPTS / script), run_name="__main__")
+            code = 0
+        except SystemExit as error:
+            code = error.code
+        return code, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture(scope="session")

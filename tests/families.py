@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -98,8 +99,9 @@ def load(family: str) -> LoadedModel:
     return from_module(module, None, family)
 
 
+@cache
 def view(family: str, dtype: torch.dtype = torch.float64) -> Model:
-    """The frozen view of a tiny model, in float64."""
+    """The frozen view of a tiny model, in float64; made once, so its tensors are left alone."""
     return load(family).model.to(dtype)
 
 

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,20 +15,15 @@ from discovery.runs.folder import read_run
 ROOT = Path(__file__).parents[1]
 
 
-def compare(*overrides, folder):
-    command = [sys.executable, "scripts/compare.py", f"hydra.run.dir={folder}", *overrides]
-    env = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(command, cwd=ROOT, env=env, text=True, capture_output=True, timeout=300)
-
-
-def test_table_and_curves(tmp_path):
+def test_table_and_curves(here, tmp_path):
     methods = ["acdc", "ifr", "eap_ig", "exact", "random"]
-    done = compare(f"methods=[{','.join(methods)}]", "task.n=8", folder=tmp_path / "run")
-    assert done.returncode == 0, done.stderr
+    words = f"methods=[{','.join(methods)}]", "task.n=8", f"hydra.run.dir={tmp_path / 'run'}"
+    code, out, err = here("compare.py", *words)
+    assert code == 0, err
     assert read_run(tmp_path / "run").state == "done"
     found = json.loads((tmp_path / "run" / "compare.json").read_text())
     rows = {row["method"]: row for row in found["table"]}
-    assert list(rows) == methods and all(f"| {m} |" in done.stdout for m in methods)
+    assert list(rows) == methods and all(f"| {m} |" in out for m in methods)
     assert rows["acdc"]["shared"] == rows["acdc"]["edges"] > 0
     for name in ("ifr", "eap_ig", "exact"):
         assert rows[name]["cmd"] < rows["random"]["cmd"]
@@ -65,6 +59,9 @@ def test_bad_input_is_one_clear_error(override, words, tmp_path, monkeypatch):
 
 
 def test_the_command_ends_with_that_error(tmp_path):
-    done = compare("methods=[nonesuch]", folder=tmp_path / "run")
+    command = [sys.executable, "scripts/compare.py", "methods=[nonesuch]"]
+    done = subprocess.run(
+        [*command, f"hydra.run.dir={tmp_path / 'run'}"], cwd=ROOT, text=True, capture_output=True
+    )
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.startswith("error: method.name='nonesuch'"), done.stderr

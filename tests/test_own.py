@@ -94,10 +94,14 @@ def package(tmp_path, monkeypatch):
     return tmp_path
 
 
+def asked(folder, *words):
+    return "tracking=disabled", f"hydra.run.dir={folder}/run", *words
+
+
 def command(folder, *words):
     script = ROOT / "scripts" / "discover.py"
     return subprocess.run(
-        [sys.executable, str(script), "tracking=disabled", f"hydra.run.dir={folder}/run", *words],
+        [sys.executable, str(script), *asked(folder, *words)],
         cwd=folder, capture_output=True, text=True,
     )  # fmt: skip
 
@@ -118,15 +122,17 @@ def test_all_four_from_the_command_line(package):
     assert again.model_dump(mode="json") == config
 
 
-def test_a_search_of_ones_own_and_an_own_metric_in_acdc(package):
-    done = command(package, "method=own_search:Last", "metric=own_metric:GAP", "task.n=4")
-    assert done.returncode == 0, done.stderr
+def test_a_search_of_ones_own(package, here):
+    words = asked(package, "method=own_search:Last", "metric=own_metric:GAP", "task.n=4")
+    code, _, err = here("discover.py", *words)
+    assert code == 0, err
     edges = json.loads((package / "run" / "circuit.json").read_text())["edges"]
     assert edges and all(name.endswith("->logits") for name in edges)
-    other = package / "other"
-    other.mkdir()
-    done = command(other, "metric=own_metric:GAP", "task.n=4", "method.threshold=0.5")
-    assert done.returncode == 2 and "No module named 'own_metric'" in done.stderr  # not from here
+
+
+def test_ones_own_is_not_found_from_elsewhere(tmp_path):
+    done = command(tmp_path, "metric=own_metric:GAP", "task.n=4", "method.threshold=0.5")
+    assert done.returncode == 2 and "No module named 'own_metric'" in done.stderr
 
 
 def test_from_python_just_the_objects(package):
@@ -182,11 +188,11 @@ def test_the_command_ends_with_that_sentence(package):
     assert done.stderr.startswith("error: method.name='relp': allowed") and done.stdout == ""
 
 
-def test_what_was_the_methods_is_asked_of_the_run(tmp_path):
+def test_what_was_the_methods_is_asked_of_the_run(tmp_path, here):
     words = ["method.metric=logit_diff", "method.ablation=mean", "task.n=4"]
-    done = command(tmp_path, *words, "method.threshold=1")
-    assert done.returncode == 0, done.stderr
-    assert "method.metric=logit_diff is now written metric=logit_diff" in done.stderr
+    code, _, err = here("discover.py", *asked(tmp_path, *words, "method.threshold=1"))
+    assert code == 0, err
+    assert "method.metric=logit_diff is now written metric=logit_diff" in err
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert (result["metric"], result["ablation"]) == ("logit_diff", "mean")
 

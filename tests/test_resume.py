@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,10 +25,21 @@ ASKED = (*AS_PUBLISHED, "task.n=8", "method.threshold=0.02")
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole")
-    discover(settings(*ASKED), folder / "run", [], lambda text: None)
-    return folder / "run"
+def whole(undisturbed):
+    return undisturbed(*ASKED)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The folder of a run of some words, made once."""
+
+    @cache
+    def made(*words):
+        folder = tmp_path_factory.mktemp("undisturbed") / "run"
+        discover(settings(*words), folder, [], lambda text: None)
+        return folder
+
+    return made
 
 
 @pytest.fixture(autouse=True)
@@ -83,11 +95,10 @@ def test_stopped_again_and_again(whole, tmp_path):
         (["method=best", "method.steps=30"], 100),
     ],
 )
-def test_on_its_way_to_a_target_it_goes_on(tmp_path, monkeypatch, words, steps):
+def test_on_its_way_to_a_target_it_goes_on(undisturbed, tmp_path, monkeypatch, words, steps):
     """From its last checkpoint: what lay before it is not done again."""
-    asked = settings("tracking=disabled", "task.n=8", "tune=16", "test=0", *words)
-    run, plain = tmp_path / "run", tmp_path / "plain"
-    discover(asked, plain, [], lambda text: None)
+    words = ("tracking=disabled", "task.n=8", "tune=16", "test=0", *words)
+    run, plain, asked = tmp_path / "run", undisturbed(*words), settings(*words)
     with stopped_after(steps):
         discover(asked, run, [], lambda text: None)
     before, done = read_run(run).metrics, []
@@ -139,17 +150,16 @@ def test_only_the_same_question_goes_on(whole, tmp_path):
         discover(settings(*ASKED), whole, [], lambda text: None)
 
 
-def test_kill_9_from_outside(whole, tmp_path):
+def test_kill_9_from_outside(whole, here, tmp_path):
     run = tmp_path / "run"
-    words = [
-        sys.executable, str(ROOT / "scripts" / "discover.py"), *ASKED, f"hydra.run.dir={run}"
-    ]  # fmt: skip
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    words = [*ASKED, f"hydra.run.dir={run}"]
+    command = [sys.executable, str(ROOT / "scripts" / "discover.py"), *words]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (run / "edges.jsonl").exists() and process.poll() is None:
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert read_run(run).state == "killed"
-    done = subprocess.run(words, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    code, _, err = here("discover.py", *words)
+    assert code == 0, err
     equal(whole, run)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -43,23 +42,9 @@ def heed_interrupts():
 
 
 @pytest.fixture
-def sweep(monkeypatch, capsys):
+def sweep(here):
     """The command in this process: exit code and what it said."""
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))  # the command adds to it
-
-    def run(*overrides, folder):
-        words = ["discover.py", "-m", *overrides, f"hydra.sweep.dir={folder}"]
-        monkeypatch.setattr(sys, "argv", words)
-        try:
-            runpy.run_path(str(ROOT / "scripts" / "discover.py"), run_name="__main__")
-            code = 0
-        except SystemExit as error:
-            code = error.code
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
+    return lambda *words, folder: here("discover.py", "-m", *words, f"hydra.sweep.dir={folder}")
 
 
 def runs(folder):

@@ -4,7 +4,6 @@ import ast
 import importlib
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -77,11 +76,8 @@ def test_every_command_looks_at_its_words_first(path):
 
 
 @pytest.mark.parametrize("script", ["discover", "route", "components", "scrub", "compare"])
-def test_a_folder_that_cannot_be_made(script, tmp_path):
+def test_a_folder_that_cannot_be_made(script, here, tmp_path):
     (tmp_path / "file").write_text("")
-    done = subprocess.run(
-        [sys.executable, f"scripts/{script}.py", f"hydra.run.dir={tmp_path}/file/run"],
-        cwd=ROOT, text=True, capture_output=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-    assert f"hydra.run.dir={tmp_path}/file/run: the folder cannot be made" in done.stderr
+    code, _, err = here(f"{script}.py", f"hydra.run.dir={tmp_path}/file/run")
+    assert code == 2 and err.count("\n") == 1, err
+    assert f"hydra.run.dir={tmp_path}/file/run: the folder cannot be made" in err

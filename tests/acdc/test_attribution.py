@@ -1,6 +1,6 @@
 """Edge scores: published figures, mask gradients, path integrals, and the dense twin."""
 
-from functools import cache, partial
+from functools import partial
 
 import families
 import numpy as np
@@ -42,7 +42,7 @@ METHODS = {
     "clean_corrupted": clean_corrupted,
 }
 
-view = cache(families.view)
+view = families.view
 
 
 def setup(family, kv="per_query_head", ablation="resample", metric="logit_diff", dtype=None, n=2):

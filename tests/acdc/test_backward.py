@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 
 import families
 import numpy as np
@@ -19,7 +19,7 @@ from acdc.model import MLP, Attention, Block, Model, Norm
 
 RULES = ("gim", "relp")
 F64 = torch.float64
-view = cache(families.view)
+view = families.view
 
 
 # ---- Hugging Face's modules, what backward returns written out as formulas -----------------------

@@ -114,6 +114,12 @@ def test_the_first_parts_keep_what_was_seen_of_all(runs):
     assert not torch.allclose(first[1].ablated.rest, own[1].ablated.rest)
 
 
+@pytest.mark.parametrize("n, kept", [(1, 2), (2, 2), (3, 4), (5, 5), (9, 5)])
+def test_as_few_parts_as_have_so_many_prompts(n, kept):
+    """Of parts of two, two and one."""
+    assert len(data().at_least(n)) == kept
+
+
 def test_some_prompts_alone_have_their_own_mean():
     some = data(ablation=ABLATIONS["mean"], hold=False, batch_bytes=77)
     taken = some.take([3, 0, 0])

@@ -1,7 +1,6 @@
 """Gradients of a masked run: the definition differentiated, finite differences, EAP, by hand."""
 
 from dataclasses import replace
-from functools import cache
 
 import families
 import numpy as np
@@ -17,7 +16,7 @@ from acdc.masked import masked_run
 from acdc.metrics import METRICS
 
 EVERY = [(f, "per_query_head") for f in families.FAMILIES] + [("llama", "per_group")]
-view = cache(families.view)
+view = families.view
 
 
 def setup(family, kv="per_query_head", ablation="resample", n=2):

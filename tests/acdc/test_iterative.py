@@ -1,7 +1,5 @@
 """Iterative attribution: a circuit by hand, nested rounds, minibatches, and where it goes on."""
 
-from functools import cache
-
 import families
 import numpy as np
 import pytest
@@ -17,7 +15,7 @@ from acdc.metrics import METRICS
 from acdc.minibatches import Minibatches
 from acdc.selection import best_edges
 
-view = cache(families.view)
+view = families.view
 
 
 def setup(family="llama", kv="per_group", metric="kl", n=6, part=32):

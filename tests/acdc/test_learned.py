@@ -1,7 +1,6 @@
 """Learnt masks: budgets met, gradients by finite differences, a step by hand, where it goes on."""
 
 import math
-from functools import cache
 
 import families
 import numpy as np
@@ -16,7 +15,7 @@ from acdc.metrics import METRICS
 from acdc.minibatches import Minibatches
 from acdc.selection import best_edges
 
-view = cache(families.view)
+view = families.view
 
 
 def setup(family="llama", kv="per_group", metric="kl", n=6):

@@ -92,7 +92,7 @@ def test_borders_of_holding_and_of_parts(work):
     found = plan(one, work, gib(whole))
     assert (found.part, found.hold, found.batch_bytes) == (32, True, BATCH_BYTES)
     assert found.limit == whole
-    assert found.peak == 1000 + one.held() + max(working(32), one.pass_(32))
+    assert found.floor == found.peak == 1000 + one.held() + max(working(32), one.pass_(32))
     found = plan(one, work, gib(whole - 1))
     assert (found.part, found.hold) == (32, False)
     held = 32 * one.held() // 100  # of the part at hand
@@ -123,12 +123,12 @@ def test_a_search_holds_all_and_gives_half_of_the_room_to_its_batch():
     assert LEAST_BATCH == 64 * 2**20 < usual < BATCH_BYTES / 2 == 2**29
     tight = plan(one, "search", gib(fixed + LEAST_BATCH))
     assert (tight.batch_bytes, tight.hold, tight.part) == (LEAST_BATCH, True, 32)
-    assert tight.peak == fixed + LEAST_BATCH // 2
+    assert (tight.floor, tight.peak) == (fixed, fixed + LEAST_BATCH // 2)
     middle = plan(one, "search", gib(fixed + 4 * LEAST_BATCH - 99))
     assert middle.batch_bytes == 2 * LEAST_BATCH - 50
     assert middle.peak == fixed + LEAST_BATCH - 25
     wide = plan(one, "search", 64.0)
-    assert (wide.batch_bytes, wide.peak) == (BATCH_BYTES, fixed + usual)
+    assert (wide.batch_bytes, wide.floor, wide.peak) == (BATCH_BYTES, fixed, fixed + usual)
     least = fixed + LEAST_BATCH // 2
     assert plan(one, "search", gib(least)).part == 32
     assert plan(one, "search", gib(least - 1)).part == 16
@@ -148,6 +148,7 @@ def test_a_search_to_a_target_holds_the_tuning_prompts_and_differentiates_masks(
     search = max(one.pass_(32) + usual, one.pass_(32))
     assert plain.peak == 1000 + both.held() + search
     assert found.peak == 1000 + both.held() + max(search, one.masked(8))
+    assert found.floor == 1000 + both.held() + max(one.pass_(32), one.masked(8))
     few = Shape(LLAMA, 2, 6, True, beside=64)  # gradients are the larger here
     assert few.masked(2) > few.pass_(2) + 8 * 11 * 2 * TOKEN
     assert plan(few, "targeted", 64.0).peak == 1000 + few.held() + few.masked(2)
@@ -156,9 +157,11 @@ def test_a_search_to_a_target_holds_the_tuning_prompts_and_differentiates_masks(
 @pytest.mark.usefixtures("machine")
 def test_a_plan_in_words(monkeypatch):
     one = shape(n=100)
-    says = memory.Plan(32, True, 1, 3 * GIB // 2, 4 * GIB).says()
+    says = memory.Plan(32, True, 1, 3 * GIB // 2, 3 * GIB // 2, 4 * GIB).says()
     assert says == "memory: about 1.50 GiB of 4.0, at most 32 prompts at a time, runs held"
-    assert memory.Plan(4, False, 1, GIB, GIB).says() == (
+    says = memory.Plan(32, True, 1, GIB, 3 * GIB // 2, 4 * GIB).says()
+    assert says.startswith("memory: 1.00 to 1.50 GiB of 4.0, at most 32")
+    assert memory.Plan(4, False, 1, GIB, GIB, GIB).says() == (
         "memory: about 1.00 GiB of 1.0, at most 4 prompts at a time, runs made again for every part"
     )
     monkeypatch.setattr(memory, "occupied", lambda device: GIB)

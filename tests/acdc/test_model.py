@@ -1,14 +1,12 @@
 """Laws of the view's own functions, apart from any circuit."""
 
-from functools import cache
-
 import families
 import pytest
 import torch
 
 from acdc.model import Norm
 
-view = cache(families.view)
+view = families.view
 
 
 def vectors(*shape, seed=0):
@@ -35,11 +33,11 @@ def test_a_norm_without_eps_makes_the_mean_square_one():
 @pytest.mark.parametrize("family", families.FAMILIES)
 @pytest.mark.parametrize("part", ["q", "k", "v"])
 def test_one_heads_projection_is_its_place_in_the_lists(family, part):
-    """On inputs of its own or shared ones, and on the last positions of a longer text."""
+    """On own inputs, shared or without a batch, and on the last positions of a longer text."""
     model = view(family)
     heads = list(range(model.n_heads if part == "q" else model.n_kv_heads))
     own = vectors(len(heads), 2, 3, model.d_model)
-    for x in (own, own[:1]):
+    for x in (own, own[:1], own[:, 0]):
         together = model.project(1, part, heads, x, 5)
         for i, head in enumerate(heads):
             alone = model.project(1, part, head, x[i % len(x)], 5)

@@ -1,7 +1,6 @@
 """Optimal ablation: its gradient by the definition, what it beats, and that it is one constant."""
 
 from dataclasses import replace
-from functools import cache
 
 import families
 import numpy as np
@@ -16,7 +15,7 @@ from acdc.optimal import Optimal, by_constant, moments, random_mask
 from acdc.writers import power_sums
 from discovery.ablations.noise import Noisy
 
-view = cache(families.view)
+view = families.view
 EVERY = [("gpt2", "per_query_head"), ("llama", "per_group"), ("pythia", "per_query_head")]
 
 

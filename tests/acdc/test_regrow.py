@@ -1,6 +1,6 @@
 """Edges that come back, edges that go: against a slow twin, and by law."""
 
-from functools import cache
+from functools import partial
 
 import families
 import numpy as np
@@ -13,7 +13,7 @@ from acdc.metrics import METRICS
 from acdc.regrow import FAILURES, TRIED, regrow, slopes
 from discovery.statistics.random_circuits import random_mask
 
-view = cache(families.view)
+view = families.view
 
 
 def error(data, metric, mask):
@@ -33,9 +33,22 @@ def gradient(data, metric, mask):
     return np.where(data.graph.legal, total / len(data), 0.0)
 
 
-def twin(data, metric, mask, enough):
+def remembered(function):
+    """Of a mask, each asked once."""
+    known = {}
+
+    def ask(mask):
+        key = mask.tobytes()
+        if key not in known:
+            known[key] = function(mask)
+        return known[key]
+
+    return ask
+
+
+def twin(data, metric, mask, lost, enough):
     """(kind, edge, effect) of every move, by dense runs and autograd, one edge at a time."""
-    moves, mask, now = [], mask.copy(), error(data, metric, mask)
+    moves, mask, now = [], mask.copy(), lost(mask)
     while not enough(mask):
         slope = gradient(data, metric, mask)
         cut = sorted(map(tuple, np.argwhere(data.graph.legal & ~mask)), key=lambda e: slope[e])
@@ -43,7 +56,7 @@ def twin(data, metric, mask, enough):
         for edge in [e for e in cut if slope[e] < 0][:TRIED]:
             more = mask.copy()
             more[edge] = True
-            tried.append((error(data, metric, more), edge))
+            tried.append((lost(more), edge))
         if not tried or min(t[0] for t in tried) >= now:
             return moves, mask
         after, edge = min(tried, key=lambda t: t[0])
@@ -58,7 +71,7 @@ def twin(data, metric, mask, enough):
             if failures == FAILURES:
                 break
             continue
-        after, failures = error(data, metric, mask), 0
+        after, failures = lost(mask), 0
         moves.append(("gone", edge, after - now))
         now = after
     return moves, mask
@@ -66,17 +79,18 @@ def twin(data, metric, mask, enough):
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "pythia"])
 @pytest.mark.parametrize("metric", ["kl", "logit_diff"])
-@pytest.mark.parametrize("share", [0.3, 0.8])
+@pytest.mark.parametrize("share", [0.3, 0.6])
 def test_moves_are_its_twins(family, metric, share):
     model, own = view(family), METRICS[metric]
     data = Data(model, model.graph(), families.prompts(n=3, length=4), part=2)
     start = random_mask(data.graph, data.graph.n_edges // 4, np.random.default_rng(1))
-    most = (1 - share) * error(data, own, np.zeros_like(start))
+    lost = remembered(partial(error, data, own))
+    most = (1 - share) * lost(np.zeros_like(start))
 
     def enough(mask):
-        return error(data, own, mask) <= most
+        return lost(mask) <= most
 
-    expected, mask = twin(data, own, start, enough)
+    expected, mask = twin(data, own, start, lost, enough)
     moves = list(regrow(data, own, start, enough))
     assert [(m.kind, m.edge) for m in moves] == [(k, e) for k, e, _ in expected]
     found = [m.effect for m in moves]

@@ -1,7 +1,6 @@
 """The fast search against its slow twin, and laws of the search."""
 
 import itertools
-from functools import cache
 
 import families
 import jaxtyping
@@ -30,7 +29,7 @@ SHAPES = list(itertools.product(ABLATIONS, ["layer", "head"], [True, False]))
 THRESHOLDS = {"kl": (0.002, 0.02, 0.2), "logit_diff": (0.01, 0.1, 0.6)}
 
 
-view = cache(families.view)
+view = families.view
 
 
 def search(model, kv, prompts, ablation, metric, threshold, order, chunk=None, guide=None):

@@ -1,7 +1,6 @@
 """Circuits on halves, a second circuit, and the command, on the embedded model."""
 
 import json
-from functools import cache
 
 import families
 import numpy as np
@@ -23,7 +22,7 @@ from discovery.methods import last
 from discovery.methods.greedy import ACDC
 from discovery.methods.scores import EAP, Random
 
-view = cache(families.view)
+view = families.view
 ASKED = {
     "pairs": 4, "times": [1], "orders": True, "q": 0.2, "second": True, "margin": 0.05, "seed": 0,
     "threads": None,

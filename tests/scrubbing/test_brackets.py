@@ -246,23 +246,19 @@ def test_unreadable_strings(tmp_path):
         read_strings(tmp_path / "absent.gz")
 
 
-def script(folder, *overrides):
-    command = [sys.executable, "scripts/scrub.py", f"hydra.run.dir={folder / 'run'}", *overrides]
-    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=300)
-
-
-def test_the_script(folder, tmp_path):
+def test_the_script(folder, here, tmp_path):
     (tmp_path / "strings.txt").write_text("\n".join(EVERY))
     files = (f"weights={folder}", f"strings={tmp_path / 'strings.txt'}")
-    done = script(tmp_path, *files, "references=100", "draws=2")
-    assert done.returncode == 0, done.stderr
+    words = (f"hydra.run.dir={tmp_path / 'run'}", *files, "references=100", "draws=2")
+    code, out, err = here("scrub.py", *words)
+    assert code == 0, err
     assert read_run(tmp_path / "run").state == "done"
     found = json.loads((tmp_path / "run" / "scrub.json").read_text())
     names = [one["name"] for one in found["results"]]
     assert names[:4] == ["0a", "0b", "1a", "1b"] and "4" in names and "trivial" in names
-    assert all(f"\n{name} | " in done.stdout for name in names)
+    assert all(f"\n{name} | " in out for name in names)
     assert len(found["roles"]) == 64 and found["null"]["1b"]["null"] == 63
-    assert found["null"]["trivial"]["null"] == 64 and "rank" in done.stdout
+    assert found["null"]["trivial"]["null"] == 64 and "rank" in out
     assert found["results"][1]["effect"]["scrub_variance"] > 0
 
 
@@ -288,6 +284,9 @@ def test_bad_settings_are_one_clear_error(field, value, words):
 
 
 def test_the_script_ends_with_one_line(tmp_path):
-    done = script(tmp_path, f"weights={tmp_path / 'absent'}", "strings=y")
+    words = (f"hydra.run.dir={tmp_path / 'run'}", f"weights={tmp_path / 'absent'}", "strings=y")
+    done = subprocess.run(
+        [sys.executable, "scripts/scrub.py", *words], cwd=ROOT, text=True, capture_output=True
+    )
     assert done.returncode == 2 and done.stderr.startswith("error: ") and "absent" in done.stderr
     assert "Traceback" not in done.stderr and not (tmp_path / "run" / "status.json").exists()

@@ -1,9 +1,6 @@
 """The other experiments of scripts/scrub.py, on the shipped networks, and their settings."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,24 +10,28 @@ from discovery.experiments.bracket_strings import draw_strings
 from discovery.runs.folder import read_run
 from discovery.settings.run import read_scrub_settings
 
-ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {"weights": None, "strings": None, "references": 100, "draws": 1, "seed": 0}
 
 
-def scrub(folder: Path, *overrides: str) -> tuple[str, dict]:
-    command = [sys.executable, "scripts/scrub.py", f"hydra.run.dir={folder / 'run'}", *overrides]
-    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert read_run(folder / "run").state == "done"
-    return done.stdout, json.loads((folder / "run" / "scrub.json").read_text())
+@pytest.fixture
+def scrub(here, tmp_path):
+    """What the script said and what it wrote."""
+
+    def run(*overrides: str) -> tuple[str, dict]:
+        code, out, err = here("scrub.py", f"hydra.run.dir={tmp_path / 'run'}", *overrides)
+        assert code == 0, err
+        assert read_run(tmp_path / "run").state == "done"
+        return out, json.loads((tmp_path / "run" / "scrub.json").read_text())
+
+    return run
 
 
-def test_roles(tmp_path):
+def test_roles(scrub, tmp_path):
     rows = draw_strings(600, np.random.default_rng(3))
     lines = ["".join(" ()"[c] for c in row if c) for row in rows]
     (tmp_path / "strings.txt").write_text("\n".join(lines))
     shown, found = scrub(
-        tmp_path, "experiment=roles", f"strings={tmp_path / 'strings.txt'}", "references=400"
+        "experiment=roles", f"strings={tmp_path / 'strings.txt'}", "references=400"
     )
     steps = found["found"]["steps"]
     assert steps and all(step["gain"]["low"] > 0 for step in steps)
@@ -39,8 +40,8 @@ def test_roles(tmp_path):
     assert [one["part"] for one in found["noised"]][:3] == ["0.0", "0.1", "m0"]
 
 
-def test_induction(tmp_path):
-    shown, found = scrub(tmp_path, "experiment=induction", "references=100")
+def test_induction(scrub):
+    shown, found = scrub("experiment=induction", "references=100")
     names = [rung["name"] for rung in found["rungs"]]
     assert {"value", "query", "key", "naive", "R1 + R2 + R3"} <= set(names)
     assert all(f"\n{name} | " in shown for name in names)

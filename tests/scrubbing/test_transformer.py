@@ -1,7 +1,6 @@
 """A transformer as a computation: exact rewrites, and claims against the patched forward."""
 
 from dataclasses import replace
-from functools import cache
 
 import families
 import numpy as np
@@ -17,7 +16,7 @@ from discovery.scrubbing.samplers import Agree, Exact, Unconditioned
 from discovery.scrubbing.transformer import transformer
 from discovery.validation.resampling import ResampledCuts
 
-view = cache(families.view)
+view = families.view
 N = 5
 
 

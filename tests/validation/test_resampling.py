@@ -1,7 +1,6 @@
 """Resampled circuits: laws, and the sums written out."""
 
 from dataclasses import replace
-from functools import cache
 
 import families
 import numpy as np
@@ -20,7 +19,7 @@ from discovery.validation.resampling import (
     scrub_circuit,
 )
 
-view = cache(families.view)
+view = families.view
 FAMILIES = ("gpt2", "llama", "pythia", "attention_only")
 
 

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from html import unescape
 from pathlib import Path
 
@@ -219,19 +217,16 @@ def test_refusals(overrides, message):
         read_validation(validation(*overrides))
 
 
-def test_the_main_job_with_full_evaluation(tmp_path):
-    """The command, in another process: search, validate, print what holds."""
+def test_the_main_job_with_full_evaluation(here, tmp_path):
+    """The command: search, validate, print what holds."""
     little = [f"evaluation.{field}" for field in LITTLE]
-    command = [sys.executable, "scripts/discover.py", f"hydra.run.dir={tmp_path / 'run'}"]
-    done = subprocess.run(
-        [*command, "evaluation=full", "task.n=16", *little], cwd=CONF.parent, text=True,
-        capture_output=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    words = (f"hydra.run.dir={tmp_path / 'run'}", "evaluation=full", "task.n=16", *little)
+    code, out, err = here("discover.py", *words)
+    assert code == 0, err
     zero = "0% = every edge cut, carrying another prompt's values"
-    assert f"Of the model's logit_diff ({zero}; 100% = the model) the circuit keeps" in done.stdout
-    assert "the circuit does the task: on 100 new prompts it recovers" in done.stdout
-    assert "held-out prompts" in done.stdout and "are shown to hold" in done.stdout
+    assert f"Of the model's logit_diff ({zero}; 100% = the model) the circuit keeps" in out
+    assert "the circuit does the task: on 100 new prompts it recovers" in out
+    assert "held-out prompts" in out and "are shown to hold" in out
     assert (tmp_path / "run" / "report.html").exists()
     logs = list((tmp_path / "run" / "wandb").glob("offline-run-*"))
     assert len(logs) == 2  # the run's and the validation's
