@@ -11,12 +11,14 @@ import torch
 from toys import or_gate, or_prompts
 
 from acdc.ablation import ABLATIONS
+from acdc.model import Norm
 from discovery.explain import backups
 from discovery.explain.backups import together
 from discovery.explain.backups.knocked import KnockOuts, heads_after
 from discovery.explain.backups.takeover import (
     account,
     backup_scores,
+    candidates,
     controls_for,
     p_rises,
     random_like,
@@ -86,10 +88,13 @@ def twin(model, graph, tokens, ablated, out):
     return torch.stack(writers), torch.stack(patterns), x
 
 
-@pytest.mark.parametrize("ablation", ["resample", "zero", "mean"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_knocked_out_run_is_its_slow_twin(family, ablation):
-    runs = runs_of(family, ablation)
+@pytest.mark.parametrize(
+    ("family", "ablation", "wrong"),
+    [*((family, "resample", True) for family in FAMILIES), ("llama", "resample", False),
+     ("pythia", "zero", True), ("gpt2", "mean", True)],
+)  # fmt: skip
+def test_a_knocked_out_run_is_its_slow_twin(family, ablation, wrong):
+    runs = runs_of(family, ablation, wrong=wrong)
     graph, model = runs.graph, runs.bench.data.model
     for out in some_sets(graph):
         own, row = runs.of(out), 0
@@ -147,9 +152,10 @@ def test_what_comes_before_is_changed_by_the_norms_scale_alone():
     runs = runs_of("llama")
     out = (runs.graph.head(1, 2),)
     own, before = runs.of(out), list(range(runs.graph.writers_before(1)))
-    np.testing.assert_allclose(own.direct[before], own.held[before], atol=1e-12)
+    np.testing.assert_allclose(own.held[before], runs.clean.direct[before], atol=1e-12)
     assert np.abs(own.direct[before] - runs.clean.direct[before]).max() > 1e-3
-    assert np.abs(own.direct[runs.graph.mlp(1)] - own.held[runs.graph.mlp(1)]).max() > 1e-3
+    mlp = runs.graph.mlp(1)
+    assert np.abs(own.held[mlp] - runs.clean.direct[mlp]).max() > 1e-3
 
 
 def test_an_account_adds_up():
@@ -241,6 +247,24 @@ def test_without_the_control_the_alarm_would_be_a_backup():
     alarm = heads.index(graph.head(3, 1))
     assert bare[alarm] == pytest.approx(0.5, abs=0.02) and abs(fair[alarm]) < 0.02
     assert fair[heads.index(graph.head(2, 0))] == pytest.approx(0.8, abs=0.02)
+
+
+def test_a_rise_by_the_norms_scale_alone_is_no_backup():
+    """Once the primary is gone there is less in the stream, and what is left counts for more."""
+    model = hydras.hydra()
+    model = replace(
+        model, ln_final=Norm("rms", torch.ones(hydras.WIDTH, dtype=torch.float64), eps=1e-6)
+    )
+    one = hydras.subject(model, hydras.HYDRA)
+    found = backups.explain(one, Backups(), {}).found
+    assert {t["head"] for t in found["take_overs"] if t["confirmed"]} == {"a2.h0"}
+    runs = KnockOuts(one.test)
+    graph = runs.graph
+    two, always = (graph.head(1, 0), graph.head(2, 0)), graph.head(3, 2)
+    assert (runs.of(two).direct - runs.clean.direct)[always].mean() > 0.1
+    assert account(runs, two, [], 0.05, np.random.default_rng(0)).scale.estimate > 0.1
+    outs = {"two": two}
+    assert always not in [head for _, head in candidates(runs, outs, 0.01, 0.05)]
 
 
 def auroc(scores, truth):

@@ -90,4 +90,5 @@ def _point(
 
 
 def _wrapped(one: Knocked) -> str:
-    return "without " + (one.name.replace(" and ", "\nand ") if one.is_class else one.name)
+    name = f"the class\n{one.name.replace(' and ', ', ')}" if one.is_class else one.name
+    return f"without {name}"

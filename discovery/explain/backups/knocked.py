@@ -151,7 +151,7 @@ class Effects:
     score: Floats  # [prompts], the bench's: logits or nats
     reading: Floats  # [prompts], logits: the sum of `direct`
     direct: Floats  # [writers + 1, prompts], logits: direct effects at the scale of this run
-    held: Floats  # the same had all put out what they do in the clean run: scale alone is changed
+    held: Floats  # the same outputs at the clean run's scale: what is written anew, and no more
     looks: Floats  # [layers, heads, prompts]: attention from the answer position to right answers
 
     def __len__(self) -> int:
@@ -191,11 +191,14 @@ class KnockOuts:
     def _part(self, forward: PatchedForward, clean: Ending, out: tuple[int, ...]) -> Effects:
         model, run = forward.model, knocked_out(forward, out, clean)
         reading = contrast(forward.prompts, run.logits.shape[-1], run.logits)
-        biases = bias_effect(model, run.final, reading)[None]
+        outputs = run.writers.dense()[:, :, 0]
         own, held = (
-            torch.cat([direct_effects(model, e.dense()[:, :, 0], run.final, reading), biases])
-            for e in (run.writers, clean.writers)
-        )
+            torch.cat([
+                direct_effects(model, outputs, final, reading),
+                bias_effect(model, final, reading)[None],
+            ])
+            for final in (run.final, clean.final)
+        )  # fmt: skip
         return Effects(
             floats(self.bench.score_of(forward, run.logits)),
             floats((run.logits * reading).sum(-1)), floats(own), floats(held), floats(run.looks),

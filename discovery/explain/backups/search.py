@@ -68,7 +68,8 @@ def find(
     classes_out = merged(subject, classes)
     outs = {**classes_out, **{graph.writers[n]: (n,) for n in nodes}}
     for out in tqdm(outs.values(), "knock-outs", unit="set", dynamic_ncols=True):
-        choose.of(out), test.of(out)
+        for runs in (choose, test):
+            runs.of(out)
     least = asked.least * span(choose)
     direct = {name: out for name, out in outs.items() if name in adders(choose, outs, least, level)}
     picked = candidates(choose, direct, least, level)
@@ -87,7 +88,8 @@ def find(
     away = abs(float((subject.choose.model.score - subject.choose.empty.score).mean()))
     top = together.strongest(choose, nodes, asked.strongest)
     for pair in tqdm(list(combinations(top, 2)), "pairs", unit="pair", dynamic_ncols=True):
-        choose.of(pair), test.of(pair)
+        for runs in (choose, test):
+            runs.of(pair)
     return Found(
         knocked, least, asked.least * away, len(subject.nodes) - len(nodes), found, controls,
         negative, together.pairs(test, top, level, rng),

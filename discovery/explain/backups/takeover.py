@@ -8,14 +8,13 @@ knock-outs and heads. All effects are in logits (see discovery/explain/backups/k
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import false_discovery_control, ttest_1samp
+from scipy.stats import false_discovery_control, t
 
 from acdc.graph import Graph
 from discovery.explain.backups.knocked import Effects, KnockOuts, heads_after, layer_head
@@ -32,8 +31,8 @@ class TakeOver:
     out: str  # what is knocked out
     head: str
     rise: Interval  # of its direct effect
-    written: Interval  # that part of it which comes of what the head writes, at the new scale
-    control: Interval | None  # the rise after random nodes; None: there were none to draw
+    written: Interval  # that part of it which comes of what the head writes, at the clean scale
+    control: Interval | None  # the same after random nodes; None: there were none to draw
     before: Interval
     after: Interval
     looks: Interval | None  # change of its attention from the answer position to right answers
@@ -59,20 +58,24 @@ class Account:
 def rises(clean: Effects, out: Effects, heads: Sequence[int]) -> tuple[Floats, Floats]:
     """([heads, prompts], the same): change of direct effects, and of it what is written anew.
 
-    Logits, positive: more for the answer. The rest of the change is the final norm's scale.
+    Logits, positive: more for the answer. What is written is read at the clean run's scale, as it
+    is after any other knock-out; the rest of the change is the final norm's scale.
     """
     rows = list(heads)
-    return out.direct[rows] - clean.direct[rows], out.direct[rows] - out.held[rows]
+    return out.direct[rows] - clean.direct[rows], out.held[rows] - clean.direct[rows]
 
 
 def p_rises(values: Floats) -> Floats:
-    """[...]: one-sided p-values that means over the last axis are above 0; 1 where all are 0."""
-    if not values.size:
+    """[...]: one-sided p-values (t-test) of means over the last axis being above 0.
+
+    1 where the mean is 0, and where there are fewer than two values.
+    """
+    n = values.shape[-1]
+    if n < 2 or not values.size:
         return np.ones(values.shape[:-1])
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")  # no variance: p is 0 or 1, by the sign
-        p = np.asarray(ttest_1samp(values, 0.0, axis=-1, alternative="greater").pvalue)
-    return np.where(np.isnan(p), 1.0, p)
+    error = values.std(-1, ddof=1) / np.sqrt(n)
+    with np.errstate(all="ignore"):  # no variance: by the sign
+        return np.where(values.mean(-1) == 0, 1.0, t.sf(values.mean(-1) / error, n - 1))
 
 
 def adjusted(p: Floats) -> Floats:
@@ -144,7 +147,7 @@ def take_overs(
     for name, head in picked:
         change, written = (x[0] for x in rises(test.clean, test.of(outs[name]), [head]))
         chance = by_chance(test, controls[name], head)
-        above = written if chance is None else change - chance
+        above = written if chance is None else written - chance
         p.append(max(float(p_rises(x)) for x in (change, written, above)))
         columns.append((change, written, chance))
     fair, found = adjusted(np.array(p)), list[TakeOver]()
@@ -161,22 +164,24 @@ def take_overs(
             interval(own.looks[at] - test.clean.looks[at]) if test.has_looks else None,
             float(p_), bool(p_ <= level and change.mean() >= least), head in negative,
         ))  # fmt: skip
-    return sorted(found, key=lambda t: -(t.rise.estimate or 0))
+    return sorted(found, key=lambda x: -(x.rise.estimate or 0))
 
 
 def by_chance(test: KnockOuts, sets: Sequence[Nodes], head: int) -> Floats | None:
-    """[prompts]: a head's rise after random nodes, the mean over those sets; None without any."""
+    """[prompts]: what a head writes anew after random nodes, mean over sets; None without any."""
     if not sets:
         return None
-    each = [rises(test.clean, test.of(nodes), [head])[0][0] for nodes in sets]
+    each = [rises(test.clean, test.of(nodes), [head])[1][0] for nodes in sets]
     return np.mean(each, axis=0)
 
 
 def backup_scores(
     runs: KnockOuts, out: Nodes, sets: Sequence[Nodes], heads: Sequence[int]
 ) -> Floats:
-    """[heads]: how much each is a backup of `out`: its mean rise less that by chance, logits."""
-    change, _ = rises(runs.clean, runs.of(out), heads)
+    """[heads]: how much each is a backup of `out`, in logits: what it writes anew for the answer,
+    the mean over prompts, less the same after random nodes.
+    """
+    _, change = rises(runs.clean, runs.of(out), heads)
     chance = [by_chance(runs, sets, head) for head in heads]
     return np.array([
         (c if r is None else c - r).mean() for c, r in zip(change, chance, strict=True)
@@ -201,7 +206,7 @@ def account(
     """Where the direct effect goes that is lost with `out`; `found` are its backups (writers)."""
     clean, now, graph = runs.clean, runs.of(out), runs.graph
     kinds = kinds_of(graph, out, found)
-    change, anew = now.direct - clean.direct, now.direct - now.held
+    change, anew = now.direct - clean.direct, now.held - clean.direct
 
     def of(values: Floats) -> Interval:
         return mean_interval(values, rng, level=1 - level)
