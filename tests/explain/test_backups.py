@@ -233,6 +233,8 @@ def test_the_inhibitor_and_its_mover_are_a_chain():
     pairs = {(p["a"], p["b"]): p for p in hydra_section().found["pairs"]}
     chain = pairs["a0.h0", "a1.h0"]
     assert chain["interaction"]["estimate"] < -0.5
+    steps = hydra_section().found["greedy"]
+    assert [s["nodes"] for s in steps] == [("a1.h0", "a2.h0"), ("a1.h0", "a2.h0", "a3.h1")]
     backup = pairs["a1.h0", "a2.h0"]
     assert backup["interaction"]["estimate"] == pytest.approx(0.8, abs=0.02)
 
@@ -310,13 +312,17 @@ def test_two_heads_of_an_or_gate_make_up_for_each_other():
     model = or_gate()
     runs = KnockOuts(make_bench(model, model.graph(), or_prompts(), ABLATIONS["zero"], chunk=4))
     rng = np.random.default_rng(0)
-    (pair,) = together.pairs(runs, [1, 2], 0.05, rng)
+    (pair,) = together.pairs(runs, [(1, 2)], 0.05, rng)
     assert (pair.gate, pair.interaction.estimate) == ("OR", 1.0)
     assert (pair.loss_a.estimate, pair.loss.estimate, pair.denoise_a.estimate) == (0, 1, 1)
-    steps = together.greedy(runs, runs, [1, 2, 3], 3, 0.05, rng)
+    steps = together.greedy(runs, runs, [(1, 2), (2, 3)], 3, 0.01, 0.05, rng)
     assert [s.nodes for s in steps] == [("a0.h0", "a0.h1")]
-    chain = together.pairs(runs, [1, 3], 0.05, rng)[0]  # a head and the MLP that reads it
+    chain = together.pairs(runs, [(1, 3)], 0.05, rng)[0]  # a head and the MLP that reads it
     assert chain.interaction.estimate == 0  # the head alone costs nothing
+
+
+def test_backups_are_paired_though_they_cost_nothing_alone():
+    assert together.pairs_to_try([1, 5], [(7, 2), (7, 2), (5, 1), (9, 3)], 2) == [(1, 5), (2, 7)]
 
 
 def test_a_circuit_without_nodes_is_not_asked():

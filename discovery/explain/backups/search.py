@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from discovery.explain.backups.takeover import (
     controls_for,
     negative_movers,
     p_rises,
+    rises,
     take_overs,
 )
 from discovery.explain.section import Section
@@ -86,15 +86,30 @@ def find(
         for name, out in outs.items()
     ]
     away = abs(float((subject.choose.model.score - subject.choose.empty.score).mean()))
-    top = together.strongest(choose, nodes, asked.strongest)
-    for pair in tqdm(list(combinations(top, 2)), "pairs", unit="pair", dynamic_ncols=True):
+    both = _pairs(choose, nodes, outs, picked, asked)
+    for pair in tqdm(both, "pairs", unit="pair", dynamic_ncols=True):
         for runs in (choose, test):
             runs.of(pair)
     return Found(
         knocked, least, asked.least * away, len(subject.nodes) - len(nodes), found, controls,
-        negative, together.pairs(test, top, level, rng),
-        together.greedy(choose, test, top, asked.largest, level, rng),
+        negative, together.pairs(test, both, level, rng),
+        together.greedy(choose, test, both, asked.largest, asked.least * away, level, rng),
     )  # fmt: skip
+
+
+def _pairs(
+    choose: KnockOuts, nodes: Sequence[int], outs: Mapping[str, Nodes],
+    picked: Sequence[tuple[str, int]], asked: Backups,
+) -> list[tuple[int, int]]:  # fmt: skip
+    """Pairs of the strongest nodes, and of single nodes with those who seem to take over."""
+    answers = [(outs[name], head) for name, head in picked if len(outs[name]) == 1]
+    size = {
+        (out[0], head): float(rises(choose.clean, choose.of(out), [head])[0].mean())
+        for out, head in answers
+    }
+    primaries = sorted(size, key=lambda pair: (-size[pair], pair))
+    strong = together.strongest(choose, nodes, asked.strongest)
+    return together.pairs_to_try(strong, primaries, asked.strongest)
 
 
 def classes_of(subject: Subject, told: Mapping[str, Section]) -> dict[str, list[str]]:

@@ -87,16 +87,26 @@ def strongest(choose: KnockOuts, nodes: Sequence[int], most: int) -> list[int]:
     return sorted(sorted(nodes, key=lambda n: (-size[n], n))[:most])
 
 
+def pairs_to_try(
+    strong: Sequence[int], picked: Sequence[tuple[int, int]], most: int
+) -> list[tuple[int, int]]:
+    """All pairs of the strongest nodes, and so many of primary and backup, first come first.
+
+    A backup costs little alone, so that it is not among the strongest.
+    """
+    some = sorted((min(p), max(p)) for p in list(dict.fromkeys(picked))[:most])
+    return list(dict.fromkeys([*combinations(strong, 2), *some]))
+
+
 def pairs(
-    test: KnockOuts, nodes: Sequence[int], level: float, rng: np.random.Generator
+    test: KnockOuts, both: Sequence[tuple[int, int]], level: float, rng: np.random.Generator
 ) -> list[Pair]:
-    """All pairs of nodes, the most super-additive first."""
+    """Each of these pairs, the most super-additive first."""
 
     def of(values: Floats) -> Interval:
         return mean_interval(values, rng, level=1 - level)
 
     names, found = test.graph.writers, list[Pair]()
-    both = list(combinations(nodes, 2))
     together = [interaction(test, pair) for pair in both]
     p = adjusted(np.array([2 * min(float(p_rises(x)), float(p_rises(-x)), 0.5) for x in together]))
     for (a, b), extra, p_ in zip(both, together, p, strict=True):
@@ -118,24 +128,23 @@ class Step:
 
 
 def greedy(
-    choose: KnockOuts, test: KnockOuts, nodes: Sequence[int], most: int, level: float,
-    rng: np.random.Generator,
+    choose: KnockOuts, test: KnockOuts, both: Sequence[tuple[int, int]], most: int, least: float,
+    level: float, rng: np.random.Generator,
 ) -> list[Step]:  # fmt: skip
     """The set that makes up for itself most: the most super-additive pair, grown a node at a time.
 
-    Grown on `choose` while the interaction grows, to `most` nodes; each step measured on `test`.
+    Grown on `choose`, by nodes of these pairs, while the interaction grows by more than `least`
+    (in the score's unit), to `most` nodes; each step is measured on `test`.
     """
-    members, best, steps = list[int](), 0.0, list[Step]()
-    while len(members) < min(most, len(nodes)):
-        size = 2 if not members else 1
-        rest = [n for n in nodes if n not in members]
-        tried = [tuple(sorted([*members, *more])) for more in combinations(rest, size)]
+    pool, best, steps = sorted({n for pair in both for n in pair}), 0.0, list[Step]()
+    tried: list[Nodes] = list(both)
+    while tried and len(tried[0]) <= most:
         gains = [float(interaction(choose, out).mean()) for out in tried]
-        if not gains or max(gains) <= best:
+        if max(gains) <= best + least:
             break
         best, out = max(gains), tried[int(np.argmax(gains))]
-        members = list(out)
         names = tuple(test.graph.writers[n] for n in out)
         values = test.loss(out), interaction(test, out)
         steps.append(Step(names, *(mean_interval(v, rng, level=1 - level) for v in values)))
+        tried = [tuple(sorted([*out, n])) for n in pool if n not in out]
     return steps

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from discovery.explain.backups.drawing import dumbbells
-from discovery.explain.backups.knocked import KnockOuts, heads_after, layer_head
+from discovery.explain.backups.knocked import KnockOuts, heads_after
 from discovery.explain.backups.search import Found, Knocked, plain
-from discovery.explain.backups.takeover import TakeOver, rises
+from discovery.explain.backups.tables import (
+    changes,
+    kept,
+    knocked_row,
+    pair_row,
+    row,
+    signed,
+)
+from discovery.explain.backups.takeover import TakeOver
 from discovery.explain.backups.together import Pair
 from discovery.explain.section import Section, Table
 from discovery.explain.settings import Backups
@@ -17,6 +23,7 @@ from discovery.explain.subject import Subject
 from discovery.statistics.intervals import Interval
 
 NAMED = 5  # heads, nodes or pairs that one sentence names
+NOTHING = 0.1  # share of the score that is next to nothing
 HOW = (
     "A node that is out puts out what the run's cut edges carry, to all who read it; everything"
     " after it answers to that. Its direct effect is what it adds to the right answers' logits less"
@@ -56,11 +63,12 @@ def section(subject: Subject, asked: Backups, test: KnockOuts, found: Found) -> 
         ],
         tables=[
             Table(f"knocked out of the whole model; score in {subject.test.unit}, the rest in"
-                  " logits", [_knocked_row(subject, k) for k in found.knocked]),
+                  " logits", [knocked_row(subject, k) for k in found.knocked]),
             Table("heads picked as backups, in logits",
-                  [_row(subject, t) for t in found.take_overs]),
-            Table(f"pairs of the nodes that cost most; losses in {subject.test.unit}, positive:"
-                  " the model is worse without", [_pair_row(p) for p in found.pairs]),
+                  [row(subject, t) for t in found.take_overs]),
+            Table("pairs of the nodes that cost most, and of nodes with their backups; losses in"
+                  f" {subject.test.unit}, positive: the model is worse without",
+                  [pair_row(p) for p in found.pairs]),
         ],
         pictures=[picture] if picture else [],
         found={**plain(found, subject.graph.writers), "changes": changes(test, found)},
@@ -127,12 +135,20 @@ def nodes(subject: Subject, asked: Backups, found: Found) -> list[str]:
             )
     if found.skipped:
         said.append(f"{found.skipped} nodes with weaker edges were not knocked out (most)")
-    for one in alone:
-        heads = [t for t in found.take_overs if t.out == one.name and t.confirmed]
-        if heads:
-            said.append(
-                f"Without {one.name} the model keeps {kept(one)} of its score: {_takers(heads)}"
-            )
+    by_name = {k.name: k for k in alone}
+    answered = dict.fromkeys(
+        t.out for t in found.take_overs if t.confirmed and t.out in by_name
+    )  # fmt: skip
+    for name in list(answered)[:NAMED]:
+        heads = [t for t in found.take_overs if t.out == name and t.confirmed]
+        said.append(
+            f"Without {name} the model keeps {kept(by_name[name])} of its score: {_takers(heads)}"
+        )
+    if len(answered) > NAMED:
+        said.append(
+            f"Heads take over for {len(answered) - NAMED} more nodes:"
+            f" {_some(list(answered)[NAMED:])} (see the table)"
+        )
     return said
 
 
@@ -175,8 +191,8 @@ def outside(subject: Subject, found: Found) -> list[str]:
     if not lacking:
         return []
     return [
-        f"{len(lacking)} of {len(heads)} backups are not in the circuit, which cannot show what the"
-        f" model does without their primaries: {_some(lacking)}"
+        f"{len(lacking)} of the {len(heads)} heads that take over or ease off are not in the"
+        f" circuit, which cannot show what the model does then: {_some(lacking)}"
     ]
 
 
@@ -203,14 +219,28 @@ def negative(subject: Subject, test: KnockOuts, found: Found) -> list[str]:
 
 
 def pairs(subject: Subject, found: Found) -> list[str]:
-    """The most super- and sub-additive pairs, if beyond doubt."""
+    """The most super- and sub-additive pairs, if beyond doubt.
+
+    A node that alone costs nearly all needs no pairs: what goes with it, goes.
+    """
+    ends = [
+        k for k in found.knocked
+        if not k.is_class and k.kept.high is not None and k.kept.high < NOTHING
+    ]  # fmt: skip
+    fatal = frozenset(k.name for k in ends)
     sure = [
         p for p in found.pairs
         if p.p_value <= subject.level and abs(p.interaction.estimate or 0) >= found.least_score
     ]  # fmt: skip
-    over = [p for p in sure if (p.interaction.estimate or 0) > 0][:NAMED]
-    under = [p for p in sure[::-1] if (p.interaction.estimate or 0) < 0][:NAMED]
-    said = list[str]()
+    over = [p for p in sure if (p.interaction.estimate or 0) > 0]
+    under = [
+        p for p in sure[::-1]
+        if (p.interaction.estimate or 0) < 0 and p.a not in fatal and p.b not in fatal
+    ]  # fmt: skip
+    said = [
+        f"Without {k.name} alone next to nothing is left ({kept(k)}): all else needs it"
+        for k in ends[:NAMED]
+    ]
     if over:
         said.append("Make up for each other (cost more together than alone): " + _pairs(over))
     if under:
@@ -219,7 +249,9 @@ def pairs(subject: Subject, found: Found) -> list[str]:
 
 
 def _pairs(some: Sequence[Pair]) -> str:
-    return ", ".join(f"{p.a} and {p.b} {signed(p.interaction)} ({p.gate})" for p in some)
+    said = [f"{p.a} and {p.b} {signed(p.interaction)} ({p.gate})" for p in some[:NAMED]]
+    more = f" and {len(some) - NAMED} more" if len(some) > NAMED else ""
+    return ", ".join(said) + more
 
 
 def greedy(found: Found) -> list[str]:
@@ -241,22 +273,6 @@ def called(one: Knocked, subject: Subject | None = None) -> str:
     return f"the class {one.name}{heads}"
 
 
-def kept(one: Knocked) -> str:
-    """The share of the score as "71 % [66, 75]", or the score where no share can be."""
-    k = one.kept
-    if k.estimate is None or k.low is None or k.high is None:
-        return f"{signed(one.score)}"
-    return f"{100 * k.estimate:.0f} % [{100 * k.low:.0f}, {100 * k.high:.0f}]"
-
-
-def signed(i: Interval) -> str:
-    """ "+0.62 [0.51, 0.73]"."""
-    if i.estimate is None:
-        return "undefined"
-    ends = "" if i.low is None else f" [{i.low:.2f}, {i.high:.2f}]"
-    return f"{i.estimate:+.2f}{ends}"
-
-
 def _short(i: Interval) -> str:
     return "undefined" if i.estimate is None else f"{i.estimate + 0.0:+.2f}"
 
@@ -264,62 +280,3 @@ def _short(i: Interval) -> str:
 def _some(names: Sequence[str]) -> str:
     more = len(names) - 2 * NAMED
     return ", ".join(names[: 2 * NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
-# ---- tables --------------------------------------------------------------------------------------
-
-
-def _knocked_row(subject: Subject, k: Knocked) -> dict[str, object]:
-    a = k.account
-    heads = ", ".join(subject.graph.writers[n] for n in k.nodes) if k.is_class else ""
-    return {
-        "out": k.name, "heads": heads, "score": signed(k.score), "kept": kept(k),
-        "lost directly": signed(k.lost), "fall": None if a is None else signed(a.fall),
-        "made up": None if a is None else signed(a.made_up),
-        "by backups": None if a is None else signed(a.found),
-        "by the scale": None if a is None else signed(a.scale),
-        "unexplained": None if a is None else signed(a.unexplained),
-    }  # fmt: skip
-
-
-def _row(subject: Subject, t: TakeOver) -> dict[str, object]:
-    own = frozenset(subject.graph.writers[n] for n in subject.nodes)
-    return {
-        "out": t.out, "head": t.head, "in the circuit": "yes" if t.head in own else "no",
-        "rise": signed(t.rise), "by what it writes": signed(t.written),
-        "after random nodes": None if t.control is None else signed(t.control),
-        "before": signed(t.before), "after": signed(t.after),
-        "attention to the answer": None if t.looks is None else signed(t.looks),
-        "p": f"{t.p_value:.2g}", "backup": "yes" if t.confirmed else "no",
-    }  # fmt: skip
-
-
-def _pair_row(p: Pair) -> dict[str, object]:
-    return {
-        "a": p.a, "b": p.b, "without a": signed(p.loss_a), "without b": signed(p.loss_b),
-        "without both": signed(p.loss), "a back": signed(p.denoise_a),
-        "b back": signed(p.denoise_b), "interaction": signed(p.interaction), "gate": p.gate,
-        "p": f"{p.p_value:.2g}",
-    }  # fmt: skip
-
-
-def changes(test: KnockOuts, found: Found) -> dict[str, dict[str, list[float]]]:
-    """knock-out -> later head -> [mean change of its direct effect, of its attention].
-
-    Logits, and attention from the answer position to the right answers (0 where a prompt may hold
-    none). Heads whose effect changes by less than `least` are left out.
-    """
-    out: dict[str, dict[str, list[float]]] = {}
-    for one in found.knocked:
-        heads = heads_after(test.graph, one.nodes)
-        change = rises(test.clean, test.of(one.nodes), heads)[0].mean(-1)
-        looks = (test.of(one.nodes).looks - test.clean.looks).mean(-1) * test.has_looks
-        out[one.name] = {
-            test.graph.writers[h]: [
-                round(float(c), 4),
-                round(float(looks[layer_head(test.graph, h)]), 4),
-            ]
-            for h, c in zip(heads, change, strict=True)
-            if np.abs(c) >= found.least
-        }
-    return out
