@@ -108,7 +108,7 @@ def build(layers: list[list[Head]]) -> Model:
     )  # fmt: skip
 
 
-def prompts(n: int, seed: int) -> Prompts:
+def prompts(n: int, seed: int, wrong: bool = True) -> Prompts:
     """Two different names in each, and two others in the corrupt ones."""
     rng = np.random.default_rng(seed)
     names = np.array([rng.permutation(NAMES)[:4] for _ in range(n)])
@@ -117,22 +117,22 @@ def prompts(n: int, seed: int) -> Prompts:
         torch.as_tensor(np.stack([np.full(n, BOS), a, b, filler, np.full(n, END)], 1))
         for a, b in ((names[:, 0], names[:, 1]), (names[:, 2], names[:, 3]))
     ]
-    answers, wrong = (tuple((int(t),) for t in names[:, i]) for i in (0, 1))
-    return Prompts(rows[0], rows[1], answers, wrong, 4)
+    right, other = (tuple((int(t),) for t in names[:, i]) for i in (0, 1))
+    return Prompts(rows[0], rows[1], right, other if wrong else ((),) * n, 4)
 
 
-def benches(model: Model, n: int = 24, ablation: str = "zero") -> tuple[Bench, Bench]:
-    """To choose on and to test on."""
+def benches(model: Model, n: int = 24, wrong: bool = True) -> tuple[Bench, Bench]:
+    """To choose on and to test on; what is out puts out nothing."""
     made = [
-        make_bench(model, model.graph(), prompts(n, seed), ABLATIONS[ablation], chunk=16)
+        make_bench(model, model.graph(), prompts(n, seed, wrong), ABLATIONS["zero"], chunk=16)
         for seed in (1, 2)
     ]
     return made[0], made[1]
 
 
-def subject(model: Model, heads: dict[str, list[str]], n: int = 24) -> Subject:
+def subject(model: Model, heads: dict[str, list[str]], wrong: bool = True) -> Subject:
     """A circuit of these heads (name -> roles), all edges among them."""
-    choose, test = benches(model, n)
+    choose, test = benches(model, wrong=wrong)
     graph = model.graph()
     keep = np.array([w == "input" or w in heads for w in graph.writers])
     read = np.array([not r.nodes or bool(keep[list(r.nodes)].any()) for r in graph.readers])

@@ -325,6 +325,18 @@ def test_backups_are_paired_though_they_cost_nothing_alone():
     assert together.pairs_to_try([1, 5], [(7, 2), (7, 2), (5, 1), (9, 3)], 2) == [(1, 5), (2, 7)]
 
 
+def test_equal_questions_have_equal_answers_and_a_task_without_wrong_answers_is_in_nats():
+    def found():
+        one = hydras.subject(hydras.hydra(), hydras.HYDRA, wrong=False)
+        return backups.explain(one, Backups(strongest=2, controls=1), {})
+
+    first, second = found(), found()
+    assert first.found == second.found and first.pictures == second.pictures
+    assert "score in nats" in first.tables[0].caption
+    confirmed = [t for t in first.found["take_overs"] if t["confirmed"]]
+    assert ("a1.h0", "a2.h0") in [(t["out"], t["head"]) for t in confirmed]
+
+
 def test_a_circuit_without_nodes_is_not_asked():
     one = hydras.subject(hydras.hydra(), {})
     assert backups.check(one, Backups()) == "the circuit has no head and no MLP to knock out"

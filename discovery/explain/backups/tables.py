@@ -21,7 +21,7 @@ def kept(one: Knocked) -> str:
 
 
 def signed(i: Interval) -> str:
-    """ "+0.62 [0.51, 0.73]"."""
+    """An estimate with its interval, such as +0.62 [0.51, 0.73]."""
     if i.estimate is None:
         return "undefined"
     ends = "" if i.low is None else f" [{i.low:.2f}, {i.high:.2f}]"

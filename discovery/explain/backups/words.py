@@ -130,8 +130,8 @@ def nodes(subject: Subject, asked: Backups, found: Found) -> list[str]:
         idle = [k.name for k in sure if _idle(k, asked.least)]
         if idle:
             said.append(
-                f"{len(idle)} of {len(sure)} nodes change the score by less than {asked.least:.0%}"
-                f" when they alone are out, beyond doubt: {_some(idle)}"
+                f"Out alone, {len(idle)} of {len(sure)} nodes change the score by less than"
+                f" {100 * asked.least:g} %, beyond doubt: {_some(idle)}"
             )
     if found.skipped:
         said.append(f"{found.skipped} nodes with weaker edges were not knocked out (most)")
