@@ -39,9 +39,10 @@ def runs_of(family, ablation="resample", n=5, wrong=True):
 
 
 def some_sets(graph, seed=0):
-    """Single nodes, the first and the last among them, and sets."""
+    """The input, single nodes, the first and the last among them, and sets."""
     rng, n = np.random.default_rng(seed), len(graph.writers)
     return [
+        (0,),
         (1,),
         (n - 1,),
         *(tuple(sorted(rng.choice(range(1, n), 3, False).tolist())) for _ in range(3)),

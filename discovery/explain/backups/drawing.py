@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from discovery.explain.backups.knocked import KnockOuts
 from discovery.explain.backups.search import Knocked
@@ -29,15 +30,16 @@ def dumbbells(
         return None
     heads = strongest_heads(test, panels)
     figure = Figure(figsize=(2.0 + 2.4 * max(len(panels), 2), 1.3 + 0.27 * len(heads)))
-    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     for ax, one in zip(axes, panels, strict=True):
         _panel(ax, test, one, heads, rng, level)
     names = [test.graph.writers[h] for h in heads]
     axes[0].set_yticks(range(len(heads)), names, fontsize=SMALL)
     axes[0].set_ylim(len(heads) - 0.4, -0.6)
+    marks = ((BEFORE, "o", "whole model"), (AFTER, "o", "with nodes out"), (AFTER, "x", "out"))
     figure.legend(
-        *axes[0].get_legend_handles_labels(), loc="upper left", ncols=3, fontsize=SMALL,
-        frameon=False, bbox_to_anchor=(0.02, 1.06),
+        handles=[Line2D([], [], color=c, marker=m, ls="", ms=5, label=n) for c, m, n in marks],
+        loc="upper left", ncols=3, fontsize=SMALL, frameon=False, bbox_to_anchor=(0.02, 1.06),
     )  # fmt: skip
     figure.supxlabel("direct effect on the answer (logits)", fontsize=SMALL + 0.5)
     figure.tight_layout()
@@ -63,16 +65,13 @@ def _panel(
 ) -> None:  # fmt: skip
     clean, after = test.clean.direct, test.of(one.nodes).direct
     ax.axvline(0, color=GREY, lw=0.8)
-    first = True
     for y, head in enumerate(heads):
         ax.axhline(y, color=FAINT, lw=0.6, zorder=0)
         out = head in one.nodes
         ends = clean[head].mean(), after[head].mean()
         ax.plot(ends, [y, y], color=GREY, lw=1.2, alpha=0.4 if out else 1, zorder=1)
-        _point(ax, clean[head], y - 0.12, BEFORE, "o", "whole model" if first else None, rng, level)
-        mark, label = ("x", None) if out else ("o", "with the nodes out")
-        _point(ax, after[head], y + 0.12, AFTER, mark, label if first else None, rng, level)
-        first = first and out
+        _point(ax, clean[head], y - 0.12, BEFORE, "o", rng, level)
+        _point(ax, after[head], y + 0.12, AFTER, "x" if out else "o", rng, level)
     ax.set_title(_wrapped(one), fontsize=SMALL + 0.5, color=INK, loc="left")
     ax.tick_params(labelsize=SMALL, length=2)
     for side in ("top", "right", "left"):
@@ -80,13 +79,13 @@ def _panel(
 
 
 def _point(
-    ax: Axes, values: Floats, y: float, colour: str, mark: str, label: str | None,
-    rng: np.random.Generator, level: float,
+    ax: Axes, values: Floats, y: float, colour: str, mark: str, rng: np.random.Generator,
+    level: float,
 ) -> None:  # fmt: skip
     i = mean_interval(values, rng, level=1 - level)
     if i.low is not None and i.high is not None:
         ax.plot([i.low, i.high], [y, y], color=colour, lw=1.6, zorder=2)
-    ax.plot([values.mean()], [y], mark, color=colour, ms=4.5, label=label, zorder=3)
+    ax.plot([values.mean()], [y], mark, color=colour, ms=4.5, zorder=3)
 
 
 def _wrapped(one: Knocked) -> str:

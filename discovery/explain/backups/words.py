@@ -122,11 +122,18 @@ def nodes(subject: Subject, asked: Backups, found: Found) -> list[str]:
     sure = [k for k in alone if k.kept.estimate is not None]
     said = list[str]()
     if sure:
-        worst = min(sure, key=lambda k: k.kept.estimate or 0)
-        said.append(
-            f"The node that costs most alone is {worst.name}: without it the model keeps"
-            f" {kept(worst)} of its score"
-        )
+        ends = fatal(found)
+        said += [
+            f"Without {k.name} alone next to nothing is left ({kept(k)}): all else needs it"
+            for k in ends[:NAMED]
+        ]
+        others = [k for k in sure if k not in ends]
+        if others:
+            worst = min(others, key=lambda k: k.kept.estimate or 0)
+            said.append(
+                f"The {'next' if ends else 'node'} that costs most alone is {worst.name}: without"
+                f" it the model keeps {kept(worst)} of its score"
+            )
         idle = [k.name for k in sure if _idle(k, asked.least)]
         if idle:
             said.append(
@@ -218,16 +225,20 @@ def negative(subject: Subject, test: KnockOuts, found: Found) -> list[str]:
     return [f"Against the answer beyond doubt, in logits: {_some(said)}"]
 
 
+def fatal(found: Found) -> list[Knocked]:
+    """Nodes without which, beyond doubt, next to nothing is left."""
+    return [
+        k for k in found.knocked
+        if not k.is_class and k.kept.high is not None and k.kept.high < NOTHING
+    ]  # fmt: skip
+
+
 def pairs(subject: Subject, found: Found) -> list[str]:
     """The most super- and sub-additive pairs, if beyond doubt.
 
     A node that alone costs nearly all needs no pairs: what goes with it, goes.
     """
-    ends = [
-        k for k in found.knocked
-        if not k.is_class and k.kept.high is not None and k.kept.high < NOTHING
-    ]  # fmt: skip
-    fatal = frozenset(k.name for k in ends)
+    ends = frozenset(k.name for k in fatal(found))
     sure = [
         p for p in found.pairs
         if p.p_value <= subject.level and abs(p.interaction.estimate or 0) >= found.least_score
@@ -235,12 +246,9 @@ def pairs(subject: Subject, found: Found) -> list[str]:
     over = [p for p in sure if (p.interaction.estimate or 0) > 0]
     under = [
         p for p in sure[::-1]
-        if (p.interaction.estimate or 0) < 0 and p.a not in fatal and p.b not in fatal
+        if (p.interaction.estimate or 0) < 0 and p.a not in ends and p.b not in ends
     ]  # fmt: skip
-    said = [
-        f"Without {k.name} alone next to nothing is left ({kept(k)}): all else needs it"
-        for k in ends[:NAMED]
-    ]
+    said = list[str]()
     if over:
         said.append("Make up for each other (cost more together than alone): " + _pairs(over))
     if under:
