@@ -281,10 +281,10 @@ def test_backups_of_random_models_are_told_from_other_heads():
     areas, every = [], []
     for seed in range(20):
         model, primaries, planted = hydras.random_hydra(seed)
-        test, out = hydras.benches(model, n=16)[1], tuple(primaries)
-        runs = KnockOuts(test)
-        sets = controls_for(test.graph, out, planted, 3, np.random.default_rng(seed))
-        heads = heads_after(test.graph, out)
+        (choose, runs), out = map(KnockOuts, hydras.benches(model, n=16)), tuple(primaries)
+        picked = [head for _, head in candidates(choose, {"out": out}, 0.01, 0.05)]
+        sets = controls_for(runs.graph, out, picked, 3, np.random.default_rng(seed))
+        heads = heads_after(runs.graph, out)
         scores, truth = backup_scores(runs, out, sets, heads), np.isin(heads, planted)
         areas.append(auroc(scores, truth))
         every.append((scores, truth))
