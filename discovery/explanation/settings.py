@@ -31,7 +31,14 @@ class Paths(Fields):
 
 
 class Backups(Fields):
-    """Knock-outs and who takes over (discovery/explanation/backups.py)."""
+    """Knock-outs and who takes over (discovery/explanation/backups)."""
+
+    most: Count = 40  # nodes knocked out one by one, those with the strongest edges
+    controls: Count = 3  # random sets of nodes that a takeover has to exceed
+    # a share of what model and empty circuit differ by: smaller changes are not spoken of
+    least: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    strongest: Count = 6  # nodes knocked out in pairs, those that cost most; pairs with backups
+    largest: Count = 4  # members of the set that makes up for itself most
 
 
 class Attention(Fields):
