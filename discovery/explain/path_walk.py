@@ -49,7 +49,7 @@ class Path:
     effect: Interval  # mean change of the score, on others
     p: float  # two-sided t-test over prompts, corrected for all paths of the walk
     significant: bool
-    silent: bool  # no effect on any prompt: what is carried does not differ
+    silent: bool  # no effect on any prompt: the same is carried, or nobody uses it
     in_circuit: bool
 
     @property
