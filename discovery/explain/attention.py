@@ -270,11 +270,9 @@ def _title(split: Split, name: Mapping[Head, str]) -> str:
 
 def _heat(title: str, mean: Floats, names: Sequence[str]) -> Heat:
     """Rows and columns with the largest cell, strongest first."""
-    rows = np.argsort(-np.abs(mean).max(1), kind="stable")[:CELLS].tolist()
-    columns = np.argsort(-np.abs(mean).max(0), kind="stable")[:CELLS].tolist()
-    return Heat(
-        title, [names[i] for i in rows], [names[i] for i in columns], mean[np.ix_(rows, columns)]
-    )
+    rows, columns = (np.argsort(-np.abs(mean).max(axis), kind="stable")[:CELLS] for axis in (1, 0))
+    labels = [[names[int(i)] for i in some] for some in (rows, columns)]
+    return Heat(title, labels[0], labels[1], mean[np.ix_(rows, columns)])
 
 
 def _how(asked: Attention, test: Bench, subject: Subject) -> str:
