@@ -98,6 +98,8 @@ def says(found: Walk, unit: str, noising: bool = True) -> list[str]:
 def _of_the_circuit(found: Walk) -> list[str]:
     own = [p for p in found.paths if p.in_circuit]
     idle = [p for p in own if not p.significant]
+    if not own:
+        return ["No edge of the circuit leads into these readers"]
     if not idle:
         return [f"All {len(own)} edges of the circuit into these readers move the answer alone"]
     same = [p for p in idle if p.silent]
@@ -134,7 +136,8 @@ def _not_followed(found: Walk) -> list[str]:
     senders = (p.sender for p in found.paths if p.significant and p.sender[0] == "a")
     left = [s for s in dict.fromkeys(senders) if s not in followed]
     some = ", ".join(left[:8]) + (", ..." if len(left) > 8 else "")
-    return [f"{len(left)} heads that move it were not followed further: {some}"] if left else []
+    what = "head that moves it was" if len(left) == 1 else "heads that move it were"
+    return [f"{len(left)} {what} not followed further: {some}"] if left else []
 
 
 def _guessed(found: Walk) -> list[str]:

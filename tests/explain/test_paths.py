@@ -9,7 +9,9 @@ import pytest
 from scipy import stats
 from trained import bench, subject
 
+from acdc.ablation import ABLATIONS
 from discovery.explain import paths
+from discovery.explain.path_patching import path_effects
 from discovery.explain.path_walk import Limits, corrected, p_value, picked, walk
 from discovery.explain.paths_drawing import draw_walk, layout
 from discovery.explain.section import drawn
@@ -134,3 +136,29 @@ def test_the_picture_has_every_layer_above_the_one_before(section):
     assert "a1.h3-&gt;logits" in section.pictures[0].svg
     again = draw_walk(walked(), "logits")
     assert drawn(again, "").svg == drawn(draw_walk(walked(), "logits"), "").svg
+
+
+def test_without_corrupt_prompts_cut_edges_carry_what_the_run_cut_by():
+    one = subject()
+    assert paths.source(one.test).data.ablation.name == "resample"
+    same = replace(one.test.data.prompts, corrupt=one.test.data.prompts.clean)
+    data = type(one.test.data)(one.model, one.graph, same, ABLATIONS["zero"], 8)
+    bench = paths.source(type(one.test)(data, "logit_diff"))
+    mask = one.graph.legal.copy()
+    writer, reader = one.graph.edge("a0.h3->a1.h3<k>")
+    mask[writer, reader] = False
+    effects = path_effects(bench, [[writer]], [reader])[0]
+    cut = bench.circuit(mask).score - bench.model.score
+    np.testing.assert_allclose(effects, cut, atol=1e-4)
+    assert effects.mean() < -1
+
+
+def test_a_circuit_that_has_no_part_in_it_says_so():
+    empty = subject(edges=())
+    lines = paths.says(walk_of(empty), "logits")
+    assert lines[0] == "No edge of the circuit leads into these readers"
+
+
+def walk_of(one):
+    limits = Limits(depth=1, width=1, edges=2)
+    return walk(one.choose, one.test, one.circuit.mask, limits, np.random.default_rng(0))
