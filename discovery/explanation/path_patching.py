@@ -158,7 +158,8 @@ def _recomputed(
         seen[layer, True] = read = before if graph.parallel else moved
         if graph.has_mlp and layer < top:
             x, mlp = streams[stream_of(graph, layer, "mlp")], graph.mlp(layer)
-            again = [i for i, own in enumerate(senders) if own and min(own) < mlp not in own]
+            below = [min(own, default=mlp) < mlp for own in senders]
+            again = [i for i, own in enumerate(senders) if below[i] and mlp not in own]
             moved = with_own(moved, mlp, mlp + 1)
             moved[again] += model.mlp_out(layer, x + read[again]) - model.mlp_out(layer, x)
     seen[graph.n_layers, False] = moved
@@ -173,31 +174,41 @@ def patched(
 
     Changes are added to what a reader sees; with `put`, to what it saw in the unpatched run.
     """
-    model, graph = forward.model, forward.graph
+    model, graph, n_pos = forward.model, forward.graph, forward.n_pos
     n, first = len(next(iter(changes.values()))), min(graph.readers[r].layer for r in changes)
 
+    def rows(x: Tensor) -> Tensor:
+        """The same for every variant; prompts of all variants are rows."""
+        return x.expand(n, *x.shape).flatten(0, 1)
+
     def seen(reader: int, x: Tensor) -> Tensor:
-        """What a reader sees where the others see x."""
+        """What a reader sees where the others see x, at the last positions that x has."""
         if reader not in changes:
             return x
         info = graph.readers[reader]
-        clean = forward.clean.streams[stream_of(graph, info.layer, info.part)]
-        return (changes[reader] + (clean if put else x.unflatten(0, (n, -1)))).flatten(0, 1)
+        if put:
+            x = rows(
+                forward.clean.streams[stream_of(graph, info.layer, info.part)][:, -x.shape[1] :]
+            )
+        return x + changes[reader][:, :, -x.shape[1] :].flatten(0, 1)
 
-    clean = forward.clean.streams[2 * first]
-    x = clean.expand(n, *clean.shape).flatten(0, 1)  # prompts and variants are rows
+    x = rows(forward.clean.streams[2 * first])
     for layer in range(first, graph.n_layers):
-        z = list(head_values(model, layer, x[None], x[None], x[None], forward.n_pos)[0])
+        here = x if layer < graph.n_layers - 1 else x[:, -1:]  # where the answer can see
+        if layer == first:  # all but the receivers as before
+            z = [rows(own[:, -here.shape[1] :]) for own in forward.clean.writers.z[layer]]
+        else:
+            z = list(head_values(model, layer, here[None], x[None], x[None], n_pos)[0])
         for head in range(graph.n_heads):
-            readers = graph.head_readers(layer, head)
-            if any(r in changes for r in readers):
-                z[head] = _head(forward, layer, head, *(seen(r, x) for r in readers))
-        after = x + model.attention_out(layer, torch.stack(z))
+            q, k, v = graph.head_readers(layer, head)
+            if q in changes or k in changes or v in changes:
+                z[head] = _head(forward, layer, head, seen(q, here), seen(k, x), seen(v, x))
+        after = here + model.attention_out(layer, torch.stack(z))
         if graph.has_mlp:
-            read = seen(graph.reader(layer, "mlp"), x if graph.parallel else after)
+            read = seen(graph.reader(layer, "mlp"), here if graph.parallel else after)
             after = after + model.mlp_out(layer, read)
         x = after
-    final = seen(len(graph.readers) - 1, x)[:, -1]
+    final = seen(len(graph.readers) - 1, x[:, -1:])[:, 0]
     return model.unembed(final).unflatten(0, (n, -1))
 
 

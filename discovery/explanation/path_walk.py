@@ -49,7 +49,7 @@ class Path:
     effect: Interval  # mean change of the score, on others
     p: float  # two-sided t-test over prompts, corrected for all paths of the walk
     significant: bool
-    silent: bool  # no effect on any prompt: what is carried does not differ
+    silent: bool  # no effect on any prompt: the same is carried, or nobody uses it
     in_circuit: bool
 
     @property
@@ -185,7 +185,10 @@ def p_value(effects: Floats) -> float:
     """Two-sided t-test that the mean of effects [prompts] is 0; 1 where there is only rounding."""
     if np.abs(effects).max() < ROUNDING:
         return 1.0
-    return 0.0 if np.ptp(effects) < ROUNDING else float(stats.ttest_1samp(effects, 0).pvalue)
+    if np.ptp(effects) < ROUNDING:
+        return 0.0
+    t = effects.mean() / (effects.std(ddof=1) / len(effects) ** 0.5)
+    return float(2 * stats.t.sf(abs(t), len(effects) - 1))
 
 
 def corrected(ps: Sequence[float]) -> list[float]:

@@ -81,7 +81,8 @@ def says(found: Walk, unit: str, noising: bool = True) -> list[str]:
     lines = [*_of_the_circuit(found), _outside(found, unit)]
     direct = [p for p in found.paths if p.step == 0 and p.significant]
     moved = "moved" if noising else "restored"
-    direct_text = f"The answer is {moved} directly by {_listed(direct, unit)}"
+    sign = "negative: it needs the path" if noising else "positive: the path helps it"
+    direct_text = f"The answer is {moved} directly ({sign}) by {_listed(direct, unit)}"
     lines.append(direct_text if direct else "No direct path moves the answer")
     for step, nodes in enumerate(found.steps[1:], start=1):
         own = [p for p in found.paths if p.step == step and p.significant]
@@ -97,6 +98,8 @@ def says(found: Walk, unit: str, noising: bool = True) -> list[str]:
 def _of_the_circuit(found: Walk) -> list[str]:
     own = [p for p in found.paths if p.in_circuit]
     idle = [p for p in own if not p.significant]
+    if not own:
+        return ["No edge of the circuit leads into these readers"]
     if not idle:
         return [f"All {len(own)} edges of the circuit into these readers move the answer alone"]
     same = [p for p in idle if p.silent]
@@ -106,9 +109,9 @@ def _of_the_circuit(found: Walk) -> list[str]:
     ]
     if same:
         lines.append(
-            f"{len(same)} of them change nothing on any prompt: what they carry to where it is read"
-            " is the same on both prompts of a pair, and such pairs cannot tell what it is for"
-            f" ({_names(same)})"
+            f"{len(same)} of them change nothing on any prompt: what they carry is the same on both"
+            " prompts of a pair wherever it is read, or it is not used, and these pairs cannot tell"
+            f" which ({_names(same)})"
         )
     return lines
 
@@ -133,7 +136,8 @@ def _not_followed(found: Walk) -> list[str]:
     senders = (p.sender for p in found.paths if p.significant and p.sender[0] == "a")
     left = [s for s in dict.fromkeys(senders) if s not in followed]
     some = ", ".join(left[:8]) + (", ..." if len(left) > 8 else "")
-    return [f"{len(left)} heads that move it were not followed further: {some}"] if left else []
+    what = "head that moves it was" if len(left) == 1 else "heads that move it were"
+    return [f"{len(left)} {what} not followed further: {some}"] if left else []
 
 
 def _guessed(found: Walk) -> list[str]:
@@ -170,7 +174,7 @@ def _figure(interval: Any) -> str:
 
 
 def _sum(found: Walk, receiver: str) -> float:
-    return sum(p.effect.estimate or 0.0 for p in found.paths if p.receiver == receiver)
+    return sum((p.effect.estimate or 0.0 for p in found.paths if p.receiver == receiver), 0.0)
 
 
 def _row(path: Path) -> dict[str, object]:
@@ -190,12 +194,12 @@ def _how(asked: Paths, test: Bench, n: int, subject: Subject) -> str:
     if not test.data.prompts.has_corrupt:
         what = f"here what cut edges carry ({test.data.ablation.name}; negative = needed)"
     mlps = {
-        "frozen": "kept as they were: a path is one edge of the circuit's graph",
-        "recomputed": "run again, so that a path may lead through them",
+        "frozen": "stay too: a path is one edge of the circuit's graph",
+        "recomputed": "are run again: a path may lead through them",
     }[asked.mlps]
     return (
         f"Path patching (Wang et al. 2022, section 3.1): a reader alone is given one sender's"
-        f" output of another prompt; {what}. Heads between the two are kept as they were, MLPs"
+        f" output of another prompt; {what}. Heads between the two stay as they were, MLPs"
         f" {mlps}. The change of the score ({test.score}, {test.unit}) is a mean over {test.n}"
         f" prompts. The {asked.edges} paths tried into each node, and the {asked.width} heads"
         f" followed a step, are the largest by integrated gradients on {n} other prompts; the"

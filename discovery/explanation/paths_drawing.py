@@ -17,7 +17,7 @@ from discovery.show.drawing import COLOURS, GREY, INK
 MOST = 28  # paths drawn, the strongest
 NUMBERED = 16  # with their figure
 LEAST = 0.04  # of the strongest path into the same node, to be drawn
-GAP, ROW, WIDTH = 1.9, 1.3, 9.0  # inches
+GAP, ROW, WIDTH, MOST_BOW = 1.9, 1.15, 9.0, 2.0  # inches
 ALONG = (0.5, 0.35, 0.65, 0.25, 0.75, 0.43, 0.57)  # of a path, where its figure may stand
 FEEDS = {"q": "query", "k": "key", "v": "value"}
 _LAYER = re.compile(r"[am](\d+)")
@@ -89,8 +89,9 @@ def _curve(places: dict[str, tuple[float, int]], path: Path) -> list[tuple[float
     third = {"q": -0.2, "k": 0.0, "v": 0.2}.get(_part(path), 0.0)
     start, end = (x0, ROW * row0 + 0.15), (x1 + third, ROW * row1 - 0.17)
     outwards = 1 if start[0] + end[0] >= WIDTH else -1
-    bow = outwards * 0.55 * (row1 - row0 - 1) + 0.5 * third
-    return [start, ((start[0] + end[0]) / 2 + bow, (start[1] + end[1]) / 2), end]
+    bow = outwards * min(0.55 * (row1 - row0 - 1), MOST_BOW) + 0.5 * third
+    middle = min(max((start[0] + end[0]) / 2 + bow, 0.2), WIDTH - 0.2)
+    return [start, (middle, (start[1] + end[1]) / 2), end]
 
 
 def _part(path: Path) -> str:

@@ -24,7 +24,7 @@ class Paths(Fields):
     direction: Literal["noising", "denoising"] = "noising"
     # between sender and receiver: as in the unpatched run, or run again (Wang et al.; slower)
     mlps: Literal["frozen", "recomputed"] = "frozen"
-    depth: Count = 4  # steps of the walk back from the logits
+    depth: Count = 5  # steps of the walk back from the logits
     width: Count = 3  # heads that are followed at each step
     edges: Count = 10  # paths tried into each head (and the logits), besides the circuit's own
     screen: Annotated[int, Field(ge=2)] = 16  # prompts on which those are picked by gradient

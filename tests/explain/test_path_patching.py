@@ -167,7 +167,8 @@ def test_direct_path_patching_of_transformerlens_is_denoising_of_one_edge():
     for part in ("q", "k", "v"):
         theirs = patching.get_act_patch_direct_path(
             bridge, some.corrupt, clean, corrupt,
-            lambda logits: torch.tensor(score(logits[:, -1], some).mean()), 0, 1, part, False,
+            lambda logits: torch.tensor(score(logits[:, -1].detach(), some).mean()),
+            0, 1, part, False,
         )  # fmt: skip
         for head in range(4):
             reader = [graph.reader(1, part, head)]

@@ -3,11 +3,11 @@
 import pytest
 import torch
 from families import FAMILIES, prompts, run, view
-from toys import F64, NONE
+from toys import F64
+from trained import q_composition
 
 from acdc.ablation import ABLATIONS
 from acdc.data import Data
-from acdc.model import Attention, Block, Model
 from acdc.prompts import Prompts
 from discovery.explanation.score_pairs import Look, attention, pair_scores, sources
 
@@ -80,31 +80,6 @@ def test_a_pair_is_the_product_of_its_two_sides(family):
         wanted = float(scores @ look.weights[row])
         assert float(split[row, names.index(u), names.index(w)]) == pytest.approx(wanted, abs=1e-9)
         assert abs(wanted) > 1e-6
-
-
-def q_composition():
-    """a0.h0 writes the mean of all tokens into dimensions 4-7; a1.h0's query reads those alone.
-
-    Its key reads the token at each position: a1.h0 looks where the token is that a0.h0 told it of.
-    """
-    eye, none = torch.eye(4, dtype=F64), torch.zeros(4, 4, dtype=F64)
-    low, high = torch.cat([eye, none]), torch.cat([none, eye])
-    zero = torch.zeros(8, 4, dtype=F64)
-
-    def heads(q, k, v, o):
-        return Attention(
-            W_Q=q[None], W_K=k[None], W_V=v[None], W_O=o[None], b_Q=None, b_K=None, b_V=None,
-            b_O=None, q_norm=NONE, k_norm=NONE, scale=2.0,
-        )  # fmt: skip
-
-    first = heads(zero, zero, low, high.T)
-    second = heads(high, low, zero, high.T)
-    return Model(
-        name="q", n_heads=1, n_kv_heads=1, parallel=False, n_ctx=8, embed_scale=1.0,
-        W_E=low.T.contiguous(), W_pos=None, cos=None, sin=None,
-        blocks=(Block(NONE, first, None, None), Block(NONE, second, None, None)), ln_final=NONE,
-        W_U=low, b_U=None,
-    )  # fmt: skip
 
 
 def test_a_query_that_another_head_wrote_is_seen_by_hand():
