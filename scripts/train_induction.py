@@ -121,8 +121,9 @@ def head_norms(bridge: TransformerBridge) -> Float[Tensor, "layer head"]:
 
 
 def train(
-    bridge: TransformerBridge, steps: int, seed: int, seen: Callable[[int], None] = lambda step: None
-) -> None:
+    bridge: TransformerBridge, steps: int, seed: int,
+    seen: Callable[[int], None] = lambda step: None,
+) -> None:  # fmt: skip
     """Train in place with AdamW: short warm-up, then linear decay to zero.
 
     `seen` is told how many steps are done, 0 to all of them, and may look at the bridge.
@@ -261,6 +262,8 @@ def main() -> int:
         "--checkpoints", type=int, default=0, help="so many folders step-N within --out besides"
     )
     given = parser.parse_args()
+    if given.checkpoints and given.out == FOLDER:
+        parser.error("--checkpoints needs --out: the package ships the last weights alone")
     torch.set_num_threads(1)
     bridge = untrained_bridge({**CONFIG, "seed": given.seed})
     began = time.monotonic()

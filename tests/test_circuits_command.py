@@ -33,7 +33,7 @@ def test_it_names_every_command_in_a_line(capsys, monkeypatch, words):
 
 
 def known():
-    assert len(circuits.COMMANDS) == 11
+    assert len(circuits.COMMANDS) == 12
     assert all((ROOT / "scripts" / f"{name}.py").is_file() for name in circuits.COMMANDS)
     return circuits.COMMANDS
 
