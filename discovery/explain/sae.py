@@ -61,6 +61,7 @@ class SAE:
         before = (x - self.b_dec if self.centred else x) @ self.W_enc + self.b_enc
         active = before.relu()
         if self.kind == "jumprelu":
+            assert self.threshold is not None  # it has one
             return active * (before > self.threshold)
         if self.kind == "topk":
             top = active.topk(self.k, -1)

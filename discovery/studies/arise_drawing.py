@@ -15,7 +15,7 @@ from discovery.statistics.intervals import Interval
 from discovery.studies.arise import ROLES, Point
 
 LEAST, MOST = -0.3, 1.35  # of faithfulness that is drawn; what lies beyond is at the edge
-EVEN = 3  # times the smallest step between checkpoints; beyond it the axis is logarithmic
+CROWDED = 0.1  # half of the checkpoints within this share of the training: a logarithmic axis
 
 
 def draw(folder: Path, points: Sequence[Point], title: str) -> Path:
@@ -41,10 +41,9 @@ def figure_of(points: Sequence[Point], title: str) -> Figure:
     _heads(heads, points)
     _circuit(circuit, points)
     steps = [p.step for p in points]
-    gaps = np.diff(steps)
-    if len(gaps) and gaps.max() > EVEN * gaps.min():
+    if np.median(steps) < CROWDED * max(steps):
         circuit.set_xscale("symlog", linthresh=max(1, min(s for s in steps if s > 0)))
-    circuit.set_xlabel("step of the training", color=GREY)
+    circuit.set_xlabel("step of the training (bands: 95 % over prompts)", color=GREY)
     for own in axes:
         own.spines[["top", "right"]].set_visible(False)
         own.tick_params(labelsize=8, colors=GREY)
@@ -72,7 +71,7 @@ def _circuit(axes: Axes, points: Sequence[Point]) -> None:
            "faithfulness of the final circuit")  # fmt: skip
     steps = [p.step for p in points]
     axes.plot(steps, [p.overlap for p in points], color=COLOURS["MLP"], marker="o", ms=3,
-              label="overlap of the circuit found here with it (Jaccard)")  # fmt: skip
+              label="overlap of the circuit found then with it (Jaccard)")  # fmt: skip
     axes.plot(steps, [p.by_chance for p in points], color=COLOURS["MLP"], linestyle=":",
               label="the same by chance")  # fmt: skip
     axes.set_ylim(LEAST, MOST)
@@ -92,4 +91,4 @@ def _curve(
 
 
 def _legend(axes: Axes) -> None:
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.legend(frameon=False, fontsize=8, loc="best")
