@@ -14,7 +14,7 @@ from discovery.show.drawing import COLOURS, GREY, save_figure
 from discovery.statistics.intervals import Interval
 from discovery.studies.arise import ROLES, Point
 
-LEAST, MOST = -0.3, 1.35  # of faithfulness that is drawn; what lies beyond is at the edge
+LEAST, MOST = -0.3, 1.65  # of faithfulness that is drawn; what lies beyond is at the edge
 CROWDED = 0.1  # half of the checkpoints within this share of the training: a logarithmic axis
 
 
