@@ -62,16 +62,17 @@ def load_pretrained(
     device: str,
     label: str | None = None,
     check: Callable[[Outline], None] | None = None,
+    revision: str | None = None,
 ) -> LoadedModel:
     """Any causal language model by hub id or local folder, in evaluation mode.
 
     `label` is what it is called from then on (default: `name`). `check` sees tokenizer and sizes
-    before the weights are read, and may refuse.
+    before the weights are read, and may refuse. `revision` is a branch, tag or commit of a hub id.
 
     InputError if it cannot be read, weights are missing, its architecture is unknown to
     TransformerLens, or an identity fails.
     """
-    outline = read_outline(name)
+    outline = read_outline(name, revision)
     if check is not None:
         check(outline)
     module = read_weights(outline, dtype)

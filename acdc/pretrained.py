@@ -33,9 +33,10 @@ class Outline:
     d_vocab: int
     n_ctx: int  # longest prompt, as far as the configuration tells
     local: bool  # whether only files on this machine are asked for
+    revision: str | None = None  # of a hub id: a branch, tag or commit; None: the main one
 
 
-def read_outline(name: str) -> Outline:
+def read_outline(name: str, revision: str | None = None) -> Outline:
     """Configuration and tokenizer of a hub id or a local folder; InputError if there are none."""
     folder = Path(name).is_dir()
     if folder:
@@ -43,12 +44,19 @@ def read_outline(name: str) -> Outline:
     unreachable = None if folder else why_unreachable(name)
     local = folder or unreachable is not None
     try:
-        config = AutoConfig.from_pretrained(name, local_files_only=local).get_text_config()
+        config = AutoConfig.from_pretrained(
+            name, local_files_only=local, **_at(revision)
+        ).get_text_config()
     except Exception as error:  # any failure in there means the same: this cannot be used
         raise InputError(_no_config(name, unreachable, error)) from error
     d_vocab = int(config.vocab_size)
     n_ctx = int(getattr(config, "max_position_embeddings", None) or 2**31)
-    return Outline(name, _tokenizer(name, local), d_vocab, n_ctx, local)
+    return Outline(name, _tokenizer(name, local, revision), d_vocab, n_ctx, local, revision)
+
+
+def _at(revision: str | None) -> dict[str, str]:
+    """What Hugging Face is told of a revision."""
+    return {} if revision is None else {"revision": revision}
 
 
 def check_folder(folder: Path) -> None:
@@ -89,14 +97,14 @@ def _no_config(name: str, unreachable: str | None, error: Exception) -> str:
     )
 
 
-def _tokenizer(name: str, local: bool) -> Any:
+def _tokenizer(name: str, local: bool, revision: str | None = None) -> Any:
     """The model's tokenizer, or None for a local folder without one."""
     folder = Path(name)
     files = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
     if folder.is_dir() and not any((folder / f).is_file() for f in files):
         return None
     try:
-        return AutoTokenizer.from_pretrained(name, local_files_only=local)
+        return AutoTokenizer.from_pretrained(name, local_files_only=local, **_at(revision))
     except Exception as error:
         raise InputError(f"name={name!r}: no usable tokenizer: {first_line(error)}") from error
 
@@ -107,7 +115,7 @@ def read_weights(outline: Outline, dtype: torch.dtype) -> Any:
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             name, dtype=dtype, attn_implementation="eager", local_files_only=outline.local,
-            output_loading_info=True, ignore_mismatched_sizes=True,
+            output_loading_info=True, ignore_mismatched_sizes=True, **_at(outline.revision),
         )  # fmt: skip
     except Exception as error:
         raise InputError(f"name={name!r} cannot be loaded: {first_line(error)}") from error

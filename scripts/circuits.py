@@ -16,6 +16,7 @@ COMMANDS = {
     "components": "importance of heads and MLPs over a data set, and how another differs",
     "validate": "is the circuit that a run found true?",
     "explain": "how the circuit that a run found does its task",
+    "arise": "how a circuit comes about over the checkpoints of a training",
     "consensus": "which of a run's edges come back on other prompts?",
     "scrub": "causal scrubbing of a bracket classifier or of induction heads",
     "aggregate": "the summary of a sweep's folder, made again",

@@ -9,6 +9,8 @@ the size of each head (a group lasso) keeps the work in few heads, so that there
 to find.
 
     python scripts/train_induction.py            # writes the folder that the package ships
+    python scripts/train_induction.py --out ckpt --checkpoints 21 # and ckpt/step-0000, ...: how it
+                                                 # comes about: circuits arise checkpoints=ckpt
 
 Needs minutes on one CPU core, and uses no more, so that the number of cores does not change the
 rounding: same seed, same weights, at least on one kind of machine. Knows nothing of circuits.
@@ -118,8 +120,14 @@ def head_norms(bridge: TransformerBridge) -> Float[Tensor, "layer head"]:
     return torch.stack([norms(block.attn) for block in bridge.blocks])
 
 
-def train(bridge: TransformerBridge, steps: int, seed: int) -> None:
-    """Train in place with AdamW: short warm-up, then linear decay to zero."""
+def train(
+    bridge: TransformerBridge, steps: int, seed: int,
+    seen: Callable[[int], None] = lambda step: None,
+) -> None:  # fmt: skip
+    """Train in place with AdamW: short warm-up, then linear decay to zero.
+
+    `seen` is told how many steps are done, 0 to all of them, and may look at the bridge.
+    """
     generator = torch.Generator().manual_seed(seed + 1)
     optimizer = torch.optim.AdamW(
         bridge.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY
@@ -131,6 +139,7 @@ def train(bridge: TransformerBridge, steps: int, seed: int) -> None:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     progress = tqdm(range(steps), unit="step", mininterval=1)
     for step in progress:
+        seen(step)
         loss = loss_of(bridge, repeats(BATCH, generator))
         optimizer.zero_grad()
         (loss + HEAD_PENALTY * head_norms(bridge).sum()).backward()
@@ -139,6 +148,7 @@ def train(bridge: TransformerBridge, steps: int, seed: int) -> None:
         schedule.step()
         if step % 100 == 0:
             progress.set_postfix(loss=f"{loss.item():.4f} nats")
+    seen(steps)
 
 
 def accuracy(bridge: TransformerBridge, data: Repeats) -> float:
@@ -226,16 +236,39 @@ def write(bridge: TransformerBridge, folder: Path, training: dict[str, Any]) -> 
     write_json(folder / "config.json", {"config": CONFIG, "training": training})
 
 
+def checkpoint_writer(
+    bridge: TransformerBridge, folder: Path, count: int, steps: int, seed: int
+) -> Callable[[int], None]:
+    """What writes `count` checkpoints at even distances, the untrained and the last one included.
+
+    Each is a folder step-N, which model=induction model.folder=... takes.
+    """
+    places = {round(i * steps / max(1, count - 1)) for i in range(count)}
+
+    def write_it(step: int) -> None:
+        if step in places:
+            name = f"step-{step:0{len(str(steps))}}"
+            write(bridge, folder / name, {"seed": seed, "steps": steps, "step": step})
+
+    return write_it
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder to write")
     parser.add_argument("--steps", type=int, default=2000, help="training steps")
     parser.add_argument("--seed", type=int, default=0, help="decides start weights and data")
+    parser.add_argument(
+        "--checkpoints", type=int, default=0, help="so many folders step-N within --out besides"
+    )
     given = parser.parse_args()
+    if given.checkpoints and given.out == FOLDER:
+        parser.error("--checkpoints needs --out: the package ships the last weights alone")
     torch.set_num_threads(1)
     bridge = untrained_bridge({**CONFIG, "seed": given.seed})
     began = time.monotonic()
-    train(bridge, given.steps, given.seed)
+    seen = checkpoint_writer(bridge, given.out, given.checkpoints, given.steps, given.seed)
+    train(bridge, given.steps, given.seed, seen)
     seconds = round(time.monotonic() - began)
     figures = facts(bridge, given.seed)
     write(bridge, given.out, {"seed": given.seed, "steps": given.steps, **figures})

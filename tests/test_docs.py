@@ -22,7 +22,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from discovery.choices import registry
 from discovery.consensus.settings import read_consensus
 from discovery.explanation.settings import read_explain
-from discovery.settings.run import RouteSettings, read_as, read_scrub_settings, read_settings
+from discovery.settings.run import (
+    AriseSettings,
+    RouteSettings,
+    read_as,
+    read_scrub_settings,
+    read_settings,
+)
 from discovery.validation.settings import read_validation
 
 ROOT = Path(__file__).parents[1]
@@ -135,6 +141,7 @@ READ = {
     "components": lambda config, words: components.checked(command.plain(config)),
     "validate": lambda config, words: read_validation(_less_run(config)),
     "consensus": lambda config, words: read_consensus(_less_run(config)),
+    "arise": lambda config, words: read_as(AriseSettings, command.plain(config)),
     "explain": lambda config, words: read_explain(_less_run(config)),
     "scrub": lambda config, words: read_scrub_settings(command.plain(config)),
 }
@@ -152,7 +159,7 @@ def composed(name, words):
     words = [word for word in words if word not in ("-m", "--multirun")]
     if name == "route":
         words = [route.quoted(word) for word in words]
-    if name in ("discover", "compare", "route", "components"):
+    if name in ("discover", "compare", "route", "components", "arise"):
         words = command.asked(words)
     command.check_words([*words, *["-m"] * many])
     parsed = OverridesParser.create().parse_overrides(words)

@@ -91,6 +91,19 @@ class Proxy(Fields):
 class Features(Fields):
     """A node split by a sparse autoencoder (discovery/explanation/features.py)."""
 
+    sae: str | None = None  # a folder in SAELens' format; None: a small one is trained here
+    node: str | None = None  # a1.h3 or m2; None: the SAE's, or the one with the largest effect
+    at: str = "all"  # positions at which features are changed: all, answer, or a mark
+    strongest: Count = 10  # features that are taken out one by one
+    k: tuple[Count, ...] = (1, 2, 4, 8, 16)  # features kept while all else of the node is another's
+    draws: Count = 3  # of k features at random
+    # of the one that is trained: its dictionary, features active at a time, steps, and rows of the
+    # model's own text beside the task's prompts
+    n_features: Count = 256
+    active: Count = 8
+    steps: Count = 1000
+    text: Least = 64
+
 
 class Story(Fields):
     """A hypothesis made, scrubbed and refined (discovery/explanation/story.py)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -29,6 +30,20 @@ class ModelChoice(Fields):
         """
         raise NotImplementedError
 
+    def at(self, checkpoint: str) -> ModelChoice:
+        """The same model as it was at a checkpoint of its training, a folder.
+
+        InputError if it does not come by folders.
+        """
+        raise InputError(
+            f"checkpoints: model={self.kind} does not come by folders; take model=induction for"
+            " those of its training script, model=hf for those of Hugging Face"
+        )
+
+    def at_revision(self, revision: str) -> ModelChoice:
+        """The same model at a revision of the hub; InputError if it has none."""
+        raise InputError(f"revisions: model={self.kind} has none; take model=hf and a hub id")
+
     @property
     def label(self) -> str:
         """What the model is called in results."""
@@ -36,20 +51,26 @@ class ModelChoice(Fields):
 
 
 class InductionModel(ModelChoice):
-    """The embedded default."""
+    """The embedded default, or another output of its training script."""
 
     kind: str = "induction"
+    folder: str | None = None  # None: the one that the package ships
 
     def load(self, device: str, check: Check | None = None) -> Any:
         """See ModelChoice.load."""
         import torch
 
         from acdc.bridge import from_bridge
-        from discovery.models.induction import load_induction
+        from discovery.models.induction import FOLDER, load_induction
 
         dtype = getattr(torch, self.dtype)
-        bridge = load_induction().to(device=device, dtype=dtype, print_details=False)
+        folder = FOLDER if self.folder is None else Path(self.folder)
+        bridge = load_induction(folder).to(device=device, dtype=dtype, print_details=False)
         return from_bridge(bridge, None, "induction")
+
+    def at(self, checkpoint: str) -> ModelChoice:
+        """See ModelChoice.at."""
+        return self.model_copy(update={"folder": checkpoint})
 
 
 class SmolLM2Model(ModelChoice):
@@ -73,6 +94,7 @@ class HFModel(ModelChoice):
 
     kind: str = "hf"
     name: Annotated[str, Field(min_length=1)]
+    revision: Annotated[str, Field(min_length=1)] | None = None  # of a hub id
 
     def load(self, device: str, check: Check | None = None) -> Any:
         """See ModelChoice.load."""
@@ -81,10 +103,22 @@ class HFModel(ModelChoice):
         from acdc.bridge import load_pretrained
 
         try:
-            return load_pretrained(self.name, getattr(torch, self.dtype), device, check=check)
+            return load_pretrained(
+                self.name, getattr(torch, self.dtype), device, check=check, revision=self.revision
+            )
         except InputError as error:
             prefix = "model." if str(error).startswith("name=") else ""
             raise InputError(f"{prefix}{error}") from error
+
+    def at(self, checkpoint: str) -> ModelChoice:
+        """See ModelChoice.at."""
+        return self.model_copy(update={"name": checkpoint})
+
+    def at_revision(self, revision: str) -> ModelChoice:
+        """See ModelChoice.at_revision; InputError for a local folder."""
+        if Path(self.name).is_dir():
+            raise InputError(f"revisions: model.name={self.name} is a folder; give checkpoints")
+        return self.model_copy(update={"revision": revision})
 
     @property
     def label(self) -> str:

@@ -155,6 +155,31 @@ def read_comparison(config: Mapping[str, Any]) -> CompareSettings:
         raise InputError("\n".join(sentences(error))) from None
 
 
+class AriseSettings(Settings):
+    """How a circuit arises over the checkpoints of a training (conf/arise.yaml)."""
+
+    # folders in order, or one that holds them; or revisions of a hub model
+    checkpoints: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    revisions: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    circuit: str | None = None  # a circuit's file; None: the one found at the last checkpoint
+
+    @field_validator("checkpoints", "revisions", mode="before")
+    @classmethod
+    def _one_or_many(cls, named: Any) -> Any:
+        return () if named is None else (named,) if isinstance(named, str) else named
+
+    @model_validator(mode="after")
+    def _some_checkpoints(self) -> AriseSettings:
+        if bool(self.checkpoints) == bool(self.revisions):
+            raise ValueError(
+                "give one of checkpoints (folders in order, or one that holds them) and revisions"
+                " (of a hub model)"
+            )
+        if self.test == 0:
+            raise ValueError("test=0: every figure is of the test prompts; take test=100")
+        return self
+
+
 class RouteSettings(ModelSettings):
     """The route of one prompt, given as a text, as token ids, or as one of a task."""
 
