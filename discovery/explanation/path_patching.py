@@ -78,10 +78,11 @@ def path_estimates(
     on the way to the input with all senders patched (integrated gradients, as in Hanna et al.
     2024). One pass forward and back a receiver and point, whatever the number of senders.
     """
-    parts = [
-        _estimates(bench, forward, senders, receivers, mlps, steps)
-        for forward in forwards(bench, direction)
-    ]
+    with torch.inference_mode(False), torch.no_grad():
+        parts = [
+            _estimates(bench, forward, senders, receivers, mlps, steps)
+            for forward in forwards(bench, direction)
+        ]
     return np.concatenate(parts, axis=2)
 
 
