@@ -24,6 +24,7 @@ from discovery.explain.direct import (
 from discovery.explain.figures import (
     COLOURS,
     INK,
+    Share,
     as_data,
     beyond_zero,
     listed,
@@ -36,7 +37,7 @@ from discovery.explain.section import Picture, Row, Section, Table, drawn
 from discovery.explain.settings import Neurons
 from discovery.explain.subject import Subject
 from discovery.explain.tuning import Explained, explained, labels
-from discovery.statistics.intervals import mean_interval
+from discovery.statistics.intervals import binomial_interval, mean_interval
 from discovery.statistics.result import Floats
 
 HALF = 0.5  # share of variance, or of attention, from which a neuron or head is called by it
@@ -127,12 +128,13 @@ def _width(data: Data, layer: int) -> int:
 
 def _mlps(
     subject: Subject, asked: Neurons, rng: np.random.Generator
-) -> tuple[list[str], list[Row], list[Row]]:
+) -> tuple[list[str], Sequence[Row], Sequence[Row]]:
     """Sentences, a row an MLP, and a row a neuron of those that move the answer most."""
     layers = strongest_mlps(subject.circuit, asked.mlps)
     if not layers:
         return ["The circuit has no MLPs."], [], []
-    rows, top, says = list[Row](), list[Row](), list[str]()
+    rows, says, moved = list[Row](), list[str](), list[Floats]()
+    top = list[dict[str, object]]()
     for layer in tqdm(layers, unit="MLP", leave=False, dynamic_ncols=True, disable=len(layers) < 2):
         tuned = tuning(subject.test.data, layer, rng, asked.permutations)
         effects = neuron_effects(subject.test.data, layer)
@@ -142,7 +144,7 @@ def _mlps(
         whole = mean_interval(effects.sum(1), rng, level=1 - subject.level)
         rows.append({
             "MLP": f"m{layer}", "neurons": len(alive), "dead": int((~alive).sum()),
-            **{f"by {k}": int(_goes_by(one, subject.level).sum()) for k, one in tuned.items()},
+            **{f"by {k}": int(one.goes_by(HALF).sum()) for k, one in tuned.items()},
             "all neurons, logits": whole, f"the {len(picked)} strongest": few,
         })  # fmt: skip
         says.append(
@@ -151,30 +153,25 @@ def _mlps(
             " never open on the task."
         )
         top += _neurons(layer, picked, effects[:, picked], tuned, subject, rng)
+        moved += list(effects[:, picked].T)
+    for row, sure in zip(top, beyond_zero(np.array(moved), subject.level).tolist(), strict=True):
+        row["beyond 0"] = "yes" if sure else "no"
     return [*_tuned(top), *says], rows, top
-
-
-def _goes_by(one: Explained, level: float) -> np.ndarray:
-    """[neurons]: of whose variance a label explains HALF and more beyond chance."""
-    return (one.beyond > HALF) & (one.p <= level)
 
 
 def _neurons(
     layer: int, picked: Sequence[int], effects: Floats, tuned: Mapping[str, Explained],
     subject: Subject, rng: np.random.Generator,
-) -> list[Row]:  # fmt: skip
-    sure = beyond_zero(effects.T, subject.level).tolist()
+) -> list[dict[str, object]]:  # fmt: skip
     return [
         {
             "neuron": f"m{layer}.n{neuron}",
             "on the answer": mean_interval(own, rng, level=1 - subject.level),
-            "beyond 0": "yes" if beyond else "no",
+            "beyond 0": "",  # told once all are there
             **{kind: _said(one.beyond[neuron]) for kind, one in tuned.items()},
-            "goes by": ", ".join(
-                k for k, one in tuned.items() if _goes_by(one, subject.level)[neuron]
-            ),
+            "goes by": ", ".join(k for k, one in tuned.items() if one.goes_by(HALF)[neuron]),
         }
-        for neuron, own, beyond in zip(picked, effects.T, sure, strict=True)
+        for neuron, own in zip(picked, effects.T, strict=True)
     ]
 
 
@@ -248,7 +245,7 @@ def _heads(subject: Subject, rng: np.random.Generator) -> tuple[list[str], list[
                 np.concatenate([floats(one[i]) for one in found if one is not None])
                 for i in range(3)
             )
-            row |= {"retrieval": mean_interval(hit, rng, level=level),
+            row |= {"retrieval": Share(binomial_interval(int(hit.sum()), len(hit), level)),
                     "on the answer": mean_interval(mass, rng, level=level),
                     "uniform": float(uniform.mean())}  # fmt: skip
             if hit.mean() > HALF:

@@ -32,7 +32,7 @@ from discovery.explain.probing import (
 from discovery.explain.section import Picture, Row, Section, Table, drawn
 from discovery.explain.settings import Probes
 from discovery.explain.subject import Subject
-from discovery.statistics.intervals import ratio_of_means
+from discovery.statistics.intervals import Interval, binomial_interval, ratio_of_means
 from discovery.statistics.result import Floats
 
 ANSWER = "answer"
@@ -45,8 +45,9 @@ HOW = (
     " wider than half the prompts fitted on are reduced to so many of these prompts' principal"
     " directions. Penalty by cross-validation. Control (Hewitt and Liang 2019): the same probe for"
     " random values that are fixed for each token at the position, or for the wording before it"
-    " where all prompts have one token; selectivity = score less the control's, or less the"
-    " commonest class's share where no control can be made. It is 0 where the token itself is the"
+    " where all prompts have one token; selectivity = score less the control's, or less what"
+    " is right without looking (the commonest class, the mean) where that is more or no control can"
+    " be made. It is 0 where the token itself is the"
     " variable and has few kinds. p: held-out values permuted against the predictions, false"
     " discoveries over all probes held at the level. Beyond chance: so, and above 0 and the"
     " control. Places are picked by cross-validated selectivity on the half fitted on. That a"
@@ -62,7 +63,7 @@ class Probed:
     place: str  # a node, "embedding" or "layer 3": the stream after it
     position: str
     reading: Reading
-    control: float
+    control: float  # what is right without looking, if that is more
     control_chosen: float  # by cross-validation on the half fitted on
     kind: str
 
@@ -216,7 +217,7 @@ def probed(
                 if other is not None:
                     none = orders[variable][:0]
                     again = probe(x[p], x_test[p], other, none, reading.penalty)
-                    level = (again.score, again.chosen)
+                    level = (max(again.score, level[0]), max(again.chosen, level[1]))
                 found.append(Probed(variable, place, p, reading, *level, split.kind))
     return found
 
@@ -258,7 +259,7 @@ def _rows(
     rng, rows = subject.rng(f"probes {variable}"), list[Row]()
     for streams in (False, True):
         for one in _best(found, variable, streams)[:TOP]:
-            score = ratio_of_means(one.reading.gain, one.reading.base, rng, level=1 - subject.level)
+            score = _interval(one, rng, 1 - subject.level)
             rows.append({
                 "place": one.place, "position": one.position,
                 "accuracy" if one.kind == "class" else "R2": Share(score),
@@ -295,12 +296,20 @@ def _says(
 
 def _read(one: Probed, subject: Subject) -> str:
     rng = subject.rng(f"probes {one.variable} {one.place}")
-    score = ratio_of_means(one.reading.gain, one.reading.base, rng, level=1 - subject.level)
+    score = _interval(one, rng, 1 - subject.level)
     what = "accuracy" if one.kind == "class" else "R2"
     return (
         f"from {one.place} at {one.position}: {what} {ranged(Share(score))}, control"
         f" {one.control:.0%}, selectivity {one.selectivity:+.0%}"
     )
+
+
+def _interval(one: Probed, rng: np.random.Generator, level: float) -> Interval:
+    """Of an accuracy or R2, over held-out prompts."""
+    gain, base = one.reading.gain, one.reading.base
+    if one.kind == "class":
+        return binomial_interval(int(gain.sum()), len(gain), level)
+    return ratio_of_means(gain, base, rng, level=level)
 
 
 def _first(found: Sequence[Probed], sure: Mapping[int, bool], variable: str) -> list[str]:

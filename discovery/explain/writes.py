@@ -47,7 +47,12 @@ from discovery.explain.positions import (
 from discovery.explain.section import Picture, Row, Section, Table, drawn
 from discovery.explain.settings import Writes
 from discovery.explain.subject import Subject
-from discovery.statistics.intervals import Interval, mean_interval, ratio_of_means
+from discovery.statistics.intervals import (
+    Interval,
+    binomial_interval,
+    mean_interval,
+    ratio_of_means,
+)
 from discovery.statistics.result import Floats
 
 MOST_BARS = 40  # of the picture: the largest
@@ -206,22 +211,26 @@ def _tokens(subject: Subject, asked: Writes) -> tuple[list[str], list[Row]]:
         return [], []
     data, names, most = subject.test.data, subject.graph.writers, asked.tokens
     chosen, tested = (written(b.data, heads) for b in (subject.choose, subject.test))
-    right = [on_top(data, w, most).mean() for w in heads]
-    wrong = [on_top(data, w, most, right=False).mean() for w in heads]
+    right = [_often(on_top(data, w, most), subject.level) for w in heads]
+    wrong = [_often(on_top(data, w, most, right=False), subject.level) for w in heads]
     rows: list[Row] = [
         {
             "head": names[w],
-            f"right in top {most}": f"{right[i]:.0%}",
-            f"wrong in top {most}": f"{wrong[i]:.0%}",
+            f"right in top {most}": right[i],
+            f"wrong in top {most}": wrong[i],
             **_both(subject, chosen[i], tested[i], most),
         }
         for i, w in enumerate(heads)
     ]
-    movers = [i for i, share in enumerate(right) if share > MOVES]
+    movers = [i for i, share in enumerate(right) if value(share.of) > MOVES]
     if not movers:
         return [f"No head writes the right answer among its top {most} in most prompts."], rows
-    each = listed([f"{names[heads[i]]} {right[i]:.0%}" for i in movers])
+    each = listed([f"{names[heads[i]]} {ranged(right[i])}" for i in movers])
     return [f"The right answer is among the {most} tokens written for most by {each}."], rows
+
+
+def _often(found: Floats, level: float) -> Share:
+    return Share(binomial_interval(int(found.sum()), len(found), 1 - level))
 
 
 def _vectors(subject: Subject, asked: Writes, rng: np.random.Generator) -> list[Row]:
