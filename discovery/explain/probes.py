@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from acdc.data import Data, floats
 from acdc.forward import PatchedForward, stream_of
 from discovery.explain.direct import strongest
-from discovery.explain.figures import Share, as_data, listed, ranged, shown
+from discovery.explain.figures import INK, Share, as_data, listed, ranged, shown
 from discovery.explain.probing import (
     FOLDS,
     Ints,
@@ -36,6 +36,7 @@ from discovery.statistics.intervals import Interval, binomial_interval, ratio_of
 from discovery.statistics.result import Floats
 
 ANSWER = "answer"
+DOT = "#E69F00"
 TOP = 6  # rows of the table for each variable and kind of place
 
 HOW = (
@@ -341,15 +342,17 @@ def _picture(
     values = np.array([[some[place, p].selectivity for p in across] for place in places])
     figure = Figure(figsize=(2.2 + 0.9 * len(across), 0.9 + 0.2 * len(places)))
     axes = figure.add_subplot()
-    image = axes.imshow(values, vmin=-1, vmax=1, cmap="RdBu", aspect="auto")
+    image = axes.imshow(values, vmin=0, vmax=1, cmap="Blues", aspect="auto")
     dots = [(c, r) for r, place in enumerate(places) for c, p in enumerate(across)
             if sure[id(some[place, p])]]  # fmt: skip
-    axes.scatter([c for c, _ in dots], [r for _, r in dots], s=8, color="#222222")
+    axes.scatter(
+        [c for c, _ in dots], [r for _, r in dots], s=14, color=DOT, edgecolor=INK, linewidth=0.5
+    )
     axes.set_xticks(range(len(across)), across)
     axes.set_yticks(range(len(places)), places, fontsize=8)
     streams = sum(map(_is_stream, places))
-    axes.axhline(streams - 0.5, color="#222222", linewidth=1)
-    figure.colorbar(image, ax=axes, label="selectivity")
+    axes.axhline(streams - 0.5, color=INK, linewidth=1)
+    figure.colorbar(image, ax=axes, label="selectivity, 0 and below white")
     caption = (
         f"{variable}: selectivity of probes on the stream after each layer, and below the line on"
         " nodes' outputs; a dot where beyond chance"
