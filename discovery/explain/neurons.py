@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from jaxtyping import Float
-from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -22,18 +21,15 @@ from discovery.explain.direct import (
     strongest_neurons,
 )
 from discovery.explain.figures import (
-    COLOURS,
-    INK,
     Share,
     as_data,
     beyond_zero,
     listed,
     ranged,
     shown,
-    value,
-    whiskers,
 )
-from discovery.explain.section import Picture, Row, Section, Table, drawn
+from discovery.explain.pictures import bars
+from discovery.explain.section import Row, Section, Table
 from discovery.explain.settings import Neurons
 from discovery.explain.subject import Subject
 from discovery.explain.tuning import Explained, explained, labels
@@ -79,7 +75,14 @@ def explain(subject: Subject, asked: Neurons, told: Mapping[str, Section]) -> Se
         how=HOW,
         says=[*said, *said_heads],
         tables=[Table(caption, shown(rows)) for caption, rows in tables.values() if rows],
-        pictures=[_picture(top)] if top else [],
+        pictures=[
+            bars(
+                {str(row["neuron"]): row["on the answer"] for row in top},
+                "the strongest neurons of each MLP: mean over prompts and its interval",
+            )
+        ]
+        if top
+        else [],
         found={name: as_data(rows) for name, (_, rows) in tables.items()},
     )
 
@@ -260,23 +263,3 @@ def _heads(subject: Subject, rng: np.random.Generator) -> tuple[list[str], list[
     if sinks:
         says.append(f"Attention sinks, more than half on the first token: {listed(sinks)}.")
     return says, rows
-
-
-# ---- picture -------------------------------------------------------------------------------------
-
-
-def _picture(top: Sequence[Row]) -> Picture:
-    """Bars of the neurons' direct effects."""
-    figure = Figure(figsize=(8, 0.8 + 0.2 * len(top)))
-    axes = figure.add_subplot()
-    names = [str(row["neuron"]) for row in top]
-    means = [row["on the answer"] for row in top]
-    axes.barh(names, [value(mean) for mean in means], color=COLOURS["MLP"],
-              xerr=whiskers(means), error_kw={"ecolor": INK, "elinewidth": 1})  # fmt: skip
-    axes.invert_yaxis()
-    axes.margins(y=0.01)
-    axes.axvline(0, color=INK, linewidth=0.8)
-    axes.set_xlabel("direct effect on the answer, logits (right less wrong)")
-    axes.tick_params(axis="y", labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    return drawn(figure, "the strongest neurons of each MLP: mean over prompts and its interval")

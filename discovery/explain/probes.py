@@ -11,14 +11,14 @@ from importlib.util import find_spec
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from scipy import stats
 from tqdm.auto import tqdm
 
 from acdc.data import Data, floats
 from acdc.forward import PatchedForward, stream_of
 from discovery.explain.direct import strongest
-from discovery.explain.figures import INK, Share, as_data, listed, ranged, shown
+from discovery.explain.figures import Share, as_data, listed, ranged, shown
+from discovery.explain.pictures import heat
 from discovery.explain.probing import (
     FOLDS,
     Ints,
@@ -29,14 +29,13 @@ from discovery.explain.probing import (
     probe,
     read_variable,
 )
-from discovery.explain.section import Picture, Row, Section, Table, drawn
+from discovery.explain.section import Picture, Row, Section, Table
 from discovery.explain.settings import Probes
 from discovery.explain.subject import Subject
 from discovery.statistics.intervals import Interval, binomial_interval, ratio_of_means
 from discovery.statistics.result import Floats
 
 ANSWER = "answer"
-DOT = "#E69F00"
 TOP = 6  # rows of the table for each variable and kind of place
 
 HOW = (
@@ -339,22 +338,11 @@ def _picture(
     """Places down, positions across; a dot where it is beyond chance."""
     some = {(o.place, o.position): o for o in found if o.variable == variable}
     across = list(dict.fromkeys(p for _, p in some))
-    values = np.array([[some[place, p].selectivity for p in across] for place in places])
-    figure = Figure(figsize=(2.2 + 0.9 * len(across), 0.9 + 0.2 * len(places)))
-    axes = figure.add_subplot()
-    image = axes.imshow(values, vmin=0, vmax=1, cmap="Blues", aspect="auto")
-    dots = [(c, r) for r, place in enumerate(places) for c, p in enumerate(across)
-            if sure[id(some[place, p])]]  # fmt: skip
-    axes.scatter(
-        [c for c, _ in dots], [r for _, r in dots], s=14, color=DOT, edgecolor=INK, linewidth=0.5
-    )
-    axes.set_xticks(range(len(across)), across)
-    axes.set_yticks(range(len(places)), places, fontsize=8)
-    streams = sum(map(_is_stream, places))
-    axes.axhline(streams - 0.5, color=INK, linewidth=1)
-    figure.colorbar(image, ax=axes, label="selectivity, 0 and below white")
-    caption = (
+    cells = [[some[place, p] for p in across] for place in places]
+    return heat(
+        np.array([[one.selectivity for one in row] for row in cells]),
+        np.array([[sure[id(one)] for one in row] for row in cells]),
+        places, across, sum(map(_is_stream, places)), "selectivity, 0 and below white",
         f"{variable}: selectivity of probes on the stream after each layer, and below the line on"
-        " nodes' outputs; a dot where beyond chance"
-    )
-    return drawn(figure, caption)
+        " nodes' outputs; a dot where beyond chance",
+    )  # fmt: skip
