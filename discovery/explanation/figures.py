@@ -13,9 +13,6 @@ from discovery.explanation.section import Row
 from discovery.statistics.intervals import Interval
 from discovery.statistics.result import Floats
 
-INK, GREY = "#222222", "#707070"
-COLOURS = {"head": "#0072B2", "MLP": "#CC79A7", "other": "#707070"}  # Okabe and Ito's, as drawing
-
 
 @dataclass(frozen=True)
 class Share:
@@ -76,23 +73,3 @@ def listed(names: list[str], most: int = 8) -> str:
     """Such as "a, b and 3 more"."""
     more = len(names) - most
     return ", ".join(names) if more <= 0 else f"{', '.join(names[:most])} and {more} more"
-
-
-# ---- drawing -------------------------------------------------------------------------------------
-
-
-def value(found: object) -> float:
-    """An interval's estimate for a picture; 0 where there is none."""
-    estimate = found.estimate if isinstance(found, Interval) else None
-    return 0.0 if estimate is None else estimate
-
-
-def whiskers(means: Sequence[object]) -> Floats:
-    """[2, bars]: how far intervals reach below and above."""
-    reach = [
-        (max(0.0, value(m) - (m.low or 0.0)), max(0.0, (m.high or 0.0) - value(m)))
-        if isinstance(m, Interval)
-        else (0.0, 0.0)
-        for m in means
-    ]
-    return np.array(reach).T

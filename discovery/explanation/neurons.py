@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from jaxtyping import Float
-from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -22,21 +21,19 @@ from discovery.explanation.direct import (
     strongest_neurons,
 )
 from discovery.explanation.figures import (
-    COLOURS,
-    INK,
+    Share,
     as_data,
     beyond_zero,
     listed,
     ranged,
     shown,
-    value,
-    whiskers,
 )
-from discovery.explanation.section import Picture, Row, Section, Table, drawn
+from discovery.explanation.pictures import bars
+from discovery.explanation.section import Row, Section, Table
 from discovery.explanation.settings import Neurons
 from discovery.explanation.subject import Subject
 from discovery.explanation.tuning import Explained, explained, labels
-from discovery.statistics.intervals import mean_interval
+from discovery.statistics.intervals import binomial_interval, mean_interval
 from discovery.statistics.result import Floats
 
 HALF = 0.5  # share of variance, or of attention, from which a neuron or head is called by it
@@ -78,7 +75,14 @@ def explain(subject: Subject, asked: Neurons, told: Mapping[str, Section]) -> Se
         how=HOW,
         says=[*said, *said_heads],
         tables=[Table(caption, shown(rows)) for caption, rows in tables.values() if rows],
-        pictures=[_picture(top)] if top else [],
+        pictures=[
+            bars(
+                {str(row["neuron"]): row["on the answer"] for row in top},
+                "the strongest neurons of each MLP: mean over prompts and its interval",
+            )
+        ]
+        if top
+        else [],
         found={name: as_data(rows) for name, (_, rows) in tables.items()},
     )
 
@@ -127,12 +131,13 @@ def _width(data: Data, layer: int) -> int:
 
 def _mlps(
     subject: Subject, asked: Neurons, rng: np.random.Generator
-) -> tuple[list[str], list[Row], list[Row]]:
+) -> tuple[list[str], Sequence[Row], Sequence[Row]]:
     """Sentences, a row an MLP, and a row a neuron of those that move the answer most."""
     layers = strongest_mlps(subject.circuit, asked.mlps)
     if not layers:
         return ["The circuit has no MLPs."], [], []
-    rows, top, says = list[Row](), list[Row](), list[str]()
+    rows, says, moved = list[Row](), list[str](), list[Floats]()
+    top = list[dict[str, object]]()
     for layer in tqdm(layers, unit="MLP", leave=False, dynamic_ncols=True, disable=len(layers) < 2):
         tuned = tuning(subject.test.data, layer, rng, asked.permutations)
         effects = neuron_effects(subject.test.data, layer)
@@ -142,7 +147,7 @@ def _mlps(
         whole = mean_interval(effects.sum(1), rng, level=1 - subject.level)
         rows.append({
             "MLP": f"m{layer}", "neurons": len(alive), "dead": int((~alive).sum()),
-            **{f"by {k}": int(_goes_by(one, subject.level).sum()) for k, one in tuned.items()},
+            **{f"by {k}": int(one.goes_by(HALF).sum()) for k, one in tuned.items()},
             "all neurons, logits": whole, f"the {len(picked)} strongest": few,
         })  # fmt: skip
         says.append(
@@ -151,30 +156,25 @@ def _mlps(
             " never open on the task."
         )
         top += _neurons(layer, picked, effects[:, picked], tuned, subject, rng)
+        moved += list(effects[:, picked].T)
+    for row, sure in zip(top, beyond_zero(np.array(moved), subject.level).tolist(), strict=True):
+        row["beyond 0"] = "yes" if sure else "no"
     return [*_tuned(top), *says], rows, top
-
-
-def _goes_by(one: Explained, level: float) -> np.ndarray:
-    """[neurons]: of whose variance a label explains HALF and more beyond chance."""
-    return (one.beyond > HALF) & (one.p <= level)
 
 
 def _neurons(
     layer: int, picked: Sequence[int], effects: Floats, tuned: Mapping[str, Explained],
     subject: Subject, rng: np.random.Generator,
-) -> list[Row]:  # fmt: skip
-    sure = beyond_zero(effects.T, subject.level).tolist()
+) -> list[dict[str, object]]:  # fmt: skip
     return [
         {
             "neuron": f"m{layer}.n{neuron}",
             "on the answer": mean_interval(own, rng, level=1 - subject.level),
-            "beyond 0": "yes" if beyond else "no",
+            "beyond 0": "",  # told once all are there
             **{kind: _said(one.beyond[neuron]) for kind, one in tuned.items()},
-            "goes by": ", ".join(
-                k for k, one in tuned.items() if _goes_by(one, subject.level)[neuron]
-            ),
+            "goes by": ", ".join(k for k, one in tuned.items() if one.goes_by(HALF)[neuron]),
         }
-        for neuron, own, beyond in zip(picked, effects.T, sure, strict=True)
+        for neuron, own in zip(picked, effects.T, strict=True)
     ]
 
 
@@ -248,7 +248,7 @@ def _heads(subject: Subject, rng: np.random.Generator) -> tuple[list[str], list[
                 np.concatenate([floats(one[i]) for one in found if one is not None])
                 for i in range(3)
             )
-            row |= {"retrieval": mean_interval(hit, rng, level=level),
+            row |= {"retrieval": Share(binomial_interval(int(hit.sum()), len(hit), level)),
                     "on the answer": mean_interval(mass, rng, level=level),
                     "uniform": float(uniform.mean())}  # fmt: skip
             if hit.mean() > HALF:
@@ -263,23 +263,3 @@ def _heads(subject: Subject, rng: np.random.Generator) -> tuple[list[str], list[
     if sinks:
         says.append(f"Attention sinks, more than half on the first token: {listed(sinks)}.")
     return says, rows
-
-
-# ---- picture -------------------------------------------------------------------------------------
-
-
-def _picture(top: Sequence[Row]) -> Picture:
-    """Bars of the neurons' direct effects."""
-    figure = Figure(figsize=(8, 0.8 + 0.2 * len(top)))
-    axes = figure.add_subplot()
-    names = [str(row["neuron"]) for row in top]
-    means = [row["on the answer"] for row in top]
-    axes.barh(names, [value(mean) for mean in means], color=COLOURS["MLP"],
-              xerr=whiskers(means), error_kw={"ecolor": INK, "elinewidth": 1})  # fmt: skip
-    axes.invert_yaxis()
-    axes.margins(y=0.01)
-    axes.axvline(0, color=INK, linewidth=0.8)
-    axes.set_xlabel("direct effect on the answer, logits (right less wrong)")
-    axes.tick_params(axis="y", labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    return drawn(figure, "the strongest neurons of each MLP: mean over prompts and its interval")

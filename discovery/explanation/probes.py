@@ -11,7 +11,6 @@ from importlib.util import find_spec
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from scipy import stats
 from tqdm.auto import tqdm
 
@@ -19,6 +18,7 @@ from acdc.data import Data, floats
 from acdc.forward import PatchedForward, stream_of
 from discovery.explanation.direct import strongest
 from discovery.explanation.figures import Share, as_data, listed, ranged, shown
+from discovery.explanation.pictures import heat
 from discovery.explanation.probing import (
     FOLDS,
     Ints,
@@ -29,10 +29,10 @@ from discovery.explanation.probing import (
     probe,
     read_variable,
 )
-from discovery.explanation.section import Picture, Row, Section, Table, drawn
+from discovery.explanation.section import Picture, Row, Section, Table
 from discovery.explanation.settings import Probes
 from discovery.explanation.subject import Subject
-from discovery.statistics.intervals import ratio_of_means
+from discovery.statistics.intervals import Interval, binomial_interval, ratio_of_means
 from discovery.statistics.result import Floats
 
 ANSWER = "answer"
@@ -45,8 +45,9 @@ HOW = (
     " wider than half the prompts fitted on are reduced to so many of these prompts' principal"
     " directions. Penalty by cross-validation. Control (Hewitt and Liang 2019): the same probe for"
     " random values that are fixed for each token at the position, or for the wording before it"
-    " where all prompts have one token; selectivity = score less the control's, or less the"
-    " commonest class's share where no control can be made. It is 0 where the token itself is the"
+    " where all prompts have one token; selectivity = score less the control's, or less what"
+    " is right without looking (the commonest class, the mean) where that is more or no control can"
+    " be made. It is 0 where the token itself is the"
     " variable and has few kinds. p: held-out values permuted against the predictions, false"
     " discoveries over all probes held at the level. Beyond chance: so, and above 0 and the"
     " control. Places are picked by cross-validated selectivity on the half fitted on. That a"
@@ -62,7 +63,7 @@ class Probed:
     place: str  # a node, "embedding" or "layer 3": the stream after it
     position: str
     reading: Reading
-    control: float
+    control: float  # what is right without looking, if that is more
     control_chosen: float  # by cross-validation on the half fitted on
     kind: str
 
@@ -216,7 +217,7 @@ def probed(
                 if other is not None:
                     none = orders[variable][:0]
                     again = probe(x[p], x_test[p], other, none, reading.penalty)
-                    level = (again.score, again.chosen)
+                    level = (max(again.score, level[0]), max(again.chosen, level[1]))
                 found.append(Probed(variable, place, p, reading, *level, split.kind))
     return found
 
@@ -258,7 +259,7 @@ def _rows(
     rng, rows = subject.rng(f"probes {variable}"), list[Row]()
     for streams in (False, True):
         for one in _best(found, variable, streams)[:TOP]:
-            score = ratio_of_means(one.reading.gain, one.reading.base, rng, level=1 - subject.level)
+            score = _interval(one, rng, 1 - subject.level)
             rows.append({
                 "place": one.place, "position": one.position,
                 "accuracy" if one.kind == "class" else "R2": Share(score),
@@ -295,12 +296,20 @@ def _says(
 
 def _read(one: Probed, subject: Subject) -> str:
     rng = subject.rng(f"probes {one.variable} {one.place}")
-    score = ratio_of_means(one.reading.gain, one.reading.base, rng, level=1 - subject.level)
+    score = _interval(one, rng, 1 - subject.level)
     what = "accuracy" if one.kind == "class" else "R2"
     return (
         f"from {one.place} at {one.position}: {what} {ranged(Share(score))}, control"
         f" {one.control:.0%}, selectivity {one.selectivity:+.0%}"
     )
+
+
+def _interval(one: Probed, rng: np.random.Generator, level: float) -> Interval:
+    """Of an accuracy or R2, over held-out prompts."""
+    gain, base = one.reading.gain, one.reading.base
+    if one.kind == "class":
+        return binomial_interval(int(gain.sum()), len(gain), level)
+    return ratio_of_means(gain, base, rng, level=level)
 
 
 def _first(found: Sequence[Probed], sure: Mapping[int, bool], variable: str) -> list[str]:
@@ -329,20 +338,11 @@ def _picture(
     """Places down, positions across; a dot where it is beyond chance."""
     some = {(o.place, o.position): o for o in found if o.variable == variable}
     across = list(dict.fromkeys(p for _, p in some))
-    values = np.array([[some[place, p].selectivity for p in across] for place in places])
-    figure = Figure(figsize=(2.2 + 0.9 * len(across), 0.9 + 0.2 * len(places)))
-    axes = figure.add_subplot()
-    image = axes.imshow(values, vmin=-1, vmax=1, cmap="RdBu", aspect="auto")
-    dots = [(c, r) for r, place in enumerate(places) for c, p in enumerate(across)
-            if sure[id(some[place, p])]]  # fmt: skip
-    axes.scatter([c for c, _ in dots], [r for _, r in dots], s=8, color="#222222")
-    axes.set_xticks(range(len(across)), across)
-    axes.set_yticks(range(len(places)), places, fontsize=8)
-    streams = sum(map(_is_stream, places))
-    axes.axhline(streams - 0.5, color="#222222", linewidth=1)
-    figure.colorbar(image, ax=axes, label="selectivity")
-    caption = (
+    cells = [[some[place, p] for p in across] for place in places]
+    return heat(
+        np.array([[one.selectivity for one in row] for row in cells]),
+        np.array([[sure[id(one)] for one in row] for row in cells]),
+        places, across, sum(map(_is_stream, places)), "selectivity, 0 and below white",
         f"{variable}: selectivity of probes on the stream after each layer, and below the line on"
-        " nodes' outputs; a dot where beyond chance"
-    )
-    return drawn(figure, caption)
+        " nodes' outputs; a dot where beyond chance",
+    )  # fmt: skip

@@ -26,7 +26,7 @@ class Explained:
 
     share: Floats  # eta squared, 0 to 1; of a neuron that never varies 0
     chance: Floats  # its mean under permuted labels
-    p: Floats  # share of permutations, own included, that explain as much
+    highest: Floats  # the largest under permuted labels
 
     @property
     def beyond(self) -> Floats:
@@ -36,6 +36,10 @@ class Explained:
         """
         room = np.where(self.chance < MOST_CHANCE, 1 - self.chance, np.nan)
         return (self.share - self.chance) / room
+
+    def goes_by(self, least: float) -> NDArray[np.bool_]:
+        """[neurons]: of which the labels explain more than `least` beyond chance, and any draw."""
+        return (self.beyond > least) & (self.share > self.highest)
 
 
 def eta_squared(values: Floats, labels: Ints) -> Floats:
@@ -54,8 +58,7 @@ def explained(
     null = np.array(
         [_of_centred(centred, whole, rng.permutation(codes)) for _ in range(permutations)]
     )
-    p = (1 + (null >= own - 1e-12).sum(0)) / (1 + permutations)
-    return Explained(own, null.mean(0), p)
+    return Explained(own, null.mean(0), null.max(0))
 
 
 def _centred(values: Floats) -> tuple[Floats, Floats]:

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from discovery.explanation.direct import (
@@ -24,18 +22,15 @@ from discovery.explanation.direct import (
     written,
 )
 from discovery.explanation.figures import (
-    COLOURS,
-    INK,
     Share,
     as_data,
     beyond_zero,
     listed,
     ranged,
     shown,
-    value,
-    whiskers,
 )
 from discovery.explanation.lens import Lens, logit_lens
+from discovery.explanation.pictures import bars, lens_curve, value
 from discovery.explanation.positions import (
     UNMARKED,
     PositionEffects,
@@ -44,10 +39,15 @@ from discovery.explanation.positions import (
     position_effects,
     strongest_places,
 )
-from discovery.explanation.section import Picture, Row, Section, Table, drawn
+from discovery.explanation.section import Picture, Row, Section, Table
 from discovery.explanation.settings import Writes
 from discovery.explanation.subject import Subject
-from discovery.statistics.intervals import Interval, mean_interval, ratio_of_means
+from discovery.statistics.intervals import (
+    Interval,
+    binomial_interval,
+    mean_interval,
+    ratio_of_means,
+)
 from discovery.statistics.result import Floats
 
 MOST_BARS = 40  # of the picture: the largest
@@ -102,7 +102,7 @@ def explain(subject: Subject, asked: Writes, told: Mapping[str, Section]) -> Sec
         how=HOW,
         says=[*said_direct, *said_lens, *said_tokens, *said_positions],
         tables=[Table(caption, shown(rows)) for caption, rows in tables.values()],
-        pictures=[_direct_picture(direct), _lens_picture(lens)],
+        pictures=[_bars(direct), _lens_picture(lens)],
         found={name: as_data(rows) for name, (_, rows) in tables.items()},
     )
 
@@ -206,22 +206,26 @@ def _tokens(subject: Subject, asked: Writes) -> tuple[list[str], list[Row]]:
         return [], []
     data, names, most = subject.test.data, subject.graph.writers, asked.tokens
     chosen, tested = (written(b.data, heads) for b in (subject.choose, subject.test))
-    right = [on_top(data, w, most).mean() for w in heads]
-    wrong = [on_top(data, w, most, right=False).mean() for w in heads]
+    right = [_often(on_top(data, w, most), subject.level) for w in heads]
+    wrong = [_often(on_top(data, w, most, right=False), subject.level) for w in heads]
     rows: list[Row] = [
         {
             "head": names[w],
-            f"right in top {most}": f"{right[i]:.0%}",
-            f"wrong in top {most}": f"{wrong[i]:.0%}",
+            f"right in top {most}": right[i],
+            f"wrong in top {most}": wrong[i],
             **_both(subject, chosen[i], tested[i], most),
         }
         for i, w in enumerate(heads)
     ]
-    movers = [i for i, share in enumerate(right) if share > MOVES]
+    movers = [i for i, share in enumerate(right) if value(share.of) > MOVES]
     if not movers:
         return [f"No head writes the right answer among its top {most} in most prompts."], rows
-    each = listed([f"{names[heads[i]]} {right[i]:.0%}" for i in movers])
+    each = listed([f"{names[heads[i]]} {ranged(right[i])}" for i in movers])
     return [f"The right answer is among the {most} tokens written for most by {each}."], rows
+
+
+def _often(found: Floats, level: float) -> Share:
+    return Share(binomial_interval(int(found.sum()), len(found), 1 - level))
 
 
 def _vectors(subject: Subject, asked: Writes, rng: np.random.Generator) -> list[Row]:
@@ -314,52 +318,15 @@ def _patched(subject: Subject, asked: Writes) -> tuple[PositionEffects, dict[str
 # ---- pictures ------------------------------------------------------------------------------------
 
 
-def _direct_picture(rows: Sequence[Row]) -> Picture:
+def _bars(rows: Sequence[Row]) -> Picture:
     """Bars in the order of the model; of many nodes the largest."""
-    size = {i: abs(value(row["logits"])) for i, row in enumerate(rows)}
-    shown_rows = [rows[i] for i in sorted(sorted(size, key=lambda i: -size[i])[:MOST_BARS])]
-    figure = Figure(figsize=(8, 0.8 + 0.22 * len(shown_rows)))
-    axes = figure.add_subplot()
-    names = [str(row["node"]) for row in shown_rows]
-    means = [row["logits"] for row in shown_rows]
-    values = [value(mean) for mean in means]
-    axes.barh(names, values, color=[_colour(name) for name in names], xerr=whiskers(means),
-              error_kw={"ecolor": INK, "elinewidth": 1})  # fmt: skip
-    axes.invert_yaxis()
-    axes.axvline(0, color=INK, linewidth=0.8)
-    axes.set_xlabel("direct effect on the answer, logits (right less wrong)")
-    axes.tick_params(axis="y", labelsize=8)
-    axes.margins(y=0.01)
-    axes.spines[["top", "right"]].set_visible(False)
-    for label, colour in COLOURS.items():
-        axes.barh([names[0]], [0], color=colour, label=label)
-    axes.legend(frameon=False, fontsize=8)
-    few = "" if len(shown_rows) == len(rows) else f"; the {MOST_BARS} largest of {len(rows)}"
-    caption = f"direct effect of each node, mean and interval over prompts{few}"
-    return drawn(figure, caption)
+    size = [abs(value(row["logits"])) for row in rows]
+    some = sorted(sorted(range(len(rows)), key=lambda i: -size[i])[:MOST_BARS])
+    few = "" if len(some) == len(rows) else f"; the {MOST_BARS} largest of {len(rows)}"
+    means = {str(rows[i]["node"]): rows[i]["logits"] for i in some}
+    return bars(means, f"direct effect of each node, mean and interval over prompts{few}")
 
 
 def _lens_picture(rows: Sequence[Row]) -> Picture:
-    figure = Figure(figsize=(8, 3))
-    axes = figure.add_subplot()
-    means = [row["logits"] for row in rows]
-    at = np.arange(len(rows)) - 1
-    low, high = (np.array([getattr(m, end) for m in means], float) for end in ("low", "high"))
-    axes.fill_between(at, low, high, color="#0072B2", alpha=0.25, linewidth=0)
-    axes.plot(at, [value(m) for m in means], color="#0072B2", marker="o", markersize=3)
-    axes.axhline(0, color=INK, linewidth=0.8)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("after layer (-1: the embedding)")
-    axes.set_ylabel("logits, right less wrong")
-    twin = axes.twinx()
-    twin.plot(at, [float(str(row["probability"])) for row in rows], color="#E69F00", linestyle="--")
-    twin.set_ylabel("probability of the answer (dashed)")
-    twin.set_ylim(0, 1)
-    axes.spines["top"].set_visible(False)
-    twin.spines["top"].set_visible(False)
-    return drawn(figure, "logit lens at the answer: mean over prompts, and its interval")
-
-
-def _colour(node: str) -> str:
-    kind = "head" if node.startswith("a") else "MLP" if node[0] == "m" else "other"
-    return COLOURS[kind]
+    probability = [float(str(row["probability"])) for row in rows]
+    return lens_curve([row["logits"] for row in rows], probability)

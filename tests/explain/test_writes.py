@@ -177,7 +177,9 @@ def test_beyond_zero_by_hand():
 @pytest.mark.parametrize("most", [48, 2])
 def test_the_part_says_what_it_measured(most):
     model = families.view("llama", torch.float32)
-    one = planted.subject(model, planted.prompts(seed=1), planted.prompts(seed=2))
+    kept = model.graph().mask(["input->a0.h1<v>", "a0.h1->m1", "input->m1", "m1->logits",
+                               "input->a1.h2<q>", "a1.h2->logits"])  # fmt: skip
+    one = planted.subject(model, planted.prompts(seed=1), planted.prompts(seed=2), kept)
     asked = Writes(tokens=2, mlps=1, vectors=3, positions=most)
     assert writes.check(one, asked) is None
     section = writes.explain(one, asked, {})
