@@ -1,0 +1,213 @@
+"""Writing a story and refining it, on prompts that it is not measured on.
+
+It starts from the circuit alone: every place carries its own prompt whole, all else is random. From
+the logits down, group by group, three questions are asked. Is the claim needed at all? Do all
+variables together do for the own prompt? Which of them can be left out? Then refined: where a step
+has cost more than it seemed, the claim that gains most is made stronger, and what costs nothing is
+dropped. A change counts if it moves the share recovered, either way, by more than is negligible
+and beyond chance (paired t-test, Bonferroni over the alternatives). Draws of one claim stay the
+same while others change, so that stories are compared on equal draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from discovery.explain.story_claims import Carried, Chance, Place, Story, groups_of
+from discovery.explain.story_data import Variable
+from discovery.explain.story_judge import Judge, Scrub
+
+
+@dataclass(frozen=True)
+class Step:
+    """One change of the story that was kept."""
+
+    group: str
+    what: str  # in words
+    share: float  # recovered after it, on the prompts that chose it
+
+
+@dataclass(frozen=True)
+class Written:
+    """A story and how it was come by."""
+
+    story: dict[str, Carried]
+    steps: tuple[Step, ...]
+    own: dict[str, str]  # groups left with their own prompt, and why
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When a change counts."""
+
+    level: float
+    negligible: float  # share of the whole way
+
+
+def write(
+    judge: Judge, found: Sequence[Place], variables: Sequence[Variable], rule: Rule,
+    chance: Chance, rounds: int, done: Callable[[], None] = lambda: None,
+) -> Written:  # fmt: skip
+    """Write and refine; `done` is called after each group."""
+    writer = _Writer(judge, found, variables, rule, chance)
+    for group in groups_of(found):
+        writer.settle(group)
+        done()
+    for _ in range(rounds):
+        if not writer.strengthen():
+            break
+    for _ in range(len(writer.story)):
+        if not writer.prune():
+            break
+    return Written(writer.story, tuple(writer.steps), writer.own)
+
+
+class _Writer:
+    def __init__(
+        self, judge: Judge, found: Sequence[Place], variables: Sequence[Variable], rule: Rule,
+        chance: Chance,
+    ) -> None:  # fmt: skip
+        self.judge, self.found, self.rule, self.chance = judge, found, rule, chance
+        self.variables = tuple(variables)
+        self.parent = {one.group: _parent_group(one, found) for one in found}
+        self.labels = {g: [p.label for p in own] for g, own in groups_of(found).items()}
+        self.story: dict[str, Carried] = dict.fromkeys(self.labels)
+        self.now = self._scrub(self.story)
+        self.steps = [Step("", "the circuit's paths, every claim its own prompt", self._share())]
+        self.own = dict[str, str]()
+
+    # ---- one group ------------------------------------------------------------------------------
+
+    def settle(self, group: str) -> None:
+        """The least that a group may carry without a loss against its own prompt."""
+        if group not in self.story:
+            return
+        start = self.now
+        without = self._without(group)
+        dropped = self._scrub(without)
+        if not self._counts(start, dropped, 1):
+            return self._take(without, dropped, group, "not claimed")
+        best = self._with(group, self.variables)
+        whole = self._scrub(best)
+        if not self.variables or self._counts(start, whole, 1):
+            self.own[group] = "no candidate variable, nor all together, does for its own prompt"
+            return None
+        kept, done = self._least(group, start, whole)
+        if self._alone(group, done) > 0.5:
+            self.own[group] = "the variables that it needs leave nothing to swap with"
+            return None
+        return self._take(self._with(group, kept), done, group, shown(kept))
+
+    def _least(
+        self, group: str, start: Scrub, whole: Scrub
+    ) -> tuple[tuple[Variable, ...], Scrub]:
+        """Variables left after all that can go are gone, tried in halves and halves of halves."""
+        kept, done = self.variables, whole
+
+        def leave_out(block: tuple[Variable, ...]) -> None:
+            nonlocal kept, done
+            fewer = tuple(v for v in kept if v not in block)
+            after = self._scrub(self._with(group, fewer))
+            if not self._counts(start, after, len(self.variables)):
+                kept, done = fewer, after
+            elif len(block) > 1:
+                half = len(block) // 2
+                leave_out(block[half:])
+                leave_out(block[:half])
+
+        half = len(self.variables) // 2
+        for block in (self.variables[half:], self.variables[:half]):
+            if block:
+                leave_out(block)
+        return kept, done
+
+    # ---- all groups -----------------------------------------------------------------------------
+
+    def strengthen(self) -> bool:
+        """Make the claim stronger that gains most by its own prompt, if any gains beyond chance."""
+        groups = [g for g in self.labels if self._may(g) and self.story.get(g, ()) is not None]
+        tried = [(g, self._with(g, None)) for g in groups]
+        done = [self._scrub(story) for _, story in tried]
+        gains = [self.judge.change(self.now, one).mean for one in done]
+        order = sorted(range(len(groups)), key=lambda i: -gains[i])
+        if not order or gains[order[0]] <= 0:
+            return False
+        best = order[0]
+        if not self._counts(self.now, done[best], len(groups)):
+            return False
+        group, story = tried[best]
+        have = self.story.get(group) or ()
+        for one in (v for v in self.variables if v not in have):
+            more = self._with(group, tuple(v for v in self.variables if v in (*have, one)))
+            after = self._scrub(more)
+            if not self._counts(done[best], after, len(self.variables)):
+                self._take(more, after, group, shown(more[group]))
+                return True
+        self._take(story, done[best], group, "its own prompt")
+        self.own[group] = "no single variable more does for its own prompt"
+        return True
+
+    def prune(self) -> bool:
+        """Drop the claim whose loss is least, if it costs nothing."""
+        tried = [(g, self._without(g)) for g in self.story]
+        done = [self._scrub(story) for _, story in tried]
+        costs = [abs(self.judge.change(self.now, one).mean) for one in done]
+        for i in sorted(range(len(tried)), key=lambda i: costs[i]):
+            if not self._counts(self.now, done[i], len(tried)):
+                self._take(tried[i][1], done[i], tried[i][0], "not claimed")
+                return True
+        return False
+
+    # ---- helpers --------------------------------------------------------------------------------
+
+    def _scrub(self, story: Story) -> Scrub:
+        return self.judge.scrub(self.found, story, self.chance)
+
+    def _share(self) -> float:
+        return self.judge.share(self.now)
+
+    def _counts(self, before: Scrub, after: Scrub, tests: int) -> bool:
+        change = self.judge.change(before, after)
+        beyond = change.p_value * tests <= self.rule.level
+        return abs(change.mean) > self.rule.negligible and beyond
+
+    def _take(self, story: dict[str, Carried], done: Scrub, group: str, what: str) -> None:
+        self.story, self.now = story, done
+        self.own = {g: why for g, why in self.own.items() if g in story and g != group}
+        self.steps.append(Step(group, what, self._share()))
+
+    def _with(self, group: str, carried: Carried) -> dict[str, Carried]:
+        """The story with a group's claim made so; places keep their order."""
+        story = {**self.story, group: carried}
+        return {g: story[g] for g in self.labels if g in story}
+
+    def _without(self, group: str) -> dict[str, Carried]:
+        """The story without a group and all that is above it."""
+        return {g: c for g, c in self.story.items() if not self._below(g, group)}
+
+    def _below(self, group: str | None, other: str) -> bool:
+        """Whether a group is another, or one of the places that it is computed from."""
+        while group is not None and group != other:
+            group = self.parent[group]
+        return group is not None
+
+    def _may(self, group: str) -> bool:
+        parent = self.parent[group]
+        return parent is None or parent in self.story
+
+    def _alone(self, group: str, done: Scrub) -> float:
+        """Share of a group's samples that had nothing to swap with."""
+        found = [done.classes[label] for label in self.labels[group] if label in done.classes]
+        return sum(c.alone for c in found) / (len(found) * done.loss.size) if found else 0.0
+
+
+def _parent_group(place: Place, found: Sequence[Place]) -> str | None:
+    return next((one.group for one in found if one.label == place.parent), None)
+
+
+def shown(carried: Carried) -> str:
+    """What a claim says, in words."""
+    if carried is None:
+        return "its own prompt"
+    return " and ".join(v.name for v in carried) if carried else "nothing: any prompt does"
