@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from acdc.errors import InputError
-from discovery.choices.fields import Count, Fields, Least, sentences
+from discovery.choices.fields import Count, Fields, Least, Share, sentences
 
 PartName = Literal[
     "roles", "paths", "backups", "attention", "writes", "probes", "neurons", "variables",
@@ -59,6 +59,13 @@ class Features(Fields):
 
 class Story(Fields):
     """A hypothesis made, scrubbed and refined (discovery/explain/story.py)."""
+
+    references: Annotated[int, Field(ge=8)] = 64  # prompts of each half that are scrubbed, at most
+    draws: Count = 2  # data of each claim for each prompt, on the test half
+    claims: Count = 40  # places of the circuit's paths at most; inputs of others are not told apart
+    negligible: Share = 0.01  # of the way from a random prompt to the model: costs nothing
+    rounds: Least = 3  # of refinement
+    controls: Count = 5  # permuted stories, and random trees
 
 
 class ExplainSettings(Fields):

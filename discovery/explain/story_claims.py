@@ -99,6 +99,25 @@ def groups_of(found: Sequence[Place]) -> dict[str, list[Place]]:
     return out
 
 
+def without(found: Sequence[Place], story: Story, group: str) -> dict[str, Carried]:
+    """The story without a group and without all that it is computed from."""
+    parent = parents(found)
+    out = dict[str, Carried]()
+    for g, carried in story.items():
+        above: str | None = g
+        while above is not None and above != group:
+            above = parent[above]
+        if above is None:
+            out[g] = carried
+    return out
+
+
+def parents(found: Sequence[Place]) -> dict[str, str | None]:
+    """The group that reads each group's places; None: the logits."""
+    group_of = {one.label: one.group for one in found}
+    return {one.group: group_of[one.parent] if one.parent else None for one in found}
+
+
 @dataclass(frozen=True)
 class Chance:
     """Where a story's draws come from."""

@@ -72,9 +72,12 @@ class Judge:
     def scrub(
         self, found: Sequence[Place], story: Story, chance: Chance, draws: int = 1
     ) -> Scrub:  # fmt: skip
-        """Losses of a story on a tree of places."""
+        """Losses of a story on a tree of places; without any claim they are the baseline's."""
         hypothesis = claims(found, story, self.pool, chance)
         self.n_scrubbed += 1
+        if not hypothesis.children:
+            loss, kl = (self.baseline[:, [i]].repeat(draws, 1) for i in (0, 1))
+            return Scrub(loss, kl, {})
         with torch.no_grad():
             done = scrub(
                 self.computation, hypothesis, self.references, np.random.default_rng(0), draws,

@@ -14,7 +14,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from discovery.explain.story_claims import Carried, Chance, Place, Story, groups_of
+from discovery.explain.story_claims import (
+    Carried,
+    Chance,
+    Place,
+    Story,
+    groups_of,
+    parents,
+    without,
+)
 from discovery.explain.story_data import Variable
 from discovery.explain.story_judge import Judge, Scrub
 
@@ -70,7 +78,7 @@ class _Writer:
     ) -> None:  # fmt: skip
         self.judge, self.found, self.rule, self.chance = judge, found, rule, chance
         self.variables = tuple(variables)
-        self.parent = {one.group: _parent_group(one, found) for one in found}
+        self.parent = parents(found)
         self.labels = {g: [p.label for p in own] for g, own in groups_of(found).items()}
         self.story: dict[str, Carried] = dict.fromkeys(self.labels)
         self.now = self._scrub(self.story)
@@ -84,10 +92,10 @@ class _Writer:
         if group not in self.story:
             return
         start = self.now
-        without = self._without(group)
-        dropped = self._scrub(without)
+        fewer = without(self.found, self.story, group)
+        dropped = self._scrub(fewer)
         if not self._counts(start, dropped, 1):
-            return self._take(without, dropped, group, "not claimed")
+            return self._take(fewer, dropped, group, "not claimed")
         best = self._with(group, self.variables)
         whole = self._scrub(best)
         if not self.variables or self._counts(start, whole, 1):
@@ -150,7 +158,7 @@ class _Writer:
 
     def prune(self) -> bool:
         """Drop the claim whose loss is least, if it costs nothing."""
-        tried = [(g, self._without(g)) for g in self.story]
+        tried = [(g, without(self.found, self.story, g)) for g in self.story]
         done = [self._scrub(story) for _, story in tried]
         costs = [abs(self.judge.change(self.now, one).mean) for one in done]
         for i in sorted(range(len(tried)), key=lambda i: costs[i]):
@@ -182,16 +190,6 @@ class _Writer:
         story = {**self.story, group: carried}
         return {g: story[g] for g in self.labels if g in story}
 
-    def _without(self, group: str) -> dict[str, Carried]:
-        """The story without a group and all that is above it."""
-        return {g: c for g, c in self.story.items() if not self._below(g, group)}
-
-    def _below(self, group: str | None, other: str) -> bool:
-        """Whether a group is another, or one of the places that it is computed from."""
-        while group is not None and group != other:
-            group = self.parent[group]
-        return group is not None
-
     def _may(self, group: str) -> bool:
         parent = self.parent[group]
         return parent is None or parent in self.story
@@ -200,10 +198,6 @@ class _Writer:
         """Share of a group's samples that had nothing to swap with."""
         found = [done.classes[label] for label in self.labels[group] if label in done.classes]
         return sum(c.alone for c in found) / (len(found) * done.loss.size) if found else 0.0
-
-
-def _parent_group(place: Place, found: Sequence[Place]) -> str | None:
-    return next((one.group for one in found if one.label == place.parent), None)
 
 
 def shown(carried: Carried) -> str:
