@@ -17,7 +17,7 @@ from torch import Tensor
 
 from acdc.data import floats
 from acdc.forward import stream_of
-from acdc.metrics import KL
+from acdc.metrics import KL, Bound
 from discovery.explain.story_claims import Chance, Place, Story, claims
 from discovery.explain.story_data import Pool, Rows
 from discovery.explain.story_runs import LazyRuns, Recent
@@ -65,6 +65,7 @@ class Judge:
         self.references = np.arange(min(references, self.pool.n))
         self.n_scrubbed = 0  # stories so far
         self._kept = Recent(BYTES)
+        self._bound: dict[bytes, tuple[Bound, Bound]] = {}
         self.model = self._measure(self.runs.logits[self.references], self.references)[:, 0]
         self.baseline = self._baseline()
         self.span = float((self.baseline[:, 0] - self.model).mean())
@@ -109,11 +110,15 @@ class Judge:
 
     def _measure(self, logits: Tensor, rows: Rows) -> Float[np.ndarray, "sample 2"]:
         """Loss and KL of logits on these references' prompts."""
-        prompts = self.bench.data.prompts.take(rows.tolist())
-        clean = self.runs.logits[torch.as_tensor(rows)]
-        score = SCORES[self.bench.score]
-        loss = score.sign * score.bind(prompts, clean).of_logits(logits)
-        return np.stack([floats(loss), floats(KL.bind(prompts, clean).of_logits(logits))], 1)
+        if (key := rows.tobytes()) not in self._bound:
+            prompts = self.bench.data.prompts.take(rows.tolist())
+            clean = self.runs.logits[torch.as_tensor(rows)]
+            score, kl = (m.bind(prompts, clean) for m in (SCORES[self.bench.score], KL))
+            self._bound[key] = score, kl
+        score, kl = self._bound[key]
+        return np.stack(
+            [floats(score.sign * score.of_logits(logits)), floats(kl.of_logits(logits))], 1
+        )
 
     def _baseline(self) -> Float[np.ndarray, "reference 2"]:
         """Expected loss and KL with a random prompt's logits: the mean over all of them."""

@@ -1,4 +1,4 @@
-"""A story measured where it was not written: what it recovers, what each claim is worth, controls."""
+"""A story on prompts that it was not written on: what it and each claim recovers, controls."""
 
 from __future__ import annotations
 
@@ -105,8 +105,14 @@ def _worth(
         p_values.append(change.p_value)
         rows.append(
             ClaimWorth(
-                group, tuple(own), story[group], judge.recovered(done, level, rng), change.mean,
-                change.p_value, smallest, alone,
+                group,
+                tuple(own),
+                story[group],
+                judge.recovered(done, level, rng),
+                change.mean,
+                change.p_value,
+                smallest,
+                alone,
             )  # fmt: skip
         )
     corrected = false_discovery_control(p_values) if p_values else []

@@ -90,7 +90,7 @@ class _Writer:
     def settle(self, group: str) -> None:
         """The least that a group may carry without a loss against its own prompt."""
         if group not in self.story:
-            return
+            return None
         start = self.now
         fewer = without(self.found, self.story, group)
         dropped = self._scrub(fewer)
@@ -107,9 +107,7 @@ class _Writer:
             return None
         return self._take(self._with(group, kept), done, group, shown(kept))
 
-    def _least(
-        self, group: str, start: Scrub, whole: Scrub
-    ) -> tuple[tuple[Variable, ...], Scrub]:
+    def _least(self, group: str, start: Scrub, whole: Scrub) -> tuple[tuple[Variable, ...], Scrub]:
         """Variables left after all that can go are gone, tried in halves and halves of halves."""
         kept, done = self.variables, whole
 
@@ -204,4 +202,4 @@ def shown(carried: Carried) -> str:
     """What a claim says, in words."""
     if carried is None:
         return "its own prompt"
-    return " and ".join(v.name for v in carried) if carried else "nothing: any prompt does"
+    return " and ".join(v.name for v in carried) if carried else "nothing"

@@ -87,6 +87,11 @@ def _not_explained(told: Told, subject: Subject) -> list[str]:
         for c in m.claims
         if c.carried and c.alone > ALONE
     ]
+    says += [
+        f"{_capital(where(c.places, told.found))} carries the answer: that is what is done, not how"
+        for c in m.claims
+        if c.carried and all(v.answer for v in c.carried)
+    ]
     return [*says, *told.left_out]
 
 
@@ -204,7 +209,11 @@ def _tables(told: Told) -> list[Table]:
         Table(
             "how it was written, on the other half",
             [
-                {"place": s.group, "change": s.what, "recovered": f"{s.share:.3f}"}
+                {
+                    "place": short(s.group, told.found) if s.group else "",
+                    "change": s.what,
+                    "recovered": f"{s.share:.3f}",
+                }
                 for s in told.written.steps
             ],
         ),
@@ -221,22 +230,22 @@ def ladder(told: Told) -> Figure:
         ("nothing claimed", (0.0,), None, GREY, True)
     ]
     for step in told.written.steps:
-        name = f"{_short(step.group)}: {step.what}" if step.group else step.what
+        name = f"{short(step.group, told.found)}: {step.what}" if step.group else step.what
         rows.append((name, (step.share,), None, GREY, False))
     story = (m.recovered.low, m.recovered.high)
     rows.append(("the story", (m.recovered.value,), story, COLOURS["value"], True))
     if m.broken is not None:
         r = m.broken.recovered
-        name = f"broken at {_short(m.broken.group)}: {m.broken.what}"
+        name = f"broken: {short(m.broken.group, told.found)}: {m.broken.what}"
         rows.append((name, (r.value,), (r.low, r.high), COLOURS["key"], True))
     if m.permuted:
         rows.append(("values permuted", m.permuted, None, COLOURS["MLP"], True))
     if m.random:
         rows.append(("other heads", m.random, None, COLOURS["query"], True))
     rows.append(("the model", (1.0,), None, INK, True))
-    figure = Figure(figsize=(9, 0.9 + 0.3 * len(rows)))
-    axes = figure.add_axes((0.44, 0.55 / (0.9 + 0.3 * len(rows)), 0.53, 0.3 * len(rows) / (
-        0.9 + 0.3 * len(rows))))  # fmt: skip
+    height = 0.9 + 0.3 * len(rows)
+    figure = Figure(figsize=(9, height))
+    axes = figure.add_axes((0.52, 0.55 / height, 0.45, 0.3 * len(rows) / height))
     for y, (_, values, spread, colour, full) in enumerate(rows):
         if spread is not None:
             axes.plot(spread, [y, y], color=colour, lw=1.6, zorder=1)
@@ -255,11 +264,25 @@ def ladder(told: Told) -> Figure:
     return figure
 
 
-def _short(group: str) -> str:
-    return group.replace(" heads", "")
+def short(group: str, found: Sequence[Place]) -> str:
+    """A group as one line of a path: "a0.h3 > keys of a1.h2, a1.h3"; deeper ones go on."""
+    by_label = {one.label: one for one in found}
+    level = [one for one in found if one.group == group]
+    out = _nodes(level)
+    while level[0].parent is not None:
+        via = READ_BY[level[0].via]
+        level = [by_label[one.parent] for one in level if one.parent is not None]
+        out += f" > {via} of {_nodes(level)}"
+    return out
 
 
-def _cut(text: str, room: int = 58) -> str:
+def _nodes(some: Sequence[Place], most: int = 2) -> str:
+    names = list(dict.fromkeys(p.node for p in some))
+    rest = f" +{len(names) - most}" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
+def _cut(text: str, room: int = 70) -> str:
     return text if len(text) <= room else text[: room - 1] + "…"
 
 

@@ -76,8 +76,8 @@ def transformer(
     """The model on the clean prompts; its output `logits` is [sample, vocab] at the last position.
 
     `named` are writers; `split` gives, for some of them, marks (Prompts.marks) whose positions
-    become nodes of their own. `runs` gives plain runs as they are asked for, of made data too (which
-    `split` cannot tell the marks of); default: all prompts are run at once. InputError for names
+    become nodes of their own. `runs` gives plain runs as they are asked for, of made data too,
+    whose marks `split` does not know; default: all prompts are run at once. InputError for names
     that the graph or the prompts do not have.
     """
     _check(graph, prompts, named, split or {})
