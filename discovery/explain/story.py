@@ -81,7 +81,7 @@ def tell(
     with torch.no_grad():
         first = Judge(choose, nodes, asked.references, choose.data.part)
         first.recovered(first.scrub(found, {}, chance), level, rng)
-        rule = Rule(level, asked.negligible)
+        rule = Rule(level, asked.negligible, asked.tolerated)
         with tqdm(desc="story", unit="claim", leave=False, dynamic_ncols=True) as bar:
             written = write(first, found, some, rule, chance, asked.rounds, lambda: bar.update())
         worst = adversary(first, found, written.story, some, chance)

@@ -19,9 +19,9 @@ from discovery.explain.story_data import Agreeing, Pool, Rows, Variable
 from discovery.scrubbing.hypothesis import Claim
 from discovery.scrubbing.samplers import Exact, Sampler
 
-ROLES = (  # a head of several roles goes by the first of these
+# a head of several roles goes by the first; looking at the first or the current token is none
+ROLES = (
     "previous token", "induction", "duplicate token", "mover", "negative mover", "S-inhibition",
-    "current token", "first token",
 )  # fmt: skip
 
 Carried = tuple[Variable, ...] | None  # of a claim: variables; None: its own prompt, all of it

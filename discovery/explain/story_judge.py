@@ -106,7 +106,8 @@ class Judge:
         moved = (before.loss - after.loss).mean(1) / self.span
         if np.ptp(moved) == 0:
             return Change(float(moved.mean()), float(moved[0] == 0))
-        return Change(float(moved.mean()), float(ttest_1samp(moved, 0).pvalue))
+        _, p_value = ttest_1samp(moved, 0)
+        return Change(float(moved.mean()), float(p_value))
 
     def _measure(self, logits: Tensor, rows: Rows) -> Float[np.ndarray, "sample 2"]:
         """Loss and KL of logits on these references' prompts."""

@@ -5,8 +5,9 @@ the logits down, group by group, three questions are asked. Is the claim needed 
 variables together do for the own prompt? Which of them can be left out? Then refined: where a step
 has cost more than it seemed, the claim that gains most is made stronger, and what costs nothing is
 dropped. A change counts if it moves the share recovered, either way, by more than is negligible
-and beyond chance (paired t-test, Bonferroni over the alternatives). Draws of one claim stay the
-same while others change, so that stories are compared on equal draws.
+and beyond chance (paired t-test, Bonferroni over the alternatives). What is not beyond chance may
+still add up, so once all changes together have cost what is tolerated, negligible ones only are
+made. Draws of one claim stay the same while others change: stories are compared on equal draws.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from discovery.explain.story_claims import (
     without,
 )
 from discovery.explain.story_data import Variable
-from discovery.explain.story_judge import Judge, Scrub
+from discovery.explain.story_judge import Change, Judge, Scrub
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,21 @@ class Rule:
 
     level: float
     negligible: float  # share of the whole way
+    tolerated: float  # share that all changes together may cost
+
+    def counts(self, change: Change, lost: float, tests: int) -> bool:
+        """Whether a change moves the story: `lost` is what has been lost since the start with it,
+        `tests` the alternatives that were tried.
+        """
+        if abs(change.mean) <= self.negligible:
+            return False
+        beyond_chance = change.p_value * tests <= self.level
+        return beyond_chance or (change.mean < 0 and lost > self.tolerated)
 
 
 def write(
     judge: Judge, found: Sequence[Place], variables: Sequence[Variable], rule: Rule,
-    chance: Chance, rounds: int, done: Callable[[], None] = lambda: None,
+    chance: Chance, rounds: int, done: Callable[[], object] = lambda: None,
 ) -> Written:  # fmt: skip
     """Write and refine; `done` is called after each group."""
     writer = _Writer(judge, found, variables, rule, chance)
@@ -174,9 +185,8 @@ class _Writer:
         return self.judge.share(self.now)
 
     def _counts(self, before: Scrub, after: Scrub, tests: int) -> bool:
-        change = self.judge.change(before, after)
-        beyond = change.p_value * tests <= self.rule.level
-        return abs(change.mean) > self.rule.negligible and beyond
+        lost = self.steps[0].share - self.judge.share(after)
+        return self.rule.counts(self.judge.change(before, after), lost, tests)
 
     def _take(self, story: dict[str, Carried], done: Scrub, group: str, what: str) -> None:
         self.story, self.now = story, done

@@ -28,10 +28,11 @@ HOW = (
     " Written on one half of the prompts from the circuit's edges, the heads' roles and the task's"
     " marks and features: from the logits down, each claim keeps the fewest variables without a"
     " loss (paired t-test, Bonferroni), then what gains most is made stronger and what costs"
-    " nothing dropped. Figures are of the other half: 0 is the model's output on a random prompt,"
-    " 1 its own; intervals are bootstraps over prompts. That a claim holds does not make it the"
-    " only one: variables that go together on all prompts cannot be told apart, and a story with"
-    " fewer claims may recover as much."
+    " nothing dropped; what is not beyond chance may cost no more than is tolerated in all."
+    " Figures are of the other half: 0 is the model's output on a random prompt, 1 its own;"
+    " intervals are bootstraps over prompts. That a claim holds does not make it the only one:"
+    " variables that go together on all prompts cannot be told apart, and a story with fewer claims"
+    " may recover as much."
 )
 READ_BY = {"q": "queries", "k": "keys", "v": "values", "": "input"}
 ALONE = 0.2  # share of samples with nothing to swap with from which it is said

@@ -23,7 +23,7 @@ from discovery.explain.story_claims import (
     without,
 )
 from discovery.explain.story_data import Agreeing, Pool, Variable, variables
-from discovery.explain.story_judge import Judge
+from discovery.explain.story_judge import Change, Judge
 from discovery.explain.story_runs import Recent
 from discovery.explain.story_search import Rule, shown, write
 from discovery.scrubbing.engine import scrub
@@ -110,13 +110,13 @@ def planted(n: int = N):
     """The whole part on the hand-made model, n prompts a half."""
     model, prompts = induction(), induction_prompts(2 * n)
     graph = model.graph()
-    benches = [
+    choose, test = (
         make_bench(model, graph, prompts.take(rows), RESAMPLE)
         for rows in (range(n), range(n, 2 * n))
-    ]
+    )
     circuit = Circuit(graph, graph.mask(EDGES))
     rng = np.random.default_rng(0)
-    return tell(circuit, *benches, prompts, {"a1.h0": "induction heads"}, ASKED, 0.05, rng)
+    return tell(circuit, choose, test, prompts, {"a1.h0": "induction heads"}, ASKED, 0.05, rng)
 
 
 def test_the_planted_story_is_found_and_recovers_all():
@@ -264,7 +264,7 @@ def test_kept_values_change_nothing():
             scrub(computation, tree(sampler), np.arange(6), np.random.default_rng(0), 2, kept=k)
             for k in (None, kept)
         ]
-        np.testing.assert_array_equal(*[r.output for r in runs])
+        np.testing.assert_array_equal(runs[0].output, runs[1].output)
     size = len(kept)
     scrub(computation, tree(Exact()), np.arange(6), np.random.default_rng(0), 2, kept=kept)
     assert len(kept) == size > 0
@@ -320,6 +320,22 @@ def test_other_heads_of_the_same_layers():
     assert [p.label for p in other] == [p.label for p in found]
 
 
+@pytest.mark.parametrize(
+    "change, lost, tests, counts",
+    [
+        (Change(-0.3, 0.001), 0.0, 10, True),
+        (Change(0.3, 0.001), 0.0, 10, True),  # what held the score down counts too
+        (Change(-0.3, 0.001), 0.0, 100, False),  # Bonferroni
+        (Change(-0.009, 1e-9), 0.9, 1, False),  # negligible
+        (Change(-0.02, 0.9), 0.04, 1, False),
+        (Change(-0.02, 0.9), 0.06, 1, True),  # it adds up
+        (Change(0.02, 0.9), 0.06, 1, False),
+    ],
+)
+def test_what_counts(change, lost, tests, counts):
+    assert Rule(0.05, 0.01, 0.05).counts(change, lost, tests) == counts
+
+
 @pytest.mark.parametrize("family", ["gpt2", "llama", "pythia"])
 def test_any_model_of_ours_has_a_story_to_try(family):
     """MLPs and shared keys: a random model's story is whatever it is, and is deterministic."""
@@ -334,7 +350,7 @@ def test_any_model_of_ours_has_a_story_to_try(family):
     found = places(Circuit(graph, mask), {}, 12)
     judge = Judge(bench, [p.node for p in found], 24, 10)
     some, _ = variables(prompts)
-    written = write(judge, found, some, Rule(0.05, 0.01), Chance(1, True), 1)
+    written = write(judge, found, some, Rule(0.05, 0.01, 0.05), Chance(1, True), 1)
     assert (
         judge.share(judge.scrub(found, written.story, Chance(1, True))) == written.steps[-1].share
     )
