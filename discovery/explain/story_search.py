@@ -69,7 +69,7 @@ def write(
     chance: Chance, rounds: int, done: Callable[[], object] = lambda: None,
 ) -> Written:  # fmt: skip
     """Write and refine; `done` is called after each group."""
-    writer = _Writer(judge, found, variables, rule, chance)
+    writer = Writer(judge, found, variables, rule, chance)
     for group in groups_of(found):
         writer.settle(group)
         done()
@@ -82,7 +82,9 @@ def write(
     return Written(writer.story, tuple(writer.steps), writer.own)
 
 
-class _Writer:
+class Writer:
+    """A story in the making."""
+
     def __init__(
         self, judge: Judge, found: Sequence[Place], variables: Sequence[Variable], rule: Rule,
         chance: Chance,
@@ -142,19 +144,27 @@ class _Writer:
     # ---- all groups -----------------------------------------------------------------------------
 
     def strengthen(self) -> bool:
-        """Make the claim stronger that gains most by its own prompt, if any gains beyond chance."""
+        """Make the claim stronger that gains most by its own prompt, if any gains beyond chance.
+
+        One that was dropped comes back with all above it and is settled anew; another gets one
+        variable more, or its own prompt where no single one does.
+        """
         groups = [g for g in self.labels if self._may(g) and self.story.get(g, ()) is not None]
         tried = [(g, self._with(g, None)) for g in groups]
         done = [self._scrub(story) for _, story in tried]
         gains = [self.judge.change(self.now, one).mean for one in done]
-        order = sorted(range(len(groups)), key=lambda i: -gains[i])
-        if not order or gains[order[0]] <= 0:
+        if not groups or max(gains) <= 0:
             return False
-        best = order[0]
+        best = gains.index(max(gains))
+        group, story = tried[best]
         if not self._counts(self.now, done[best], len(groups)):
             return False
-        group, story = tried[best]
-        have = self.story.get(group) or ()
+        if group not in self.story:
+            self._take(story, done[best], group, "its own prompt after all")
+            for again in [g for g in self.labels if group in self._above(g)]:
+                self.settle(again)
+            return True
+        have = self.story[group] or ()
         for one in (v for v in self.variables if v not in have):
             more = self._with(group, tuple(v for v in self.variables if v in (*have, one)))
             after = self._scrub(more)
@@ -194,9 +204,25 @@ class _Writer:
         self.steps.append(Step(group, what, self._share()))
 
     def _with(self, group: str, carried: Carried) -> dict[str, Carried]:
-        """The story with a group's claim made so; places keep their order."""
+        """The story with a group's claim made so; one that was not there comes with all above it.
+
+        Places keep their order.
+        """
         story = {**self.story, group: carried}
+        if group not in self.story:
+            story |= dict.fromkeys(g for g in self.labels if group in self._above(g))
+            story[group] = carried
         return {g: story[g] for g in self.labels if g in story}
+
+    def _above(self, group: str) -> list[str]:
+        """A group and those that it is an input of, up to the logits."""
+        out, at = list[str](), group
+        while True:
+            out.append(at)
+            parent = self.parent[at]
+            if parent is None:
+                return out
+            at = parent
 
     def _may(self, group: str) -> bool:
         parent = self.parent[group]

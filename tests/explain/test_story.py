@@ -25,7 +25,7 @@ from discovery.explain.story_claims import (
 from discovery.explain.story_data import Agreeing, Pool, Variable, variables
 from discovery.explain.story_judge import Change, Judge
 from discovery.explain.story_runs import Recent
-from discovery.explain.story_search import Rule, shown, write
+from discovery.explain.story_search import Rule, Writer, shown, write
 from discovery.scrubbing.engine import scrub
 from discovery.scrubbing.hypothesis import Claim
 from discovery.scrubbing.samplers import Exact
@@ -106,13 +106,13 @@ ASKED = Asked(draws=1, controls=2)
 
 
 @cache
-def planted(n: int = N):
-    """The whole part on the hand-made model, n prompts a half."""
-    model, prompts = induction(), induction_prompts(2 * n)
+def planted():
+    """The whole part on the hand-made model."""
+    model, prompts = induction(), induction_prompts(2 * N)
     graph = model.graph()
     choose, test = (
         make_bench(model, graph, prompts.take(rows), RESAMPLE)
-        for rows in (range(n), range(n, 2 * n))
+        for rows in (range(N), range(N, 2 * N))
     )
     circuit = Circuit(graph, graph.mask(EDGES))
     rng = np.random.default_rng(0)
@@ -155,9 +155,24 @@ def test_a_wrong_variable_recovers_less():
     assert shares[0] < 0.4 and shares[1] == pytest.approx(1, abs=1e-9)
 
 
+def test_a_claim_that_was_dropped_wrongly_comes_back_with_all_above_it():
+    judge, found = judge_of()
+    some, _ = variables(judge.bench.data.prompts)
+    writer = Writer(judge, found, some, Rule(0.05, 0.01, 0.05), Chance(0, True))
+    whole, key = writer.story, "a1.h0<k> a0.h0"
+    writer.story = without(found, whole, key)
+    writer.now = judge.scrub(found, writer.story, writer.chance)
+    assert judge.share(writer.now) < 0.5
+    assert writer.strengthen()
+    names = "token at previous and position of previous"
+    assert list(writer.story) == list(whole)
+    assert [shown(writer.story[g]) for g in (key, f"{key}<v> input")] == [names, names]
+    assert judge.share(writer.now) == pytest.approx(1, abs=1e-9)
+    assert not writer.strengthen()
+
+
 def test_the_story_is_the_same_every_time():
-    first = planted.__wrapped__(16)
-    again = planted.__wrapped__(16)
+    again, first = planted.__wrapped__(), planted()
     assert again.measured == first.measured and again.written == first.written
 
 
