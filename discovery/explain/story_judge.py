@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -106,8 +107,8 @@ class Judge:
         moved = (before.loss - after.loss).mean(1) / self.span
         if np.ptp(moved) == 0:
             return Change(float(moved.mean()), float(moved[0] == 0))
-        _, p_value = ttest_1samp(moved, 0)
-        return Change(float(moved.mean()), float(p_value))
+        found: Any = ttest_1samp(moved, 0)
+        return Change(float(moved.mean()), float(found.pvalue))
 
     def _measure(self, logits: Tensor, rows: Rows) -> Float[np.ndarray, "sample 2"]:
         """Loss and KL of logits on these references' prompts."""

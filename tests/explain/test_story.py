@@ -218,6 +218,19 @@ def test_drawn_data_agree_and_are_what_renaming_makes_of_a_prompt():
             != pool.values(found["position of previous"], reference)).any()  # fmt: skip
 
 
+def test_tokens_that_are_equal_in_some_prompts_only_agree_all_the_same():
+    tokens = torch.arange(40).reshape(10, 4) % 37
+    tokens[:4, 1] = tokens[:4, 0]
+    marks = {"one": (0,) * 10, "other": (1,) * 10}
+    prompts = Prompts(tokens, tokens, ((0,),) * 10, ((1,),) * 10, 3, marks)
+    pool, carried = Pool(prompts), [Variable(m, "token", m, made=True) for m in marks]
+    every = np.arange(10)
+    rows = pool.draw(carried, every, (1,))
+    for v in carried:
+        assert (pool.values(v, rows) == pool.values(v, every)).all()
+    assert pool.agreeing(carried, every).sum(1).tolist() == [4] * 4 + [6] * 6
+
+
 def test_data_are_drawn_evenly_among_agreeing_prompts_and_the_reference_is_one():
     prompts = induction_prompts()
     pool, parity = Pool(prompts), Variable("parity", "feature", "parity")
