@@ -15,7 +15,7 @@ claim says must be interchangeable there, and what is not claimed comes from ran
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -27,11 +27,11 @@ from acdc.prompts import Prompts
 from discovery.explain import story_show
 from discovery.explain.section import Section
 from discovery.explain.settings import Story as Asked
-from discovery.explain.story_claims import Chance, Place, places, role_of, with_other_heads
-from discovery.explain.story_data import Variable, variables
+from discovery.explain.story_claims import Chance, places, role_of, with_other_heads
+from discovery.explain.story_data import variables
 from discovery.explain.story_judge import Judge
-from discovery.explain.story_measure import Measured, adversary, measure
-from discovery.explain.story_search import Rule, Written, write
+from discovery.explain.story_measure import Told, adversary, measure
+from discovery.explain.story_search import Rule, write
 from discovery.explain.subject import Subject
 from discovery.validation.bench import Bench
 
@@ -48,21 +48,6 @@ def check(subject: Subject, asked: Asked) -> str | None:
         )
     found, left_out = variables(_both(subject))
     return None if found else "; ".join(left_out)
-
-
-@dataclass(frozen=True)
-class Told:
-    """A story, how it was come by, and what it is worth."""
-
-    found: tuple[Place, ...]
-    variables: tuple[Variable, ...]
-    left_out: tuple[str, ...]  # sentences on candidates that cannot be claimed
-    written: Written
-    measured: Measured
-    n_choose: int
-    n_test: int
-    stories: int  # scrubbed
-    runs: int  # prompts run through the model
 
 
 def tell(

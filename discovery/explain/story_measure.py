@@ -58,7 +58,22 @@ class Measured:
     broken: Broken | None
 
 
-Draw = Callable[[Sequence[Place], Story, Rows | None], Scrub]
+@dataclass(frozen=True)
+class Told:
+    """A story, how it was come by, and what it is worth."""
+
+    found: tuple[Place, ...]
+    variables: tuple[Variable, ...]
+    left_out: tuple[str, ...]  # sentences on candidates that cannot be claimed
+    written: Written
+    measured: Measured
+    n_choose: int
+    n_test: int
+    stories: int  # scrubbed
+    runs: int  # prompts run through the model
+
+
+Draw = Callable[[Story], Scrub]
 
 
 def measure(
@@ -66,22 +81,24 @@ def measure(
     worst: tuple[str, str, Story, float] | None, seed: int, draws: int, level: float,
     rng: np.random.Generator, permutations: int,
 ) -> Measured:  # fmt: skip
-    """Scrub the story and its variants; every claim of a place has data of its own."""
+    """Scrub the story and its variants; every place has data of its own, in controls one draw."""
     story = written.story
 
-    def scrub(tree: Sequence[Place], one: Story, instead: Rows | None = None) -> Scrub:
-        return judge.scrub(tree, one, Chance(seed, False, instead), draws)
+    def scrub(one: Story) -> Scrub:
+        return judge.scrub(found, one, Chance(seed), draws)
 
-    whole = scrub(found, story)
+    whole = scrub(story)
     claims = _worth(judge, found, story, whole, scrub, level, rng)
-    permuted = [
-        judge.share(scrub(found, story, derangement(judge.pool, rng))) for _ in range(permutations)
-    ]
-    random = [judge.share(scrub(tree, story)) for tree in others]
+
+    def control(tree: Sequence[Place], instead: Rows | None) -> float:
+        return judge.share(judge.scrub(tree, story, Chance(seed, False, instead)))
+
+    permuted = [control(found, derangement(judge.pool, rng)) for _ in range(permutations)]
+    random = [control(tree, None) for tree in others]
     broken = None
     if worst is not None:
         group, what, changed, chosen = worst
-        broken = Broken(group, what, chosen, judge.recovered(scrub(found, changed), level, rng))
+        broken = Broken(group, what, chosen, judge.recovered(scrub(changed), level, rng))
     return Measured(
         judge.recovered(whole, level, rng), judge.kl_share(whole), claims, tuple(permuted),
         tuple(random), broken,
@@ -97,7 +114,7 @@ def _worth(
     for group, own in groups_of(found).items():
         if group not in story:
             continue
-        done = scrub(found, without(found, story, group), None)
+        done = scrub(without(found, story, group))
         change = judge.change(done, whole)
         classes = [whole.classes[p.label] for p in own if p.label in whole.classes]
         smallest = min((c.smallest for c in classes), default=None)

@@ -33,9 +33,10 @@ class Recent(MutableMapping[Any, Any]):
         return self._values[key]
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self._values.pop(key, None)
+        if key in self._values:
+            del self[key]
         self._values[key] = value
-        self.held = sum(map(_size, self._values.values()))
+        self.held += _size(value)
         while self.held > self.most and len(self._values) > 1:
             self.held -= _size(self._values.popitem(last=False)[1])
 

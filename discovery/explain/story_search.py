@@ -76,9 +76,7 @@ def write(
     for _ in range(rounds):
         if not writer.strengthen():
             break
-    for _ in range(len(writer.story)):
-        if not writer.prune():
-            break
+    writer.prune()
     return Written(writer.story, tuple(writer.steps), writer.own)
 
 
@@ -175,16 +173,17 @@ class Writer:
         self.own[group] = "no single variable more does for its own prompt"
         return True
 
-    def prune(self) -> bool:
-        """Drop the claim whose loss is least, if it costs nothing."""
-        tried = [(g, without(self.found, self.story, g)) for g in self.story]
-        done = [self._scrub(story) for _, story in tried]
-        costs = [abs(self.judge.change(self.now, one).mean) for one in done]
-        for i in sorted(range(len(tried)), key=lambda i: costs[i]):
-            if not self._counts(self.now, done[i], len(tried)):
-                self._take(tried[i][1], done[i], tried[i][0], "not claimed")
-                return True
-        return False
+    def prune(self) -> None:
+        """Drop claims that cost nothing, the least costly first."""
+        costs = dict[str, float]()
+        for group in self.story:
+            done = self._scrub(without(self.found, self.story, group))
+            costs[group] = abs(self.judge.change(self.now, done).mean)
+        for group in sorted(costs, key=lambda g: costs[g]):
+            fewer = without(self.found, self.story, group)
+            done = self._scrub(fewer)
+            if group in self.story and not self._counts(self.now, done, len(costs)):
+                self._take(fewer, done, group, "not claimed")
 
     # ---- helpers --------------------------------------------------------------------------------
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from matplotlib.figure import Figure
 
 from discovery.explain.section import Section, Table, drawn
 from discovery.explain.story_claims import Place
-from discovery.explain.story_measure import ClaimWorth
+from discovery.explain.story_measure import ClaimWorth, Told
 from discovery.explain.story_search import shown
 from discovery.explain.subject import Subject
 from discovery.scrubbing.score import Recovered
 from discovery.show.drawing import COLOURS, GREY, INK
-
-if TYPE_CHECKING:
-    from discovery.explain.story import Told
 
 TITLE = "The story, told by itself and tried"
 HOW = (

@@ -102,7 +102,7 @@ EDGES = (
     "input->a0.h0<v>", "input->a1.h0<q>", "a0.h0->a1.h0<k>", "input->a1.h0<v>", "a1.h0->logits",
     "input->logits",
 )  # fmt: skip
-ASKED = Asked(draws=1, controls=2)
+ASKED = Asked(references=N, draws=1, controls=2)
 
 
 @cache
