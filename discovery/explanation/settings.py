@@ -108,6 +108,14 @@ class Features(Fields):
 class Story(Fields):
     """A hypothesis made, scrubbed and refined (discovery/explanation/story.py)."""
 
+    references: Annotated[int, Field(ge=8)] = 32  # prompts of each half that are scrubbed, at most
+    draws: Count = 2  # data of each claim for each prompt, on the test half
+    claims: Count = 40  # places of the circuit's paths at most; inputs of others are not told apart
+    negligible: Share = 0.01  # of the way from a random prompt to the model: costs nothing
+    tolerated: Share = 0.05  # what changes that are not beyond chance may cost together
+    rounds: Least = 3  # of refinement
+    controls: Count = 3  # permuted stories, and random trees
+
 
 class ExplainSettings(Fields):
     """One explanation."""

@@ -13,7 +13,7 @@ not on batch size or device.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,11 +67,14 @@ def scrub(
     draws: int = 1,
     batch: int = 1024,
     measure: Measure | None = None,
+    kept: MutableMapping[Any, Any] | None = None,
 ) -> Scrubbed:
     """Run the computation on each reference (a row of the data), `draws` times with new data.
 
     `measure(output, references)` [sample, ...] reduces a batch's outputs at once, such as to a
-    loss; else they are kept. The labels of a loss are those of the references. Raises InputError,
+    loss; else they are kept. The labels of a loss are those of the references. `kept` holds values
+    of claims from call to call of one computation: what a claim comes to is taken from there where
+    it and all above it are as they were, data included. Raises InputError,
     before anything runs, if the hypothesis does not fit the computation, a class is empty, or a
     reference is no row of the data.
     """
@@ -90,7 +93,7 @@ def scrub(
     parts = []
     for begin in range(0, len(samples), batch):
         part = slice(begin, begin + batch)
-        value = _value(computation, tree, drawn, part)
+        value = _value(computation, tree, drawn, part, kept)
         value = value if measure is None else measure(value, samples[part])
         parts.append(_numpy(value))
     output = np.concatenate(parts)
@@ -142,13 +145,38 @@ class _Draws:
         return self.shared[sampler.together]
 
 
-def _value(computation: Computation, tree: Resolved, drawn: _Draws, part: slice) -> Any:
+def _value(
+    computation: Computation, tree: Resolved, drawn: _Draws, part: slice,
+    kept: MutableMapping[Any, Any] | None,
+) -> Any:  # fmt: skip
+    """Value of the claim's node on a part of the samples, made once for equal data."""
+    if kept is None:
+        return _run(computation, tree, drawn, part, None)
+    key = _described(tree, drawn, part)
+    value = kept.get(key)
+    if value is None:
+        value = kept[key] = _run(computation, tree, drawn, part, kept)
+    return value
+
+
+def _described(tree: Resolved, drawn: _Draws, part: slice) -> tuple[Any, ...]:
+    """All that the value of a claim depends on: its nodes and paths, and the data of each."""
+    claim, rows = tree.claim, drawn.data[tree.label][part].tobytes()
+    others = drawn.others[tree.label][:, part].tobytes() if tree.children else b""
+    above = tuple(_described(child, drawn, part) for child in tree.children)
+    return (claim.node, claim.path, claim.avoid, claim.per_parent, rows, others, above)
+
+
+def _run(
+    computation: Computation, tree: Resolved, drawn: _Draws, part: slice,
+    kept: MutableMapping[Any, Any] | None,
+) -> Any:  # fmt: skip
     """Value of the claim's node on a part of the samples."""
     rows = drawn.data[tree.label][part]
     if tree.start is None:
         return computation.run(tree.claim.node, rows)
     others = drawn.others[tree.label][:, part]
-    children = [_value(computation, child, drawn, part) for child in tree.children]
+    children = [_value(computation, child, drawn, part, kept) for child in tree.children]
     known: list[dict[str, Any]] = [{} for _ in others]
     values: dict[Spot, Any] = {}
 

@@ -11,6 +11,7 @@ named ones. A component may be split by position: `a5.h5@s2` is its output at th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from numpy.typing import NDArray
@@ -26,33 +27,72 @@ from discovery.scrubbing.computation import Computation, Lookup, Node
 PROMPT = "prompt"  # the input node: row numbers of the prompts
 
 
+@runtime_checkable
+class Runs(Protocol):
+    """Plain runs of the data, by row number; rows beyond the prompts may be data made of them."""
+
+    def tokens(self, rows: NDArray) -> Tensor:
+        """[row, pos]."""
+        ...
+
+    def output(self, writer: int, rows: NDArray) -> Tensor:
+        """[row, pos, d_model]: what a writer put out."""
+        ...
+
+    def stream(self, index: int, rows: NDArray) -> Tensor:
+        """[row, pos, d_model]: what a reader saw; see acdc.forward.stream_of."""
+        ...
+
+
+class _Whole:
+    """All runs at once."""
+
+    def __init__(self, model: Model, prompts: Prompts) -> None:
+        self.prompts = prompts
+        with torch.no_grad():
+            self.trace: Trace = trace(model, prompts.clean)
+        self.outputs: dict[int, Tensor] = {}
+
+    def tokens(self, rows: NDArray) -> Tensor:
+        return self.prompts.clean[torch.as_tensor(rows)]
+
+    def output(self, writer: int, rows: NDArray) -> Tensor:
+        if writer not in self.outputs:
+            self.outputs[writer] = self.trace.writers[writer]
+        return self.outputs[writer][rows]
+
+    def stream(self, index: int, rows: NDArray) -> Tensor:
+        return self.trace.streams[index][rows]
+
+
 def transformer(
     model: Model,
     graph: Graph,
     prompts: Prompts,
     named: Sequence[str],
     split: Mapping[str, Sequence[str]] | None = None,
+    runs: Runs | None = None,
 ) -> Computation:
     """The model on the clean prompts; its output `logits` is [sample, vocab] at the last position.
 
     `named` are writers; `split` gives, for some of them, marks (Prompts.marks) whose positions
-    become nodes of their own. InputError for names that the graph or the prompts do not have.
+    become nodes of their own. `runs` gives plain runs as they are asked for, of made data too,
+    whose marks `split` does not know; default: all prompts are run at once. InputError for names
+    that the graph or the prompts do not have.
     """
-    return _Builder(model, graph, prompts, named, split or {}).build()
+    _check(graph, prompts, named, split or {})
+    made = _Whole(model, prompts) if runs is None else runs
+    return _Builder(model, graph, prompts, named, split or {}, made).build()
 
 
 class _Builder:
     def __init__(
         self, model: Model, graph: Graph, prompts: Prompts, named: Sequence[str],
-        split: Mapping[str, Sequence[str]],
+        split: Mapping[str, Sequence[str]], runs: Runs,
     ) -> None:  # fmt: skip
-        self.model, self.graph, self.prompts = model, graph, prompts
-        _check(graph, prompts, named, split)
+        self.model, self.graph, self.prompts, self.runs = model, graph, prompts, runs
         self.named = sorted({graph.writer_index[name] for name in named})
         self.split = {graph.writer_index[name]: tuple(marks) for name, marks in split.items()}
-        with torch.no_grad():
-            self.trace: Trace = trace(model, prompts.clean)
-            self.outputs = {writer: self.trace.writers[writer] for writer in self.named}
         self.nodes: dict[str, Node] = {}
         self.stored: dict[str, Lookup] = {}
 
@@ -82,12 +122,12 @@ class _Builder:
             for part, reader in zip(parts, readers, strict=True):
                 self._reader(part, reader, lambda x: x)
             self.nodes[whole] = Node(parts, self._head(layer, place))
-        self.stored[whole] = self.outputs[writer].__getitem__
+        self.stored[whole] = lambda rows: self.runs.output(writer, rows)
         if writer in self.split:
             self._parts(writer, name, whole)
 
     def _embed(self, rows: NDArray) -> Tensor:
-        return self.model.embed(self.prompts.clean[torch.as_tensor(rows)])
+        return self.model.embed(self.runs.tokens(rows))
 
     def _head(self, layer: int, head: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         model, group = self.model, self.model.kv_head(head)
@@ -111,18 +151,18 @@ class _Builder:
         taken = torch.stack(list(masks.values())).any(0)
         masks = {f"{name}@{mark}": mask for mark, mask in masks.items()} | {name: ~taken}
         for part, mask in masks.items():
-            keep = mask.to(self.trace.streams)[..., None]
+            keep = mask.to(self.model.W_E)[..., None]
             self.nodes[part] = Node((whole, PROMPT), lambda x, rows, keep=keep: x * keep[rows])
 
     def _reader(self, node: str, reader: int, function: Callable[[Tensor], Tensor]) -> None:
         """A node that reads the stream: the named writers below, and the rest in one."""
         graph, info = self.graph, self.graph.readers[reader]
         below = [w for w in self.named if w < graph.senders[reader]]
-        stream = self.trace.streams[stream_of(graph, info.layer, info.part)]
+        stream = stream_of(graph, info.layer, info.part)
         rest = f"rest -> {graph.readers[reader].name}"
         if rest not in self.nodes:
             self.stored[rest] = lambda rows: (
-                stream[rows] - sum(self.outputs[w][rows] for w in below)
+                self.runs.stream(stream, rows) - sum(self.runs.output(w, rows) for w in below)
             )
             self.nodes[rest] = Node((PROMPT,), self.stored[rest])
         parents = [part for w in below for part in self._names(w)]
