@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from acdc.errors import InputError
-from discovery.choices.fields import Count, Fields, Least, sentences
+from discovery.choices.fields import Amount, Count, Fields, Least, sentences
 
 PartName = Literal[
     "roles", "paths", "backups", "attention", "writes", "probes", "neurons", "variables",
@@ -43,6 +43,16 @@ class Neurons(Fields):
 
 class Variables(Fields):
     """Variables in subspaces (discovery/explain/variables.py)."""
+
+    k: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 8)  # dimensions of a subspace
+    sources: Count = 4  # for each prompt that change a variable, and as many that do not
+    screen: Count = 24  # interchanges by which places are compared
+    nodes: Count = 2  # best ones whose subspace is learnt, and the best place of the stream
+    streams: Least = 6  # layers before which the stream is a place
+    steps: Count = 24  # of learning
+    batch: Count = 32  # interchanges a step
+    rate: Amount = 0.05  # of Adam
+    draws: Count = 3  # random subspaces
 
 
 class Steering(Fields):
