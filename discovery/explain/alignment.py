@@ -11,7 +11,7 @@ beside random subspaces and one that was learnt with the sources permuted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,7 +88,8 @@ def tried(runs: Runs, sites: Mapping[str, Site], pairs: Pairs) -> Outcome:
 
     Values of places further up reach those further down before these are changed.
     """
-    logits, own = candidate_logits(runs, sites, pairs), candidate_logits(runs, {}, pairs)
+    changes = [interchange(runs, site, pairs, name) for name, site in sites.items()]
+    logits, own = candidate_logits(runs, changes, pairs), candidate_logits(runs, [], pairs)
     is_right = torch.as_tensor(pairs.tokens == pairs.right[:, None], device=logits.device)
     rivals = logits.masked_fill(is_right, float("-inf")).amax(1)
     right, lead, before = logits[:, 0] > rivals, logits[:, 0] - logits[:, 1], own[:, 0] - own[:, 1]
@@ -96,13 +97,11 @@ def tried(runs: Runs, sites: Mapping[str, Site], pairs: Pairs) -> Outcome:
 
 
 def candidate_logits(
-    runs: Runs, sites: Mapping[str, Site], pairs: Pairs
+    runs: Runs, changes: Sequence[Change], pairs: Pairs
 ) -> Float[Tensor, "pair candidate"]:
-    """Logits of each pair's candidates after the interchange."""
-    changes = [interchange(runs, site, pairs, name) for name, site in sites.items()]
-    base, tokens = (
-        torch.as_tensor(x, device=runs.model.device) for x in (pairs.base, pairs.tokens)
-    )
+    """Logits of each pair's candidates, the base's run changed."""
+    device = runs.model.device
+    base, tokens = (torch.as_tensor(x, device=device) for x in (pairs.base, pairs.tokens))
     return runs.logits(base, changes, tokens)
 
 
@@ -110,8 +109,13 @@ def candidate_logits(
 
 
 def loss(runs: Runs, site: Site, pairs: Pairs, variable: str) -> Float[Tensor, ""]:
-    """Mean cross-entropy (nats) of the right token among the candidates; differentiable in B."""
-    logits = candidate_logits(runs, {variable: site}, pairs)
+    """Cross-entropy (nats) after the interchange at the site; differentiable in its subspace."""
+    return cross_entropy(runs, [interchange(runs, site, pairs, variable)], pairs)
+
+
+def cross_entropy(runs: Runs, changes: Sequence[Change], pairs: Pairs) -> Float[Tensor, ""]:
+    """Mean over pairs of that of the right token among the candidates, nats."""
+    logits = candidate_logits(runs, changes, pairs)
     again = torch.as_tensor(_again(pairs.tokens), device=logits.device)
     return -logits.masked_fill(again, float("-inf")).log_softmax(-1)[:, 0].mean()
 
@@ -130,17 +134,26 @@ def random_basis(width: int, k: int, rng: np.random.Generator, like: Tensor) -> 
     return torch.as_tensor(q).to(like)
 
 
-def main_directions(runs: Runs, site: Site, pairs: Pairs, variable: str, k: int) -> Basis:
-    """The k directions along which sources and bases differ most: where learning starts.
+def first_order(runs: Runs, site: Site, pairs: Pairs, variable: str, k: int) -> Basis:
+    """Where learning starts: the subspace that would lower the loss most if it were linear.
 
-    InputError for a k that the place, or the number of pairs, does not allow.
+    Moving h by B B^T d changes the loss by tr(B^T (d g^T) B), g its gradient, so B is the lowest k
+    eigenvectors of the symmetric part of sum d g^T. A random start may be nearly orthogonal to
+    what there is to find, where the gradient in B vanishes. InputError for a k outside 1..width.
     """
-    there = runs.values(site.place, site.mark)
-    moved = there[pairs.sources[variable]] - there[pairs.base]
-    most = min(moved.shape)
-    if not 1 <= k <= most:
-        raise InputError(f"k={k}: 1 to {most} are allowed at {site.name} with {len(moved)} pairs")
-    return torch.linalg.svd(moved.double(), full_matrices=False)[2][:k].T.contiguous().to(there)
+    width = site.place.width(runs.model)
+    if not 1 <= k <= width:
+        raise InputError(f"k={k}: {site.name} has {width} numbers, so 1 to {width} are allowed")
+    base, there = torch.as_tensor(pairs.base), runs.values(site.place, site.mark)
+    with torch.inference_mode(False), torch.enable_grad():
+        shift = there.new_zeros(len(base), width).requires_grad_()
+        at = runs.positions(site.mark)[base]
+        change = Change(site.place, at, lambda value, which: value + shift[which])
+        cross_entropy(runs, [change], pairs).backward()
+    assert shift.grad is not None
+    moved = (there[pairs.sources[variable]] - there[base]).double()
+    slope = moved.T @ shift.grad.double()
+    return torch.linalg.eigh(slope + slope.T)[1][:, :k].contiguous().to(there)
 
 
 @dataclass(frozen=True)
@@ -149,7 +162,7 @@ class Effort:
 
     steps: int = 24  # of Adam
     batch: int = 32  # pairs a step
-    rate: float = 0.05  # falling to 0 in a line
+    rate: float = 0.1  # falling to 0 in a line
 
 
 def learnt(
@@ -158,7 +171,7 @@ def learnt(
 ) -> Site:  # fmt: skip
     """The site with the subspace learnt from these pairs: Adam on a matrix whose Q (of QR) is B."""
     with torch.inference_mode(False), torch.enable_grad():
-        weight = main_directions(runs, site, pairs, variable, k).clone().requires_grad_()
+        weight = first_order(runs, site, pairs, variable, k).clone().requires_grad_()
         adam = torch.optim.Adam([weight], lr=effort.rate)
         order = np.zeros(0, np.int64)
         for step in range(effort.steps):

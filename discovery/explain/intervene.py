@@ -190,7 +190,7 @@ class Runs:
         """
         for part in self.parts:
             which = ((base >= part.rows.start) & (base < part.rows.stop)).nonzero()[:, 0]
-            for some in which.split(max(1, len(part.rows))):
+            for some in which.split(len(part.rows)) if len(which) else ():
                 yield some, part.changed(base[some] - part.rows.start, changes, some)
 
     def logits(

@@ -51,7 +51,7 @@ class Variables(Fields):
     streams: Least = 6  # layers before which the stream is a place
     steps: Count = 24  # of learning
     batch: Count = 32  # interchanges a step
-    rate: Amount = 0.05  # of Adam
+    rate: Amount = 0.1  # of Adam
     draws: Count = 3  # random subspaces
 
 
