@@ -44,7 +44,9 @@ class Place:
         """The value in a plain run that is not lean."""
         if self.kind == "head":
             return run.writers.z[self.layer, self.head]
-        return run.writers.rest[1 + self.layer] if self.kind == "mlp" else run.streams[2 * self.layer]
+        return (
+            run.writers.rest[1 + self.layer] if self.kind == "mlp" else run.streams[2 * self.layer]
+        )
 
 
 def place(graph: Graph, name: str) -> Place:

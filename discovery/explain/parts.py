@@ -19,7 +19,12 @@ from discovery.explain.section import Section
 from discovery.explain.settings import ExplainSettings
 from discovery.explain.subject import Subject
 
-PARTS = ("roles", "variables")  # in this order: a part may use what those before it found
+PARTS = (
+    "roles",
+    "variables",
+    "steering",
+    "proxy",
+)  # in this order: a part may use what those before it found
 PASSES = 3  # plain passes that are timed
 Say = Callable[[str], None]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, FiniteFloat, ValidationError, field_validator
 
 from acdc.errors import InputError
 from discovery.choices.fields import Amount, Count, Fields, Least, sentences
@@ -58,9 +58,18 @@ class Variables(Fields):
 class Steering(Fields):
     """Adding and taking out a direction (discovery/explain/steering.py)."""
 
+    # what is added, in standard deviations of the prompts along the direction
+    doses: Annotated[tuple[FiniteFloat, ...], Field(min_length=1)] = (-4, -2, -1, 1, 2, 4)
+    draws: Count = 2  # random directions
+
 
 class Proxy(Fields):
     """The circuit's outputs from the variables alone (discovery/explain/proxy.py)."""
+
+    sources: Count = 4  # for each prompt, whose values are put in
+    levels: Annotated[int, Field(ge=2)] = (
+        24  # values, with more of which a variable is only compared
+    )
 
 
 class Features(Fields):

@@ -76,9 +76,7 @@ def check(subject: Subject, asked: Variables) -> str | None:
     return None
 
 
-def _known(
-    subject: Subject, name: str, roles: Mapping[str, Role], asked: Variables
-) -> str | None:
+def _known(subject: Subject, name: str, roles: Mapping[str, Role], asked: Variables) -> str | None:
     """Why a variable cannot be asked."""
     if len(np.unique(subject.choose.data.prompts.features[name])) < 2:
         return "it has one value in all prompts"
@@ -395,5 +393,3 @@ def _map(maps: Mapping[str, Sequence[tuple[Site, Outcome]]]) -> Picture:
         " lead (logits) that goes to the answer that the variable's value in the source makes right;"
         " 0 nothing, 0.5 a draw, 1 as far on the other side.",
     )  # fmt: skip
-
-

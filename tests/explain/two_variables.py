@@ -70,12 +70,12 @@ def prompts(n: int, seed: int) -> Prompts:
     )  # fmt: skip
 
 
-def subject(n: int = 32, **changed: Any) -> Subject:
+def subject(n: int = 32, chunk: int = 64, **changed: Any) -> Subject:
     """Both heads are in the circuit."""
     one = changed.pop("model", None) or model()
     graph = one.graph()
     make = changed.pop("prompts", prompts)
-    choose, test = (make_bench(one, graph, make(n, seed), RESAMPLE, 20) for seed in (1, 2))
+    choose, test = (make_bench(one, graph, make(n, seed), RESAMPLE, chunk) for seed in (1, 2))
     return Subject(Circuit(graph, graph.legal), loaded(one), choose, test, {}, 0, 0.05)
 
 
