@@ -75,7 +75,7 @@ class Outcome:
 
     @property
     def share(self) -> float:
-        """Of the base answer's lead that was turned: 0 none, 0.5 a draw, 1 as far on the other side.
+        """Of the base answer's lead, the part turned: 0 none, 0.5 a draw, 1 reversed.
 
         Over pairs whose label changes; nan if their lead is 0.
         """
@@ -93,7 +93,8 @@ def tried(runs: Runs, sites: Mapping[str, Site], pairs: Pairs) -> Outcome:
     is_right = torch.as_tensor(pairs.tokens == pairs.right[:, None], device=logits.device)
     rivals = logits.masked_fill(is_right, float("-inf")).amax(1)
     right, lead, before = logits[:, 0] > rivals, logits[:, 0] - logits[:, 1], own[:, 0] - own[:, 1]
-    return Outcome(*(x.detach().double().cpu().numpy() for x in (right, lead, before)), pairs.base)
+    found = [x.detach().double().cpu().numpy() for x in (right, lead, before)]
+    return Outcome(found[0], found[1], found[2], pairs.base)
 
 
 def candidate_logits(

@@ -1,4 +1,4 @@
-"""What would be right if a variable had another prompt's value: labels of interchange interventions.
+"""What would be right if a variable had another prompt's value: labels of interchanges.
 
 Geiger et al. (2021): a high-level model says what the base's answer is when one of its variables is
 taken from a source. Here that model is read off the prompts. A variable (Prompts.features) plays
@@ -62,7 +62,7 @@ class Task:
         task = cls(prompts, prompts.clean.cpu().numpy(), answers, wrong, roles or {})
         if roles is not None:
             return task
-        found = {name: task._role(name) for name in prompts.features}
+        found: dict[str, Role] = {name: task._role(name) for name in prompts.features}
         return cls(prompts, task.tokens, answers, wrong, found)
 
     def values(self, name: str) -> Ints:
@@ -88,7 +88,7 @@ class Task:
         return bool(there.all()) and (np.array_equal(sooner, high) or np.array_equal(sooner, ~high))
 
     def _after(self, rows: Ints, keys: Ints) -> Ints:
-        """The token after the first one equal to the key; UNKNOWN unless both stand before the end."""
+        """The token after the first one equal to the key; UNKNOWN unless both are there."""
         tokens = self.tokens[rows]
         at = _first(tokens, keys)
         known = (at >= 0) & (at + 1 < tokens.shape[1])

@@ -39,11 +39,12 @@ HOW = (
     " prompt's values (outside), and the model with a place's subspace carrying it (a variable's"
     " name). Their score is predicted by ridge regression from the variables of base and source:"
     " values where they are few, whether both are equal, and all products of two (a causal proxy"
-    " model, Wu et al. 2022). Fitted on the prompts to choose on, penalty by {folds} folds of them;"
-    " unexplained is the squared error on the others over that of the mean, 0 to 1, more than 1"
-    " where the mean does better. At least: the variance between runs whose variables are all"
-    " equal as far as the model knows them, which no function of those explains. Intervals over base prompts."
-).format(folds=FOLDS)
+    f" model, Wu et al. 2022). Fitted on the prompts to choose on, penalty by {FOLDS} folds of"
+    " them; unexplained is the squared error on the others over that of the mean, 0 to 1, more"
+    " than 1 where the mean does better. At least: the variance between runs whose variables are"
+    " equal as far as the model knows them, which no function of those explains. Intervals over"
+    " base prompts."
+)
 
 
 def check(subject: Subject, asked: Proxy) -> str | None:
@@ -247,9 +248,10 @@ def explain(subject: Subject, asked: Proxy, told: Mapping[str, Section]) -> Sect
         }
         for name, u in found.items()
     }  # fmt: skip
+    levels = levels_of(_features(subject), asked.levels)
     return Section(
         title="What the variables leave unexplained", how=HOW,
-        says=_says(facts, [n for n, v in levels_of(_features(subject), asked.levels).items() if not v]),
+        says=_says(facts, [name for name, listed in levels.items() if not listed]),
         tables=[Table("share of the score's variance over counterfactual runs of other prompts",
                       [_row(name, f, subject.test.unit) for name, f in facts.items()])],
         pictures=[_scatter(found, subject.test.unit)], found=facts,
@@ -285,8 +287,8 @@ def _says(facts: Mapping[str, Mapping[str, Any]], compared: Sequence[str]) -> li
             else f"any function of what it knows must leave {f['at least']:.0%}"
         )
         out.append(
-            f"The proxy model leaves {f['unexplained']:.0%} ({f['low']:.0%} to {f['high']:.0%}) of the"
-            f" variance of {what} unexplained; {least}."
+            f"The proxy model leaves {f['unexplained']:.0%} ({f['low']:.0%} to {f['high']:.0%}) of"
+            f" the variance of {what} unexplained; {least}."
         )
     return out
 

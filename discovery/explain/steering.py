@@ -21,7 +21,6 @@ from tqdm.auto import tqdm
 
 from acdc.data import floats
 from acdc.forward import trace
-from acdc.metrics import KL
 from acdc.model import Model
 from discovery.explain import variables
 from discovery.explain.alignment import Basis, Site

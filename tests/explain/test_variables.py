@@ -2,18 +2,18 @@
 
 from dataclasses import replace
 
+import families
 import numpy as np
 import pytest
 import torch
 import two_variables as toy
 
-import families
 from acdc.ablation import RESAMPLE
 from acdc.data import Data
 from acdc.errors import InputError
 from acdc.forward import trace
 from acdc.prompts import Prompts
-from discovery.explain import variables
+from discovery.explain import carriers, variables
 from discovery.explain.alignment import (
     Effort,
     Site,
@@ -25,7 +25,7 @@ from discovery.explain.alignment import (
     random_basis,
     tried,
 )
-from discovery.explain.counterfactual import UNKNOWN, Task, paired, pairs_of, permuted
+from discovery.explain.counterfactual import UNKNOWN, Pairs, Task, paired, pairs_of, permuted
 from discovery.explain.intervene import Change, Part, Runs, place
 from discovery.explain.settings import Variables
 
@@ -129,7 +129,7 @@ def two_way(some, base, source):
     """Pairs whose answers are the source's."""
     right = np.array([a[0] for a in some.answers])
     tokens = np.stack([right[source], right[base]], axis=1)
-    return variables.Pairs(base, {"x": source}, right[source], tokens, right[source] != right[base])
+    return Pairs(base, {"x": source}, right[source], tokens, right[source] != right[base])
 
 
 def test_all_directions_are_the_whole_place():
@@ -262,8 +262,8 @@ def test_several_answers_are_refused():
 @pytest.fixture(scope="module")
 def planted():
     subject = toy.subject()
-    choose = variables.Half.of(subject.choose)
-    return subject, choose, variables.Half.of(subject.test, choose.task.roles)
+    choose = carriers.Half.of(subject.choose)
+    return subject, choose, carriers.Half.of(subject.test, choose.task.roles)
 
 
 @pytest.mark.parametrize("name, column", [("v", 0), ("w", 1)])

@@ -1,8 +1,8 @@
 """A hand-built model: two yes-no variables, each in one direction of a head's output.
 
 Prompt: v, w, two tokens of noise, and the end. Head 0 attends to all alike and its z, of eight
-numbers, is a rotation of (v, w, six of noise); W_O turns it back, and writes v and w into the logits
-of the four answers, 2 v + w. The noise is larger than v and w. Head 1 writes nothing of use.
+numbers, is a rotation of (v, w, six of noise); W_O turns it back, and writes v and w into the
+logits of the four answers, 2 v + w. The noise is larger than v and w. Head 1 writes nothing.
 """
 
 from __future__ import annotations
