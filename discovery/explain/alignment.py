@@ -136,7 +136,7 @@ def random_basis(width: int, k: int, rng: np.random.Generator, like: Tensor) -> 
 
 
 def first_order(runs: Runs, site: Site, pairs: Pairs, variable: str, k: int) -> Basis:
-    """Where learning starts: the subspace that would lower the loss most if it were linear.
+    """A start of learning: the subspace that would lower the loss most if it were linear.
 
     Moving h by B B^T d changes the loss by tr(B^T (d g^T) B), g its gradient, so B is the lowest k
     eigenvectors of the symmetric part of sum d g^T. A random start may be nearly orthogonal to
@@ -157,6 +157,14 @@ def first_order(runs: Runs, site: Site, pairs: Pairs, variable: str, k: int) -> 
     return torch.linalg.eigh(slope + slope.T)[1][:, :k].contiguous().to(there)
 
 
+def main_directions(runs: Runs, site: Site, pairs: Pairs, variable: str, k: int) -> Basis:
+    """The k directions along which sources and bases differ most: another start."""
+    there = runs.values(site.place, site.mark)
+    moved = (there[pairs.sources[variable]] - there[pairs.base]).double()
+    most = torch.linalg.eigh(moved.T @ moved)[1]
+    return most[:, -k:].contiguous().to(there)
+
+
 @dataclass(frozen=True)
 class Effort:
     """Of learning a subspace."""
@@ -170,9 +178,14 @@ def learnt(
     runs: Runs, site: Site, pairs: Pairs, variable: str, k: int, effort: Effort,
     rng: np.random.Generator,
 ) -> Site:  # fmt: skip
-    """The site with the subspace learnt from these pairs: Adam on a matrix whose Q (of QR) is B."""
+    """The site with the subspace learnt from these pairs: Adam on a matrix whose Q (of QR) is B.
+
+    It begins with the better of two starts, by the loss.
+    """
+    starts = [f(runs, site, pairs, variable, k) for f in (first_order, main_directions)]
+    start = min(starts, key=lambda b: float(loss(runs, site.within(b), pairs, variable)))
     with torch.inference_mode(False), torch.enable_grad():
-        weight = first_order(runs, site, pairs, variable, k).clone().requires_grad_()
+        weight = start.clone().requires_grad_()
         adam = torch.optim.Adam([weight], lr=effort.rate)
         order = np.zeros(0, np.int64)
         for step in range(effort.steps):

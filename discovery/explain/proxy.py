@@ -39,9 +39,10 @@ HOW = (
     " prompt's values (outside), and the model with a place's subspace carrying it (a variable's"
     " name). Their score is predicted by ridge regression from the variables of base and source:"
     " values where they are few, whether both are equal, and all products of two (a causal proxy"
-    f" model, Wu et al. 2022). Fitted on the prompts to choose on, penalty by {FOLDS} folds of"
-    " them; unexplained is the squared error on the others over that of the mean, 0 to 1, more"
-    " than 1 where the mean does better. At least: the variance between runs whose variables are"
+    f" model, Wu et al. 2022). All on prompts on which no place was chosen and no subspace learnt;"
+    f" each fifth is predicted from the other {FOLDS - 1} fifths (penalty by folds of these)."
+    " Unexplained is the squared error over that of their mean, 0 to 1, more than 1 where the mean"
+    " does better. At least: the variance between runs whose variables are"
     " equal as far as the model knows them, which no function of those explains. Intervals over"
     " base prompts."
 )
@@ -56,7 +57,7 @@ def check(subject: Subject, asked: Proxy) -> str | None:
 
 
 def _features(subject: Subject) -> Mapping[str, Sequence[int]]:
-    return subject.choose.data.prompts.features
+    return subject.test.data.prompts.features
 
 
 # ---- counterfactual runs -----------------------------------------------------------------------
@@ -162,9 +163,7 @@ def fitted(
     x: Float64[np.ndarray, "run column"], y: Floats, base: np.ndarray, rng: np.random.Generator
 ) -> Ridge:
     """With the penalty of the least error over folds of base prompts; of equal ones the larger."""
-    prompts = np.unique(base)
-    fold = dict(zip(prompts.tolist(), rng.permutation(len(prompts)) % FOLDS, strict=True))
-    of = np.array([fold[b] for b in base.tolist()])
+    of = folds(base, rng)
     errors = [
         sum(float(np.square(y[of == f] - ridge(x[of != f], y[of != f], p)(x[of == f])).sum())
             for f in range(FOLDS) if 0 < (of == f).sum() < len(of))
@@ -203,42 +202,41 @@ class Unexplained:
 
 
 def unexplained(
-    subject: Subject, choose: Observed, test: Observed, most: int, rng: np.random.Generator
-) -> Unexplained:  # fmt: skip
-    """Fit on the first, measure on the second."""
-    levels = levels_of(_features(subject), most)
-
-    def of(bench: Bench, one: Observed) -> np.ndarray:
-        return raw(bench.data.prompts.features, one.base, one.source, levels)
-
-    first, second = of(subject.choose, choose), of(subject.test, test)
-    model = fitted(crossed(first), choose.score, choose.base, rng)
-    told = model(crossed(second))
+    bench: Bench, one: Observed, most: int, rng: np.random.Generator, level: float
+) -> Unexplained:
+    """Each prompt's runs are predicted by a model that was fitted to those of other prompts."""
+    features = bench.data.prompts.features
+    x = raw(features, one.base, one.source, levels_of(features, most))
+    fold = folds(one.base, rng)
+    told, mean = np.zeros(len(fold)), np.zeros(len(fold))
+    for f in range(FOLDS):
+        here = fold == f
+        if here.any():
+            model = fitted(crossed(x[~here]), one.score[~here], one.base[~here], rng)
+            told[here], mean[here] = model(crossed(x[here])), model.mean
     share = ratio_of_means(
-        np.square(test.score - told), np.square(test.score - choose.score.mean()), rng,
-        test.base.tolist(), 1 - subject.level,
-    )  # fmt: skip
-    return Unexplained(share, between_equals(second, test.score), test.score, told)
+        np.square(one.score - told), np.square(one.score - mean), rng, one.base.tolist(), 1 - level
+    )
+    return Unexplained(share, between_equals(x, one.score), one.score, told)
+
+
+def folds(base: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """[run]: which of FOLDS parts of the prompts the run's base is in."""
+    prompts, place = np.unique(base, return_inverse=True)
+    return (rng.permutation(len(prompts)) % FOLDS)[place]
 
 
 def explain(subject: Subject, asked: Proxy, told: Mapping[str, Section]) -> Section:
     """What the variables leave unexplained of the circuit, and of each interchange."""
-    rng = subject.rng("proxy")
-    benches = subject.choose, subject.test
-    runs = [Runs.of(bench) for bench in benches]
-    sources = [sources_of(b.n, min(asked.sources, b.n - 1), rng) for b in benches]
-    kinds = {
-        "outside": [
-            outside(b, subject.circuit.mask, s) for b, s in zip(benches, sources, strict=True)
-        ]
+    rng, bench = subject.rng("proxy"), subject.test
+    runs, sources = Runs.of(bench), sources_of(bench.n, min(asked.sources, bench.n - 1), rng)
+    kinds = {"outside": outside(bench, subject.circuit.mask, sources)} | {
+        name: swapped(bench, runs, site, sources)
+        for name, site in carriers(subject, told).items()
     }  # fmt: skip
-    for name, site in carriers(subject, told).items():
-        kinds[name] = [
-            swapped(b, r, site, s) for b, r, s in zip(benches, runs, sources, strict=True)
-        ]  # fmt: skip
     found = {
-        name: unexplained(subject, one, two, asked.levels, rng)
-        for name, (one, two) in kinds.items()
+        name: unexplained(bench, one, asked.levels, rng, subject.level)
+        for name, one in kinds.items()
     }
     facts = {
         name: {

@@ -187,13 +187,14 @@ def _says(
 ) -> list[str]:  # fmt: skip
     out = [f"{name} cannot be asked: {reason}." for name, reason in reasons.items() if reason]
     for name, f in facts.items():
+        wider = f["whole"] > max(f["high"], 0.5)
         better = "more than" if f["q"] < level else "no more than chance would have it beside"
         out.append(
             f"{name} ({MEANS[f['role']]}): {1 - f['accuracy']:.0%} of interchanges go otherwise at"
             f" the best place found, {f['place']} at {f['mark']}, {f['k']} dimensions: accuracy"
             f" {f['accuracy']:.2f} ({f['low']:.2f} to {f['high']:.2f}), {better} random subspaces"
             f" ({f['random']:.2f}; q = {f['q']:.2g}); permuted {f['permuted']:.2f}, the whole place"
-            f" {f['whole']:.2f}."
+            f" {f['whole']:.2f}{', so it is there, but not in so few dimensions' * wider}."
         )
     if joint is not None:
         out.append(
@@ -214,8 +215,9 @@ def _map(maps: Mapping[str, Sequence[tuple[Site, Outcome]]]) -> Picture:
         shares = np.array([o.share for _, o in found]).reshape(len(places), len(marks))
         image = ax.imshow(shares, cmap="PuOr", vmin=-1, vmax=1, aspect="auto")
         for (row, column), share in np.ndenumerate(shares):
-            ax.text(column, row, f"{share:.2f}".replace("0.", "."), ha="center", va="center",
-                    fontsize=7, color="white" if abs(share) > 0.6 else INK)  # fmt: skip
+            said = f"{round(float(share), 2) + 0.0:.2f}".replace("0.", ".")
+            ax.text(column, row, said, ha="center", va="center", fontsize=7,
+                    color="white" if abs(share) > 0.6 else INK)  # fmt: skip
         ax.set_title(name, fontsize=10, color=INK)
         ax.set_xticks(range(len(marks)), marks, fontsize=8, rotation=45, ha="right")
     axes[0].set_yticks(range(len(places)), places, fontsize=8)

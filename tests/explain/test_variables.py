@@ -272,7 +272,7 @@ def test_das_finds_the_planted_direction(planted, name, column):
     rng = np.random.default_rng(0)
     site = Site(place(subject.graph, "a0.h0"), "end")
     pairs, held_out = (pairs_of(half.task, name, rng, 4) for half in (choose, test))
-    effort = Effort(steps=60, batch=64)
+    effort = Effort(steps=40, batch=64)
     found = learnt(choose.runs, site, pairs, name, 1, effort, rng)
     truth = toy.rotation()[:, [column]]
     start = first_order(choose.runs, site, pairs, name, 1)
@@ -291,12 +291,12 @@ def test_das_finds_the_planted_direction(planted, name, column):
 
 def test_the_section_names_the_place_and_what_fails_of_it(planted):
     subject, _, _ = planted
-    asked = Variables(k=(1,), steps=60, batch=64, nodes=1)
+    asked = Variables(k=(1,), steps=40, batch=64, nodes=1, streams=0, draws=2)
     assert variables.check(subject, asked) is None
     section = variables.explain(subject, asked, {})
     facts = section.found["variables"]
     assert all(f["mark"] == "end" and f["role"] == "table" for f in facts.values())
-    assert all(f["place"] in ("a0.h0", "stream 1") for f in facts.values())
+    assert all(f["place"] == "a0.h0" for f in facts.values())
     assert all(f["accuracy"] > 0.95 and f["q"] < 0.01 for f in facts.values())
     assert all(f["permuted"] < 0.7 and f["random"] < 0.7 for f in facts.values())
     assert section.found["together"]["accuracy"] > 0.95
