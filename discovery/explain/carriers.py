@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from acdc.live import plan
 from discovery.explain.alignment import Effort, Outcome, Site, learnt, random_basis, tried
 from discovery.explain.counterfactual import Pairs, Role, Task, paired, pairs_of
 from discovery.explain.intervene import Runs, place
@@ -41,7 +42,7 @@ class Half:
 
 
 def marks_of(task: Task) -> list[str]:
-    """Marks of the prompts, those that are the same position in each only once; the end last."""
+    """Marks of the prompts, those that are the same position in each only once; "end" is one."""
     marks = {**task.prompts.marks, "end": (task.prompts.answer_position,) * len(task.answers)}
     seen = dict[tuple[int, ...], str]()
     for name, at in marks.items():
@@ -49,24 +50,30 @@ def marks_of(task: Task) -> list[str]:
     return list(seen.values())
 
 
-def places_of(subject: Subject, streams: int) -> list[str]:
-    """The circuit's nodes, and the stream before some of the layers behind the first of them.
+def sites_of(subject: Subject, marks: Sequence[str], streams: int) -> list[Site]:
+    """The circuit's nodes and the stream before some of the layers, whole, at each mark.
 
-    Layers are spread evenly; the stream before layer 0 is the token itself, and is no finding.
+    A node that the circuit reads at the answer position alone is a site there alone (see
+    acdc.live.plan). Layers are spread evenly; the stream before layer 0 is the token itself, and no
+    finding.
     """
     graph = subject.graph
+    spans = plan(graph, subject.circuit.mask, subject.choose.data.n_pos).writers
     layers = np.linspace(1, graph.n_layers, min(streams, graph.n_layers)).round().astype(int)
-    return [
-        *(graph.writers[w] for w in subject.nodes), *(f"stream {x}" for x in layers.tolist())
-    ]  # fmt: skip
+    nodes = [
+        Site(place(graph, graph.writers[w]), mark)
+        for w in subject.nodes
+        for mark in marks
+        if mark == "end" or spans[w] > 1
+    ]
+    rest = [Site(place(graph, f"stream {x}"), m) for x in layers.tolist() for m in marks]
+    return [*nodes, *rest]
 
 
 def screened(
-    half: Half, names: Sequence[str], marks: Sequence[str], pairs: Pairs, variable: str
+    half: Half, sites: Sequence[Site], pairs: Pairs, variable: str
 ) -> list[tuple[Site, Outcome]]:
-    """Every place at every mark, interchanged whole."""
-    graph = half.runs.model.graph()
-    sites = [Site(place(graph, name), mark) for name in names for mark in marks]
+    """Every site interchanged whole."""
     return [(site, tried(half.runs, {variable: site}, pairs)) for site in sites]
 
 

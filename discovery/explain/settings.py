@@ -46,9 +46,9 @@ class Variables(Fields):
 
     k: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 8)  # dimensions of a subspace
     sources: Count = 4  # for each prompt that change a variable, and as many that do not
-    screen: Count = 24  # interchanges by which places are compared
+    screen: Count = 16  # interchanges by which places are compared
     nodes: Count = 2  # best ones whose subspace is learnt, and the best place of the stream
-    streams: Least = 6  # layers before which the stream is a place
+    streams: Least = 4  # layers before which the stream is a place
     steps: Count = 24  # of learning
     batch: Count = 32  # interchanges a step
     rate: Amount = 0.1  # of Adam

@@ -25,8 +25,8 @@ from discovery.explain.carriers import (
     marks_of,
     one_each,
     p_value,
-    places_of,
     screened,
+    sites_of,
     spread,
     together,
 )
@@ -112,7 +112,8 @@ def _one(
     """The map of whole places, what was learnt (the best first), and the permuted control."""
     changing = pairs[0].take(np.flatnonzero(pairs[0].changes))
     few = changing.take(spread(changing, asked.screen))
-    found = screened(choose, places_of(subject, asked.streams), marks_of(choose.task), few, name)
+    sites = sites_of(subject, marks_of(choose.task), asked.streams)
+    found = screened(choose, sites, few, name)
 
     def learn(site: Site, k: int, own: tuple[Pairs, Pairs]) -> Aligned:
         return aligned(choose, test, name, site, k, own, asked, rng)
@@ -208,13 +209,17 @@ def _says(
 def _map(maps: Mapping[str, Sequence[tuple[Site, Outcome]]]) -> Picture:
     """Share of the whole place, places down and marks across, a panel a variable."""
     places = list(dict.fromkeys(s.place.name for s, _ in next(iter(maps.values()))))
-    marks = list(dict.fromkeys(s.mark for s, _ in next(iter(maps.values()))))
+    tried_at = dict.fromkeys(s.mark for s, _ in next(iter(maps.values())))
+    marks = [*(mark for mark in tried_at if mark != "end"), "end"]
     figure = Figure(figsize=(1.8 + (0.55 * len(marks) + 1.2) * len(maps), 1.2 + 0.24 * len(places)))
     axes = figure.subplots(1, len(maps), squeeze=False, sharey=True)[0]
     for ax, (name, found) in zip(axes, maps.items(), strict=True):
-        shares = np.array([o.share for _, o in found]).reshape(len(places), len(marks))
+        shares = np.full((len(places), len(marks)), np.nan)
+        for site, outcome in found:
+            shares[places.index(site.place.name), marks.index(site.mark)] = outcome.share
         image = ax.imshow(shares, cmap="PuOr", vmin=-1, vmax=1, aspect="auto")
-        for (row, column), share in np.ndenumerate(shares):
+        for row, column in np.argwhere(~np.isnan(shares)).tolist():
+            share = shares[row, column]
             said = f"{round(float(share), 2) + 0.0:.2f}".replace("0.", ".")
             ax.text(column, row, said, ha="center", va="center", fontsize=7,
                     color="white" if abs(share) > 0.6 else INK)  # fmt: skip
@@ -225,5 +230,5 @@ def _map(maps: Mapping[str, Sequence[tuple[Site, Outcome]]]) -> Picture:
     return drawn(
         figure, "Whole places interchanged, on the prompts to choose on: share of the base answer's"
         " lead (logits) turned to the answer that the variable's value in the source makes right;"
-        " 0 nothing, 0.5 a draw, 1 as far on the other side.",
+        " 0 nothing, 0.5 a draw, 1 as far on the other side. Blank: not read there by the circuit.",
     )  # fmt: skip

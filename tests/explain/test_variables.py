@@ -9,6 +9,7 @@ import torch
 import two_variables as toy
 
 from acdc.ablation import RESAMPLE
+from acdc.circuit import Circuit
 from acdc.data import Data
 from acdc.errors import InputError
 from acdc.forward import trace
@@ -307,6 +308,17 @@ def test_the_same_is_found_again():
     asked = Variables(k=(1,), steps=2, nodes=1, streams=0, sources=1)
     one, two = (variables.explain(toy.subject(16), asked, {}) for _ in range(2))
     assert one == two
+
+
+def test_a_node_read_at_the_end_alone_is_tried_there_alone():
+    subject = toy.subject(16)
+    names = [site.name for site in carriers.sites_of(subject, ["v", "end"], 1)]
+    assert names == ["a0.h0 at end", "a0.h1 at end", "stream 1 at v", "stream 1 at end"]
+    two = families.view("gpt2")
+    keys = two.graph().mask(["a0.h0->a1.h1<k>", "a0.h2->a1.h1<q>", "a1.h1->logits"])
+    other = replace(subject, circuit=Circuit(two.graph(), keys))
+    names = [site.name for site in carriers.sites_of(other, ["v", "end"], 0)]
+    assert names == ["a0.h0 at v", "a0.h0 at end", "a0.h2 at end", "a1.h1 at end"]
 
 
 def test_joint_labels_are_of_both_sources(planted):
