@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 from acdc.ablation import RESAMPLE
 from acdc.data import Data
+from acdc.metrics import differ
 from acdc.prompts import Prompts
 from discovery.explain import variables
 from discovery.explain.alignment import Site
@@ -205,6 +206,10 @@ def unexplained(
     bench: Bench, one: Observed, most: int, rng: np.random.Generator, level: float
 ) -> Unexplained:
     """Each prompt's runs are predicted by a model that was fitted to those of other prompts."""
+    level = 1 - level
+    if not differ(float(one.score.max()), float(one.score.min())):
+        flat = Interval(None, None, None, level, bench.n, "none", "the score does not vary")
+        return Unexplained(flat, None, one.score, one.score)
     features = bench.data.prompts.features
     x = raw(features, one.base, one.source, levels_of(features, most))
     fold = folds(one.base, rng)
@@ -215,7 +220,7 @@ def unexplained(
             model = fitted(crossed(x[~here]), one.score[~here], one.base[~here], rng)
             told[here], mean[here] = model(crossed(x[here])), model.mean
     share = ratio_of_means(
-        np.square(one.score - told), np.square(one.score - mean), rng, one.base.tolist(), 1 - level
+        np.square(one.score - told), np.square(one.score - mean), rng, one.base.tolist(), level
     )
     return Unexplained(share, between_equals(x, one.score), one.score, told)
 

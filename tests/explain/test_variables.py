@@ -29,6 +29,7 @@ from discovery.explain.alignment import (
 from discovery.explain.counterfactual import UNKNOWN, Pairs, Task, paired, pairs_of, permuted
 from discovery.explain.intervene import Change, Part, Runs, place
 from discovery.explain.settings import Variables
+from discovery.validation.bench import make_bench
 
 N = 4
 SOME = ("a0.h1", "a1.h2", "m0", "stream 1", "stream 2", "input")
@@ -273,7 +274,7 @@ def test_das_finds_the_planted_direction(planted, name, column):
     rng = np.random.default_rng(0)
     site = Site(place(subject.graph, "a0.h0"), "end")
     pairs, held_out = (pairs_of(half.task, name, rng, 4) for half in (choose, test))
-    effort = Effort(steps=40, batch=64)
+    effort = Effort(steps=60, batch=64)
     found = learnt(choose.runs, site, pairs, name, 1, effort, rng)
     truth = toy.rotation()[:, [column]]
     start = first_order(choose.runs, site, pairs, name, 1)
@@ -292,7 +293,7 @@ def test_das_finds_the_planted_direction(planted, name, column):
 
 def test_the_section_names_the_place_and_what_fails_of_it(planted):
     subject, _, _ = planted
-    asked = Variables(k=(1,), steps=40, batch=64, nodes=1, streams=0, draws=2)
+    asked = Variables(k=(1,), steps=60, batch=64, nodes=1, streams=0, draws=2)
     assert variables.check(subject, asked) is None
     section = variables.explain(subject, asked, {})
     facts = section.found["variables"]
@@ -316,7 +317,8 @@ def test_a_node_read_at_the_end_alone_is_tried_there_alone():
     assert names == ["a0.h0 at end", "a0.h1 at end", "stream 1 at v", "stream 1 at end"]
     two = families.view("gpt2")
     keys = two.graph().mask(["a0.h0->a1.h1<k>", "a0.h2->a1.h1<q>", "a1.h1->logits"])
-    other = replace(subject, circuit=Circuit(two.graph(), keys))
+    bench = make_bench(two, two.graph(), families.prompts(4), RESAMPLE)
+    other = replace(subject, circuit=Circuit(two.graph(), keys), choose=bench)
     names = [site.name for site in carriers.sites_of(other, ["v", "end"], 0)]
     assert names == ["a0.h0 at v", "a0.h0 at end", "a0.h2 at end", "a1.h1 at end"]
 
