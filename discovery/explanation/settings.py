@@ -79,13 +79,32 @@ class Neurons(Fields):
 class Variables(Fields):
     """Variables in subspaces (discovery/explanation/variables.py)."""
 
+    k: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 8)  # dimensions of a subspace
+    sources: Count = 4  # for each prompt that change a variable, and as many that do not
+    screen: Count = 16  # interchanges by which places are compared
+    nodes: Count = 2  # best ones whose subspace is learnt, and the best place of the stream
+    streams: Least = 4  # layers before which the stream is a place
+    steps: Count = 24  # of learning
+    batch: Count = 32  # interchanges a step
+    rate: Amount = 0.1  # of Adam
+    draws: Count = 3  # random subspaces
+
 
 class Steering(Fields):
     """Adding and taking out a direction (discovery/explanation/steering.py)."""
 
+    # what is added, in standard deviations of the prompts along the direction
+    doses: Annotated[tuple[FiniteFloat, ...], Field(min_length=1)] = (-4, -2, -1, 1, 2, 4)
+    draws: Count = 2  # random directions
+
 
 class Proxy(Fields):
     """The circuit's outputs from the variables alone (discovery/explanation/proxy.py)."""
+
+    sources: Count = 4  # for each prompt, whose values are put in
+    levels: Annotated[int, Field(ge=2)] = (
+        24  # values, with more of which a variable is only compared
+    )
 
 
 class Features(Fields):
