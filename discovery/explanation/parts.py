@@ -20,8 +20,8 @@ from discovery.explanation.settings import ExplainSettings
 from discovery.explanation.subject import Subject
 
 PARTS = (  # in this order: a part may use what those before it found
-    "roles", "paths", "backups", "attention", "writes", "probes", "neurons", "variables", "steering", "proxy",
-    "features", "story",
+    "roles", "paths", "backups", "attention", "writes", "probes", "neurons", "variables",
+    "steering", "proxy", "features", "story",
 )  # fmt: skip
 PASSES = 3  # plain passes that are timed
 Say = Callable[[str], None]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, FiniteFloat, ValidationError, field_validator
 
 from acdc.errors import InputError
-from discovery.choices.fields import Count, Fields, Least, sentences
+from discovery.choices.fields import Amount, Count, Fields, Least, Share, sentences
 
 PartName = Literal[
     "roles", "paths", "backups", "attention", "writes", "probes", "neurons", "variables",

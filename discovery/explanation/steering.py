@@ -1,6 +1,6 @@
 """A variable's direction added, and taken out: how the score follows the dose, and what else does.
 
-The direction lies in the subspace that carries the variable (discovery/explanation/variables.py): the
+The direction lies in the subspace that carries the variable (see variables.py beside): the
 difference of the class means for a variable of two values, else the one along which prompts differ
 most. What it does elsewhere is asked of text that has nothing to do with the task, and of other
 positions.
