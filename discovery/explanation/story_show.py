@@ -75,10 +75,16 @@ def _not_explained(told: Told, subject: Subject) -> list[str]:
     for group, why in written.own.items():
         if group in by_group:
             says.append(f"What {where(by_group[group].places, told.found)} carries is open: {why}")
-    doubtful = [c for c in m.claims if c.p_value > subject.level or c.cost <= 0]
-    if doubtful:
-        names = "; ".join(where(c.places, told.found) for c in doubtful)
-        says.append(f"Not beyond chance on these prompts ({len(doubtful)} claims): {names}")
+    for what, some in (
+        ("Not beyond chance on these prompts", [c for c in m.claims if c.p_value > subject.level]),
+        (
+            "Without it more is recovered, so it holds the score down",
+            [c for c in m.claims if c.p_value <= subject.level and c.cost < 0],
+        ),
+    ):
+        if some:
+            names = "; ".join(where(c.places, told.found) for c in some)
+            says.append(f"{what} ({len(some)} of {len(m.claims)} claims): {names}")
     says += [
         f"For {where(c.places, told.found)} {c.alone:.0%} of the prompts have nothing to swap with:"
         " there the claim is empty"
@@ -98,7 +104,12 @@ def _explained(told: Told, roles: Mapping[str, str]) -> list[str]:
     cast = dict[str, list[str]]()
     for one in told.found:
         role = roles.get(one.node)
-        if role and one.group in told.written.story and one.node not in cast.setdefault(role, []):
+        if (
+            role
+            and role != one.node
+            and one.group in told.written.story
+            and one.node not in cast.setdefault(role, [])
+        ):
             cast[role].append(one.node)
     named = [f"{role}: {', '.join(nodes)}" for role, nodes in cast.items() if nodes]
     if named:
