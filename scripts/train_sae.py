@@ -21,8 +21,8 @@ from command import refusals_as_exit
 from acdc.bridge import LoadedModel
 from acdc.errors import InputError
 from acdc.forward import trace
-from discovery.explanation.sae import train_sae, variance_explained, write_sae
-from discovery.explanation.sites import Site, sampled_text, site_of_node
+from discovery.explanation.features.sae import train_sae, variance_explained, write_sae
+from discovery.explanation.features.sites import Site, sampled_text, site_of_node
 from discovery.job.build import build_prompts
 from discovery.job.prepare import load
 from discovery.tasks.tokens import known_bos

@@ -1,4 +1,5 @@
-"""The parts of an explanation, in the order of the page. Each is a module with two functions.
+"""The parts of an explanation, in the order of the page. Each is a room whose module `part`
+has two functions.
 
 check(subject, asked) -> str | None   why it cannot be asked of this circuit, in a sentence
 explain(subject, asked, told) -> Section   `told` are the sections made so far, by part
@@ -44,7 +45,7 @@ def explain(subject: Subject, asked: ExplainSettings, say: Say) -> Explanation:
     """
     wanted, left_out = dict[str, ModuleType](), dict[str, str]()
     for name in PARTS if asked.parts is None else [p for p in PARTS if p in asked.parts]:
-        module = import_module(f"discovery.explanation.{name}")
+        module = import_module(f"discovery.explanation.{name}.part")
         reason = module.check(subject, getattr(asked, name, None))
         if reason is None:
             wanted[name] = module

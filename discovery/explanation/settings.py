@@ -18,7 +18,7 @@ FEWEST = 16  # prompts: half are chosen on, half tested on
 
 
 class Paths(Fields):
-    """Path patching (discovery/explanation/paths.py)."""
+    """Path patching (discovery/explanation/paths/part.py)."""
 
     # noising: corrupt into clean, what is needed; denoising: clean into corrupt, what is enough
     direction: Literal["noising", "denoising"] = "noising"
@@ -42,7 +42,7 @@ class Backups(Fields):
 
 
 class Attention(Fields):
-    """Scores split over pairs of writers (discovery/explanation/attention.py)."""
+    """Scores split over pairs of writers (discovery/explanation/attention/part.py)."""
 
     # the key is compared with the mean of all others, or with the next marked one
     against: Literal["others", "mark"] = "others"
@@ -51,7 +51,7 @@ class Attention(Fields):
 
 
 class Writes(Fields):
-    """What nodes write (discovery/explanation/writes.py)."""
+    """What nodes write (discovery/explanation/writes/part.py)."""
 
     tokens: Count = 6  # that a head or value vector writes for most, and as many against
     mlps: Count = 4  # of the circuit, those with the strongest edges
@@ -60,7 +60,7 @@ class Writes(Fields):
 
 
 class Probes(Fields):
-    """What nodes know (discovery/explanation/probes.py)."""
+    """What nodes know (discovery/explanation/probes/part.py)."""
 
     nodes: Count = 12  # of the circuit, those with the strongest edges
     layers: Count = 12  # after which the stream is probed, evenly spread
@@ -69,7 +69,7 @@ class Probes(Fields):
 
 
 class Neurons(Fields):
-    """Neurons of the circuit's MLPs (discovery/explanation/neurons.py)."""
+    """Neurons of the circuit's MLPs (discovery/explanation/neurons/part.py)."""
 
     mlps: Count = 4  # of the circuit, those with the strongest edges
     top: Count = 8  # neurons of each, those that move the answer most
@@ -77,7 +77,7 @@ class Neurons(Fields):
 
 
 class Variables(Fields):
-    """Variables in subspaces (discovery/explanation/variables.py)."""
+    """Variables in subspaces (discovery/explanation/variables/part.py)."""
 
     k: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 8)  # dimensions of a subspace
     sources: Count = 4  # for each prompt that change a variable, and as many that do not
@@ -91,7 +91,7 @@ class Variables(Fields):
 
 
 class Steering(Fields):
-    """Adding and taking out a direction (discovery/explanation/steering.py)."""
+    """Adding and taking out a direction (discovery/explanation/steering/part.py)."""
 
     # what is added, in standard deviations of the prompts along the direction
     doses: Annotated[tuple[FiniteFloat, ...], Field(min_length=1)] = (-4, -2, -1, 1, 2, 4)
@@ -99,7 +99,7 @@ class Steering(Fields):
 
 
 class Proxy(Fields):
-    """The circuit's outputs from the variables alone (discovery/explanation/proxy.py)."""
+    """The circuit's outputs from the variables alone (discovery/explanation/proxy/part.py)."""
 
     sources: Count = 4  # for each prompt, whose values are put in
     levels: Annotated[int, Field(ge=2)] = (
@@ -108,7 +108,7 @@ class Proxy(Fields):
 
 
 class Features(Fields):
-    """A node split by a sparse autoencoder (discovery/explanation/features.py)."""
+    """A node split by a sparse autoencoder (discovery/explanation/features/part.py)."""
 
     sae: str | None = None  # a folder in SAELens' format; None: a small one is trained here
     node: str | None = None  # a1.h3 or m2; None: the SAE's, or the one with the largest effect
@@ -125,7 +125,7 @@ class Features(Fields):
 
 
 class Story(Fields):
-    """A hypothesis made, scrubbed and refined (discovery/explanation/story.py)."""
+    """A hypothesis made, scrubbed and refined (discovery/explanation/story/part.py)."""
 
     references: Annotated[int, Field(ge=8)] = 32  # prompts of each half that are scrubbed, at most
     draws: Count = 2  # data of each claim for each prompt, on the test half

@@ -10,9 +10,9 @@ from trained import bench, q_composition, subject
 
 from acdc.data import Data
 from acdc.prompts import Prompts
-from discovery.explanation import attention
-from discovery.explanation.attention import largest, mean_pairs, measured, says
-from discovery.explanation.gazes import Gaze, gazes_of, keys_of, look_of
+from discovery.explanation.attention import part as attention
+from discovery.explanation.attention.gazes import Gaze, gazes_of, keys_of, look_of
+from discovery.explanation.attention.part import largest, mean_pairs, measured, says
 from discovery.explanation.settings import Attention
 from discovery.validation.bench import Bench
 

@@ -12,7 +12,7 @@ from toys import or_gate, or_prompts
 
 from acdc.ablation import ABLATIONS
 from acdc.model import Norm
-from discovery.explanation import backups
+from discovery.explanation.backups import part as backups
 from discovery.explanation.backups import together
 from discovery.explanation.backups.knocked import KnockOuts, heads_after
 from discovery.explanation.backups.takeover import (

@@ -63,7 +63,7 @@ class Stub:
 def stubs(monkeypatch):
     made = {"roles": Stub(), "paths": Stub("no paths here"), "story": Stub()}
     monkeypatch.setattr(parts, "PARTS", tuple(made))
-    monkeypatch.setattr(parts, "import_module", lambda name: made[name.rsplit(".")[-1]])
+    monkeypatch.setattr(parts, "import_module", lambda name: made[name.rsplit(".")[-2]])
     return made
 
 

@@ -15,18 +15,24 @@ from acdc.circuit import Circuit
 from acdc.errors import InputError
 from acdc.model import Attention, Block, Model, Norm
 from acdc.prompts import Prompts
-from discovery.explanation import features
-from discovery.explanation.feature_effects import attribute, keep_features, lost, node_effects
-from discovery.explanation.sae import SAE, read_sae, train_sae, variance_explained, write_sae
-from discovery.explanation.settings import Features, read_explain
-from discovery.explanation.sites import (
+from discovery.explanation.features import part as features
+from discovery.explanation.features.effects import attribute, keep_features, lost, node_effects
+from discovery.explanation.features.sae import (
+    SAE,
+    read_sae,
+    train_sae,
+    variance_explained,
+    write_sae,
+)
+from discovery.explanation.features.sites import (
     run_from,
     sampled_text,
     site_at,
     site_of_node,
     stream_gradients,
 )
-from discovery.explanation.split import Split, splits
+from discovery.explanation.features.split import Split, splits
+from discovery.explanation.settings import Features, read_explain
 from discovery.explanation.subject import Subject
 from discovery.validation.bench import make_bench
 

@@ -10,7 +10,8 @@ import torch
 
 from acdc.forward import trace
 from acdc.model import MLP
-from discovery.explanation import neurons, tuning
+from discovery.explanation.neurons import part as neurons
+from discovery.explanation.neurons import tuning
 from discovery.explanation.settings import Neurons
 
 FEW = Neurons(mlps=2, top=3, permutations=19)

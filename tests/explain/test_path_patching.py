@@ -9,7 +9,7 @@ from acdc.ablation import ABLATIONS
 from acdc.bridge import from_module
 from acdc.errors import InputError
 from acdc.forward import trace
-from discovery.explanation.path_patching import path_effects, path_estimates
+from discovery.explanation.paths.patching import path_effects, path_estimates
 from discovery.validation.bench import make_bench
 
 

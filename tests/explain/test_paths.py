@@ -10,10 +10,10 @@ from scipy import stats
 from trained import bench, subject
 
 from acdc.ablation import ABLATIONS
-from discovery.explanation import paths
-from discovery.explanation.path_patching import path_effects
-from discovery.explanation.path_walk import Limits, corrected, p_value, picked, walk
-from discovery.explanation.paths_drawing import draw_walk, layout
+from discovery.explanation.paths import part as paths
+from discovery.explanation.paths.drawing import draw_walk, layout
+from discovery.explanation.paths.patching import path_effects
+from discovery.explanation.paths.walk import Limits, corrected, p_value, picked, walk
 from discovery.explanation.section import drawn
 from discovery.explanation.settings import Paths
 

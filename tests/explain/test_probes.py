@@ -12,7 +12,8 @@ from scipy import stats
 from acdc.data import floats
 from acdc.model import Attention, Block, Model, Norm
 from acdc.prompts import Prompts
-from discovery.explanation import probes, probing
+from discovery.explanation.probes import part as probes
+from discovery.explanation.probes import probing
 from discovery.explanation.settings import Probes
 
 NONE, F64 = Norm("none"), torch.float64

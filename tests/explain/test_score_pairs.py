@@ -9,7 +9,7 @@ from trained import q_composition
 from acdc.ablation import ABLATIONS
 from acdc.data import Data
 from acdc.prompts import Prompts
-from discovery.explanation.score_pairs import Look, attention, pair_scores, sources
+from discovery.explanation.attention.pairs import Look, attention, pair_scores, sources
 
 
 def looks_of(forward, generator):

@@ -6,11 +6,12 @@ import torch
 import two_variables as toy
 
 from acdc.forward import trace
-from discovery.explanation import steering, variables
-from discovery.explanation.alignment import Site
-from discovery.explanation.intervene import Runs, place
 from discovery.explanation.section import Section
 from discovery.explanation.settings import Steering
+from discovery.explanation.steering import part as steering
+from discovery.explanation.variables import part as variables
+from discovery.explanation.variables.alignment import Site
+from discovery.explanation.variables.intervene import Runs, place
 
 
 @pytest.fixture(scope="module")

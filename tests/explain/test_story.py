@@ -13,8 +13,7 @@ from acdc.circuit import Circuit
 from acdc.model import Attention, Block, Model, Norm
 from acdc.prompts import Prompts
 from discovery.explanation.settings import Story as Asked
-from discovery.explanation.story import tell
-from discovery.explanation.story_claims import (
+from discovery.explanation.story.claims import (
     Chance,
     claims,
     places,
@@ -22,10 +21,11 @@ from discovery.explanation.story_claims import (
     with_other_heads,
     without,
 )
-from discovery.explanation.story_data import Agreeing, Pool, Variable, variables
-from discovery.explanation.story_judge import Change, Judge
-from discovery.explanation.story_runs import Recent
-from discovery.explanation.story_search import Rule, Writer, shown, write
+from discovery.explanation.story.data import Agreeing, Pool, Variable, variables
+from discovery.explanation.story.judge import Change, Judge
+from discovery.explanation.story.part import tell
+from discovery.explanation.story.runs import Recent
+from discovery.explanation.story.search import Rule, Writer, shown, write
 from discovery.scrubbing.engine import scrub
 from discovery.scrubbing.hypothesis import Claim
 from discovery.scrubbing.samplers import Exact

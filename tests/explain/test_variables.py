@@ -14,8 +14,10 @@ from acdc.data import Data
 from acdc.errors import InputError
 from acdc.forward import trace
 from acdc.prompts import Prompts
-from discovery.explanation import carriers, variables
-from discovery.explanation.alignment import (
+from discovery.explanation.settings import Variables
+from discovery.explanation.variables import carriers
+from discovery.explanation.variables import part as variables
+from discovery.explanation.variables.alignment import (
     Effort,
     Site,
     angles,
@@ -26,9 +28,15 @@ from discovery.explanation.alignment import (
     random_basis,
     tried,
 )
-from discovery.explanation.counterfactual import UNKNOWN, Pairs, Task, paired, pairs_of, permuted
-from discovery.explanation.intervene import Change, Part, Runs, place
-from discovery.explanation.settings import Variables
+from discovery.explanation.variables.counterfactual import (
+    UNKNOWN,
+    Pairs,
+    Task,
+    paired,
+    pairs_of,
+    permuted,
+)
+from discovery.explanation.variables.intervene import Change, Part, Runs, place
 from discovery.validation.bench import make_bench
 
 N = 4

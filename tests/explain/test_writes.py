@@ -11,9 +11,10 @@ import torch
 from acdc.data import floats
 from acdc.live import run_live
 from acdc.metrics import LOGIT_DIFF
-from discovery.explanation import direct, lens, positions, writes
 from discovery.explanation.figures import beyond_zero
 from discovery.explanation.settings import Writes
+from discovery.explanation.writes import direct, lens, positions
+from discovery.explanation.writes import part as writes
 from discovery.heads.roles import attributed_logits
 
 EXACT = dict(rtol=0, atol=1e-9)

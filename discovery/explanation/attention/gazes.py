@@ -1,0 +1,106 @@
+"""Where heads look: from each token that has a name, the named token that gets most attention."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from acdc.prompts import Prompts
+from discovery.explanation.attention.pairs import Look, attention
+from discovery.validation.bench import Bench
+
+Head = tuple[int, int]
+LOOKS = 0.1  # of its attention, on average: from there on a head looks at a key
+GAZES = 2  # told of each head
+
+
+@dataclass(frozen=True)
+class Gaze:
+    """A head, the token that it is asked at, and the one that it looks at most from there."""
+
+    head: Head
+    query: str
+    key: str
+    other: str | None  # what the key is compared with; None: its other keys, on average
+
+
+def positions(prompts: Prompts) -> dict[str, Tensor]:
+    """Named queries [batch]: the marked tokens, or the answer's position where none is marked."""
+    marks = {name: torch.tensor(at) for name, at in prompts.marks.items()}
+    return marks or {"end": torch.full((len(prompts),), prompts.answer_position)}
+
+
+def keys_of(prompts: Prompts, query: str) -> dict[str, Tensor]:
+    """Named keys [batch] that a query may look at: marked ones, and the token before.
+
+    Where nothing is marked, every position but the first.
+    """
+    at = positions(prompts)
+    here = at[query]
+    keys = {name: there for name, there in at.items() if bool((there <= here).all())}
+    if not prompts.marks:
+        keys |= {f"position {i}": torch.full_like(here, i) for i in range(1, int(here.min()))}
+    if bool((here > 1).all()):  # before it there is one that is not the first
+        keys["the token before"] = here - 1
+    return keys
+
+
+def gazes_of(
+    bench: Bench, heads: Sequence[Head], against: str = "others"
+) -> tuple[list[Gaze], list[Head]]:
+    """Of each head and named query, the key with the most attention, if it has LOOKS of it.
+
+    At most GAZES a head, the answer's position first, then by attention. Heads that look at no
+    named key apart: most of those rest on the first token, which is none unless it is marked.
+    """
+    found, idle = list[Gaze](), list[Head]()
+    for head in heads:
+        seen = dict[tuple[str, str], float]()
+        for forward in bench.data:
+            pattern = attention(forward, *head)
+            rows = torch.arange(len(pattern))
+            for query, here in positions(forward.prompts).items():
+                for key, there in keys_of(forward.prompts, query).items():
+                    mean = float(pattern[rows, here, there].sum()) / bench.n
+                    seen[query, key] = seen.get((query, key), 0.0) + mean
+        own = [g for q in dict.fromkeys(q for q, _ in seen) if (g := _gaze(head, q, seen, against))]
+        last = {q for q, at in positions(bench.data.prompts).items()
+                if bool((at == bench.data.n_pos - 1).all())}  # fmt: skip
+        own.sort(key=lambda g: (g.query not in last, -seen[g.query, g.key]))
+        found += own[:GAZES]
+        idle += [] if own else [head]
+    return found, idle
+
+
+def _gaze(
+    head: Head, query: str, seen: Mapping[tuple[str, str], float], against: str
+) -> Gaze | None:
+    """The first of equals: a mark comes before "the token before"."""
+    own = [(key, mean) for (q, key), mean in seen.items() if q == query]
+    (key, most), *others = sorted(own, key=lambda pair: -pair[1])
+    if most < LOOKS:
+        return None
+    other = next((k for k, _ in others if k != "the token before"), None)
+    return Gaze(head, query, key, other if against == "mark" else None)
+
+
+def look_of(prompts: Prompts, gaze: Gaze, like: Tensor) -> Look:
+    """As positions and weights: 1 on the key, -1 on the other or spread over the others.
+
+    The first token is among these only where there are no others.
+    """
+    query, keys = positions(prompts)[gaze.query], keys_of(prompts, gaze.query)
+    rows, every = torch.arange(len(query)), torch.arange(prompts.clean.shape[1])
+    if gaze.other is None:
+        weights = (every <= query[:, None]).double()
+        weights[rows, keys[gaze.key]] = 0
+        weights[:, 0] *= weights[:, 1:].sum(1) == 0
+        weights = -weights / weights.sum(1, keepdim=True).clamp(min=1)
+    else:
+        weights = torch.zeros(len(query), len(every), dtype=torch.float64)
+        weights[rows, keys[gaze.other]] -= 1
+    weights[rows, keys[gaze.key]] += 1
+    return Look(query.to(like.device), weights.to(like))

@@ -1,0 +1,1 @@
+"""A node split by a sparse autoencoder."""

@@ -1,0 +1,147 @@
+"""A site's output on some prompts, taken apart by a sparse autoencoder.
+
+    x = sum of f_i d_i + bias + error          exact, whatever the SAE is worth
+
+Changes are made at the clean run's site and the rest of the model is run, exactly; the SAE is not
+run again. `slope` is the gradient that attributions are made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from acdc.errors import InputError
+from acdc.forward import PatchedForward
+from acdc.writers import Writers
+from discovery.explanation.features.sae import SAE
+from discovery.explanation.features.sites import Score, Site, run_from, stream_gradients
+from discovery.validation.bench import Bench
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """x = features @ W_dec + b_dec + error."""
+
+    x: Float[Tensor, "batch pos width"]
+    features: Float[Tensor, "batch pos feature"]
+    error: Float[Tensor, "batch pos width"]
+
+    @staticmethod
+    def of(x: Float[Tensor, "batch pos width"], sae: SAE) -> Parts:
+        """Taken apart by the SAE."""
+        features = sae.encode(x)
+        return Parts(x, features, x - sae.decode(features))
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One part of a bench: its prompts' own outputs, and those on another prompt each."""
+
+    forward: PatchedForward
+    score: Score  # higher = the model does the task better
+    site: Site
+    sae: SAE
+    places: Float[Tensor, "batch pos 1"]  # 1 where changes are made
+
+    @cached_property
+    def own(self) -> Parts:
+        """Of the prompts themselves."""
+        return Parts.of(self.site.read(self.forward.clean.writers), self.sae)
+
+    @cached_property
+    def other(self) -> Parts:
+        """Of the other prompts; see `other_prompts`."""
+        return Parts.of(self.site.read(other_prompts(self.forward)), self.sae)
+
+    @cached_property
+    def slope(self) -> Float[Tensor, "batch pos width"]:
+        """d score / d the site's output at the clean run, 0 off `places`: one pass and back."""
+        gradient = stream_gradients(self.forward, self.score, self.site.stream)[0]
+        return self.site.from_stream(gradient) * self.places
+
+    @cached_property
+    def attributions(self) -> Float[Tensor, "batch pos feature"]:
+        """First-order fall of the score where each feature is the other prompt's."""
+        return (self.own.features - self.other.features) * (self.slope @ self.sae.W_dec.T)
+
+    def lost(self, change: Float[Tensor, "batch pos width"]) -> Float[Tensor, " batch"]:
+        """How far the score falls with this added to the site's output at `places`."""
+        stream, forward = self.site.stream, self.forward
+        added = self.site.into_stream(change * self.places)
+        logits = run_from(forward, stream, forward.clean.streams[stream] + added)
+        return self.score(forward, forward.clean.logits) - self.score(forward, logits)
+
+    # ---- changes [batch, pos, width] -----------------------------------------------------------
+
+    def resampled(self, keep: Float[Tensor, "*batch feature"] | None = None) -> Tensor:
+        """Everything of the site from the other prompt, but for the features that are 1."""
+        change = self.other.x - self.own.x
+        if keep is None:
+            return change
+        keep = keep[:, None] if keep.ndim > 1 else keep
+        return change + ((self.own.features - self.other.features) * keep) @ self.sae.W_dec
+
+    def other_error(self) -> Tensor:
+        """The error from the other prompt, all features kept."""
+        return self.other.error - self.own.error
+
+    def other_features(self) -> Tensor:
+        """All features from the other prompt, the error kept."""
+        return self.resampled() - self.other_error()
+
+    def no_features(self) -> Tensor:
+        """All features to zero: bias and error are left."""
+        return -(self.own.features @ self.sae.W_dec)
+
+    def to_zero(self, feature: int) -> Tensor:
+        """One feature to zero."""
+        return -self.own.features[..., [feature]] * self.sae.W_dec[feature]
+
+    def to_other(self, feature: int) -> Tensor:
+        """One feature to its value on the other prompt."""
+        change = self.other.features[..., [feature]] - self.own.features[..., [feature]]
+        return change * self.sae.W_dec[feature]
+
+
+def splits(bench: Bench, site: Site, sae: SAE, at: str = "all") -> list[Split]:
+    """The split of each part of a bench's prompts."""
+    return [Split(f, bench.score_of, site, sae, places_of(f, at)) for f in bench.data]
+
+
+def other_prompts(forward: PatchedForward) -> Writers:
+    """Outputs on the corrupt prompts; where there are none, on the next prompt of the part."""
+    if forward.prompts.has_corrupt:
+        return forward.corrupt.writers
+    return forward.clean.writers.map(lambda x: x.roll(1, -3))
+
+
+def places_of(forward: PatchedForward, at: str) -> Float[Tensor, "batch pos 1"]:
+    """1 at all positions, at the answer, or at a mark of each prompt; InputError for no mark."""
+    prompts, like = forward.prompts, forward.clean.streams
+    out = like.new_zeros(len(prompts), forward.n_pos, 1)
+    if at == "all":
+        return out + 1
+    if at != "answer" and at not in prompts.marks:
+        known = ", ".join(["all", "answer", *prompts.marks])
+        raise InputError(f"features.at={at}: allowed are {known}")
+    where = marked(forward)[at] if at == "answer" else list(prompts.marks[at])
+    out[torch.arange(len(prompts)), where] = 1
+    return out
+
+
+def marked(forward: PatchedForward) -> dict[str, list[int]]:
+    """The answer position and every mark, by name; a mark that is always at the answer is it."""
+    end = [forward.n_pos - 1] * len(forward.prompts)
+    marks = {name: list(at) for name, at in forward.prompts.marks.items()}
+    return {**{name: at for name, at in marks.items() if at != end}, "answer": end}
+
+
+def joined(parts: Sequence[Split], read: str) -> Tensor:
+    """[n, width]: `x`, `features` or `error` of all prompts and positions."""
+    return torch.cat([getattr(split.own, read).flatten(0, 1) for split in parts])

@@ -1,0 +1,1 @@
+"""Neurons of the circuit's MLPs, and what its heads rest on."""

@@ -1,0 +1,1 @@
+"""What nodes know: linear probes with controls."""

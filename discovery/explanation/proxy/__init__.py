@@ -1,0 +1,1 @@
+"""How far the variables alone predict the circuit's counterfactual outputs."""

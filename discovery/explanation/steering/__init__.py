@@ -1,0 +1,1 @@
+"""A variable's direction, added and taken out."""

@@ -1,0 +1,1 @@
+"""A hypothesis written from the circuit, scrubbed, and refined."""

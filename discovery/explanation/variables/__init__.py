@@ -1,0 +1,1 @@
+"""Variables in subspaces: interchange interventions and distributed alignment search."""
