@@ -19,6 +19,7 @@ from discovery.explanation.variables import carriers
 from discovery.explanation.variables import part as variables
 from discovery.explanation.variables.alignment import (
     Effort,
+    Outcome,
     Site,
     angles,
     first_order,
@@ -317,6 +318,18 @@ def test_the_same_is_found_again():
     asked = Variables(k=(1,), steps=2, nodes=1, streams=0, sources=1)
     one, two = (variables.explain(toy.subject(16), asked, {}) for _ in range(2))
     assert one == two
+
+
+def test_what_merely_spoils_the_answer_is_not_the_best_place():
+    def outcome(lead, margin):
+        one = np.ones(4)
+        return Outcome(one, lead * one, -4 * one, margin * one, np.arange(4))
+
+    graph = families.view("gpt2").graph()
+    spoils, carries = (Site(place(graph, f"a0.h{h}"), "end") for h in (0, 1))
+    found = [(spoils, outcome(3.0, -5.0)), (carries, outcome(1.0, 1.0))]
+    assert found[0][1].share > found[1][1].share
+    assert carriers.best_sites(found, 2) == [carries, spoils]
 
 
 def test_a_node_read_at_the_end_alone_is_tried_there_alone():

@@ -66,6 +66,7 @@ class Outcome:
     right: PerPair  # 1 where the right token is above all other candidates
     lead: PerPair  # logits: the right token less the base's own answer
     before: PerPair  # the same without the intervention; 0 where both are one token
+    margin: PerPair  # logits: the right token less the best of all other candidates
     base: np.ndarray  # the pair's prompt
 
     @property
@@ -93,8 +94,9 @@ def tried(runs: Runs, sites: Mapping[str, Site], pairs: Pairs) -> Outcome:
     is_right = torch.as_tensor(pairs.tokens == pairs.right[:, None], device=logits.device)
     rivals = logits.masked_fill(is_right, float("-inf")).amax(1)
     right, lead, before = logits[:, 0] > rivals, logits[:, 0] - logits[:, 1], own[:, 0] - own[:, 1]
-    found = [x.detach().double().cpu().numpy() for x in (right, lead, before)]
-    return Outcome(found[0], found[1], found[2], pairs.base)
+    some = (right, lead, before, logits[:, 0] - rivals)
+    found = [x.detach().double().cpu().numpy() for x in some]
+    return Outcome(found[0], found[1], found[2], found[3], pairs.base)
 
 
 def candidate_logits(

@@ -85,8 +85,11 @@ def screened(
 
 
 def best_sites(found: Sequence[tuple[Site, Outcome]], nodes: int) -> list[Site]:
-    """The nodes of the largest share, and the stream's best place; of equal ones the first."""
-    ordered = sorted(found, key=lambda one: -np.nan_to_num(one[1].share, nan=-np.inf))
+    """The nodes of the largest margin, and the stream's best place; of equal ones the first.
+
+    Not of the largest share: a value that merely spoils the base's answer turns its lead too.
+    """
+    ordered = sorted(found, key=lambda one: -float(one[1].margin.mean()))
     of = {
         kind: [site for site, _ in ordered if (site.place.kind == "stream") == kind]
         for kind in (False, True)
@@ -202,7 +205,7 @@ def _shape(site: Site) -> tuple[int, int]:
 def _joined(outcomes: Sequence[Outcome]) -> Outcome:
     return Outcome(*(
         np.concatenate([getattr(o, field) for o in outcomes])
-        for field in ("right", "lead", "before", "base")
+        for field in ("right", "lead", "before", "margin", "base")
     ))  # fmt: skip
 
 
