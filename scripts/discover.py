@@ -2,6 +2,7 @@
 
     python scripts/discover.py model=smollm2 task=ioi method.threshold=0.05 task.n=8
     python scripts/discover.py evaluation=full     # and is it true? See scripts/validate.py
+    python scripts/discover.py evaluation=explain  # and how does it do it? See scripts/explain.py
     python scripts/discover.py model=smollm2 task=ioi +sweep=thresholds
 
 Configuration is in conf/; the run folder is described in docs/pages/run_folder.md.
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import hydra
 from command import CONF, hydra_words, plain, refusals_as_exit, shown, this_run
+from explain import explain
 from omegaconf import DictConfig
 from sweeping import check_launcher, in_sweep, run_job, summed_up
 from validate import validate
@@ -22,6 +24,7 @@ from acdc.errors import InputError
 from discovery.job.summary import table
 from discovery.runs.folder import record_refusal
 from discovery.settings.evaluation import FullEvaluation
+from discovery.settings.explanation import ExplainSettings
 from discovery.settings.run import Settings, read_settings
 
 
@@ -45,6 +48,8 @@ def main(config: DictConfig) -> None:
         print(table(result, shown(folder)))
         if isinstance(settings.evaluation, FullEvaluation):
             validate([folder], settings.evaluation)
+        if isinstance(settings.evaluation, ExplainSettings):
+            explain(folder, settings.evaluation)
 
 
 def _settings(config: DictConfig, folder: Path, overrides: list[str]) -> Settings:

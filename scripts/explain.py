@@ -5,7 +5,8 @@
     python scripts/explain.py circuit=FILE model=smollm2 task=ioi   # any circuit, as EAP-IG writes
 
 Configuration is in conf/explain.yaml. Writes explanation.json and explanation.html into the run's
-folder; for a circuit's file a run folder is made first (method=given).
+folder; for a circuit's file a run folder is made first (method=given), as discover.py makes it, so
+its words are that command's.
 """
 
 from __future__ import annotations
@@ -14,10 +15,20 @@ import sys
 from pathlib import Path
 
 import hydra
-from command import CONF, check_words, plain, refusals_as_exit, shown
+from command import CONF, check_words, hydra_words, plain, refusals_as_exit, shown
 from omegaconf import DictConfig
+from validate import of_file
 
-from discovery.explanation.settings import read_explain
+from discovery.settings.explanation import ExplainSettings, read_explain
+
+
+def explain(folder: Path, settings: ExplainSettings) -> None:
+    """Explain the run in this folder, write, print."""
+    from discovery.explanation.runs import explain_run, says
+
+    done = explain_run(folder, settings, print)
+    print(f"\n{says(done)}")
+    print(f"page    {shown(done.page)}")
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="explain")
@@ -26,14 +37,16 @@ def main(config: DictConfig) -> None:
     with refusals_as_exit():
         fields = plain(config)
         folder = Path(fields.pop("run"))
-        asked = read_explain(fields)
-        from discovery.explanation.runs import explain_run, says
-
-        done = explain_run(folder, asked, print)
-        print(says(done))
-        print(f"page  {shown(done.page)}")
+        explain(folder, read_explain(fields))
 
 
 if __name__ == "__main__":
-    check_words(sys.argv[1:])
-    main()
+    if any(word.startswith("circuit=") for word in sys.argv[1:]):
+        sys.argv[1:] = of_file(sys.argv[1:], "explain", ExplainSettings)
+        import discover  # which imports this file too, under its own name
+
+        hydra_words()
+        discover.main()
+    else:
+        check_words(sys.argv[1:])
+        main()

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from aggregate import summarise
 from command import cleaned, plain, shown
+from explain import explain
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
@@ -28,10 +29,12 @@ from validate import validate
 
 from discovery.runs.folder import goes_on, record_refusal
 from discovery.settings.evaluation import FullEvaluation
+from discovery.settings.explanation import ExplainSettings
 from discovery.settings.run import read_settings
 from discovery.sweeps.folder import (
     holds_result,
     is_done,
+    is_explained,
     is_validated,
     record_validation,
     set_aside,
@@ -115,6 +118,8 @@ def run_job(config: DictConfig, folder: Path, overrides: list[str]) -> dict[str,
             result = discover(settings, folder, overrides, print, folder.parent.name, shared())
         if isinstance(settings.evaluation, FullEvaluation) and not is_validated(folder):
             _validate(folder, settings.evaluation)
+        if isinstance(settings.evaluation, ExplainSettings) and not is_explained(folder):
+            explain(folder, settings.evaluation)
         return result
     except Exception as error:
         return _say_failed(folder, error)

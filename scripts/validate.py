@@ -20,6 +20,7 @@ import hydra
 from command import CONF, check_words, hydra_words, plain, refusals_as_exit, shown
 from omegaconf import DictConfig
 
+from discovery.choices.fields import Fields
 from discovery.settings.evaluation import FullEvaluation
 from discovery.show.tables import markdown
 from discovery.validation.settings import read_validation
@@ -47,11 +48,11 @@ def main(config: DictConfig) -> None:
         validate(folders, read_validation(fields))
 
 
-def of_file(words: Sequence[str]) -> list[str]:
-    """The words with which scripts/discover.py measures and validates a circuit's file."""
+def of_file(words: Sequence[str], kind: str, evaluation: type[Fields]) -> list[str]:
+    """The words with which scripts/discover.py measures a circuit's file, and then asks more."""
     run = ("seed", "threads", "kind")  # are the run's
-    asked = [name for name in FullEvaluation.model_fields if name not in run]
-    out = ["method=given", "evaluation=full"]
+    asked = [name for name in evaluation.model_fields if name not in run]
+    out = ["method=given", f"evaluation={kind}"]
     for word in words:
         field = word.partition("=")[0].partition(".")[0]
         prefix = {"circuit": "method.", **dict.fromkeys(asked, "evaluation.")}.get(field, "")
@@ -61,7 +62,7 @@ def of_file(words: Sequence[str]) -> list[str]:
 
 if __name__ == "__main__":
     if any(word.startswith("circuit=") for word in sys.argv[1:]):
-        sys.argv[1:] = of_file(sys.argv[1:])
+        sys.argv[1:] = of_file(sys.argv[1:], "full", FullEvaluation)
         import discover  # which imports this file too, under its own name
 
         hydra_words()

@@ -21,7 +21,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from discovery.choices import registry
 from discovery.consensus.settings import read_consensus
-from discovery.explanation.settings import read_explain
+from discovery.settings.evaluation import FullEvaluation
+from discovery.settings.explanation import ExplainSettings, read_explain
 from discovery.settings.run import (
     AriseSettings,
     RouteSettings,
@@ -190,6 +191,9 @@ def parsed(name, words, monkeypatch):
         assert stop.value.code == 0
 
 
+FILES = {"validate": ("full", FullEvaluation), "explain": ("explain", ExplainSettings)}
+
+
 def check(words, monkeypatch):
     """One command of a page: that its words are what it takes."""
     first, *rest = words
@@ -200,8 +204,8 @@ def check(words, monkeypatch):
     assert first == "circuits" or is_script, f"not a command of ours: {words}"
     assert is_script or rest[0] in circuits.COMMANDS
     name, rest = Path(rest[0]).stem, [word for word in rest[1:] if word != "..."]
-    if name == "validate" and any(word.startswith("circuit=") for word in rest):
-        composed("discover", validate.of_file(rest))
+    if name in FILES and any(word.startswith("circuit=") for word in rest):
+        composed("discover", validate.of_file(rest, *FILES[name]))
     elif name in READ:
         composed(name, rest)
     elif name in ("dashboard", "export", "aggregate"):

@@ -13,7 +13,7 @@ from discovery.api.tasks import Task
 from discovery.api.validation import as_run
 from discovery.explanation.runs import Explained, explain_run, says
 from discovery.explanation.section import Section
-from discovery.explanation.settings import read_explain
+from discovery.settings.explanation import read_explain
 from discovery.show.frame import framed
 
 

@@ -11,6 +11,9 @@ from markupsafe import Markup
 from discovery.explanation.parts import Explanation
 from discovery.show.tables import html
 
+FIRST = ("story", "roles")  # the whole before its parts
+FEW = 8  # rows of a table that is not folded
+
 
 def page(about: Mapping[str, Any], explanation: Explanation) -> str:
     """The page as HTML. Everything but the pictures is escaped."""
@@ -20,4 +23,8 @@ def page(about: Mapping[str, Any], explanation: Explanation) -> str:
     )  # fmt: skip
     environment.filters["table"] = lambda rows: Markup(html(rows))
     environment.filters["svg"] = Markup
-    return environment.get_template("explanation.html").render(about=about, e=explanation)
+    made = explanation.sections
+    order = [*(n for n in FIRST if n in made), *(n for n in made if n not in FIRST)]
+    return environment.get_template("explanation.html").render(
+        about=about, e=explanation, few=FEW, sections={name: made[name] for name in order}
+    )

@@ -17,8 +17,8 @@ from tqdm.auto import tqdm
 
 from acdc.errors import InputError
 from discovery.explanation.section import Section
-from discovery.explanation.settings import ExplainSettings
 from discovery.explanation.subject import Subject
+from discovery.settings.explanation import ExplainSettings
 
 PARTS = (  # in this order: a part may use what those before it found
     "roles", "paths", "backups", "attention", "writes", "probes", "neurons", "variables",

@@ -13,7 +13,6 @@ from acdc.circuit import Circuit
 from acdc.prompts import Prompts
 from discovery.explanation.page import page
 from discovery.explanation.parts import Explanation, explain
-from discovery.explanation.settings import FEWEST, ExplainSettings
 from discovery.explanation.subject import Subject
 from discovery.job.build import build_prompts
 from discovery.job.prepare import Cache, load
@@ -21,6 +20,7 @@ from discovery.job.splits import split
 from discovery.runs.folder import termination_as_exit
 from discovery.runs.json_files import read_json, write_bytes, write_json
 from discovery.runs.tracking import Outcome, start_tracker
+from discovery.settings.explanation import FEWEST, ExplainSettings
 from discovery.validation.held_out import bench_of, held_out, run_ablation
 from discovery.validation.runs import Found, read_found
 

@@ -25,6 +25,7 @@ from discovery.choices.fields import Amount, Count, Fields, Least, Named, Share,
 from discovery.methods.method import Method
 from discovery.models.choices import ModelChoice
 from discovery.settings.evaluation import BasicEvaluation, FullEvaluation
+from discovery.settings.explanation import ExplainSettings
 from discovery.tasks.choices import Task
 
 Read = TypeVar("Read", bound="ModelSettings")
@@ -85,9 +86,9 @@ class Settings(ModelSettings):
     method: SerializeAsAny[Method]
     metric: MetricChoice = MetricChoice(name="logit_diff")
     ablation: SerializeAsAny[AblationChoice] = Other()
-    evaluation: Annotated[BasicEvaluation | FullEvaluation, Field(discriminator="kind")] = (
-        BasicEvaluation()
-    )
+    evaluation: Annotated[
+        BasicEvaluation | FullEvaluation | ExplainSettings, Field(discriminator="kind")
+    ] = BasicEvaluation()
     tracking: TrackingSettings = TrackingSettings()
     target: Share | None = None  # to be recovered on the tuning prompts; None: DEFAULT_TARGET, or
     # nothing for a method that is given a size of its own

@@ -97,6 +97,11 @@ def read_sweep(folder: Path) -> list[Member]:
     return found
 
 
+def is_explained(folder: Path) -> bool:
+    """Whether the run in the folder has an explanation."""
+    return (folder / "explanation.json").exists()
+
+
 def is_validated(folder: Path) -> bool:
     """Whether a run that asks for its validation (evaluation=full) has it."""
     return (folder / VALIDATION).exists()

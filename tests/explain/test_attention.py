@@ -13,7 +13,7 @@ from acdc.prompts import Prompts
 from discovery.explanation.attention import part as attention
 from discovery.explanation.attention.gazes import Gaze, gazes_of, keys_of, look_of
 from discovery.explanation.attention.part import largest, mean_pairs, measured, says
-from discovery.explanation.settings import Attention
+from discovery.settings.explanation import Attention
 from discovery.validation.bench import Bench
 
 

@@ -23,8 +23,8 @@ from discovery.explanation.backups.takeover import (
     p_rises,
     random_like,
 )
-from discovery.explanation.settings import Backups
 from discovery.heads.roles import answer_scores, attributed_logits
+from discovery.settings.explanation import Backups
 from discovery.validation.bench import make_bench, without
 
 view = cache(families.view)

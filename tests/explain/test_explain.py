@@ -9,7 +9,7 @@ import discovery as cd
 from acdc.errors import InputError
 from discovery.explanation import parts
 from discovery.explanation.section import Section, Table
-from discovery.explanation.settings import ExplainSettings, read_explain
+from discovery.settings.explanation import ExplainSettings, read_explain
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +106,16 @@ def test_a_run_that_is_not_finished(tmp_path, found):
 
 def test_every_part_has_settings_of_its_name():
     assert set(parts.PARTS) - {"roles"} <= set(ExplainSettings.model_fields)
+
+
+def test_a_circuit_s_file_from_the_command(here, found, tmp_path):
+    path = found.circuit.save(tmp_path / "mine.json") or tmp_path / "mine.json"
+    folder = tmp_path / "run"
+    words = ["task.n=16", "tune=20", "test=20", "parts=[roles]", "prompts=16"]
+    code, said, complained = here(
+        "explain.py", f"circuit={path}", *words, f"hydra.run.dir={folder}"
+    )
+    assert code == 0, complained
+    assert "Who is in it" in said and (folder / "explanation.html").exists()
+    again, said, complained = here("explain.py", f"run={folder}", "parts=[rols]")
+    assert again == 2 and complained.count("\n") == 1 and "parts.0='rols'" in complained

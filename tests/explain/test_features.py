@@ -32,8 +32,8 @@ from discovery.explanation.features.sites import (
     stream_gradients,
 )
 from discovery.explanation.features.split import Split, splits
-from discovery.explanation.settings import Features, read_explain
 from discovery.explanation.subject import Subject
+from discovery.settings.explanation import Features, read_explain
 from discovery.validation.bench import make_bench
 
 F64 = torch.float64

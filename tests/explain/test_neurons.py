@@ -12,7 +12,7 @@ from acdc.forward import trace
 from acdc.model import MLP
 from discovery.explanation.neurons import part as neurons
 from discovery.explanation.neurons import tuning
-from discovery.explanation.settings import Neurons
+from discovery.settings.explanation import Neurons
 
 FEW = Neurons(mlps=2, top=3, permutations=19)
 

@@ -15,7 +15,7 @@ from discovery.explanation.paths.drawing import draw_walk, layout
 from discovery.explanation.paths.patching import path_effects
 from discovery.explanation.paths.walk import Limits, corrected, p_value, picked, walk
 from discovery.explanation.section import drawn
-from discovery.explanation.settings import Paths
+from discovery.settings.explanation import Paths
 
 LIMITS = Limits(depth=2, width=1, edges=3)
 

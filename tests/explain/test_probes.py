@@ -14,7 +14,7 @@ from acdc.model import Attention, Block, Model, Norm
 from acdc.prompts import Prompts
 from discovery.explanation.probes import part as probes
 from discovery.explanation.probes import probing
-from discovery.explanation.settings import Probes
+from discovery.settings.explanation import Probes
 
 NONE, F64 = Norm("none"), torch.float64
 VOCAB = 12

@@ -9,9 +9,9 @@ import two_variables as toy
 from acdc.metrics import LOGIT_DIFF
 from discovery.explanation.proxy import part as proxy
 from discovery.explanation.section import Section
-from discovery.explanation.settings import Proxy
 from discovery.explanation.variables.alignment import Site
 from discovery.explanation.variables.intervene import Runs, place
+from discovery.settings.explanation import Proxy
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,11 @@ import two_variables as toy
 
 from acdc.forward import trace
 from discovery.explanation.section import Section
-from discovery.explanation.settings import Steering
 from discovery.explanation.steering import part as steering
 from discovery.explanation.variables import part as variables
 from discovery.explanation.variables.alignment import Site
 from discovery.explanation.variables.intervene import Runs, place
+from discovery.settings.explanation import Steering
 
 
 @pytest.fixture(scope="module")

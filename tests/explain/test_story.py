@@ -12,7 +12,6 @@ from acdc.ablation import RESAMPLE
 from acdc.circuit import Circuit
 from acdc.model import Attention, Block, Model, Norm
 from acdc.prompts import Prompts
-from discovery.explanation.settings import Story as Asked
 from discovery.explanation.story.claims import (
     Chance,
     claims,
@@ -30,6 +29,7 @@ from discovery.scrubbing.engine import scrub
 from discovery.scrubbing.hypothesis import Claim
 from discovery.scrubbing.samplers import Exact
 from discovery.scrubbing.transformer import transformer
+from discovery.settings.explanation import Story as Asked
 from discovery.validation.bench import make_bench
 
 NONE, F64 = Norm("none"), torch.float64

@@ -14,7 +14,6 @@ from acdc.data import Data
 from acdc.errors import InputError
 from acdc.forward import trace
 from acdc.prompts import Prompts
-from discovery.explanation.settings import Variables
 from discovery.explanation.variables import carriers
 from discovery.explanation.variables import part as variables
 from discovery.explanation.variables.alignment import (
@@ -38,6 +37,7 @@ from discovery.explanation.variables.counterfactual import (
     permuted,
 )
 from discovery.explanation.variables.intervene import Change, Part, Runs, place
+from discovery.settings.explanation import Variables
 from discovery.validation.bench import make_bench
 
 N = 4

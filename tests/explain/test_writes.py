@@ -12,10 +12,10 @@ from acdc.data import floats
 from acdc.live import run_live
 from acdc.metrics import LOGIT_DIFF
 from discovery.explanation.figures import beyond_zero
-from discovery.explanation.settings import Writes
 from discovery.explanation.writes import direct, lens, positions
 from discovery.explanation.writes import part as writes
 from discovery.heads.roles import attributed_logits
+from discovery.settings.explanation import Writes
 
 EXACT = dict(rtol=0, atol=1e-9)
 

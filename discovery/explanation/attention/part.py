@@ -26,8 +26,8 @@ from discovery.explanation.attention.gazes import (
 )
 from discovery.explanation.attention.pairs import attention, pair_scores, sources
 from discovery.explanation.section import Section, Table, drawn
-from discovery.explanation.settings import Attention
 from discovery.explanation.subject import Subject
+from discovery.settings.explanation import Attention
 from discovery.statistics.intervals import Interval, mean_interval
 from discovery.validation.bench import Bench
 

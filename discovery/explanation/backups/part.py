@@ -11,8 +11,8 @@ from discovery.explanation.backups.knocked import KnockOuts
 from discovery.explanation.backups.search import classes_of, find
 from discovery.explanation.backups.words import section
 from discovery.explanation.section import Section
-from discovery.explanation.settings import Backups
 from discovery.explanation.subject import Subject
+from discovery.settings.explanation import Backups
 
 
 def check(subject: Subject, asked: Backups) -> str | None:

@@ -25,8 +25,8 @@ from discovery.explanation.backups.takeover import (
     take_overs,
 )
 from discovery.explanation.section import Section
-from discovery.explanation.settings import Backups
 from discovery.explanation.subject import Subject
+from discovery.settings.explanation import Backups
 from discovery.statistics.intervals import Interval, mean_interval, ratio_of_means
 
 

@@ -18,8 +18,8 @@ from discovery.explanation.backups.tables import (
 from discovery.explanation.backups.takeover import TakeOver
 from discovery.explanation.backups.together import Pair
 from discovery.explanation.section import Section, Table
-from discovery.explanation.settings import Backups
 from discovery.explanation.subject import Subject
+from discovery.settings.explanation import Backups
 from discovery.statistics.intervals import Interval
 
 NAMED = 5  # heads, nodes or pairs that one sentence names

@@ -14,9 +14,9 @@ from discovery.explanation.features.effects import Kept, Measured
 from discovery.explanation.features.sae import SAE
 from discovery.explanation.features.sites import Site
 from discovery.explanation.section import Picture, Section, Table, drawn
-from discovery.explanation.settings import Features
 from discovery.explanation.subject import Subject
 from discovery.heads.roles import attributed_logits
+from discovery.settings.explanation import Features
 from discovery.show.drawing import COLOURS, GREY
 from discovery.statistics.intervals import Interval, mean_interval
 

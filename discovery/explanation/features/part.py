@@ -35,8 +35,8 @@ from discovery.explanation.features.sae import SAE, read_sae, train_sae, varianc
 from discovery.explanation.features.sites import Site, sampled_text, site_at, site_of_node
 from discovery.explanation.features.split import Split, joined, places_of, splits
 from discovery.explanation.section import Section
-from discovery.explanation.settings import Features
 from discovery.explanation.subject import Subject
+from discovery.settings.explanation import Features
 from discovery.statistics.intervals import Interval, mean_interval, ratio_of_means
 from discovery.tasks.tokens import known_bos
 from discovery.validation.bench import Floats

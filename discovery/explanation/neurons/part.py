@@ -25,7 +25,6 @@ from discovery.explanation.figures import (
 from discovery.explanation.neurons.tuning import Explained, explained, labels
 from discovery.explanation.pictures import bars
 from discovery.explanation.section import Row, Section, Table
-from discovery.explanation.settings import Neurons
 from discovery.explanation.subject import Subject
 from discovery.explanation.writes.direct import (
     mlp_input,
@@ -33,6 +32,7 @@ from discovery.explanation.writes.direct import (
     strongest_mlps,
     strongest_neurons,
 )
+from discovery.settings.explanation import Neurons
 from discovery.statistics.intervals import binomial_interval, mean_interval
 from discovery.statistics.result import Floats
 

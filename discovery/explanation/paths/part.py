@@ -11,8 +11,8 @@ import numpy as np
 from discovery.explanation.paths.drawing import draw_walk
 from discovery.explanation.paths.walk import Limits, Path, Walk, walk
 from discovery.explanation.section import Section, Table, drawn
-from discovery.explanation.settings import Paths
 from discovery.explanation.subject import Subject, paired
+from discovery.settings.explanation import Paths
 from discovery.validation.bench import Bench
 
 PARTS = {"q": "queries", "k": "keys", "v": "values"}

@@ -29,9 +29,9 @@ from discovery.explanation.probes.probing import (
     read_variable,
 )
 from discovery.explanation.section import Picture, Row, Section, Table
-from discovery.explanation.settings import Probes
 from discovery.explanation.subject import Subject
 from discovery.explanation.writes.direct import strongest
+from discovery.settings.explanation import Probes
 from discovery.statistics.intervals import Interval, binomial_interval, ratio_of_means
 from discovery.statistics.result import Floats
 

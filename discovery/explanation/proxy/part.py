@@ -22,12 +22,12 @@ from acdc.data import Data
 from acdc.metrics import differ
 from acdc.prompts import Prompts
 from discovery.explanation.section import Picture, Section, Table, drawn
-from discovery.explanation.settings import Proxy, Variables
 from discovery.explanation.steering.part import carriers, changed_values
 from discovery.explanation.subject import Subject
 from discovery.explanation.variables import part as variables
 from discovery.explanation.variables.alignment import Site
 from discovery.explanation.variables.intervene import Change, Runs
+from discovery.settings.explanation import Proxy, Variables
 from discovery.show.drawing import COLOURS, GREY
 from discovery.statistics.intervals import Interval, ratio_of_means
 from discovery.validation.bench import Bench, Mask

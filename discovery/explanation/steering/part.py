@@ -23,12 +23,12 @@ from acdc.data import floats
 from acdc.forward import trace
 from acdc.model import Model
 from discovery.explanation.section import Picture, Section, Table, drawn
-from discovery.explanation.settings import Steering, Variables
 from discovery.explanation.subject import Subject
 from discovery.explanation.variables import part as variables
 from discovery.explanation.variables.alignment import Basis, Site
 from discovery.explanation.variables.intervene import Change, Part, Runs, place
 from discovery.heads.roles import repeated_tokens
+from discovery.settings.explanation import Steering, Variables
 from discovery.show.drawing import COLOURS, GREY
 from discovery.statistics.intervals import mean_interval
 from discovery.validation.bench import Bench, Values, joined

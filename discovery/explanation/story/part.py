@@ -25,7 +25,6 @@ from acdc.circuit import Circuit
 from acdc.errors import InputError
 from acdc.prompts import Prompts
 from discovery.explanation.section import Section
-from discovery.explanation.settings import Story as Asked
 from discovery.explanation.story import show as story_show
 from discovery.explanation.story.claims import Chance, places, role_of, with_other_heads
 from discovery.explanation.story.data import variables
@@ -33,6 +32,7 @@ from discovery.explanation.story.judge import Judge
 from discovery.explanation.story.measure import Told, adversary, measure
 from discovery.explanation.story.search import Rule, write
 from discovery.explanation.subject import Subject
+from discovery.settings.explanation import Story as Asked
 from discovery.validation.bench import Bench
 
 

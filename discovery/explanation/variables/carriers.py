@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from acdc.live import plan
-from discovery.explanation.settings import Variables
 from discovery.explanation.subject import Subject
 from discovery.explanation.variables.alignment import (
     Effort,
@@ -26,6 +25,7 @@ from discovery.explanation.variables.alignment import (
 )
 from discovery.explanation.variables.counterfactual import Pairs, Role, Task, paired, pairs_of
 from discovery.explanation.variables.intervene import Runs, place
+from discovery.settings.explanation import Variables
 from discovery.statistics.intervals import Interval, mean_interval
 
 FLIPS = 10_000  # random signs of a paired test

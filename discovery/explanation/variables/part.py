@@ -16,7 +16,6 @@ from scipy.stats import false_discovery_control
 from tqdm.auto import tqdm
 
 from discovery.explanation.section import Picture, Section, Table, drawn
-from discovery.explanation.settings import Variables
 from discovery.explanation.subject import Subject
 from discovery.explanation.variables.alignment import Effort, Outcome, Site, learnt, tried
 from discovery.explanation.variables.carriers import (
@@ -41,6 +40,7 @@ from discovery.explanation.variables.counterfactual import (
     pairs_of,
     permuted,
 )
+from discovery.settings.explanation import Variables
 from discovery.show.drawing import INK
 
 FEWEST = 8  # interchanges that change the label, on each half

@@ -21,7 +21,6 @@ from discovery.explanation.figures import (
 )
 from discovery.explanation.pictures import bars, lens_curve, value
 from discovery.explanation.section import Picture, Row, Section, Table
-from discovery.explanation.settings import Writes
 from discovery.explanation.subject import Subject
 from discovery.explanation.writes.direct import (
     Direct,
@@ -42,6 +41,7 @@ from discovery.explanation.writes.positions import (
     position_effects,
     strongest_places,
 )
+from discovery.settings.explanation import Writes
 from discovery.statistics.intervals import (
     Interval,
     binomial_interval,

@@ -1,4 +1,4 @@
-"""What an explanation is asked; conf/explain.yaml. A class a part, checked before torch loads."""
+"""What an explanation is asked; conf/evaluation/explain.yaml. A class a part, without torch."""
 
 from __future__ import annotations
 
@@ -137,7 +137,9 @@ class Story(Fields):
 
 
 class ExplainSettings(Fields):
-    """One explanation."""
+    """One explanation: a run with evaluation=explain makes it of what it found."""
+
+    kind: Literal["explain"] = "explain"
 
     # those to make; None: all that the circuit's task and model allow
     parts: tuple[PartName, ...] | None = None
