@@ -136,11 +136,11 @@ def _mean(shares: tuple[float, ...]) -> str:
 def _share(interval: Interval) -> str:
     if interval.estimate is None:
         return "a share that cannot be told (the node's effect may be 0)"
-    return f"{interval.estimate:.0%} ({interval.low:.0%} to {interval.high:.0%})"
+    return f"{interval.estimate:.0%} [{interval.low:.0%}, {interval.high:.0%}]"
 
 
 def _number(interval: Interval) -> str:
-    return f"{interval.estimate:.3f} ({interval.low:.3f} to {interval.high:.3f})"
+    return f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
 # ---- tables ------------------------------------------------------------------------------------

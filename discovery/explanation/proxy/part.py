@@ -263,7 +263,7 @@ def explain(subject: Subject, asked: Proxy, told: Mapping[str, Section]) -> Sect
 
 def _row(name: str, f: Mapping[str, Any], unit: str) -> dict[str, object]:
     shown = None if f["unexplained"] is None else (
-        f"{f['unexplained']:.2f} ({f['low']:.2f} to {f['high']:.2f})"
+        f"{f['unexplained']:.2f} [{f['low']:.2f}, {f['high']:.2f}]"
     )  # fmt: skip
     return {
         "runs": name, "unexplained": shown,
@@ -290,7 +290,7 @@ def _says(facts: Mapping[str, Mapping[str, Any]], compared: Sequence[str]) -> li
             else f"any function of what it knows must leave {f['at least']:.0%}"
         )
         out.append(
-            f"The proxy model leaves {f['unexplained']:.0%} ({f['low']:.0%} to {f['high']:.0%}) of"
+            f"The proxy model leaves {f['unexplained']:.0%} [{f['low']:.0%}, {f['high']:.0%}] of"
             f" the variance of {what} unexplained; {least}."
         )
     return out

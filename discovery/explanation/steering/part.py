@@ -243,7 +243,7 @@ def _one(
 def _row(name: str, dose: Mapping[str, Any]) -> dict[str, object]:
     return {
         "variable": name, "dose": f"{dose['dose']:g}",
-        "score": f"{dose['score']:.2f} ({dose['low']:.2f} to {dose['high']:.2f})",
+        "score": f"{dose['score']:.2f} [{dose['low']:.2f}, {dose['high']:.2f}]",
         "random direction": f"{dose['random']:.2f}", "accuracy": f"{dose['accuracy']:.2f}",
         "KL, other position": f"{dose['kl_elsewhere']:.3f}",
         "KL, text": f"{dose['kl_text']:.3f}", "KL, text, random": f"{dose['random_kl_text']:.3f}",
@@ -256,14 +256,14 @@ def _says(found: Mapping[str, Mapping[str, Any]], unit: str) -> list[str]:
         gone, where = one["removed"], f"{one['place']} at {one['mark']}"
         out.append(
             f"{name}: with its direction at {where} taken out the score is {gone['score']:.2f}"
-            f" ({gone['low']:.2f} to {gone['high']:.2f}) {unit} of the model's {one['model']:.2f};"
+            f" [{gone['low']:.2f}, {gone['high']:.2f}] {unit} of the model's {one['model']:.2f};"
             f" a random direction leaves {gone['random']:.2f}."
         )
         most = max(one["doses"], key=lambda d: d["dose"])
         to = " toward the other value" if one["toward the other value"] else ""
         out.append(
             f"{name}: {most['dose']:g} standard deviations{to} make the score {most['score']:.2f}"
-            f" ({most['low']:.2f} to {most['high']:.2f}; random {most['random']:.2f}), and move"
+            f" [{most['low']:.2f}, {most['high']:.2f}] (random {most['random']:.2f}), and move"
             f" other text by {most['kl_text']:.3f} nats a token (random"
             f" {most['random_kl_text']:.3f})."
         )

@@ -201,7 +201,7 @@ def _says(
         out.append(
             f"{name} ({MEANS[f['role']]}): {1 - f['accuracy']:.0%} of interchanges go otherwise at"
             f" the best place found, {f['place']} at {f['mark']}, {f['k']} dimensions: accuracy"
-            f" {f['accuracy']:.2f} ({f['low']:.2f} to {f['high']:.2f}), {better} random subspaces"
+            f" {f['accuracy']:.2f} [{f['low']:.2f}, {f['high']:.2f}], {better} random subspaces"
             f" ({f['random']:.2f}; q = {f['q']:.2g}); permuted {f['permuted']:.2f}, the whole place"
             f" {f['whole']:.2f}{', so it is there, but not in so few dimensions' * wider}."
         )
@@ -209,7 +209,7 @@ def _says(
         out.append(
             f"Several variables at once, each from its own source: {1 - joint['accuracy']:.0%} of"
             f" {joint['n']} go otherwise than the variables say; accuracy {joint['accuracy']:.2f}"
-            f" ({joint['low']:.2f} to {joint['high']:.2f}), random subspaces {joint['random']:.2f}."
+            f" [{joint['low']:.2f}, {joint['high']:.2f}], random subspaces {joint['random']:.2f}."
         )
     return out
 
