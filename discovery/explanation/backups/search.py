@@ -24,6 +24,7 @@ from discovery.explanation.backups.takeover import (
     rises,
     take_overs,
 )
+from discovery.explanation.roles.part import ROLES
 from discovery.explanation.section import Section
 from discovery.explanation.subject import Subject
 from discovery.settings.explanation import Backups
@@ -116,8 +117,8 @@ def classes_of(subject: Subject, told: Mapping[str, Section]) -> dict[str, list[
     """Heads by role: as the section on roles has it, else by their scores anew."""
     if "roles" in told:
         return dict(told["roles"].found["classes"])
-    roles = dict.fromkeys(role for one in subject.heads.values() for role in one["candidates"])
-    return {role: subject.having(role) for role in roles}
+    found = {role: subject.having(role) for role in ROLES}
+    return {role: heads for role, heads in found.items() if heads}
 
 
 def merged(subject: Subject, classes: Mapping[str, Sequence[str]]) -> dict[str, Nodes]:
