@@ -71,7 +71,7 @@ def twin(model, graph, tokens, ablated, out):
 
             def linear(weight, bias, i, norm, normed=normed):
                 y = normed @ weight[i] + (0 if bias is None else bias[i])
-                return y if norm is None else model._rotate(norm(y), n)
+                return y if norm is None else model.rotate(norm(y), slice(n))
 
             q = linear(attn.W_Q, attn.b_Q, h, attn.q_norm)
             k = linear(attn.W_K, attn.b_K, g, attn.k_norm)
