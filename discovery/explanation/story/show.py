@@ -161,13 +161,18 @@ def _named(claim: ClaimWorth) -> str:
 
 
 def _interval(one: Recovered) -> str:
-    return f"{one.value:.2f} [{one.low:.2f}, {one.high:.2f}]"
+    return f"{_two(one.value)} [{_two(one.low)}, {_two(one.high)}]"
 
 
 def _range(values: Sequence[float]) -> str:
     if max(values) - min(values) < 0.005:
-        return f"{values[0]:.2f}"
-    return f"{min(values):.2f} to {max(values):.2f}"
+        return _two(values[0])
+    return f"{_two(min(values))} to {_two(max(values))}"
+
+
+def _two(value: float) -> str:
+    """Two digits, without a minus where they are 0."""
+    return f"{round(value, 2) + 0.0:.2f}"
 
 
 def _few(names: Sequence[str], most: int = 8) -> str:
