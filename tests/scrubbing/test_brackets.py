@@ -257,8 +257,8 @@ def test_the_script(folder, here, tmp_path):
     names = [one["name"] for one in found["results"]]
     assert names[:4] == ["0a", "0b", "1a", "1b"] and "4" in names and "trivial" in names
     assert all(f"\n{name} | " in out for name in names)
-    assert len(found["roles"]) == 64 and found["null"]["1b"]["null"] == 63
-    assert found["null"]["trivial"]["null"] == 64 and "rank" in out
+    assert len(found["roles"]) == 64 and found["null"]["1b"]["members"] == 63
+    assert found["null"]["trivial"]["members"] == 64 and "rank" in out
     assert found["results"][1]["effect"]["scrub_variance"] > 0
 
 
