@@ -52,7 +52,10 @@ class Named(Fields):
 
 def sentences(error: ValidationError, group: str = "") -> list[str]:
     """One line for each of pydantic's errors: field, value, what is allowed."""
-    return [_sentence(e, [group] if group else []) for e in error.errors()]
+    found = error.errors()
+    inside = [e["loc"][:-1] for e in found]  # a list is not short because its items are wrong
+    told = [e for e in found if e["type"] != "too_short" or e["loc"] not in inside]
+    return [_sentence(e, [group] if group else []) for e in told]
 
 
 def _sentence(error: Any, path: list[str]) -> str:
