@@ -85,7 +85,7 @@ def test_a_named_part_that_cannot_be_asked_is_refused_before_any_is_made(found, 
     [
         ({"parts": ["path"]}, "parts.0='path': input should be 'roles'"),
         ({"parts": []}, "parts=[]: name at least one"),
-        ({"features": {"k": [0]}}, "features.k.0=0: input should be greater"),
+        ({"variables": {"k": [0]}}, "variables.k.0=0: input should be greater"),
         ({"prompts": 8}, "prompts=8: at least 16"),
         ({"level": 0.7}, "level=0.7"),
         ({"depth": 3}, "depth: there is no such field"),
