@@ -79,6 +79,14 @@ class Graph:
         """Writer index of an MLP."""
         return 1 + layer * self.block_size + self.n_heads
 
+    def place(self, writer: int) -> tuple[int, int]:
+        """(layer, head) of a head, (layer, n_heads) of an MLP; layer -1 for `input`."""
+        return divmod(writer - 1, self.block_size)
+
+    def is_head(self, writer: int) -> bool:
+        """Whether a writer is a head."""
+        return writer > 0 and self.place(writer)[1] < self.n_heads
+
     def writers_before(self, layer: int, part: str = "q") -> int:
         """Number of writers that a reader of this layer sees: it reads writers 0..n-1."""
         below = 1 + layer * self.block_size

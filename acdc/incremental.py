@@ -410,7 +410,7 @@ class State:
                 getattr(self, store)[int(index)] = tensor.to(self.model.device)
         self.kept = {r: np.flatnonzero(mask[:, r]).tolist() for r in self.span}
         for writer in sorted(self.pattern):
-            self.live[(writer - 1) // self.graph.block_size].append(writer)
+            self.live[self.graph.place(writer)[0]].append(writer)
 
 
 def _shared(x: Tensor, other: Tensor) -> bool:

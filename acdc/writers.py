@@ -111,7 +111,7 @@ class Writers:
         """(layer or None for `rest`, places in `writers`, index there) of each group."""
         graph, groups = self.graph, dict[int | None, tuple[list[int], list[int]]]()
         for place, writer in enumerate(writers):
-            layer, part = divmod(writer - 1, graph.block_size)
+            layer, part = graph.place(writer)
             if writer == 0 or part == graph.n_heads:
                 key, index = None, layer + 1
             else:

@@ -53,8 +53,7 @@ class Subject:
     @cached_property
     def head_nodes(self) -> list[tuple[int, int]]:
         """(layer, head) of the circuit's heads, in order."""
-        places = (divmod(w - 1, self.graph.block_size) for w in self.nodes)
-        return [(layer, i) for layer, i in places if i < self.graph.n_heads]
+        return [self.graph.place(w) for w in self.nodes if self.graph.is_head(w)]
 
     def having(self, role: str) -> list[str]:
         """Heads of the circuit whose scores suggest a role, such as "mover"."""

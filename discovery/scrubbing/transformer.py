@@ -110,7 +110,7 @@ class _Builder:
         """The component's whole output, and its parts where it is split."""
         graph, name = self.graph, self.graph.writers[writer]
         whole = name if writer not in self.split else f"{name} (all positions)"
-        layer, place = divmod(writer - 1, graph.block_size)
+        layer, place = graph.place(writer)
         if writer == 0:
             self.nodes[whole] = Node((PROMPT,), self._embed)
         elif graph.has_mlp and place == graph.n_heads:

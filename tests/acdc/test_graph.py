@@ -58,6 +58,18 @@ def test_names_and_indices_are_inverse(kv):
                 assert g.head(layer, head) in g.readers[reader].nodes
 
 
+@pytest.mark.parametrize("mlp", [True, False])
+def test_places_are_where_the_nodes_are(mlp):
+    of = graph((3, 4, 4, mlp, False))
+    for layer in range(3):
+        for head in range(4):
+            assert of.place(of.head(layer, head)) == (layer, head)
+            assert of.is_head(of.head(layer, head))
+        if mlp:
+            assert of.place(of.mlp(layer)) == (layer, 4) and not of.is_head(of.mlp(layer))
+    assert of.place(0)[0] == -1 and not of.is_head(0)
+
+
 def test_parallel_blocks_have_no_edge_from_attention_to_their_own_mlp():
     assert graph().legal[graph().head(1, 0), graph().reader(1, "mlp")]
     parallel = graph((2, 4, 4, True, True))

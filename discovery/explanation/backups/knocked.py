@@ -61,7 +61,7 @@ def knocked_out(forward: PatchedForward, out: Sequence[int], clean: Ending) -> E
         clean.writers.rest.clone(),
         clean.looks.clone(),
     )
-    first = max(0, (min(gone) - 1) // graph.block_size)
+    first = max(0, graph.place(min(gone))[0])
     x = forward.clean.streams[2 * first]
     if 0 in gone:
         x = ablated.rest[0]
@@ -215,13 +215,7 @@ def heads_after(graph: Graph, out: Sequence[int]) -> list[int]:
     """Heads that can answer to a knock-out: of layers after the first that is touched, not out."""
     if not out:
         return []
-    first = (min(out) - 1) // graph.block_size
+    first = graph.place(min(out))[0]
     layers = range(first + 1, graph.n_layers)
     return [w for layer in layers for h in range(graph.n_heads)
             if (w := graph.head(layer, h)) not in out]  # fmt: skip
-
-
-def layer_head(graph: Graph, writer: int) -> tuple[int, int]:
-    """(layer, head) of a head's writer index; head is n_heads for an MLP."""
-    layer, head = divmod(writer - 1, graph.block_size)
-    return layer, head

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from discovery.explanation.backups.knocked import KnockOuts, heads_after, layer_head
+from discovery.explanation.backups.knocked import KnockOuts, heads_after
 from discovery.explanation.backups.search import Found, Knocked
 from discovery.explanation.backups.takeover import TakeOver, rises
 from discovery.explanation.backups.together import Pair
@@ -79,7 +79,7 @@ def changes(test: KnockOuts, found: Found) -> dict[str, dict[str, list[float]]]:
         out[one.name] = {
             test.graph.writers[h]: [
                 round(float(c), 4),
-                round(float(looks[layer_head(test.graph, h)]), 4),
+                round(float(looks[test.graph.place(h)]), 4),
             ]
             for h, c in zip(heads, change, strict=True)
             if np.abs(c) >= found.least

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.stats import false_discovery_control, t
 
 from acdc.graph import Graph
-from discovery.explanation.backups.knocked import Effects, KnockOuts, heads_after, layer_head
+from discovery.explanation.backups.knocked import Effects, KnockOuts, heads_after
 from discovery.statistics.intervals import Interval, mean_interval
 from discovery.statistics.result import Floats
 
@@ -97,11 +97,11 @@ def random_like(
     pool = [w for w in range(len(graph.writers)) if w not in barred]
     drawn = list[int]()
     for node in nodes:
-        layer, part = layer_head(graph, node)
+        layer, part = graph.place(node)
         like = [
             (abs(at - layer), w)
             for w in pool
-            for at, p in [layer_head(graph, w)]
+            for at, p in [graph.place(w)]
             if (p == graph.n_heads) == (part == graph.n_heads) and w not in drawn
         ]
         if not like:
@@ -152,7 +152,7 @@ def take_overs(
         columns.append((change, written, chance))
     fair, found = adjusted(np.array(p)), list[TakeOver]()
     for (name, head), p_, (change, written, chance) in zip(picked, fair, columns, strict=True):
-        at, own = layer_head(test.graph, head), test.of(outs[name])
+        at, own = test.graph.place(head), test.of(outs[name])
 
         def interval(values: Floats) -> Interval:
             return mean_interval(values, rng, level=1 - level)

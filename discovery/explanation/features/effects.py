@@ -166,7 +166,7 @@ def node_effects(bench: Bench, nodes: Sequence[int]) -> Floats:
         gradients = stream_gradients(forward, bench.score_of)
         own, other = forward.clean.writers, other_prompts(forward)
         for i, node in enumerate(nodes):
-            layer, part = divmod(node - 1, graph.block_size)
+            layer, part = graph.place(node)
             stream = 2 * layer + 1 + (part == graph.n_heads)
             total[i] += float(((own[node] - other[node]) * gradients[stream]).sum())
     return total / bench.n

@@ -64,7 +64,7 @@ def site_of_node(model: Model, graph: Graph, node: str) -> Site:
     writer = graph.writer_index.get(node)
     if not writer:
         raise InputError(f"node={node!r}: must be a head a0.h0 or an MLP m0 of {graph.describe()}")
-    layer, part = divmod(writer - 1, graph.block_size)
+    layer, part = graph.place(writer)
     if part == graph.n_heads:
         return site_at(model, graph, f"blocks.{layer}.hook_mlp_out", None)
     return site_at(model, graph, f"blocks.{layer}.attn.hook_result", part)

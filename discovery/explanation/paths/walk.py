@@ -167,18 +167,13 @@ def _next_heads(
     best = dict[int, float]()
     for estimates in tried.values():
         for w, estimate in estimates.items():
-            if is_head(graph, w) and w not in done:
+            if graph.is_head(w) and w not in done:
                 best[w] = max(best.get(w, 0.0), abs(estimate))
     return sorted(best, key=lambda w: (-best[w], w))[:width]
 
 
-def is_head(graph: Graph, writer: int) -> bool:
-    """Whether a writer is a head."""
-    return writer > 0 and (writer - 1) % graph.block_size < graph.n_heads
-
-
 def _readers(graph: Graph, head: int) -> tuple[int, int, int]:
-    return graph.head_readers(*divmod(head - 1, graph.block_size))
+    return graph.head_readers(*graph.place(head))
 
 
 def p_value(effects: Floats) -> float:

@@ -80,7 +80,7 @@ def _readers(circuit: Circuit, node: str) -> list[tuple[str, int]]:
         return []
     if node == "logits":
         return [("", len(graph.readers) - 1)]
-    layer, place = divmod(graph.writer_index[node] - 1, graph.block_size)
+    layer, place = graph.place(graph.writer_index[node])
     if place == graph.n_heads:
         return [("", graph.reader(layer, "mlp"))]
     return list(zip("qkv", graph.head_readers(layer, place), strict=True))

@@ -57,7 +57,7 @@ class Judge:
         data, graph = bench.data, bench.graph
         named = [n for n in dict.fromkeys(nodes) if n != "logits"]
         writers = [graph.writer_index[n] for n in named]
-        places = [divmod(w - 1, graph.block_size) for w in writers if w]
+        places = [graph.place(w) for w in writers if w]
         parts = [(layer, "mlp" if i == graph.n_heads else "q") for layer, i in places]
         streams = [stream_of(graph, *place) for place in [*parts, (graph.n_layers, "logits")]]
         self.bench, self.pool = bench, Pool(data.prompts)

@@ -62,7 +62,7 @@ def place(graph: Graph, name: str) -> Place:
             f"place {name!r}: allowed are the nodes of {graph.describe()}, and stream 0 to"
             f" stream {graph.n_layers}"
         )
-    layer, part = divmod(writer - 1, graph.block_size)
+    layer, part = graph.place(writer)
     if writer == 0:
         return Place(name, "stream", 0)
     return Place(name, "head", layer, part) if part < graph.n_heads else Place(name, "mlp", layer)

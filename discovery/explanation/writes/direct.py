@@ -189,7 +189,7 @@ def strongest_mlps(circuit: Circuit, most: int) -> list[int]:
     """Layers of the circuit's MLPs with the strongest edge, by layer; at most so many."""
     graph = circuit.graph
     mlps = [graph.mlp(layer) for layer in range(graph.n_layers)] if graph.has_mlp else []
-    return [(w - 1) // graph.block_size for w in strongest(circuit, mlps, most)]
+    return [graph.place(w)[0] for w in strongest(circuit, mlps, most)]
 
 
 def strongest(circuit: Circuit, among: Sequence[int], most: int) -> list[int]:
