@@ -93,6 +93,16 @@ class Circuit:
     def __ge__(self, other: Circuit) -> bool:
         return other <= self
 
+    @property
+    def strength(self) -> NDArray[np.float64]:
+        """[writers]: the largest |score| of a kept edge out of or into each node; 0 without any."""
+        size = np.abs(self.scores) * self.mask
+        out = size.max(axis=1)
+        for reader, into in zip(self.graph.readers, size.max(axis=0), strict=True):
+            nodes = list(reader.nodes)
+            out[nodes] = np.maximum(out[nodes], into)
+        return out
+
     def jaccard(self, other: Circuit) -> float:
         """Shared edges over all edges of the two; 1 for two empty circuits."""
         return jaccard(self.mask, self._same_graph(other).mask)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -54,6 +54,16 @@ class Subject:
     def head_nodes(self) -> list[tuple[int, int]]:
         """(layer, head) of the circuit's heads, in order."""
         return [self.graph.place(w) for w in self.nodes if self.graph.is_head(w)]
+
+    def strongest(self, among: Sequence[int], most: int) -> list[int]:
+        """Of some of its nodes those with the strongest edges, in order; at most so many."""
+        strength = self.circuit.strength
+        return sorted(sorted(among, key=lambda w: (-strength[w], w))[:most])
+
+    def strongest_mlps(self, most: int) -> list[int]:
+        """Layers of its MLPs with the strongest edges, in order; at most so many."""
+        mlps = [w for w in self.nodes if not self.graph.is_head(w)]
+        return [self.graph.place(w)[0] for w in self.strongest(mlps, most)]
 
     def having(self, role: str) -> list[str]:
         """Heads of the circuit whose scores suggest a role, such as "mover"."""

@@ -164,11 +164,10 @@ def _drawn(
     cells = forward.n_pos * (forward.n_pos + 1) // 2
     most = max(1, MOST_CELLS // (cells * max(1, len(heads))))
     n_prompts = min(SHOWN, most, len(forward.prompts))
-    strength = np.abs(circuit.scores) * circuit.mask
+    strength = circuit.strength
 
     def strongest(head: Head) -> float:
-        readers = list(circuit.graph.head_readers(*head))
-        return max(strength[circuit.graph.head(*head)].max(), strength[:, readers].max())
+        return strength[circuit.graph.head(*head)]
 
     room = max(1, MOST_CELLS // (cells * n_prompts))
     return n_prompts, frozenset(sorted(heads, key=strongest, reverse=True)[:room])

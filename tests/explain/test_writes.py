@@ -82,12 +82,13 @@ def test_the_strongest_mlps_are_those_with_the_strongest_edge():
     model = families.view("llama")
     graph, some = model.graph(), planted.prompts()
     kept = graph.mask(["m0->logits", "a0.h1->m1", "m1->logits"])
-    circuit = planted.subject(model, some, some, kept).circuit
-    scores = circuit.scores.copy()
+    one = planted.subject(model, some, some, kept)
+    scores = one.circuit.scores.copy()
     scores[graph.edge("a0.h1->m1")] = 5.0
-    circuit = replace(circuit, scores=scores)
-    assert direct.strongest_mlps(circuit, 1) == [1]
-    assert direct.strongest_mlps(circuit, 9) == [0, 1]
+    one = replace(one, circuit=replace(one.circuit, scores=scores))
+    assert one.strongest_mlps(1) == [1]
+    assert one.strongest_mlps(9) == [0, 1]
+    assert one.circuit.strength[graph.mlp(1)] == one.circuit.strength[graph.head(0, 1)] == 5.0
 
 
 # ---- the lens ------------------------------------------------------------------------------------

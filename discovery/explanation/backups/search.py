@@ -65,7 +65,7 @@ def find(
 ) -> Found:  # fmt: skip
     """Everything that the section says; `classes` are names of heads by class."""
     rng, level = subject.rng("backups"), subject.level
-    graph, nodes = subject.graph, strongest_edges(subject, asked.most)
+    graph, nodes = subject.graph, subject.strongest(subject.nodes, asked.most)
     classes_out = merged(subject, classes)
     outs = {**classes_out, **{graph.writers[n]: (n,) for n in nodes}}
     for out in tqdm(outs.values(), "knock-outs", unit="set", dynamic_ncols=True):
@@ -136,17 +136,6 @@ def span(runs: KnockOuts) -> float:
     """How far the model's reading is from the empty circuit's on average, logits, unsigned."""
     empty = runs.of(range(len(runs.graph.writers)))
     return abs(float((runs.clean.reading - empty.reading).mean()))
-
-
-def strongest_edges(subject: Subject, most: int) -> list[int]:
-    """At most so many of the circuit's nodes, those with the strongest edges, in order."""
-    circuit, graph = subject.circuit, subject.graph
-    strength = np.abs(np.nan_to_num(circuit.scores)) * circuit.mask
-    own = strength.max(1)
-    for reader, most_in in zip(graph.readers, strength.max(0), strict=True):
-        for node in reader.nodes:
-            own[node] = max(own[node], most_in)
-    return sorted(sorted(subject.nodes, key=lambda n: (-own[n], n))[:most])
 
 
 def adders(choose: KnockOuts, outs: Mapping[str, Nodes], least: float, level: float) -> list[str]:

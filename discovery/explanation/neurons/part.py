@@ -29,7 +29,6 @@ from discovery.explanation.subject import Subject
 from discovery.explanation.writes.direct import (
     mlp_input,
     neuron_effects,
-    strongest_mlps,
     strongest_neurons,
 )
 from discovery.settings.explanation import Neurons
@@ -54,7 +53,7 @@ HOW = (
 
 def check(subject: Subject, asked: Neurons) -> str | None:
     """There must be an MLP or a head."""
-    if strongest_mlps(subject.circuit, 1) or subject.head_nodes:
+    if subject.strongest_mlps(1) or subject.head_nodes:
         return None
     return "the circuit has neither MLPs nor heads"
 
@@ -133,7 +132,7 @@ def _mlps(
     subject: Subject, asked: Neurons, rng: np.random.Generator
 ) -> tuple[list[str], Sequence[Row], Sequence[Row]]:
     """Sentences, a row an MLP, and a row a neuron of those that move the answer most."""
-    layers = strongest_mlps(subject.circuit, asked.mlps)
+    layers = subject.strongest_mlps(asked.mlps)
     if not layers:
         return ["The circuit has no MLPs."], [], []
     rows, says, moved = list[Row](), list[str](), list[Floats]()

@@ -30,7 +30,6 @@ from discovery.explanation.probes.probing import (
 )
 from discovery.explanation.section import Picture, Row, Section, Table
 from discovery.explanation.subject import Subject
-from discovery.explanation.writes.direct import strongest
 from discovery.settings.explanation import Probes
 from discovery.statistics.intervals import Interval, binomial_interval, ratio_of_means
 from discovery.statistics.result import Floats
@@ -161,7 +160,7 @@ def _streams(subject: Subject, asked: Probes) -> dict[str, tuple[str, int]]:
 
 def _nodes(subject: Subject, asked: Probes) -> dict[str, tuple[str, int]]:
     """Outputs of the circuit's nodes with the strongest edges."""
-    some = strongest(subject.circuit, subject.nodes, asked.nodes)
+    some = subject.strongest(subject.nodes, asked.nodes)
     return {subject.graph.writers[w]: ("node", w) for w in some}
 
 

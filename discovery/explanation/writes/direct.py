@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from acdc.circuit import Circuit
 from acdc.data import Data, floats
 from acdc.forward import PatchedForward, bias_streams, stream_of
 from acdc.model import Model
@@ -183,20 +182,3 @@ def neurons_written(
         return forward.model.ln_final.share(outs, final).sum(1)
 
     return _to_vocabulary(data, shares)
-
-
-def strongest_mlps(circuit: Circuit, most: int) -> list[int]:
-    """Layers of the circuit's MLPs with the strongest edge, by layer; at most so many."""
-    graph = circuit.graph
-    mlps = [graph.mlp(layer) for layer in range(graph.n_layers)] if graph.has_mlp else []
-    return [graph.place(w)[0] for w in strongest(circuit, mlps, most)]
-
-
-def strongest(circuit: Circuit, among: Sequence[int], most: int) -> list[int]:
-    """Of some writers those in the circuit with the strongest edge, in order; at most so many."""
-    graph, strength = circuit.graph, np.abs(circuit.scores) * circuit.mask
-    best = strength.max(axis=1)
-    for reader, into in zip(graph.readers, strength.max(axis=0), strict=True):
-        best[list(reader.nodes)] = np.maximum(best[list(reader.nodes)], into)
-    kept = graph.touched(circuit.mask)
-    return sorted(sorted((w for w in among if kept[w]), key=lambda w: -best[w])[:most])

@@ -28,7 +28,6 @@ from discovery.explanation.writes.direct import (
     neuron_effects,
     neurons_written,
     on_top,
-    strongest_mlps,
     strongest_neurons,
     written,
 )
@@ -231,7 +230,7 @@ def _often(found: Floats, level: float) -> Share:
 def _vectors(subject: Subject, asked: Writes, rng: np.random.Generator) -> list[Row]:
     """A row a value vector: of the strongest MLPs, those that move the answer most on `choose`."""
     rows = list[Row]()
-    for layer in strongest_mlps(subject.circuit, asked.mlps):
+    for layer in subject.strongest_mlps(asked.mlps):
         neurons = strongest_neurons(subject.choose.data, layer, asked.vectors)
         effects = neuron_effects(subject.test.data, layer)[:, neurons]
         chosen, tested = (
