@@ -11,8 +11,9 @@ import torch
 from acdc.data import floats
 from acdc.live import run_live
 from acdc.metrics import LOGIT_DIFF
+from discovery.explanation import direct
 from discovery.explanation.figures import beyond_zero
-from discovery.explanation.writes import direct, lens, positions
+from discovery.explanation.writes import lens, positions
 from discovery.explanation.writes import part as writes
 from discovery.heads.roles import attributed_logits
 from discovery.settings.explanation import Writes

@@ -2,8 +2,8 @@
 
 A node that is out puts out what the run's cut edges carry, to all who read it, and everything after
 it answers to that (Wang et al. 2022, section 3.4; McGrath et al. 2023). The direct effect of a node
-is what it adds to the reading of the logits, the final norm's scale being that of its own run, so
-the direct effects of all writers and of the biases add up to the reading.
+is what it adds to the reading, the answer's logits right less wrong (direct.py), the final norm's
+scale being that of its own run, so all writers' and the biases' add up to it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from acdc.data import floats
-from acdc.forward import PatchedForward, bias_streams, head_values
+from acdc.forward import PatchedForward, head_values
 from acdc.graph import Graph
-from acdc.model import Model
 from acdc.prompts import Prompts
 from acdc.writers import Writers
+from discovery.explanation.direct import right_less_wrong, summands
 from discovery.validation.bench import Bench, Floats
 
 
@@ -100,47 +100,6 @@ def _look(pattern: Float[Tensor, "head batch pos pos"], there: Tensor) -> Tensor
     return (pattern[:, :, -1] * there.to(pattern)).sum(-1)
 
 
-# ---- direct effects ------------------------------------------------------------------------------
-
-
-def contrast(prompts: Prompts, vocab: int, like: Tensor) -> Float[Tensor, "batch vocab"]:
-    """The reading of logits that direct effects are on: right answers' mean less wrong ones' mean.
-
-    Less the mean over the vocabulary where no wrong answers are named (roles.attributed_logits).
-    """
-    reading = like.new_zeros(len(prompts), vocab)
-    if not prompts.has_wrong:
-        reading -= 1 / vocab
-    for row, (right, wrong) in enumerate(zip(prompts.answers, prompts.wrong, strict=True)):
-        for ids, sign in ((right, 1), (wrong, -1))[: 1 + prompts.has_wrong]:
-            for token in ids:
-                reading[row, token] += sign / len(ids)
-    return reading
-
-
-def direct_effects(
-    model: Model, outputs: Float[Tensor, "*n batch d_model"],
-    final: Float[Tensor, "batch d_model"], reading: Float[Tensor, "batch vocab"],
-) -> Float[Tensor, "*n batch"]:  # fmt: skip
-    """What outputs at the answer position add to the reading, logits; additive over writers.
-
-    The final norm's scale is that of the stream `final` (direct logit attribution).
-    """
-    shares = model.ln_final.share(outputs, final.expand_as(outputs))
-    return (shares * (reading @ model.W_U.T)).sum(-1)
-
-
-def bias_effect(
-    model: Model, final: Float[Tensor, "batch d_model"], reading: Float[Tensor, "batch vocab"]
-) -> Float[Tensor, " batch"]:
-    """What no writer adds: attention's output biases, the final norm's and the unembedding's."""
-    own = bias_streams(model)[-1].expand_as(final)
-    found = direct_effects(model, own, final, reading)
-    if model.ln_final.bias is not None:
-        found = found + reading @ model.W_U.T @ model.ln_final.bias
-    return found if model.b_U is None else found + reading @ model.b_U
-
-
 # ---- all prompts of a bench ----------------------------------------------------------------------
 
 
@@ -190,18 +149,16 @@ class KnockOuts:
 
     def _part(self, forward: PatchedForward, clean: Ending, out: tuple[int, ...]) -> Effects:
         model, run = forward.model, knocked_out(forward, out, clean)
-        reading = contrast(forward.prompts, run.logits.shape[-1], run.logits)
         outputs = run.writers.dense()[:, :, 0]
         own, held = (
-            torch.cat([
-                direct_effects(model, outputs, final, reading),
-                bias_effect(model, final, reading)[None],
-            ])
+            torch.cat([writers, biases[None]])
             for final in (run.final, clean.final)
-        )  # fmt: skip
+            for writers, biases in [summands(model, forward.prompts, outputs, final)]
+        )
+        reading = right_less_wrong(forward.prompts, run.logits)
         return Effects(
             floats(self.bench.score_of(forward, run.logits)),
-            floats((run.logits * reading).sum(-1)), floats(own), floats(held), floats(run.looks),
+            floats(reading), floats(own), floats(held), floats(run.looks),
         )  # fmt: skip
 
 

@@ -14,6 +14,11 @@ from acdc.data import Data, floats
 from acdc.forward import PatchedForward, stream_of
 from acdc.model import MLP
 from acdc.prompts import Prompts
+from discovery.explanation.direct import (
+    mlp_input,
+    neuron_effects,
+    strongest_neurons,
+)
 from discovery.explanation.figures import (
     Share,
     as_data,
@@ -26,11 +31,6 @@ from discovery.explanation.neurons.tuning import Explained, explained, labels
 from discovery.explanation.pictures import bars
 from discovery.explanation.section import Row, Section, Table
 from discovery.explanation.subject import Subject
-from discovery.explanation.writes.direct import (
-    mlp_input,
-    neuron_effects,
-    strongest_neurons,
-)
 from discovery.settings.explanation import Neurons
 from discovery.statistics.intervals import binomial_interval, mean_interval
 from discovery.statistics.result import Floats

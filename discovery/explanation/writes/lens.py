@@ -13,7 +13,7 @@ import torch
 
 from acdc.data import Data, floats
 from acdc.forward import PatchedForward, stream_of
-from discovery.explanation.writes.direct import right_less_wrong
+from discovery.explanation.direct import right_less_wrong
 from discovery.statistics.result import Floats
 
 

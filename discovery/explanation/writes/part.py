@@ -11,6 +11,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import Tensor
 
+from discovery.explanation.direct import (
+    Direct,
+    direct_effects,
+    neuron_effects,
+    neurons_written,
+    on_top,
+    strongest_neurons,
+    written,
+)
 from discovery.explanation.figures import (
     Share,
     as_data,
@@ -22,15 +31,6 @@ from discovery.explanation.figures import (
 from discovery.explanation.pictures import bars, lens_curve, value
 from discovery.explanation.section import Picture, Row, Section, Table
 from discovery.explanation.subject import Subject
-from discovery.explanation.writes.direct import (
-    Direct,
-    direct_effects,
-    neuron_effects,
-    neurons_written,
-    on_top,
-    strongest_neurons,
-    written,
-)
 from discovery.explanation.writes.lens import Lens, logit_lens
 from discovery.explanation.writes.positions import (
     UNMARKED,

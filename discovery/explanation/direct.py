@@ -76,15 +76,26 @@ def direct_effects(data: Data) -> Direct:
 
 
 def _direct(forward: PatchedForward) -> tuple[Floats, Floats, Floats]:
-    model = forward.model
-    direction, bias = answer_direction(model, forward.prompts)
-    g = pulled_back(model, direction, forward.clean.streams[-1][:, -1])
     outs = forward.clean.writers.take(range(len(forward.graph.writers)), span=1)[:, :, 0]
-    if model.ln_final.bias is not None:
-        bias = bias + direction @ model.ln_final.bias
-    bias = bias + g @ bias_streams(model)[-1]
+    final = forward.clean.streams[-1][:, -1]
+    writers, biases = summands(forward.model, forward.prompts, outs, final)
     total = right_less_wrong(forward.prompts, forward.clean.logits)
-    return floats((outs * g).sum(-1)), floats(bias), floats(total)
+    return floats(writers), floats(biases), floats(total)
+
+
+def summands(
+    model: Model, prompts: Prompts, outs: Float[Tensor, "*n batch d_model"],
+    final: Float[Tensor, "batch d_model"],
+) -> tuple[Float[Tensor, "*n batch"], Float[Tensor, " batch"]]:  # fmt: skip
+    """What outputs at the answer position and biases add to the answer's logits, at final's scale.
+
+    If the outputs are all writers' of the run that ends in `final`, both add up to its answer.
+    """
+    direction, biases = answer_direction(model, prompts)
+    g = pulled_back(model, direction, final)
+    if model.ln_final.bias is not None:
+        biases = biases + direction @ model.ln_final.bias
+    return (outs * g).sum(-1), biases + g @ bias_streams(model)[-1]
 
 
 def right_less_wrong(
