@@ -15,8 +15,9 @@ from command import CONF, asked, hydra_words, plain, refusals_as_exit, this_run
 from hydra import compose
 from omegaconf import DictConfig
 
+from discovery.choices.fields import checked
 from discovery.runs.folder import RunFolder, termination_as_exit
-from discovery.settings.run import CompareSettings, Settings, read_comparison, read_settings
+from discovery.settings.run import CompareSettings, Settings, read_settings
 from discovery.show.tables import markdown
 
 
@@ -28,7 +29,7 @@ def questions(
 
     A method is its name, and what is asked of it alone: "eap method.backward=gim".
     """
-    own = read_comparison({name: fields[name] for name in CompareSettings.model_fields})
+    own = checked(CompareSettings, {name: fields[name] for name in CompareSettings.model_fields})
     shared = [o for o in overrides if o.split("=")[0].lstrip("+") not in type(own).model_fields]
     out = []
     for words in own.methods:

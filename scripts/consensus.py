@@ -16,7 +16,8 @@ import hydra
 from command import CONF, check_words, plain, refusals_as_exit, shown
 from omegaconf import DictConfig
 
-from discovery.consensus.settings import read_consensus
+from discovery.choices.fields import checked
+from discovery.consensus.settings import ConsensusSettings
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="consensus")
@@ -25,7 +26,7 @@ def main(config: DictConfig) -> None:
     with refusals_as_exit():
         fields = plain(config)
         folder = Path(fields.pop("run"))
-        settings = read_consensus(fields)
+        settings = checked(ConsensusSettings, fields)
         from discovery.consensus.runs import FOLDER, consensus, says
 
         for sentence in says(consensus(folder, settings, print)):

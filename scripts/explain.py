@@ -19,7 +19,8 @@ from command import CONF, check_words, hydra_words, plain, refusals_as_exit, sho
 from omegaconf import DictConfig
 from validate import of_file
 
-from discovery.settings.explanation import ExplainSettings, read_explain
+from discovery.choices.fields import checked
+from discovery.settings.explanation import ExplainSettings
 
 
 def explain(folder: Path, settings: ExplainSettings) -> None:
@@ -37,7 +38,7 @@ def main(config: DictConfig) -> None:
     with refusals_as_exit():
         fields = plain(config)
         folder = Path(fields.pop("run"))
-        explain(folder, read_explain(fields))
+        explain(folder, checked(ExplainSettings, fields))
 
 
 if __name__ == "__main__":

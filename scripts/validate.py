@@ -20,10 +20,9 @@ import hydra
 from command import CONF, check_words, hydra_words, plain, refusals_as_exit, shown
 from omegaconf import DictConfig
 
-from discovery.choices.fields import Fields
+from discovery.choices.fields import Fields, checked
 from discovery.settings.evaluation import FullEvaluation
 from discovery.show.tables import markdown
-from discovery.validation.settings import read_validation
 
 
 def validate(folders: Sequence[Path], settings: FullEvaluation) -> None:
@@ -45,7 +44,7 @@ def main(config: DictConfig) -> None:
         fields = plain(config)
         run = fields.pop("run")
         folders = [Path(folder) for folder in (run if isinstance(run, list) else [run])]
-        validate(folders, read_validation(fields))
+        validate(folders, checked(FullEvaluation, fields))
 
 
 def of_file(words: Sequence[str], kind: str, evaluation: type[Fields]) -> list[str]:

@@ -20,9 +20,10 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from discovery.choices import registry
-from discovery.consensus.settings import read_consensus
+from discovery.choices.fields import checked
+from discovery.consensus.settings import ConsensusSettings
 from discovery.settings.evaluation import FullEvaluation
-from discovery.settings.explanation import ExplainSettings, read_explain
+from discovery.settings.explanation import ExplainSettings
 from discovery.settings.run import (
     AriseSettings,
     RouteSettings,
@@ -30,7 +31,6 @@ from discovery.settings.run import (
     read_scrub_settings,
     read_settings,
 )
-from discovery.validation.settings import read_validation
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -140,10 +140,10 @@ READ = {
     "compare": lambda config, words: compare.questions(command.plain(config), words),
     "route": lambda config, words: read_as(RouteSettings, command.plain(config)),
     "components": lambda config, words: components.checked(command.plain(config)),
-    "validate": lambda config, words: read_validation(_less_run(config)),
-    "consensus": lambda config, words: read_consensus(_less_run(config)),
+    "validate": lambda config, words: checked(FullEvaluation, _less_run(config)),
+    "consensus": lambda config, words: checked(ConsensusSettings, _less_run(config)),
     "arise": lambda config, words: read_as(AriseSettings, command.plain(config)),
-    "explain": lambda config, words: read_explain(_less_run(config)),
+    "explain": lambda config, words: checked(ExplainSettings, _less_run(config)),
     "scrub": lambda config, words: read_scrub_settings(command.plain(config)),
 }
 

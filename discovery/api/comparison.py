@@ -9,9 +9,10 @@ from typing import Any
 from discovery.api.ask import ask
 from discovery.api.model import Model
 from discovery.api.tasks import Task
+from discovery.choices.fields import checked
 from discovery.job.prepare import Job, prepare
 from discovery.methods.method import Method
-from discovery.settings.run import read_comparison
+from discovery.settings.run import CompareSettings
 from discovery.show.tables import html, markdown
 from discovery.studies.compare import Compared, as_json, compare_on, figure_of
 
@@ -57,7 +58,9 @@ def compare(
     on `test` others. InputError for anything that the caller can mend.
     """
     task.check_search(model)
-    own = read_comparison({"methods": methods, "targets": targets, "curves": curves, "rule": rule})
+    own = checked(
+        CompareSettings, {"methods": methods, "targets": targets, "curves": curves, "rule": rule}
+    )
     shared = {"tune": tune, "test": test, "graph": {"kv": kv}}
     asked = [ask(task, one, {}, metric, ablation, **shared) for one in own.methods]
     job = prepare(asked[0], model.cache)

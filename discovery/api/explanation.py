@@ -11,9 +11,10 @@ from discovery.api.circuit import Circuit
 from discovery.api.run import Discovered, Say
 from discovery.api.tasks import Task
 from discovery.api.validation import as_run
+from discovery.choices.fields import checked
 from discovery.explanation.runs import Explained, explain_run, says
 from discovery.explanation.section import Section
-from discovery.settings.explanation import read_explain
+from discovery.settings.explanation import ExplainSettings
 from discovery.show.frame import framed
 
 
@@ -58,7 +59,7 @@ def explain(
     as parts (["paths", "story"]; None: all that can be asked), prompts, seed. InputError for a
     field that is wrong, a named part that cannot be asked, and too few prompts.
     """
-    settings = read_explain(asked)
+    settings = checked(ExplainSettings, asked)
     run = as_run(what, task, "explain")
     done = explain_run(run.folder, settings, say or (lambda _: None), run.task.model.cache)
     return Explanation(run, done)

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
-from pydantic import ValidationError
-
 from acdc.errors import InputError
 from discovery.api.choose import stored
 from discovery.api.circuit import Circuit
 from discovery.api.run import Discovered, Say, discover
 from discovery.api.tasks import Task
-from discovery.choices.fields import sentences
+from discovery.choices.fields import checked
 from discovery.runs.json_files import encode
 from discovery.settings.evaluation import FullEvaluation
 from discovery.show.frame import framed
@@ -106,10 +104,7 @@ def validate(
     """
     if isinstance(what, Discovered | Circuit):
         return validate([what], task, say, **asked)[0]
-    try:
-        settings = FullEvaluation(**asked)
-    except ValidationError as error:
-        raise InputError("\n".join(sentences(error))) from None
+    settings = checked(FullEvaluation, asked)
     runs = [as_run(one, task, "validate") for one in what]
     if not runs:
         raise InputError("validate: no circuit is given")

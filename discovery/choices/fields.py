@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -14,6 +14,8 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+
+from acdc.errors import InputError
 
 Count = Annotated[int, Field(ge=1)]
 Least = Annotated[int, Field(ge=0)]
@@ -48,6 +50,17 @@ class Named(Fields):
         if given or not cls.model_fields["name"].is_required():
             return values
         return {"name": f"{cls.__module__}:{cls.__qualname__}", **values}
+
+
+Read = TypeVar("Read", bound=BaseModel)
+
+
+def checked(kind: type[Read], values: Mapping[str, Any]) -> Read:
+    """The answers of a configuration; InputError names every field that is wrong and why."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise InputError("\n".join(sentences(error))) from None
 
 
 def sentences(error: ValidationError, group: str = "") -> list[str]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from acdc.errors import InputError
-from discovery.choices.fields import Amount, Count, Fields, Least, Share, sentences
+from discovery.choices.fields import Amount, Count, Fields, Least, Share
 
 Pairs = Annotated[int, Field(ge=3)]  # six circuits: the fewest that show anything of an edge
 
@@ -24,11 +22,3 @@ class ConsensusSettings(Fields):
     margin: Share  # by which a second circuit may recover less
     seed: Least
     threads: Count | None
-
-
-def read_consensus(config: Mapping[str, Any]) -> ConsensusSettings:
-    """Check the configuration; InputError names every field that is wrong and why."""
-    try:
-        return ConsensusSettings.model_validate(config)
-    except ValidationError as error:
-        raise InputError("\n".join(sentences(error))) from None

@@ -6,7 +6,7 @@ discovery/validation on prompts that the run never saw, as many as the budget al
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -62,31 +62,39 @@ class BasicEvaluation(Fields):
     kind: Literal["basic"] = "basic"
 
 
-class FullEvaluation(Fields):
+class HeldOut(Fields):
+    """What is asked of a circuit on prompts that its run never saw."""
+
+    fewest: ClassVar[int] = 1
+    # so many of the run's task, or a file of one's own, as task=pairs
+    prompts: int | str
+    seed: Least = 1
+    level: Annotated[float, Field(gt=0, lt=0.5)] = 0.05  # of tests; intervals are at 1 - level
+    threads: Count | None = None  # None: as the run had
+
+    @field_validator("prompts")
+    @classmethod
+    def _enough(cls, prompts: int | str) -> int | str:
+        if isinstance(prompts, int) and prompts < cls.fewest:
+            raise ValueError(f"prompts={prompts}: at least {cls.fewest}, or the path of a file")
+        return prompts
+
+
+class FullEvaluation(HeldOut):
     """One validation."""
 
+    fewest: ClassVar[int] = FEWEST
     kind: Literal["full"] = "full"
-    # held out, never those of the run: so many of its task, or a file of one's own, as task=pairs
     prompts: int | str = 200
     budget: Amount | None = 5  # minutes a circuit; what takes longer is left out; None: nothing is
     margin: Annotated[float, Field(gt=0, lt=1)] = 0.1  # share of the effect: less is no difference
     eps: Annotated[float, Field(gt=0, lt=0.5)] = 0.1  # of equivalence: P(better) within 1/2 -+ eps
-    seed: Least = 1
-    level: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     chunk: Count = 40
-    threads: Count | None = None
     chance: Chance = Chance()
     scrubbing: Scrubbing = Scrubbing()
     completeness: Completeness = Completeness()
     minimality: Minimality = Minimality()
     stability: Stability = Stability()
-
-    @field_validator("prompts")
-    @classmethod
-    def _enough(cls, prompts: int | str) -> int | str:
-        if isinstance(prompts, int) and prompts < FEWEST:
-            raise ValueError(f"prompts={prompts}: at least {FEWEST}, or the path of a file")
-        return prompts
 
     @model_validator(mode="after")
     def _parts_of_what_is_held_out(self) -> FullEvaluation:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, FiniteFloat, ValidationError, field_validator
+from pydantic import Field, FiniteFloat, field_validator
 
-from acdc.errors import InputError
-from discovery.choices.fields import Amount, Count, Fields, Least, Share, sentences
+from discovery.choices.fields import Amount, Count, Fields, Least, Share
+from discovery.settings.evaluation import HeldOut
 
 PartName = Literal[
     "roles", "paths", "backups", "attention", "writes", "probes", "neurons", "variables",
@@ -136,19 +135,15 @@ class Story(Fields):
     controls: Count = 3  # permuted stories, and random trees
 
 
-class ExplainSettings(Fields):
+class ExplainSettings(HeldOut):
     """One explanation: a run with evaluation=explain makes it of what it found."""
 
+    fewest: ClassVar[int] = FEWEST
     kind: Literal["explain"] = "explain"
-
     # those to make; None: all that the circuit's task and model allow
     parts: tuple[PartName, ...] | None = None
-    # held out, never those of the run: so many of its task, or a file of one's own, as task=pairs
     prompts: int | str = 128
-    seed: Least = 1
-    level: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     chunk: Count = 32  # prompts worked on together
-    threads: Count | None = None
     paths: Paths = Paths()
     backups: Backups = Backups()
     attention: Attention = Attention()
@@ -167,18 +162,3 @@ class ExplainSettings(Fields):
         if parts == ():
             raise ValueError("parts=[]: name at least one, or null for all")
         return parts
-
-    @field_validator("prompts")
-    @classmethod
-    def _enough(cls, prompts: int | str) -> int | str:
-        if isinstance(prompts, int) and prompts < FEWEST:
-            raise ValueError(f"prompts={prompts}: at least {FEWEST}, or the path of a file")
-        return prompts
-
-
-def read_explain(config: Mapping[str, Any]) -> ExplainSettings:
-    """Check the configuration; InputError names every field that is wrong and why."""
-    try:
-        return ExplainSettings.model_validate(config)
-    except ValidationError as error:
-        raise InputError("\n".join(sentences(error))) from None

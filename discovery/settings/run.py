@@ -21,7 +21,17 @@ from pydantic import (
 from acdc.errors import InputError
 from discovery.ablations.choices import AblationChoice, Other
 from discovery.choices import registry
-from discovery.choices.fields import Amount, Count, Fields, Least, Named, Share, Token, sentences
+from discovery.choices.fields import (
+    Amount,
+    Count,
+    Fields,
+    Least,
+    Named,
+    Share,
+    Token,
+    checked,
+    sentences,
+)
 from discovery.methods.method import Method
 from discovery.models.choices import ModelChoice
 from discovery.settings.evaluation import BasicEvaluation, FullEvaluation
@@ -148,14 +158,6 @@ class CompareSettings(Fields):
         return named
 
 
-def read_comparison(config: Mapping[str, Any]) -> CompareSettings:
-    """Check a comparison's own fields; InputError names every one that is wrong and why."""
-    try:
-        return CompareSettings.model_validate(config)
-    except ValidationError as error:
-        raise InputError("\n".join(sentences(error))) from None
-
-
 class AriseSettings(Settings):
     """How a circuit arises over the checkpoints of a training (conf/arise.yaml)."""
 
@@ -259,10 +261,7 @@ def read_scrub_settings(config: Mapping[str, Any]) -> ScrubSettings:
     name = config.get("experiment")
     if name not in EXPERIMENTS:
         raise InputError(f"experiment={name!r}: allowed are {', '.join(EXPERIMENTS)}")
-    try:
-        return EXPERIMENTS[name].model_validate(config)
-    except ValidationError as error:
-        raise InputError("\n".join(sentences(error))) from None
+    return checked(EXPERIMENTS[name], config)
 
 
 def read_settings(config: Mapping[str, Any]) -> Settings:

@@ -12,11 +12,12 @@ from acdc.data import Data
 from acdc.errors import InputError
 from acdc.metrics import METRICS
 from acdc.share import Share
+from discovery.choices.fields import checked
 from discovery.consensus.circuits import circuits
 from discovery.consensus.core import core, halves
 from discovery.consensus.runs import consensus, says
 from discovery.consensus.second import beside
-from discovery.consensus.settings import read_consensus
+from discovery.consensus.settings import ConsensusSettings
 from discovery.job.pipeline import discover
 from discovery.methods import last
 from discovery.methods.greedy import ACDC
@@ -83,7 +84,7 @@ def test_scores_that_a_run_has_are_not_made_again(tmp_path, monkeypatch):
     words += ["task.n=8", "tune=8", "test=8"]
     discover(settings(*words), tmp_path / "run", [], print)
     asked, made = {**ASKED, "margin": 0.99}, []
-    whole = consensus(tmp_path / "run", read_consensus(asked), lambda text: None)
+    whole = consensus(tmp_path / "run", checked(ConsensusSettings, asked), lambda text: None)
     monkeypatch.setattr("discovery.consensus.runs._ranks", lambda folder: False)
     scores = EAP.scores
 
@@ -92,7 +93,7 @@ def test_scores_that_a_run_has_are_not_made_again(tmp_path, monkeypatch):
         return scores(self, data, metric, seed)
 
     monkeypatch.setattr(EAP, "scores", counted)
-    again = consensus(tmp_path / "run", read_consensus(asked), lambda text: None)
+    again = consensus(tmp_path / "run", checked(ConsensusSettings, asked), lambda text: None)
     assert made == [*[1] * 8, 8] and again["second"] == whole["second"]  # once more, for nothing
     assert whole["second"]["n_edges"] is not None
 
@@ -115,7 +116,7 @@ def run(tmp_path_factory):
 
 
 def test_a_run_and_its_consensus(run):
-    found = consensus(run, read_consensus(ASKED), lambda text: None)
+    found = consensus(run, checked(ConsensusSettings, ASKED), lambda text: None)
     written = json.loads((run / "consensus" / "consensus.json").read_text())
     assert written == json.loads(json.dumps(found)) and (run / "consensus/circuit.png").exists()
     kept = Circuit.load(run / "consensus" / "circuit.json")
@@ -130,12 +131,12 @@ def test_a_run_and_its_consensus(run):
     assert found["second"]["others"] < 0.5 < found["second"]["first"]
     lines = " ".join(says(found))
     assert "no second circuit" in lines and "core:" in lines and "Jaccard" in lines
-    again = consensus(run, read_consensus(ASKED), lambda text: None)
+    again = consensus(run, checked(ConsensusSettings, ASKED), lambda text: None)
     assert again == found
 
 
 def test_no_core_is_said(run):
-    found = consensus(run, read_consensus({**ASKED, "q": 0.001}), lambda text: None)
+    found = consensus(run, checked(ConsensusSettings, {**ASKED, "q": 0.001}), lambda text: None)
     assert found["n_core"] == 0 and any("core: none" in line for line in says(found))
     assert core(np.zeros((2, 3), bool), 0.5).size == 0
 
@@ -154,14 +155,14 @@ def test_no_core_is_said(run):
 )
 def test_what_cannot_be_asked(field, value, words):
     with pytest.raises(InputError, match=words):
-        read_consensus({**ASKED, field: value})
+        checked(ConsensusSettings, {**ASKED, field: value})
 
 
 def test_runs_that_cannot_agree(tmp_path):
     with pytest.raises(InputError, match="is not a folder"):
-        consensus(tmp_path / "none", read_consensus(ASKED), print)
+        consensus(tmp_path / "none", checked(ConsensusSettings, ASKED), print)
     folder = tmp_path / "run"
     discover(settings(*AS_PUBLISHED, "method=random", "method.n_edges=9"), folder, [], print)
     assert not Random(n_edges=9).asks_prompts
     with pytest.raises(InputError, match="does not look at prompts"):
-        consensus(folder, read_consensus(ASKED), print)
+        consensus(folder, checked(ConsensusSettings, ASKED), print)

@@ -12,13 +12,14 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from acdc.errors import InputError
+from discovery.choices.fields import checked
 from discovery.job.pipeline import discover
 from discovery.job.prepare import load
 from discovery.runs.folder import RunFolder, record_refusal
+from discovery.settings.evaluation import FullEvaluation
 from discovery.settings.run import RouteSettings, read_as, read_settings
 from discovery.studies import route
 from discovery.validation.runs import read_found, validate_runs
-from discovery.validation.settings import read_validation
 
 ROOT = Path(__file__).parents[2]
 SMALL = (
@@ -93,7 +94,7 @@ def copied_runs(tracked_runs, tmp_path_factory):
 def small_validation():
     asked = config("validate", "run=x", *SMALL)
     asked.pop("run")
-    return read_validation(asked)
+    return checked(FullEvaluation, asked)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from acdc.errors import InputError
-from discovery.settings.run import CompareSettings, Settings, read_comparison, read_settings
+from discovery.choices.fields import checked
+from discovery.settings.run import CompareSettings, Settings, read_settings
 
 CONF = Path(__file__).parents[2] / "conf"
 GROUPS = ("model", "task", "graph", "method", "metric", "ablation", "evaluation", "tracking")
@@ -64,7 +65,7 @@ def test_the_defaults_of_yaml_are_those_of_python():
     assert type(ours)(**chosen) == ours
     asked = OmegaConf.to_container(OmegaConf.load(CONF / "compare.yaml"))
     own = {name: asked[name] for name in CompareSettings.model_fields}
-    assert read_comparison(own) == CompareSettings(methods=tuple(own["methods"]))
+    assert checked(CompareSettings, own) == CompareSettings(methods=tuple(own["methods"]))
 
 
 @pytest.mark.parametrize(

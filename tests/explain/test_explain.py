@@ -7,9 +7,10 @@ import pytest
 
 import discovery as cd
 from acdc.errors import InputError
+from discovery.choices.fields import checked
 from discovery.explanation import parts
 from discovery.explanation.section import Section, Table
-from discovery.settings.explanation import ExplainSettings, read_explain
+from discovery.settings.explanation import ExplainSettings
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,7 @@ def test_a_named_part_that_cannot_be_asked_is_refused_before_any_is_made(found, 
 )
 def test_wrong_fields_are_one_sentence(fields, words):
     with pytest.raises(InputError) as error:
-        read_explain(fields)
+        checked(ExplainSettings, fields)
     assert words in str(error.value) and "\n" not in str(error.value)
 
 

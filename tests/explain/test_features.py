@@ -15,6 +15,7 @@ from acdc.circuit import Circuit
 from acdc.errors import InputError
 from acdc.model import Attention, Block, Model, Norm
 from acdc.prompts import Prompts
+from discovery.choices.fields import checked
 from discovery.explanation.features import part as features
 from discovery.explanation.features.effects import attribute, keep_features, lost, node_effects
 from discovery.explanation.features.sae import (
@@ -33,7 +34,7 @@ from discovery.explanation.features.sites import (
 )
 from discovery.explanation.features.split import Split, splits
 from discovery.explanation.subject import Subject
-from discovery.settings.explanation import Features, read_explain
+from discovery.settings.explanation import ExplainSettings, Features
 from discovery.validation.bench import make_bench
 
 F64 = torch.float64
@@ -420,7 +421,7 @@ def test_what_cannot_be_asked_is_said_before_the_work(subject):
     empty = replace(subject, circuit=Circuit(subject.graph, subject.graph.legal & False))
     assert features.check(empty, FEW) == "the circuit has no heads and no MLPs"
     with pytest.raises(InputError, match="features.k"):
-        read_explain({"features": {"k": [0]}})
+        checked(ExplainSettings, {"features": {"k": [0]}})
 
 
 def test_nodes_outside_the_circuit_are_said_to_be(subject):

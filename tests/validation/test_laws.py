@@ -7,11 +7,12 @@ from test_settings import settings
 from test_validate import validation
 
 from acdc.circuit import Circuit
+from discovery.choices.fields import checked
 from discovery.job.build import make_ablation, task_prompts
 from discovery.job.prepare import load
+from discovery.settings.evaluation import FullEvaluation
 from discovery.statistics.random_circuits import random_mask
 from discovery.validation.held_out import held_out
-from discovery.validation.settings import read_validation
 from discovery.validation.validate import Validator
 from discovery.validation.verdicts import headline, left_out, verdicts
 
@@ -31,7 +32,7 @@ class Tried:
     def __init__(self, **changes):
         paired = ("metric=kl", "ablation=resample", "method.threshold=0.05", "tune=0", "test=0")
         self.run = settings("tracking=disabled", "task.n=16", *paired)
-        self.asked = read_validation(validation() | changes)
+        self.asked = checked(FullEvaluation, validation() | changes)
         self.loaded = load(self.run)
         self.used = task_prompts(self.run.task, self.loaded, self.run.seed)
         self.prompts = held_out(self.run, self.loaded, [self.used], 80, 1)

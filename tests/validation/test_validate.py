@@ -12,14 +12,15 @@ from omegaconf import OmegaConf
 from test_settings import CONF, settings
 
 from acdc.errors import InputError
+from discovery.choices.fields import checked
 from discovery.job.build import task_prompts
 from discovery.job.pipeline import discover
 from discovery.job.prepare import load
+from discovery.settings.evaluation import FullEvaluation
 from discovery.validation.held_out import held_out
 from discovery.validation.resampling import HOWS
 from discovery.validation.rungs import NONE
 from discovery.validation.runs import classes, read_found, table, validate_runs
-from discovery.validation.settings import read_validation
 from discovery.validation.verdicts import headline
 
 LITTLE = (
@@ -52,7 +53,7 @@ def runs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def validated(runs):
     found = read_found([runs / "acdc", runs / "random"])
-    return validate_runs(found, read_validation(validation()), lambda text: None)
+    return validate_runs(found, checked(FullEvaluation, validation()), lambda text: None)
 
 
 def test_the_folder_holds_everything(validated):
@@ -129,7 +130,7 @@ def test_the_cost_of_a_sample_is_measured(validated):
 
 def test_twice_is_the_same(runs, validated):
     again = validate_runs(
-        read_found([runs / "acdc"]), read_validation(validation()), lambda text: None
+        read_found([runs / "acdc"]), checked(FullEvaluation, validation()), lambda text: None
     )[0]
     first, second = (
         {k: v for k, v in one.validation.items() if k not in ("seconds", "cost")}
@@ -188,7 +189,9 @@ def test_a_held_out_file_of_ones_own(tmp_path):
 
 
 def test_a_run_is_validated_on_a_file(runs, tmp_path):
-    asked = read_validation(validation(f"prompts={written_pairs(tmp_path / 'a.jsonl', 90)}"))
+    asked = checked(
+        FullEvaluation, validation(f"prompts={written_pairs(tmp_path / 'a.jsonl', 90)}")
+    )
     (found,) = validate_runs(read_found([runs / "random"]), asked, lambda text: None)
     assert found.validation["n_prompts"] == 90
     assert not any("agree" in v.name for v in found.verdicts)  # it names no features
@@ -214,7 +217,7 @@ def test_heads_are_classed_by_what_they_look_at():
 )
 def test_refusals(overrides, message):
     with pytest.raises(InputError, match=message):
-        read_validation(validation(*overrides))
+        checked(FullEvaluation, validation(*overrides))
 
 
 def test_the_main_job_with_full_evaluation(here, tmp_path):
