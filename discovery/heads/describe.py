@@ -6,6 +6,7 @@ All of it is of the clean run. Descriptive, but for the cut queries of `inhibiti
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -79,7 +80,7 @@ def _all_scores(
     """Two rounds: what movers are has to be known before what turns them."""
     rng = np.random.default_rng(seed)
     tokens = roles.candidate_tokens(forward.prompts)
-    repeated = _on_repeated_tokens(heads, loaded, seed)
+    repeated = on_repeated_tokens(heads, loaded, seed)
     found = {head: _one(head, repeated[head], forward, tokens, rng) for head in heads}
     movers = [head for head in heads if rules.is_mover(found[head])]
     prompts = forward.prompts
@@ -93,7 +94,11 @@ def _all_scores(
     return found
 
 
-def _on_repeated_tokens(heads: list[Head], loaded: LoadedModel, seed: int) -> dict[Head, Scores]:
+def on_repeated_tokens(heads: Sequence[Head], loaded: LoadedModel, seed: int) -> dict[Head, Scores]:
+    """Scores of attention on random tokens that come twice (roles.diagonal_scores), by sequence.
+
+    None of them where the context has no room for LEAST tokens twice.
+    """
     model, tokenizer = loaded.model, loaded.tokenizer
     bos = known_bos(tokenizer, model.d_vocab)
     special = getattr(tokenizer, "all_special_ids", ())

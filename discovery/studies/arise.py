@@ -26,9 +26,9 @@ from acdc.bridge import LoadedModel
 from acdc.circuit import Circuit
 from acdc.data import Data
 from acdc.errors import InputError
-from acdc.forward import layers
 from acdc.metrics import Metric
-from discovery.heads import roles
+from discovery.heads.describe import on_repeated_tokens
+from discovery.heads.roles import LEAST
 from discovery.job.faithfulness import task_values
 from discovery.job.prepare import Job, prepare
 from discovery.job.propose import asked
@@ -36,7 +36,6 @@ from discovery.methods import last
 from discovery.models.choices import ModelChoice
 from discovery.settings.run import AriseSettings, Settings
 from discovery.statistics.intervals import Interval, mean_interval, ratio_of_means
-from discovery.tasks.tokens import known_bos
 
 ROLES = ("previous token", "induction")
 Say = Callable[[str], None]
@@ -174,19 +173,14 @@ def role_scores(loaded: LoadedModel, seed: int) -> dict[str, NDArray[np.float64]
 
     Mean attention, 0 to 1. InputError where the context is too short for them.
     """
-    model, tokenizer = loaded.model, loaded.tokenizer
-    bos = known_bos(tokenizer, model.d_vocab)
-    special = getattr(tokenizer, "all_special_ids", ())
-    tokens = roles.repeated_tokens(model.d_vocab, model.n_ctx, seed, bos, special)
-    n = (tokens.shape[1] - (bos is not None)) // 2
-    if n < roles.LEAST:
-        raise InputError(f"{model.name}: its context has no room for {roles.LEAST} tokens twice")
-    found: dict[str, list[list[float]]] = {role: [] for role in ROLES}
-    for layer in layers(model, tokens.to(model.device)):
-        scores = [roles.diagonal_scores(layer.pattern[:, h], n) for h in range(model.n_heads)]
-        for role in ROLES:
-            found[role].append([float(own[role].mean()) for own in scores])
-    return {role: np.array(rows) for role, rows in found.items()}
+    model = loaded.model
+    every = [(layer, h) for layer in range(len(model.blocks)) for h in range(model.n_heads)]
+    found = on_repeated_tokens(every, loaded, seed)
+    if not all(found.values()):
+        raise InputError(f"{model.name}: its context has no room for {LEAST} tokens twice")
+    shape = (len(model.blocks), model.n_heads)
+    means = {role: [found[head][role].mean() for head in every] for role in ROLES}
+    return {role: np.array(values).reshape(shape) for role, values in means.items()}
 
 
 def point(
