@@ -169,7 +169,7 @@ class Point:
 
 
 def role_scores(loaded: LoadedModel, seed: int) -> dict[str, NDArray[np.float64]]:
-    """[layer, head] of each of ROLES on random repeated tokens (discovery/heads/roles.py).
+    """[layer, head] of each of ROLES on random repeated tokens (discovery/heads/describe.py).
 
     Mean attention, 0 to 1. InputError where the context is too short for them.
     """

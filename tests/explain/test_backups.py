@@ -17,11 +17,12 @@ from discovery.explanation.backups import together
 from discovery.explanation.backups.knocked import KnockOuts, heads_after
 from discovery.explanation.backups.takeover import (
     account,
-    backup_scores,
+    by_chance,
     candidates,
     controls_for,
     p_rises,
     random_like,
+    rises,
 )
 from discovery.heads.roles import answer_scores, attributed_logits
 from discovery.settings.explanation import Backups
@@ -238,6 +239,15 @@ def test_the_inhibitor_and_its_mover_are_a_chain():
     assert [s["nodes"] for s in steps] == [("a1.h0", "a2.h0"), ("a1.h0", "a2.h0", "a3.h1")]
     backup = pairs["a1.h0", "a2.h0"]
     assert backup["interaction"]["estimate"] == pytest.approx(0.8, abs=0.02)
+
+
+def backup_scores(runs, out, sets, heads):
+    """[heads]: what each writes anew for the answer, in the mean, less the same by chance."""
+    _, change = rises(runs.clean, runs.of(out), heads)
+    chance = [by_chance(runs, sets, head) for head in heads]
+    return np.array([
+        (c if r is None else c - r).mean() for c, r in zip(change, chance, strict=True)
+    ])  # fmt: skip
 
 
 def test_without_the_control_the_alarm_would_be_a_backup():

@@ -161,12 +161,12 @@ def test_features_bias_and_error_are_the_node(kind, node):
         own = split.own
         each = [own.features[..., [i]] * sae.W_dec[i] for i in range(sae.n_features)]
         close(sum(each) + sae.b_dec + own.error, split.forward.clean.writers[site.node])
-        close(own.x + split.no_features(), sae.b_dec + own.error)
+        close(own.x - own.features @ sae.W_dec, sae.b_dec + own.error)
         close(own.x + split.other_features(), split.other.x - split.other.error + own.error)
         every = torch.ones(sae.n_features, dtype=F64)
         close(split.resampled(every), split.other_error())
         close(split.resampled(0 * every), split.resampled())
-        close(sum(split.to_zero(i) for i in range(sae.n_features)), split.no_features())
+        close(sum(split.to_zero(i) for i in range(sae.n_features)), -own.features @ sae.W_dec)
         close(sum(split.to_other(i) for i in range(sae.n_features)), split.other_features())
         assert not split.lost(0 * own.x).abs().max() > 1e-9
 

@@ -175,19 +175,6 @@ def by_chance(test: KnockOuts, sets: Sequence[Nodes], head: int) -> Floats | Non
     return np.mean(each, axis=0)
 
 
-def backup_scores(
-    runs: KnockOuts, out: Nodes, sets: Sequence[Nodes], heads: Sequence[int]
-) -> Floats:
-    """[heads]: how much each is a backup of `out`, in logits: what it writes anew for the answer,
-    the mean over prompts, less the same after random nodes.
-    """
-    _, change = rises(runs.clean, runs.of(out), heads)
-    chance = [by_chance(runs, sets, head) for head in heads]
-    return np.array([
-        (c if r is None else c - r).mean() for c, r in zip(change, chance, strict=True)
-    ])  # fmt: skip
-
-
 def negative_movers(
     choose: KnockOuts, test: KnockOuts, heads: Sequence[int], least: float, level: float
 ) -> list[int]:

@@ -95,10 +95,6 @@ class Split:
         """All features from the other prompt, the error kept."""
         return self.resampled() - self.other_error()
 
-    def no_features(self) -> Tensor:
-        """All features to zero: bias and error are left."""
-        return -(self.own.features @ self.sae.W_dec)
-
     def to_zero(self, feature: int) -> Tensor:
         """One feature to zero."""
         return -self.own.features[..., [feature]] * self.sae.W_dec[feature]

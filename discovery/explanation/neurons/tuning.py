@@ -42,16 +42,13 @@ class Explained:
         return (self.beyond > least) & (self.share > self.highest)
 
 
-def eta_squared(values: Floats, labels: Ints) -> Floats:
-    """[neurons]: variance of the labels' means over variance; values [samples, neurons]."""
-    codes = np.unique(labels, return_inverse=True)[1]
-    return _of_centred(*_centred(values), codes)
-
-
 def explained(
     values: Floats, labels: Ints, rng: np.random.Generator, permutations: int
 ) -> Explained:
-    """Eta squared of every neuron, and what permuted labels explain."""
+    """Eta squared of every neuron, and what permuted labels explain; values [samples, neurons].
+
+    Eta squared is the variance of the labels' means over the variance.
+    """
     centred, whole = _centred(values)
     codes = np.unique(labels, return_inverse=True)[1]
     own = _of_centred(centred, whole, codes)
