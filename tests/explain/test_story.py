@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import discovery as cd
 from acdc.ablation import RESAMPLE
 from acdc.circuit import Circuit
 from acdc.model import Attention, Block, Model, Norm
@@ -382,3 +383,16 @@ def test_any_model_of_ours_has_a_story_to_try(family):
     assert (
         judge.share(judge.scrub(found, written.story, Chance(1, True))) == written.steps[-1].share
     )
+
+
+def test_the_embedded_model_s_story_is_induction():
+    """Found by itself: who the heads are, what queries and keys carry; and it holds."""
+    task = cd.task("induction", cd.load("induction"), n=64)
+    found = cd.discover(task.model, task, "eap_ig", n_edges=20)
+    told = cd.explain(found, parts=["roles", "story"])["story"].found
+    assert told["recovered"]["value"] >= 0.8 and max(told["permuted"] + told["random"]) <= 0.2
+    carried = {claim["group"]: claim for claim in told["claims"]}
+    assert carried["induction heads"]["nodes"] == ["a1.h2", "a1.h3", "a1.h4", "a1.h6"]
+    assert carried["induction heads<q> input"]["carries"] == ["previous token"]
+    (key,) = [c for g, c in carried.items() if g == "induction heads<k> previous token heads"]
+    assert key["nodes"] == ["a0.h3"] and "previous token" in key["carries"]
