@@ -23,10 +23,10 @@ from acdc.prompts import Prompts
 from discovery.heads.roles import attributed_logits
 from discovery.statistics.result import Floats
 
+Answer = tuple[Float[Tensor, "batch d_model"], Float[Tensor, " batch"]]  # of answer_direction
 
-def answer_direction(
-    model: Model, prompts: Prompts
-) -> tuple[Float[Tensor, "batch d_model"], Float[Tensor, " batch"]]:
+
+def answer_direction(model: Model, prompts: Prompts) -> Answer:
     """Per prompt u and b such that final norm . u + b is the answer's logits, right less wrong.
 
     Right is the mean over right answers, wrong the mean over wrong ones, or over the vocabulary
@@ -78,20 +78,22 @@ def direct_effects(data: Data) -> Direct:
 def _direct(forward: PatchedForward) -> tuple[Floats, Floats, Floats]:
     outs = forward.clean.writers.take(range(len(forward.graph.writers)), span=1)[:, :, 0]
     final = forward.clean.streams[-1][:, -1]
-    writers, biases = summands(forward.model, forward.prompts, outs, final)
+    answer = answer_direction(forward.model, forward.prompts)
+    writers, biases = summands(forward.model, answer, outs, final)
     total = right_less_wrong(forward.prompts, forward.clean.logits)
     return floats(writers), floats(biases), floats(total)
 
 
 def summands(
-    model: Model, prompts: Prompts, outs: Float[Tensor, "*n batch d_model"],
+    model: Model, answer: Answer, outs: Float[Tensor, "*n batch d_model"],
     final: Float[Tensor, "batch d_model"],
 ) -> tuple[Float[Tensor, "*n batch"], Float[Tensor, " batch"]]:  # fmt: skip
     """What outputs at the answer position and biases add to the answer's logits, at final's scale.
 
+    `answer` is answer_direction's.
     If the outputs are all writers' of the run that ends in `final`, both add up to its answer.
     """
-    direction, biases = answer_direction(model, prompts)
+    direction, biases = answer
     g = pulled_back(model, direction, final)
     if model.ln_final.bias is not None:
         biases = biases + direction @ model.ln_final.bias

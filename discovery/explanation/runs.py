@@ -99,7 +99,7 @@ def _subject(one: Found, asked: ExplainSettings, cache: Cache | None, say: Say) 
     choose, test = bench(range(half)), bench(range(half, len(prompts)))
     circuit = Circuit.from_json(one.circuit, choose.graph)
     heads = (read_json(one.folder / "heads.json") or {}).get("heads", {})
-    return Subject(circuit, loaded, choose, test, heads, asked.seed, asked.level)
+    return Subject(circuit, loaded, choose, test, heads, asked.seed, asked.level, asked)
 
 
 def _about(one: Found, subject: Subject) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from acdc.bridge import LoadedModel
 from acdc.circuit import Circuit
 from acdc.graph import Graph
 from acdc.model import Model
+from discovery.settings.explanation import ExplainSettings
 from discovery.validation.bench import Bench
 from discovery.validation.knockouts import circuit_nodes
 
@@ -34,6 +35,7 @@ class Subject:
     heads: Mapping[str, Mapping[str, Any]]  # heads.json's entry of each head of the circuit
     seed: int
     level: float  # of tests; intervals are at 1 - level
+    asked: ExplainSettings = ExplainSettings()  # of all parts: one may need what another was asked
 
     @property
     def model(self) -> Model:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from acdc.forward import PatchedForward
 from acdc.prompts import Prompts
 
 
@@ -24,6 +25,16 @@ def head_attention(pattern: Float[Tensor, "batch query pos"], prompts: Prompts) 
             if start != end and bool((there <= here).all()):
                 found[f"{start}->{end}"] = pattern[rows, here, there].mean().item()
     return {name: round(value, 4) for name, value in found.items()}
+
+
+def head_pattern(
+    forward: PatchedForward, layer: int, head: int
+) -> Float[Tensor, "batch query pos"]:
+    """One head's attention in the clean run, from the stream that it saw."""
+    model, x, n = forward.model, forward.clean.streams[2 * layer], forward.n_pos
+    q = model.project(layer, "q", head, x, n)
+    k = model.project(layer, "k", model.kv_head(head), x, n)
+    return model.pattern(layer, q, k)
 
 
 def _previous(pattern: Tensor) -> float:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from acdc.forward import PatchedForward
@@ -113,6 +113,14 @@ def attributed_logits(
     return logits - logits.mean(-1, keepdim=True)
 
 
+def places_of(
+    tokens: Int[Tensor, "batch pos"], ids: Sequence[Sequence[int]]
+) -> Bool[Tensor, "batch pos"]:
+    """Where each prompt holds one of its own named tokens."""
+    rows = zip(tokens, ids, strict=True)
+    return torch.stack([torch.isin(row, row.new_tensor(list(own))) for row, own in rows])
+
+
 def answer_scores(
     prompts: Prompts, pattern: Float[Tensor, "batch pos pos"], added: Float[Tensor, "batch vocab"]
 ) -> Scores:
@@ -121,9 +129,9 @@ def answer_scores(
     """
     found = {}
     for name, ids in (("answer attention", prompts.answers), ("wrong attention", prompts.wrong)):
-        there = [torch.isin(t, t.new_tensor(i)) for t, i in zip(prompts.clean, ids, strict=True)]
-        if all(bool(at.any()) for at in there):
-            found[name] = (pattern[:, -1] * torch.stack(there)).sum(-1)
+        there = places_of(prompts.clean, ids)
+        if there.any(-1).all():
+            found[name] = (pattern[:, -1] * there).sum(-1)
     if prompts.has_answers:
         found["direct effect"] = _mean_of(added, prompts.answers)
         if prompts.has_wrong:

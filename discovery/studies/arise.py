@@ -326,10 +326,10 @@ def as_json(points: Sequence[Point]) -> dict[str, Any]:
 def says(points: Sequence[Point]) -> list[str]:
     """When each curve is half way up, in that order; what never rises, last."""
     steps = [p.step for p in points]
-    names = {"top1": None, "overlap": "overlap with the final circuit",
+    names = {"overlap": "overlap with the final circuit",
              "faithfulness": "faithfulness of the final circuit"}  # fmt: skip
     found = {
-        names.get(name) or name: halfway(steps, own)
+        names.get(name, name): halfway(steps, own)
         for name, own in curves(points).items()
         if name != "top1"
     }

@@ -12,6 +12,7 @@ from acdc.forward import trace
 from acdc.model import MLP
 from discovery.explanation.neurons import part as neurons
 from discovery.explanation.neurons import tuning
+from discovery.heads.attention import head_pattern
 from discovery.settings.explanation import Neurons
 
 FEW = Neurons(mlps=2, top=3, permutations=19)
@@ -133,9 +134,7 @@ def test_a_heads_pattern_is_that_of_the_traced_run(family):
     for forward in bench.data:
         whole = trace(forward.model, forward.prompts.clean).patterns
         for layer, head in ((0, 1), (1, 3)):
-            torch.testing.assert_close(
-                neurons.pattern_of(forward, layer, head), whole[layer][:, head]
-            )
+            torch.testing.assert_close(head_pattern(forward, layer, head), whole[layer][:, head])
 
 
 def test_sink_and_retrieval_of_patterns_by_hand():

@@ -37,7 +37,7 @@ def classes(fit, test):
 def read(fit, test=None, tokens=None, least=4):
     tokens = np.zeros((len(fit), 3), int) - 1 if tokens is None else np.array(tokens)
     test = fit if test is None else test
-    return probing.read_variable(fit, test, tokens, np.eye(50), least)
+    return probing.read_variable(fit, test, tokens, lambda ids: np.eye(50)[ids], least)
 
 
 def test_classes_tokens_and_numbers_are_told_apart():

@@ -13,15 +13,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from acdc.data import floats
 from acdc.forward import PatchedForward, head_values
 from acdc.graph import Graph
-from acdc.prompts import Prompts
 from acdc.writers import Writers
-from discovery.explanation.direct import right_less_wrong, summands
+from discovery.explanation.direct import Answer, answer_direction, right_less_wrong, summands
+from discovery.heads.roles import places_of
 from discovery.validation.bench import Bench, Floats
 
 
@@ -33,18 +33,19 @@ class Ending:
     final: Float[Tensor, "batch d_model"]  # input of the final norm
     looks: Float[Tensor, "layer head batch"]  # attention from there to the right answers
     logits: Float[Tensor, "batch vocab"]
+    there: Bool[Tensor, "batch pos"]  # where right answers stand in the prompts
 
 
 def clean_ending(forward: PatchedForward) -> Ending:
     """Of the clean run. Attention is computed anew, since runs do not hold it."""
     clean, model, looks = forward.clean, forward.model, list[Tensor]()
-    there = answer_places(forward.prompts)
+    there = places_of(forward.prompts.clean, forward.prompts.answers)
     for layer in range(forward.graph.n_layers):
         x = clean.streams[2 * layer][None]
         _, pattern = head_values(model, layer, x, x, x, forward.n_pos)
         looks.append(_look(pattern, there))
     writers = clean.writers.map(lambda x: x[..., -1:, :].clone())
-    return Ending(writers, clean.streams[-1][:, -1], torch.stack(looks), clean.logits)
+    return Ending(writers, clean.streams[-1][:, -1], torch.stack(looks), clean.logits, there)
 
 
 def knocked_out(forward: PatchedForward, out: Sequence[int], clean: Ending) -> Ending:
@@ -55,7 +56,7 @@ def knocked_out(forward: PatchedForward, out: Sequence[int], clean: Ending) -> E
     if not out:
         return clean
     model, graph, ablated = forward.model, forward.graph, forward.ablated
-    gone, there = frozenset(out), answer_places(forward.prompts)
+    gone = frozenset(out)
     z_end, rest_end, looks = (
         clean.writers.z.clone(),
         clean.writers.rest.clone(),
@@ -71,7 +72,7 @@ def knocked_out(forward: PatchedForward, out: Sequence[int], clean: Ending) -> E
             z = forward.clean.writers.z[layer].clone()
         else:
             z, pattern = head_values(model, layer, x[None], x[None], x[None], forward.n_pos)
-            looks[layer] = _look(pattern, there)
+            looks[layer] = _look(pattern, clean.there)
         for head in range(graph.n_heads):
             if graph.head(layer, head) in gone:
                 z[head] = ablated.z[layer, head]
@@ -87,13 +88,7 @@ def knocked_out(forward: PatchedForward, out: Sequence[int], clean: Ending) -> E
         rest_end[layer + 1] = mlp[:, -1:]
         x = mid + mlp
     writers = Writers(graph, clean.writers.W_O, z_end, rest_end)
-    return Ending(writers, x[:, -1], looks, model.unembed(x[:, -1]))
-
-
-def answer_places(prompts: Prompts) -> Float[Tensor, "batch pos"]:
-    """1 where a prompt holds one of its right answers, else 0."""
-    rows = zip(prompts.clean, prompts.answers, strict=True)
-    return torch.stack([torch.isin(row, row.new_tensor(ids)) for row, ids in rows]).float()
+    return Ending(writers, x[:, -1], looks, model.unembed(x[:, -1]), clean.there)
 
 
 def _look(pattern: Float[Tensor, "head batch pos pos"], there: Tensor) -> Tensor:
@@ -123,6 +118,7 @@ class KnockOuts:
     def __init__(self, bench: Bench) -> None:
         self.bench, self.graph = bench, bench.graph
         self.clean_ends = bench.data.each(clean_ending)
+        self.answers = bench.data.each(lambda f: answer_direction(f.model, f.prompts))
         self.known = dict[tuple[int, ...], Effects]()
 
     @property
@@ -133,27 +129,29 @@ class KnockOuts:
     @property
     def has_looks(self) -> bool:
         """Whether every prompt holds a right answer, so that attention to it means something."""
-        return all(bool(answer_places(f.prompts).any(-1).all()) for f in self.bench.data)
+        return all(bool(end.there.any(-1).all()) for end in self.clean_ends)
 
     def of(self, out: Sequence[int]) -> Effects:
         """Effects with these writers out, whatever their order."""
         key = tuple(sorted(out))
         if key not in self.known:
-            parts = zip(self.bench.data, self.clean_ends, strict=True)
-            self.known[key] = _joined([self._part(f, clean, key) for f, clean in parts])
+            parts = zip(self.bench.data, self.clean_ends, self.answers, strict=True)
+            self.known[key] = _joined([self._part(*part, key) for part in parts])
         return self.known[key]
 
     def loss(self, out: Sequence[int]) -> Floats:
         """[prompts]: how far the score falls with these writers out; positive: it gets worse."""
         return self.clean.score - self.of(out).score
 
-    def _part(self, forward: PatchedForward, clean: Ending, out: tuple[int, ...]) -> Effects:
+    def _part(
+        self, forward: PatchedForward, clean: Ending, answer: Answer, out: tuple[int, ...]
+    ) -> Effects:
         model, run = forward.model, knocked_out(forward, out, clean)
         outputs = run.writers.dense()[:, :, 0]
         own, held = (
             torch.cat([writers, biases[None]])
             for final in (run.final, clean.final)
-            for writers, biases in [summands(model, forward.prompts, outputs, final)]
+            for writers, biases in [summands(model, answer, outputs, final)]
         )
         reading = right_less_wrong(forward.prompts, run.logits)
         return Effects(

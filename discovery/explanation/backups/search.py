@@ -38,6 +38,7 @@ class Knocked:
     name: str
     nodes: Nodes
     is_class: bool
+    chosen_by: float  # mean fall of the score on the prompts to choose on: what it is ranked by
     score: Interval
     kept: Interval  # share of the score: 0 at the empty circuit, 1 at the model
     lost: Interval  # the nodes' own direct effect that is gone, logits
@@ -83,7 +84,7 @@ def find(
     negative = negative_movers(choose, test, every, least, level)
     found = take_overs(test, direct, picked, controls, negative, least, level, rng)
     knocked = [
-        _worth(subject, test, name, out, name in classes_out, name in direct, found, rng)
+        _worth(subject, choose, test, name, out, name in classes_out, name in direct, found, rng)
         for name, out in outs.items()
     ]
     away = abs(float((subject.choose.model.score - subject.choose.empty.score).mean()))
@@ -150,13 +151,14 @@ def adders(choose: KnockOuts, outs: Mapping[str, Nodes], least: float, level: fl
 
 
 def _worth(
-    subject: Subject, test: KnockOuts, name: str, out: Nodes, is_class: bool, adds: bool,
-    found: Sequence[TakeOver], rng: np.random.Generator,
+    subject: Subject, choose: KnockOuts, test: KnockOuts, name: str, out: Nodes, is_class: bool,
+    adds: bool, found: Sequence[TakeOver], rng: np.random.Generator,
 ) -> Knocked:  # fmt: skip
     level, empty, own = 1 - subject.level, subject.test.empty.score, test.of(out)
     heads = [test.graph.writer_index[t.head] for t in found if t.out == name and t.confirmed]
     return Knocked(
-        name, out, is_class, mean_interval(own.score, rng, level=level),
+        name, out, is_class, float(choose.loss(out).mean()),
+        mean_interval(own.score, rng, level=level),
         ratio_of_means(own.score - empty, test.clean.score - empty, rng, level=level),
         mean_interval((test.clean.direct - own.direct)[list(out)].sum(0), rng, level=level),
         account(test, out, heads, subject.level, rng) if adds else None,

@@ -129,7 +129,7 @@ def nodes(subject: Subject, asked: Backups, found: Found) -> list[str]:
         ]
         others = [k for k in sure if k not in ends]
         if others:
-            worst = min(others, key=lambda k: k.kept.estimate or 0)
+            worst = max(others, key=lambda k: k.chosen_by)
             said.append(
                 f"The {'next' if ends else 'node'} that costs most alone is {worst.name}: without"
                 f" it the model keeps {kept(worst)} of its score"

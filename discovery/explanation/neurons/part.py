@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from acdc.data import Data, floats
-from acdc.forward import PatchedForward, stream_of
+from acdc.forward import PatchedForward
 from acdc.model import MLP
 from acdc.prompts import Prompts
 from discovery.explanation.direct import (
@@ -31,6 +31,8 @@ from discovery.explanation.neurons.tuning import Explained, explained, labels
 from discovery.explanation.pictures import bars
 from discovery.explanation.section import Row, Section, Table
 from discovery.explanation.subject import Subject
+from discovery.heads.attention import head_pattern
+from discovery.heads.roles import places_of
 from discovery.settings.explanation import Neurons
 from discovery.statistics.intervals import binomial_interval, mean_interval
 from discovery.statistics.result import Floats
@@ -196,14 +198,6 @@ def _tuned(top: Sequence[Row]) -> list[str]:
 # ---- heads ---------------------------------------------------------------------------------------
 
 
-def pattern_of(forward: PatchedForward, layer: int, head: int) -> Float[Tensor, "batch query pos"]:
-    """Attention of one head in the clean run, from the stream that it saw."""
-    model, n = forward.model, forward.n_pos
-    x = forward.clean.streams[stream_of(forward.graph, layer, "q")]
-    q = model.project(layer, "q", head, x, n)
-    return model.pattern(layer, q, model.project(layer, "k", model.kv_head(head), x, n))
-
-
 def sink(pattern: Float[Tensor, "batch query pos"]) -> Float[Tensor, " batch"]:
     """Share of attention on the first token, mean over all queries after it; 1 if there is one."""
     return pattern[:, 1:, 0].mean(-1) if pattern.shape[1] > 1 else pattern[:, 0, 0]
@@ -215,8 +209,7 @@ def attended(
     """From the answer position: attention on right answers, whether the token most attended to is
     one, and what share of positions they are (uniform attention); None unless all prompts hold one.
     """
-    ids = zip(prompts.clean, prompts.answers, strict=True)
-    there = torch.stack([torch.isin(row, row.new_tensor(answers)) for row, answers in ids])
+    there = places_of(prompts.clean, prompts.answers)
     if not there.any(-1).all():
         return None
     last = pattern[:, -1]
@@ -230,7 +223,7 @@ def _heads(subject: Subject, rng: np.random.Generator) -> tuple[list[str], list[
     sinks, retrieving = list[str](), list[str]()
     for layer, head in subject.head_nodes:
         name = f"a{layer}.h{head}"
-        patterns = [(f.prompts, pattern_of(f, layer, head)) for f in data]
+        patterns = [(f.prompts, head_pattern(f, layer, head)) for f in data]
         on_first = np.concatenate([floats(sink(p)) for _, p in patterns])
         row: dict[str, object] = {
             "head": name,

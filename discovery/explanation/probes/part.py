@@ -93,9 +93,13 @@ def check(subject: Subject, asked: Probes) -> str | None:
 def variables(subject: Subject, asked: Probes) -> dict[str, Split | str]:
     """How each variable of the task is probed, or why it is not."""
     choose, test = (bench.data.prompts for bench in (subject.choose, subject.test))
-    embedding, tokens = floats(subject.model.W_E), choose.clean.cpu().numpy()
+    tokens = choose.clean.cpu().numpy()
+
+    def embed(ids: Ints) -> Floats:
+        return floats(subject.model.W_E[ids])
+
     return {
-        name: read_variable(values, test.features[name], tokens, embedding, asked.least)
+        name: read_variable(values, test.features[name], tokens, embed, asked.least)
         for name, values in choose.features.items()
     }
 

@@ -10,7 +10,7 @@ exact, since held-out prompts had no part in the fit.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -65,12 +65,13 @@ class Reading:
 
 
 def read_variable(
-    fit: Sequence[int], test: Sequence[int], fit_tokens: Ints, embedding: Floats, least: int
-) -> Split | str:
+    fit: Sequence[int], test: Sequence[int], fit_tokens: Ints, embed: Callable[[Ints], Floats],
+    least: int,
+) -> Split | str:  # fmt: skip
     """How a variable can be probed, or a sentence on why it cannot.
 
     Classes, where those of `least` prompts or more make up most prompts; else a token of the
-    prompt, read as its embedding (its main directions over the prompts); else a number.
+    prompt, read as its embedding (`embed`; its main directions over the prompts); else a number.
     """
     values, others = np.array(fit), np.array(test)
     counts = Counter(values.tolist())
@@ -82,7 +83,7 @@ def read_variable(
         return Split("class", rows, test_rows, values[rows], others[test_rows])
     every, every_test = np.arange(len(values)), np.arange(len(others))
     if (fit_tokens == values[:, None]).any(1).all():
-        both = _main_directions(embedding[values], embedding[others])
+        both = _main_directions(embed(values), embed(others))
         return Split("token", every, every_test, *both)
     if len(counts) > FOLDS and len(values) >= 2 * least:
         numbers = (v[:, None].astype(float) for v in (values, others))
