@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -52,8 +52,12 @@ class LoadedModel:
 
     @torch.inference_mode()
     def plain_logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos vocab"]:
-        """One plain forward pass of the bridge."""
-        return self.bridge(tokens)
+        """One plain forward pass of the bridge, which may lie elsewhere than the model."""
+        return self.bridge(tokens.to(self.bridge.W_E.device)).to(tokens.device)
+
+    def offloaded(self, device: torch.device | str) -> LoadedModel:
+        """The model on a device that is too small for it; see Model.offloaded."""
+        return replace(self, model=self.model.offloaded(device))
 
 
 def load_pretrained(
@@ -63,20 +67,39 @@ def load_pretrained(
     label: str | None = None,
     check: Callable[[Outline], None] | None = None,
     revision: str | None = None,
+    offload: bool = False,
 ) -> LoadedModel:
     """Any causal language model by hub id or local folder, in evaluation mode.
 
     `label` is what it is called from then on (default: `name`). `check` sees tokenizer and sizes
     before the weights are read, and may refuse. `revision` is a branch, tag or commit of a hub id.
+    With `offload` the MLPs' weights stay in the host's memory; see Model.offloaded.
 
     InputError if it cannot be read, weights are missing, its architecture is unknown to
-    TransformerLens, or an identity fails.
+    TransformerLens, an identity fails, or the device is too small.
     """
     outline = read_outline(name, revision)
     if check is not None:
         check(outline)
     module = read_weights(outline, dtype)
+    if offload:
+        return from_module(module, outline.tokenizer, label or name).offloaded(device)
+    _check_room(module, torch.device(device), label or name)
     return from_module(module.to(device), outline.tokenizer, label or name)
+
+
+def _check_room(module: Any, device: torch.device, name: str) -> None:
+    """InputError for weights that are more than a card has free."""
+    if device.type != "cuda":
+        return
+    needed = sum(w.numel() * w.element_size() for w in module.parameters())
+    free = torch.cuda.mem_get_info(device)[0]
+    if needed > free:
+        raise InputError(
+            f"device={device}: the weights of {name!r} take {needed / 2**30:.2f} GiB,"
+            f" {free / 2**30:.2f} are free; take model.offload=true, which leaves the MLPs' weights"
+            " in the host's memory, or a smaller model.dtype"
+        )
 
 
 def from_module(module: Any, tokenizer: Any, name: str) -> LoadedModel:

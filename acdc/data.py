@@ -40,18 +40,19 @@ class Data:
 
     def __init__(
         self, model: Model, graph: Graph, prompts: Prompts, ablation: Ablation = RESAMPLE,
-        part: int = PART, hold: bool = True, batch_bytes: int = BATCH_BYTES,
+        part: int = PART, hold: bool = True, batch_bytes: int = BATCH_BYTES, host: bool = False,
     ) -> None:  # fmt: skip
         """Nothing is run yet, but for an ablation that must see all prompts.
 
-        `part` prompts are run together; with `hold` their runs stay in memory once made, and a
-        batch of trial cuts takes at most `batch_bytes`. InputError for tokens that the model cannot
-        take.
+        `part` prompts are run together; with `hold` their runs stay in memory once made, with
+        `host` in that of the CPU, from where they are brought in turn; a batch of trial cuts takes
+        at most `batch_bytes`. InputError for tokens that the model cannot take.
         """
         if part < 1:
             raise InputError(f"part={part}: at least 1 prompt at a time")
         self._check(model, prompts, "prompts")
         self.model, self.graph, self.hold, self.part = model, graph, hold, part
+        self.host = hold and host
         self.batch_bytes = batch_bytes
         self.prompts = prompts.to(model.device)
         self._rows = [range(i, min(i + part, len(prompts))) for i in range(0, len(prompts), part)]
@@ -90,13 +91,20 @@ class Data:
         if index in self._forwards:
             return self._forwards[index]
         rows = self._rows[index]
-        clean, corrupt = self._runs.get(index) or self._run(rows)
+        clean, corrupt = self._held(index) or self._run(rows)
         forward = PatchedForward(
             self.model, self.graph, self.prompts.take(rows), clean, corrupt, self.ablation, rows
         )
-        if self.hold:
+        if self.hold and not self.host:
             self._runs[index], self._forwards[index] = (clean, corrupt), forward
+        elif self.host and index not in self._runs:
+            self._runs[index] = _moved((clean, corrupt), torch.device("cpu"))
         return forward
+
+    def _held(self, index: int) -> tuple[Trace, Trace] | None:
+        """A part's runs, if they are held; from the host, if they are there."""
+        runs = self._runs.get(index)
+        return _moved(runs, self.model.device) if runs is not None and self.host else runs
 
     def _run(self, rows: range) -> tuple[Trace, Trace]:
         # whoever asks first, gradients may have to pass these tensors later
@@ -158,11 +166,11 @@ class Data:
         """As few of the first parts as have n prompts; all of them where there are fewer."""
         return self.first_parts(min(self.n_parts, -(-n // self.part)))
 
-    def arranged(self, part: int, hold: bool, batch_bytes: int) -> Data:
+    def arranged(self, part: int, hold: bool, batch_bytes: int, host: bool = False) -> Data:
         """The same prompts, otherwise worked on; runs that still fit are kept."""
-        if (part, hold) != (self.part, self.hold):
+        if (part, hold, hold and host) != (self.part, self.hold, self.host):
             return Data(
-                self.model, self.graph, self.prompts, self.ablation, part, hold, batch_bytes
+                self.model, self.graph, self.prompts, self.ablation, part, hold, batch_bytes, host
             )
         other = copy(self)
         other.batch_bytes = batch_bytes
@@ -172,7 +180,7 @@ class Data:
         """Some of the prompts; an ablation that must see all sees these, or its reference set."""
         return Data(
             self.model, self.graph, self.prompts.take(rows), self.ablation, self.part, self.hold,
-            self.batch_bytes,
+            self.batch_bytes, self.host,
         )  # fmt: skip
 
     # ---- measuring -----------------------------------------------------------------------------
@@ -200,6 +208,13 @@ class Data:
         """[masks, prompts]: how far each circuit is from the model; see Bound.error."""
         parts = self.each(lambda f: [floats(f.bound(metric).error(f.run(mask))) for mask in masks])
         return np.concatenate(parts, axis=1)
+
+
+def _moved(runs: tuple[Trace, Trace], device: torch.device) -> tuple[Trace, Trace]:
+    """Both runs elsewhere; where they are one, they stay one."""
+    clean, corrupt = runs
+    there = clean.to(device)
+    return there, there if corrupt is clean else corrupt.to(device)
 
 
 def floats(values: Tensor) -> Floats:

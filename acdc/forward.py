@@ -51,6 +51,13 @@ class Trace:
             tuple(p[one] for p in self.patterns),
         )  # fmt: skip
 
+    def to(self, device: torch.device) -> Trace:
+        """The same run on another device."""
+        return Trace(
+            self.writers.map(lambda x: x.to(device)), self.logits.to(device),
+            self.streams.to(device), tuple(p.to(device) for p in self.patterns),
+        )  # fmt: skip
+
 
 def stream_of(graph: Graph, layer: int, part: str) -> int:
     """Index into Trace.streams of what a reader of this layer and part sees."""

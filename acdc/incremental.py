@@ -423,6 +423,7 @@ class States:
     def __init__(self, data: Data, metric: Metric, mask: NDArray[np.bool_] | None = None) -> None:
         """`mask` [writers, readers] is the circuit to begin with; None: all edges."""
         self.graph, self.metric, self.n = data.graph, metric, len(data)
+        self.dtype = data.model.dtype
         start = self.graph.legal if mask is None else mask
         self.parts = [State(forward, start) for forward in data]
         self.readout = Readout(data.model, [forward.bound(metric) for forward in data])

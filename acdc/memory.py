@@ -124,10 +124,12 @@ class Plan:
     floor: int  # bytes that the process is expected to reach, by a search that keeps nothing
     peak: int  # and by one that keeps little; of other work the two are equal
     limit: int
+    host: bool = False  # whether that is the CPU's, the model's own being too small
 
     def says(self) -> str:
         """In one line."""
         kept = "runs held" if self.hold else "runs made again for every part"
+        kept += " in the CPU's memory" if self.host else ""
         low, high = (f"{size / GIB:.2f}" for size in (self.floor, self.peak))
         expected = f"about {high}" if low == high else f"{low} to {high}"
         return (
@@ -150,15 +152,24 @@ def plan(shape: Shape, work: Work, limit_gib: float | None = None) -> Plan:
     if least > limit:
         raise InputError(_refusal(shape, work, now, limit, least))
     room = limit - now - shape.held() - shape.pass_(part)
-    batch = min(BATCH_BYTES, max(LEAST_BATCH, room // 2)) if work in SEARCHES else BATCH_BYTES
+    most = BATCH_BYTES if shape.model.device.type == "cpu" else limit
+    batch = min(most, max(LEAST_BATCH, room // 2)) if work in SEARCHES else BATCH_BYTES
     working = _working(shape, work, part, batch)
-    hold = work in SEARCHES or now + shape.held() + working <= limit
-    held = shape.held() if hold else part * shape.prompt()
+    near = work in SEARCHES or now + shape.held() + working <= limit
+    host = not near and _host_holds(shape)
+    held = shape.held() if near else part * shape.prompt()
     floor, peak = (
         now + held + max(_working(shape, work, part, tried), shape.pass_(part))
         for tried in (0, batch)
     )
-    return Plan(PART if part == shape.n else part, hold, batch, floor, peak, limit)
+    return Plan(PART if part == shape.n else part, near or host, batch, floor, peak, limit, host)
+
+
+def _host_holds(shape: Shape) -> bool:
+    """Whether a card's runs find room in the CPU's memory."""
+    if shape.model.device.type == "cpu":
+        return False
+    return shape.held() < (1 - RESERVE) * available(torch.device("cpu"))
 
 
 def _working(shape: Shape, work: Work, part: int, batch_bytes: int) -> int:

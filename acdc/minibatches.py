@@ -28,7 +28,9 @@ class Minibatches:
         size = min(size, len(data))
         self.part = max(p for p in range(1, min(size, data.part) + 1) if size % p == 0)
         within = data.hold and data.part % self.part == 0  # held runs are looked at, not made again
-        self.data = data if within else data.arranged(self.part, data.hold, data.batch_bytes)
+        self.data = (
+            data if within else data.arranged(self.part, data.hold, data.batch_bytes, data.host)
+        )
         self.seed, self.parts = seed, size // self.part  # of one minibatch
 
     def __len__(self) -> int:

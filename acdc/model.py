@@ -166,6 +166,25 @@ class Model:
         """The same model with its floating-point tensors cast and moved."""
         return _map(self, lambda t: t.to(device=device, dtype=dtype))
 
+    def offloaded(self, device: torch.device | str) -> Model:
+        """On a device that is too small for it: MLPs' weights stay where they are.
+
+        They are most of a large model, and each is wanted once in a pass: `mlp` brings it.
+        """
+        blocks = tuple(replace(b, mlp=None) for b in self.blocks)
+        near = replace(self, blocks=blocks).to(device=device)
+        pairs = zip(near.blocks, self.blocks, strict=True)
+        return replace(near, blocks=tuple(replace(new, mlp=old.mlp) for new, old in pairs))
+
+    def mlp(self, layer: int) -> MLP:
+        """A layer's MLP on the model's device; ValueError if it has none."""
+        mlp = self.blocks[layer].mlp
+        if mlp is None:
+            raise ValueError(f"layer {layer} has no MLP")
+        if mlp.W_out.device == self.device:
+            return mlp
+        return _map(mlp, lambda t: t.to(self.device))
+
     # ---- the pieces of a forward pass ------------------------------------------------------------
 
     def embed(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
@@ -238,10 +257,10 @@ class Model:
 
     def mlp_out(self, layer: int, x: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_model"]:
         """Output of the writer m{layer} for its reader's input (before the norm)."""
-        block = self.blocks[layer]
-        if block.ln2 is None or block.mlp is None:
-            raise ValueError(f"layer {layer} has no MLP")
-        return block.mlp(block.ln2(x))
+        mlp, norm = self.mlp(layer), self.blocks[layer].ln2
+        if norm is None:
+            raise ValueError(f"layer {layer} has no norm before its MLP")
+        return mlp(norm(x))
 
     def unembed(self, x: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n vocab_out"]:
         """Logits from the input of the final norm."""

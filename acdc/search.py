@@ -31,6 +31,7 @@ from acdc.metrics import Metric, two_sided
 
 ReaderOrder = Literal["layer", "head"]
 SenderHeads = Literal["descending", "ascending", "random"]
+TIE = 1e-6  # in the metric's unit
 Reason = Literal["tested", "disconnected", "gate removed", "skipped"]
 
 
@@ -82,7 +83,7 @@ class Decision:
     effect: float  # metric_after - metric_now, signed so that positive = worse
     after: float  # metric after the removal, in the metric's own sign
     kept: bool  # effect >= threshold; with a budget, error >= allowance and effect > 0
-    tie: bool  # within 1e-6 of that: rounding could have decided otherwise
+    tie: bool  # within TIE of that, or a unit of rounding: chance could have decided otherwise
 
     def name(self, graph: Graph) -> str:
         """Name of the edge, or of the reader whose gate it is."""
@@ -440,8 +441,9 @@ class Search:
         writer = None if cut.gate else cut.writers[0]
         if isinstance(self.threshold, Budget):
             limit = self.allowed[cut.reader, writer]
-            kept, tie = after >= limit and effect > 0, abs(after - limit) < 1e-6
+            kept, gap = after >= limit and effect > 0, abs(after - limit)
         else:
-            kept, tie = effect >= self.threshold, abs(effect - self.threshold) < 1e-6
+            kept, gap = effect >= self.threshold, abs(effect - self.threshold)
+        tie = gap < max(TIE, torch.finfo(self.state.dtype).eps * abs(after))
         self.n_tried += 1
         return Decision(self.n_tried - 1, cut.reader, writer, effect, after, kept, tie)

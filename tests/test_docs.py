@@ -226,7 +226,7 @@ def make_mentioned(words, folder):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_commands_take_their_words(page, place, monkeypatch):
-    monkeypatch.setattr("discovery.settings.run.check_device", lambda device: None)
+    monkeypatch.setattr("discovery.settings.run.usable_device", lambda device: device)
     write_files(page, place)
     for where, words in commands(page):
         if words:

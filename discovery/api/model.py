@@ -13,7 +13,7 @@ from discovery.choices.given import PREFIX, give
 from discovery.job.prepare import Cache
 from discovery.job.prepare import load as load_settings
 from discovery.models.choices import GivenModel, HFModel, ModelChoice
-from discovery.settings.run import ModelSettings, check_device
+from discovery.settings.run import ModelSettings, usable_device
 
 
 class Model:
@@ -51,7 +51,7 @@ def load(
 
     InputError if it cannot be loaded or is not a plain pre-norm decoder.
     """
-    check_device(device)
+    device = usable_device(device)
     choice = _choice(source, dtype)
     holds = None
     if choice is None:

@@ -167,8 +167,7 @@ def neuron_effects(data: Data, layer: int) -> Float[np.ndarray, "prompts d_mlp"]
     """
 
     def effects(forward: PatchedForward) -> Floats:
-        mlp = forward.model.blocks[layer].mlp
-        assert mlp is not None  # mlp_input says so
+        mlp = forward.model.mlp(layer)
         hidden = mlp.hidden(mlp_input(forward, layer)[:, -1])
         return floats(hidden * (answer_gradient(forward) @ mlp.W_out.T))
 
@@ -187,8 +186,7 @@ def neurons_written(
     """As `written`, of value vectors: rows of W_out times the activation (Geva et al. 2022)."""
 
     def shares(forward: PatchedForward) -> Tensor:
-        mlp = forward.model.blocks[layer].mlp
-        assert mlp is not None
+        mlp = forward.model.mlp(layer)
         hidden = mlp.hidden(mlp_input(forward, layer)[:, -1])[:, list(neurons)]
         outs = hidden.T[:, :, None] * mlp.W_out[list(neurons)][:, None]
         final = forward.clean.streams[-1][:, -1].expand_as(outs)

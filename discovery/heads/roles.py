@@ -118,7 +118,9 @@ def places_of(
 ) -> Bool[Tensor, "batch pos"]:
     """Where each prompt holds one of its own named tokens."""
     rows = zip(tokens, ids, strict=True)
-    return torch.stack([torch.isin(row, row.new_tensor(list(own))) for row, own in rows])
+    return torch.stack(
+        [torch.isin(row, torch.tensor(list(own), device=row.device)) for row, own in rows]
+    )
 
 
 def answer_scores(

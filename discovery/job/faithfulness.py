@@ -25,7 +25,7 @@ from discovery.job.shares import why_undefined
 
 # how far a search in this dtype may be from the fresh run, as a share of the metric's scale; in
 # float32 sums over streams with activations in the thousands have parted by 1.1e-4
-DRIFT = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 5e-2}
+DRIFT = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 NO_CORRUPT = "the task has no corrupt prompts"
 Values = NDArray[np.float64]
 

@@ -111,7 +111,7 @@ class Job:
         paired = self.settings.ablation.pair(prompts, self.settings.seed + seed)
         return Data(
             self.loaded.model, self.data.graph, paired, self.data.ablation, self.plan.part, hold,
-            self.plan.batch_bytes,
+            self.plan.batch_bytes, self.plan.host,
         )  # fmt: skip
 
     @cached_property
@@ -154,7 +154,7 @@ def prepare(settings: Settings, cache: Cache | None = None) -> Job:
     shape = Shape(loaded.model, len(data), data.n_pos, data.prompts.has_corrupt, beside)
     works = "targeted" if tuned and works == "search" else works
     how = plan(shape, works, settings.memory_gib)
-    data = data.arranged(how.part, how.hold, how.batch_bytes)
+    data = data.arranged(how.part, how.hold, how.batch_bytes, how.host)
     ablation = make_ablation(settings.ablation, settings.task, loaded, settings.seed)
     return Job(loaded, cut_by(ablation, data), metric, how, settings)
 

@@ -14,7 +14,7 @@ from discovery.choices.given import PREFIX, given
 from discovery.choices.labels import model_label
 
 Check = Callable[[Any], None]
-Dtype = Literal["float32", "float64", "bfloat16"]
+Dtype = Literal["float32", "float64", "bfloat16", "float16"]
 
 
 class ModelChoice(Fields):
@@ -95,6 +95,7 @@ class HFModel(ModelChoice):
     kind: str = "hf"
     name: Annotated[str, Field(min_length=1)]
     revision: Annotated[str, Field(min_length=1)] | None = None  # of a hub id
+    offload: bool = False  # MLPs' weights stay in the host's memory
 
     def load(self, device: str, check: Check | None = None) -> Any:
         """See ModelChoice.load."""
@@ -104,8 +105,9 @@ class HFModel(ModelChoice):
 
         try:
             return load_pretrained(
-                self.name, getattr(torch, self.dtype), device, check=check, revision=self.revision
-            )
+                self.name, getattr(torch, self.dtype), device, check=check, revision=self.revision,
+                offload=self.offload,
+            )  # fmt: skip
         except InputError as error:
             prefix = "model." if str(error).startswith("name=") else ""
             raise InputError(f"{prefix}{error}") from error

@@ -306,7 +306,7 @@ def read_as(kind: type[Read], config: Mapping[str, Any]) -> Read:
         settings = None
     if wrong or settings is None:
         raise InputError("\n".join(wrong))
-    check_device(settings.device)
+    settings = settings.model_copy(update={"device": usable_device(settings.device)})
     for field in ("task", "versus", "method"):
         asked = getattr(settings, field, None)
         if asked is not None:
@@ -335,18 +335,28 @@ def chosen(group: str, values: Mapping[str, Any], field: str = "") -> Any:
     return kind.model_validate(values)
 
 
-def check_device(device: str) -> None:
-    """Raise InputError unless torch has the device."""
+def usable_device(device: str) -> str:
+    """The device as torch calls it; "auto" is the card where there is one, else the CPU.
+
+    InputError unless torch has it.
+    """
     import torch  # a second that no command should wait for before it looks at its settings
 
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        kind = torch.device(device).type
+        asked = torch.device(device)
     except RuntimeError:
-        raise InputError(f"device={device!r}: allowed are cpu, cuda, cuda:N, mps") from None
+        raise InputError(f"device={device!r}: allowed are auto, cpu, cuda, cuda:N, mps") from None
     available = {
         "cpu": True,
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
     }
-    if not available.get(kind, False):
+    if not available.get(asked.type, False):
         raise InputError(f"device={device!r}: not available here; device=cpu always is")
+    if asked.type == "cuda" and (asked.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"device={device!r}: there are {torch.cuda.device_count()} cards here, counted from 0"
+        )
+    return device

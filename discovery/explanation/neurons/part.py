@@ -11,8 +11,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from acdc.data import Data, floats
-from acdc.forward import PatchedForward
-from acdc.model import MLP
 from acdc.prompts import Prompts
 from discovery.explanation.direct import (
     mlp_input,
@@ -93,22 +91,17 @@ def explain(subject: Subject, asked: Neurons, told: Mapping[str, Section]) -> Se
 
 def activations(data: Data, layer: int) -> Float[np.ndarray, "prompts pos d_mlp"]:
     """Of every neuron of a layer's MLP in the clean run."""
-    return np.concatenate(data.each(lambda f: floats(_mlp(f, layer).hidden(mlp_input(f, layer)))))
+    return np.concatenate(
+        data.each(lambda f: floats(f.model.mlp(layer).hidden(mlp_input(f, layer))))
+    )
 
 
 def opened(data: Data, layer: int) -> np.ndarray:
     """[d_mlp]: whose gate opens (is above 0) at any position of any prompt; see MLP.gates."""
     found = data.each(
-        lambda f: (_mlp(f, layer).gates(mlp_input(f, layer)) > 0).flatten(0, 1).any(0)
+        lambda f: (f.model.mlp(layer).gates(mlp_input(f, layer)) > 0).flatten(0, 1).any(0)
     )
     return torch.stack(found).any(0).cpu().numpy()
-
-
-def _mlp(forward: PatchedForward, layer: int) -> MLP:
-    mlp = forward.model.blocks[layer].mlp
-    if mlp is None:
-        raise ValueError(f"layer {layer} has no MLP")
-    return mlp
 
 
 def tuning(
