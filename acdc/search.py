@@ -444,6 +444,6 @@ class Search:
             kept, gap = after >= limit and effect > 0, abs(after - limit)
         else:
             kept, gap = effect >= self.threshold, abs(effect - self.threshold)
-        tie = gap < max(TIE, torch.finfo(self.state.dtype).eps * abs(after))
+        tie = gap < max(TIE, torch.finfo(self.state.dtype).eps * max(abs(before), abs(after)))
         self.n_tried += 1
         return Decision(self.n_tried - 1, cut.reader, writer, effect, after, kept, tie)

@@ -119,7 +119,7 @@ def measure(case: Case) -> dict[str, float]:
         ratios.append(2 * own / (before + after))
     cost = statistics.median(ratios)
     edges_of = loaded.model.graph().n_edges if case.embedded else 1
-    return {"forwards": cost / edges_of, "gib": peak_memory()}
+    return {"forwards": cost / edges_of, "gib": peak_memory(loaded.model.device)}
 
 
 def row(case: Case, found: dict[str, float]) -> dict[str, object]:

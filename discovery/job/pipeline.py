@@ -237,7 +237,7 @@ def _result(
         "seconds": clock.seconds,
         "forward_seconds": forward_seconds,
         "search_in_forwards": proposed.seconds / forward_seconds,
-        "peak_memory_gib": peak_memory(),
+        "peak_memory_gib": peak_memory(job.loaded.model.device),
         "expected_memory_gib": round(job.plan.peak / GIB, 3),
         "prompts_at_a_time": job.plan.part,
         "config_hash": run.config_hash,
@@ -271,8 +271,10 @@ def _test_fields(test: Measured | None) -> dict[str, float | None]:
     return {**fields, "test_accuracy": scores.get("accuracy")}
 
 
-def peak_memory() -> float:
-    """Largest resident size of this process so far, in GiB (Linux counts KiB, macOS bytes)."""
+def peak_memory(device: torch.device) -> float:
+    """The most that a card held so far, or this process (Linux counts KiB, macOS bytes), in GiB."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / GIB, 3)
     unit = 2**30 if sys.platform == "darwin" else 2**20
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 3)
 

@@ -8,6 +8,7 @@ import json
 import families
 import numpy as np
 import pytest
+import torch
 from toys import or_gate, or_prompts
 
 from acdc.ablation import ABLATIONS
@@ -19,8 +20,10 @@ GRAPH = or_gate().graph()
 READERS = [r.name for r in GRAPH.readers]
 
 
-def fresh(threshold=0.5, chunk=None, guide=None, batch_bytes=BATCH_BYTES, **order):
-    model = or_gate()
+def fresh(
+    threshold=0.5, chunk=None, guide=None, batch_bytes=BATCH_BYTES, dtype=torch.float64, **order
+):
+    model = or_gate().to(dtype)
     data = Data(model, model.graph(), or_prompts(), ABLATIONS["zero"], batch_bytes=batch_bytes)
     return Search(data, METRICS["logit_diff"], threshold, Order(**order), chunk, guide)
 
@@ -82,6 +85,13 @@ def test_a_tie_is_within_a_millionth_of_the_threshold(threshold, kept, tie):
     first = next(fresh(threshold).steps()).tests[0]
     assert (first.effect, first.kept, first.tie) == (1.0, kept, tie)
     assert not any(t.tie for t in next(fresh(1e-6).steps()).tests)  # effects of 0: a whole one off
+
+
+@pytest.mark.parametrize("threshold, tie", [(1.007, True), (1.009, False)])
+def test_in_half_precision_a_tie_is_within_a_unit_of_rounding(threshold, tie):
+    assert torch.finfo(torch.bfloat16).eps == 0.0078125
+    assert next(fresh(threshold, dtype=torch.bfloat16).steps()).tests[0].tie is tie
+    assert not next(fresh(threshold, dtype=torch.float32).steps()).tests[0].tie
 
 
 def test_the_guess_grows_with_success_and_falls_with_a_failure():

@@ -85,7 +85,7 @@ def test_the_defaults_of_yaml_are_those_of_python():
         ("device=gpu", "device='gpu'.*cpu, cuda"),
         ("device=cuda:77", "device='cuda:77': not available"),
         ("threads=0", "threads=0.*greater"),
-        ("model.dtype=float16", "model.dtype='float16'.*float32"),
+        ("model.dtype=float8", "model.dtype='float8'.*float32"),
         ("model.kind=hg", "model.*'hg'.*hf"),
     ],
 )
