@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from functools import cache
 
+import families
 import numpy as np
 import pytest
 from scipy import stats
@@ -16,6 +17,7 @@ from discovery.explanation.paths.patching import path_effects
 from discovery.explanation.paths.walk import Limits, corrected, p_value, picked, walk
 from discovery.explanation.section import drawn
 from discovery.settings.explanation import Paths
+from discovery.validation.bench import make_bench
 
 LIMITS = Limits(depth=2, width=1, edges=3)
 
@@ -116,6 +118,21 @@ def test_p_values_are_uniform_where_nothing_happens_and_corrected():
     some = rng.normal(0.3, size=40)
     assert p_value(some) == pytest.approx(stats.ttest_1samp(some, 0).pvalue, rel=1e-9)
     assert corrected([]) == [] and corrected([0.01, 0.04]) == pytest.approx([0.02, 0.04])
+
+
+def test_keys_that_heads_share_are_walked_once():
+    """Of two heads of one group, followed in different steps, the second adds its queries alone."""
+    model = families.view("qwen2")
+    graph = model.graph("per_group")
+    some = make_bench(model, graph, families.prompts(12, seed=1), ABLATIONS["resample"])
+    limits = Limits(depth=3, width=3, edges=6)
+    steps = picked(some, graph.legal, limits, "frozen", "noising")
+    readers = [graph.readers[r].name for step in steps for r in step]
+    assert len(readers) == len(set(readers))
+    assert [graph.readers[r].name for r in steps[2]] == ["a0.h0<q>", "a0.h3<q>"]
+    found = walk(some, some, graph.legal, limits, np.random.default_rng(0))
+    edges = [(p.sender, p.receiver) for p in found.paths]
+    assert len(edges) == len(set(edges)) and len(found.steps) == len(steps)
 
 
 def test_denoising_without_corrupt_prompts_is_refused():

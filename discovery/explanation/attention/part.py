@@ -20,13 +20,14 @@ from discovery.explanation.attention.gazes import (
     Gaze,
     Head,
     gazes_of,
-    keys_of,
     look_of,
+    places_of,
     positions,
 )
-from discovery.explanation.attention.pairs import attention, pair_scores, sources
+from discovery.explanation.attention.pairs import pair_scores, sources
 from discovery.explanation.section import Section, Table, drawn
 from discovery.explanation.subject import Subject
+from discovery.heads.attention import head_pattern
 from discovery.settings.explanation import Attention
 from discovery.statistics.intervals import Interval, mean_interval
 from discovery.validation.bench import Bench
@@ -69,7 +70,8 @@ class Split:
 def explain(subject: Subject, asked: Attention, told: Mapping[str, Section]) -> Section:
     """Pick where each head looks and the largest pairs on some prompts, measure on others."""
     choose, test, rng = subject.choose, subject.test, subject.rng("attention")
-    gazes, idle = gazes_of(choose, subject.head_nodes, asked.against)
+    also = [test.data.prompts]
+    gazes, idle = gazes_of(choose, subject.head_nodes, asked.against, also)
     means = mean_pairs(choose, gazes)
     splits = measured(test, gazes, [largest(m, asked.pairs) for m in means], rng, subject.level)
     name = {h: subject.graph.writers[subject.graph.head(*h)] for h in subject.head_nodes}
@@ -188,8 +190,8 @@ def measured(
 def _attention(forward: PatchedForward, gaze: Gaze) -> Floats:
     """[prompts, 2]: from the query to the key, and to the first token."""
     prompts, rows = forward.prompts, torch.arange(len(forward.prompts))
-    pattern = attention(forward, *gaze.head)[rows, positions(prompts)[gaze.query]]
-    there = keys_of(prompts, gaze.query)[gaze.key]
+    pattern = head_pattern(forward, *gaze.head)[rows, positions(prompts)[gaze.query]]
+    there = places_of(prompts, gaze.query)[gaze.key]
     return floats(torch.stack([pattern[rows, there], pattern[:, 0]], 1))
 
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from discovery.explanation.features.effects import Kept, Measured
+from discovery.explanation.features.effects import MOST, Kept, Measured
 from discovery.explanation.features.sae import SAE
 from discovery.explanation.features.sites import Site
 from discovery.explanation.section import Picture, Section, Table, drawn
@@ -22,7 +22,6 @@ from discovery.statistics.intervals import Interval, mean_interval
 
 EXAMPLES = 3  # tokens that a feature is shown by, and that it writes for
 SHOWN_PROMPTS = 8  # that say what it writes for
-MOST = 0.8  # of the node's effect: the smallest k that keeps it is told
 
 
 def section(
@@ -45,6 +44,7 @@ def section(
             "lost_by_error": asdict(m.by_error), "lost_by_features": asdict(m.by_features),
             "lost_without_error": asdict(m.off), "attribution_of_error": m.found.error_other,
             "features": m.strongest, "agreement": m.agreement, "kept": [asdict(k) for k in m.kept],
+            "enough": dict(m.enough),
         },
     )  # fmt: skip
 
@@ -91,14 +91,15 @@ def _says(
 
 
 def _enough(m: Measured, which: str) -> Kept:
-    """The smallest k that keeps MOST of the effect, else the largest that was tried."""
-    return next((k for k in m.kept if (getattr(k, which).estimate or 0) >= MOST), m.kept[-1])
+    """What as many features keep here as were enough on the choosing prompts."""
+    return next(k for k in m.kept if k.k == m.enough[which])
 
 
 def _same_for_all(m: Measured) -> str:
     one = _enough(m, "top")
     return (
-        f"The {one.k} strongest of {len(m.order)} features, the same on all prompts, keep"
+        f"The {one.k} strongest of {len(m.order)} features, the same on all prompts and so many as"
+        f" keep {MOST:.0%} on the choosing ones (or the most tried), keep"
         f" {_share(one.top)} of the node's effect when all else of it is another prompt's;"
         f" {one.k} random ones {_mean(one.random)}."
     )

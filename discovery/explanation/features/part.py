@@ -26,6 +26,7 @@ from discovery.explanation.features.effects import (
     Attributions,
     Measured,
     attribute,
+    enough,
     keep_features,
     lost,
     node_effects,
@@ -130,7 +131,8 @@ def measure(subject: Subject, asked: Features, site: Site, sae: SAE) -> Measured
     """Rank on the choosing prompts, measure on the test prompts."""
     parts = splits(subject.test, site, sae, asked.at)
     rng, level = subject.rng("features"), subject.level
-    found = attribute(splits(subject.choose, site, sae, asked.at))
+    chosen = splits(subject.choose, site, sae, asked.at)
+    found = attribute(chosen)
     order = [int(i) for i in np.argsort(-np.abs(found.other), kind="stable") if found.other[i]]
     whole = lost(parts, Split.resampled)
 
@@ -144,10 +146,12 @@ def measure(subject: Subject, asked: Features, site: Site, sae: SAE) -> Measured
     here = attribute(parts).other
     strongest = _strongest(subject, parts, found, here, order[: asked.strongest], rng)
     kept = keep_features(parts, order, asked.k, whole, asked.draws, rng, level)
+    there = lost(chosen, Split.resampled)
+    picked = enough(keep_features(chosen, order, asked.k, there, 0, rng, level))
     variance = variance_explained(joined(parts, "x"), joined(parts, "error"))
     return Measured(
         found, order, variance, l0, whole, by_error, by_features, off, strongest,
-        _agreement(strongest), kept,
+        _agreement(strongest), kept, picked,
     )  # fmt: skip
 
 

@@ -131,6 +131,7 @@ def picked(
     """
     graph = bench.graph
     nodes, done, steps = [[len(graph.readers) - 1]], set[int](), list[dict[int, dict[int, float]]]()
+    walked = set[int]()  # keys and values that heads share are walked with the first of them
     for _ in range(limits.depth):
         readers = list(dict.fromkeys(r for node in nodes for r in node))
         if not readers:
@@ -145,9 +146,10 @@ def picked(
         for r in readers:
             tried[r] |= {w: float(estimates[r][w]) for w in np.flatnonzero(mask[:, r]).tolist()}
         steps.append(tried)
+        walked.update(readers)
         heads = _next_heads(graph, tried, done, limits.width)
         done.update(heads)
-        nodes = [list(_readers(graph, w)) for w in heads]
+        nodes = [[r for r in _readers(graph, w) if r not in walked] for w in heads]
     return steps
 
 
