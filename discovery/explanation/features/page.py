@@ -13,6 +13,7 @@ from torch import Tensor
 from discovery.explanation.features.effects import MOST, Kept, Measured
 from discovery.explanation.features.sae import SAE
 from discovery.explanation.features.sites import Site
+from discovery.explanation.figures import Share, ranged
 from discovery.explanation.section import Picture, Section, Table, drawn
 from discovery.explanation.subject import Subject
 from discovery.heads.roles import attributed_logits
@@ -79,7 +80,7 @@ def _says(
     first = (
         f"Not explained: {1 - m.variance:.0%} of the variance of {site.name}'s output is in the"
         f" error. With the whole output from another prompt the model loses"
-        f" {_number(effect)} {subject.test.unit}; of that {_share(m.by_error)} with the error alone"
+        f" {ranged(effect)} {subject.test.unit}; of that {_share(m.by_error)} with the error alone"
         f" from there, {_share(m.by_features)} with all features from there and the error kept"
         " (they need not add up)."
     )
@@ -125,7 +126,7 @@ def _alone(subject: Subject, m: Measured) -> list[str]:
     return [
         f"{len(sure)} of the {len(m.strongest)} strongest change the score alone (false discoveries"
         f" {subject.level:.0%}); feature {largest['feature']} most:"
-        f" {_number(Interval(**largest['lost to another']))} {subject.test.unit},"
+        f" {ranged(Interval(**largest['lost to another']))} {subject.test.unit},"
         f" {largest['share at']:.0%} of its attribution at {largest['at']}.{agree}"
     ]
 
@@ -137,11 +138,7 @@ def _mean(shares: tuple[float, ...]) -> str:
 def _share(interval: Interval) -> str:
     if interval.estimate is None:
         return "a share that cannot be told (the node's effect may be 0)"
-    return f"{interval.estimate:.0%} [{interval.low:.0%}, {interval.high:.0%}]"
-
-
-def _number(interval: Interval) -> str:
-    return f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+    return ranged(Share(interval))
 
 
 # ---- tables ------------------------------------------------------------------------------------
@@ -152,8 +149,8 @@ def _feature_table(subject: Subject, site: Site, sae: SAE, m: Measured) -> Table
         {
             "feature": r["feature"],
             "attribution": f"{r['attribution']:+.3f}",
-            "lost, from another prompt": _number(Interval(**r["lost to another"])),
-            "lost, at zero": _number(Interval(**r["lost to zero"])),
+            "lost, from another prompt": ranged(Interval(**r["lost to another"])),
+            "lost, at zero": ranged(Interval(**r["lost to zero"])),
             "p": f"{r['adjusted_p']:.2g}",
             "active": f"{r['density']:.0%}",
             "mostly at": f"{r['at']} {r['share at']:.0%}",
@@ -165,7 +162,7 @@ def _feature_table(subject: Subject, site: Site, sae: SAE, m: Measured) -> Table
     if rows:
         error = dict.fromkeys(rows[0], "") | {
             "feature": "error", "attribution": f"{m.found.error_other:+.3f}",
-            "lost, at zero": _number(m.off),
+            "lost, at zero": ranged(m.off),
         }  # fmt: skip
         rows = [error, *rows]
     caption = (

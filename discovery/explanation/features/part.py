@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.stats import false_discovery_control, ttest_1samp
+from scipy.stats import ttest_1samp
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -35,6 +35,7 @@ from discovery.explanation.features.page import section
 from discovery.explanation.features.sae import SAE, read_sae, train_sae, variance_explained
 from discovery.explanation.features.sites import Site, sampled_text, site_at, site_of_node
 from discovery.explanation.features.split import Split, joined, places_of, splits
+from discovery.explanation.figures import adjusted
 from discovery.explanation.section import Section
 from discovery.explanation.subject import Subject
 from discovery.settings.explanation import Features
@@ -180,8 +181,8 @@ def _strongest(
                 "share at": float(found.at[where][i] / found.other[i]),
             }
         )
-    adjusted = false_discovery_control(p_values) if rows else []
-    return [{**row, "adjusted_p": float(p)} for row, p in zip(rows, adjusted, strict=True)]
+    pairs = zip(rows, adjusted(p_values).tolist(), strict=True)
+    return [{**row, "adjusted_p": p} for row, p in pairs]
 
 
 def _agreement(rows: Sequence[Mapping[str, Any]]) -> float | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from discovery.explanation.figures import listed, signed
 from discovery.explanation.paths.drawing import draw_walk
 from discovery.explanation.paths.walk import Limits, Path, Walk, walk
 from discovery.explanation.section import Section, Table, drawn
@@ -18,6 +19,7 @@ from discovery.validation.bench import Bench
 PARTS = {"q": "queries", "k": "keys", "v": "values"}
 STRONG = 0.1  # of the strongest path into the same node: what is worth a word
 TOLD = 4  # senders named in a sentence
+DIGITS = 3  # of a change of the score
 
 
 def check(subject: Subject, asked: Paths) -> str | None:
@@ -54,7 +56,7 @@ def explain(subject: Subject, asked: Paths, told: Mapping[str, Section]) -> Sect
                 f"all paths into a reader at once, and the tried ones' sum ({test.unit})",
                 [
                     {
-                        "into": i.receiver, "all at once": _figure(i.effect),
+                        "into": i.receiver, "all at once": signed(i.effect, DIGITS),
                         "sum of those tried": f"{_sum(found, i.receiver):+.3f}",
                         "tried": f"{i.tried} of {i.senders}",
                     }
@@ -135,9 +137,8 @@ def _not_followed(found: Walk) -> list[str]:
     followed = {n for step in found.steps for n in step}
     senders = (p.sender for p in found.paths if p.significant and p.sender[0] == "a")
     left = [s for s in dict.fromkeys(senders) if s not in followed]
-    some = ", ".join(left[:8]) + (", ..." if len(left) > 8 else "")
     what = "head that moves it was" if len(left) == 1 else "heads that move it were"
-    return [f"{len(left)} {what} not followed further: {some}"] if left else []
+    return [f"{len(left)} {what} not followed further: {listed(left)}"] if left else []
 
 
 def _guessed(found: Walk) -> list[str]:
@@ -153,7 +154,7 @@ def _guessed(found: Walk) -> list[str]:
 def _listed(paths: Sequence[Path], unit: str, mark: bool = True) -> str:
     """The strongest with their figures; `mark` says which are not in the circuit."""
     shown = [
-        f"{_edge(p)} ({_figure(p.effect)}{'' if i else ' ' + unit}"
+        f"{_edge(p)} ({signed(p.effect, DIGITS)}{'' if i else ' ' + unit}"
         f"{', not in the circuit' if mark and not p.in_circuit else ''})"
         for i, p in enumerate(sorted(paths, key=lambda p: -p.size)[:TOLD])
     ]
@@ -162,15 +163,11 @@ def _listed(paths: Sequence[Path], unit: str, mark: bool = True) -> str:
 
 
 def _names(paths: Sequence[Path]) -> str:
-    return ", ".join(_edge(p) for p in paths[:TOLD]) + (", ..." if len(paths) > TOLD else "")
+    return listed([_edge(p) for p in paths], TOLD)
 
 
 def _edge(path: Path) -> str:
     return f"{path.sender}->{path.receiver}"
-
-
-def _figure(interval: Any) -> str:
-    return f"{interval.estimate:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
 
 
 def _sum(found: Walk, receiver: str) -> float:
@@ -180,7 +177,7 @@ def _sum(found: Walk, receiver: str) -> float:
 def _row(path: Path) -> dict[str, object]:
     return {
         "step": path.step, "from": path.sender, "into": path.receiver,
-        "change": _figure(path.effect), "p": f"{path.p:.2g}",
+        "change": signed(path.effect, DIGITS), "p": f"{path.p:.2g}",
         "in the circuit": "yes" if path.in_circuit else "no",
         "gradient's guess": f"{path.estimate:+.3f}",
     }  # fmt: skip

@@ -15,6 +15,7 @@ from scipy import stats
 from tqdm.auto import tqdm
 
 from acdc.graph import Graph
+from discovery.explanation.figures import adjusted
 from discovery.explanation.paths.patching import (
     Direction,
     Floats,
@@ -100,7 +101,7 @@ def walk(
         whole, *each = path_effects(test, senders, [reader], mlps, direction)
         wholes.append(whole)
         effects += each
-    ps = corrected([p_value(e) for e in effects])
+    ps = adjusted([p_value(e) for e in effects]).tolist()
     paths, intos, place = list[Path](), list[Into](), 0
     for (step, reader, estimates), whole in zip(tried, wholes, strict=True):
         own = list[Path]()
@@ -186,8 +187,3 @@ def p_value(effects: Floats) -> float:
         return 0.0
     t = effects.mean() / (effects.std(ddof=1) / len(effects) ** 0.5)
     return float(2 * stats.t.sf(abs(t), len(effects) - 1))
-
-
-def corrected(ps: Sequence[float]) -> list[float]:
-    """p-values after Benjamini and Hochberg (1995)."""
-    return stats.false_discovery_control(ps, method="bh").tolist() if len(ps) else []
