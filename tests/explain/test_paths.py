@@ -15,6 +15,7 @@ from discovery.explanation.figures import adjusted
 from discovery.explanation.paths import part as paths
 from discovery.explanation.paths.drawing import draw_walk, layout
 from discovery.explanation.paths.patching import path_effects
+from discovery.explanation.paths.positions import marked
 from discovery.explanation.paths.walk import Limits, p_value, picked, walk
 from discovery.explanation.section import drawn
 from discovery.settings.explanation import Paths
@@ -56,6 +57,20 @@ def test_the_walk_goes_from_the_answer_to_the_induction_head_to_the_token_before
     keys = [p for p in section.found["paths"] if p["receiver"] == "a1.h3<k>"]
     assert keys[0]["sender"] == "a0.h3"
     assert abs(keys[0]["effect"]["estimate"]) > 10 * abs(keys[1]["effect"]["estimate"])
+
+
+def test_where_a_path_moves_the_answer(section):
+    """The token before is read in the keys at the match, and its own token at the end."""
+    some = {one["path"]: one for one in section.found["positions"]}
+    keys = some["a0.h3->a1.h3<k>"]
+    assert keys["where"] == "match" and list(keys["effects"])[-1] == "elsewhere"
+    whole = by_edge(section)["a0.h3->a1.h3<k>"]["effect"]["estimate"]
+    own = keys["effects"]["match"]["estimate"]
+    assert own < 0.5 * whole < 0 and abs(keys["effects"]["end"]["estimate"]) < 0.1 * abs(own)
+    assert f"a0.h3->a1.h3<k> at match ({own:+.3f}" in section.says[-1]
+    one = subject()
+    every = marked(one.test.data.prompts)
+    assert (np.sum(list(every.values()), axis=0) == 1).all()
 
 
 def test_what_the_circuit_has_for_nothing_and_what_it_lacks_is_said_first(section):

@@ -10,6 +10,7 @@ import numpy as np
 
 from discovery.explanation.figures import listed, signed
 from discovery.explanation.paths.drawing import draw_walk
+from discovery.explanation.paths.positions import Placed, placed
 from discovery.explanation.paths.walk import Limits, Path, Walk, walk
 from discovery.explanation.section import Section, Table, drawn
 from discovery.explanation.subject import Subject, paired
@@ -19,6 +20,7 @@ from discovery.validation.bench import Bench
 PARTS = {"q": "queries", "k": "keys", "v": "values"}
 STRONG = 0.1  # of the strongest path into the same node: what is worth a word
 TOLD = 4  # senders named in a sentence
+PLACED = 6  # paths into heads that are told position by position, the strongest by gradient
 DIGITS = 3  # of a change of the score
 
 
@@ -37,6 +39,11 @@ def explain(subject: Subject, asked: Paths, told: Mapping[str, Section]) -> Sect
         some, test, subject.circuit.mask, Limits(asked.depth, asked.width, asked.edges),
         subject.rng("paths"), subject.level, asked.mlps, asked.direction,
     )  # fmt: skip
+    strongest = sorted((p for p in found.paths if p.step > 0), key=lambda p: -abs(p.estimate))
+    where = placed(
+        some, test, strongest[:PLACED], subject.rng("paths, positions"), subject.level,
+        asked.mlps, asked.direction,
+    )  # fmt: skip
     figure = draw_walk(found, test.unit)
     caption = (
         "The walk, layers upward: paths that are significant, coloured by what they feed, wider the"
@@ -45,7 +52,7 @@ def explain(subject: Subject, asked: Paths, told: Mapping[str, Section]) -> Sect
     return Section(
         title="Which paths move the answer",
         how=_how(asked, test, some.n, subject),
-        says=says(found, test.unit, asked.direction == "noising"),
+        says=[*says(found, test.unit, asked.direction == "noising"), *_where(where, test.unit)],
         tables=[
             Table(
                 f"paths patched one by one: mean change of the score ({test.unit}; 0 = unpatched),"
@@ -63,9 +70,10 @@ def explain(subject: Subject, asked: Paths, told: Mapping[str, Section]) -> Sect
                     for i in found.intos
                 ],
             ),
+            *_places(where, test.unit),
         ],
         pictures=[] if figure is None else [drawn(figure, caption)],
-        found=as_json(found),
+        found={**as_json(found), "positions": [_placed_json(one) for one in where]},
     )  # fmt: skip
 
 
@@ -162,6 +170,32 @@ def _listed(paths: Sequence[Path], unit: str, mark: bool = True) -> str:
     return ", ".join(shown) + (f" and {rest} weaker" if rest else "")
 
 
+def _where(some: Sequence[Placed], unit: str) -> list[str]:
+    """At which marked position the strongest paths into heads move the answer."""
+    each = [
+        f"{_edge(p.path)} at {p.where} ({signed(p.effects[p.where], DIGITS)} of"
+        f" {signed(p.path.effect, DIGITS)}{'' if i else ' ' + unit})"
+        for i, p in enumerate(some)
+    ]
+    text = "Read at one marked position alone, the strongest into heads move the answer most"
+    return [f"{text}: {listed(each)}"] if each else []
+
+
+def _places(some: Sequence[Placed], unit: str) -> list[Table]:
+    rows = [
+        {"path": _edge(p.path), "all positions": signed(p.path.effect, DIGITS)}
+        | {name: signed(effect, DIGITS) for name, effect in p.effects.items()}
+        for p in some
+    ]
+    caption = f"the strongest paths into heads, patched where the reader reads a mark ({unit})"
+    return [Table(caption, rows)] if rows else []
+
+
+def _placed_json(one: Placed) -> dict[str, Any]:
+    effects = {name: asdict(effect) for name, effect in one.effects.items()}
+    return {"path": _edge(one.path), "where": one.where, "effects": effects}
+
+
 def _names(paths: Sequence[Path]) -> str:
     return listed([_edge(p) for p in paths], TOLD)
 
@@ -202,7 +236,7 @@ def _how(asked: Paths, test: Bench, n: int, subject: Subject) -> str:
         f" followed a step, are the largest by integrated gradients on {n} other prompts; the"
         " circuit's own edges are always tried. Significance: a t-test over prompts, corrected over"
         f" all paths (Benjamini and Hochberg), at {subject.level:g}. Senders are patched at all"
-        " positions."
+        f" positions; the {PLACED} strongest paths into heads also at each marked one alone."
     )
 
 
