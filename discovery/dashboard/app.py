@@ -1,4 +1,4 @@
-"""The server: three JSON endpoints, the page's own files, and the export. GET only.
+"""The server: JSON endpoints, the page's own files, the export, and pages of runs. GET only.
 
 Everything that a browser must know to distrust run files is in the headers: scripts, styles and
 data from this server alone, nothing inline. Requests under a foreign host name are refused, so
@@ -30,6 +30,11 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
+}
+# a page out of a run's folder is not ours: no scripts, and an origin of its own
+FOREIGN = {
+    "Content-Security-Policy": "sandbox; default-src 'none'; style-src 'unsafe-inline';"
+    " img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 }
 LOCAL = ["127.0.0.1", "localhost", "[::1]"]
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
@@ -75,6 +80,13 @@ def make_app(
         page = page_of({run: _details(sources, run, private=False) for run in asked})
         named = {"Content-Disposition": 'attachment; filename="circuit.html"'}
         return HTMLResponse(page, headers=named)
+
+    @app.get("/page")
+    def page(id: str, name: str) -> Response:
+        for source in sources:
+            if source.holds(id):
+                return HTMLResponse(source.page(id, name), headers=FOREIGN)
+        raise InputError("There is no such run.")
 
     for name in ("index.html", *STYLES, *SCRIPTS):
         _serve(app, name)

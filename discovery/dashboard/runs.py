@@ -24,6 +24,7 @@ VIEWS = {  # file -> the view that shows it
 }
 # what a run of this view is, where its config does not say
 STUDIES = {"route": "route", "methods": "methods compared", "components": "components"}
+PAGES = ("explanation.html", "report.html")  # of explain and validate
 LONGEST = 20_000  # characters of a traceback
 PRIVATE = ("pid", "host")  # of status.json, and the traceback of its error
 
@@ -99,7 +100,16 @@ def details(root: Path, run: str, private: bool = True) -> Plain:
     }
     if found["search"]:  # the scores of other methods fill edges.jsonl too, and are no decisions
         found["decisions"] = view(files.read_lines, "edges.jsonl", contents.decisions)
-    return found | {"problems": list(dict.fromkeys(problems))}
+    pages = [name for name in PAGES if private and files.exists(root, folder / name)]
+    return found | {"problems": list(dict.fromkeys(problems)), "pages": pages}
+
+
+def page(root: Path, run: str, name: str) -> bytes:
+    """One of a run's PAGES, as it lies there; InputError if there is none."""
+    root = root.resolve()
+    if name not in PAGES:
+        raise InputError(f"page: {name[:40]!r} is none; allowed are {', '.join(PAGES)}")
+    return files.read_bytes(root, files.run_folder(root, run) / name)
 
 
 def _traceback(status: Plain) -> str | None:

@@ -40,6 +40,10 @@ class Source(Protocol):
         """
         ...
 
+    def page(self, run: str, name: str) -> bytes:
+        """A page of the run's own, one of its details' `pages`; InputError if there is none."""
+        ...
+
 
 class Folder:
     """Run folders and offline W&B runs below a root; names are paths from there."""
@@ -57,6 +61,9 @@ class Folder:
 
     def details(self, run: str, private: bool = True) -> Plain:
         return runs.details(self._root, run, private)
+
+    def page(self, run: str, name: str) -> bytes:
+        return runs.page(self._root, run, name)
 
 
 class Project:
@@ -104,6 +111,9 @@ class Project:
             kept = now, tracked.details(read, self._line(read))
             self._details = {**dict(list(self._details.items())[1 - MOST_DETAILS :]), run: kept}
         return kept[1]
+
+    def page(self, run: str, name: str) -> bytes:
+        raise InputError("The pages of a W&B run are on its server.")
 
     def _refresh(self) -> None:
         try:

@@ -31,6 +31,15 @@ def ranged(found: Interval | Share, unit: str = "") -> str:
     return f"{text} {unit}".rstrip()
 
 
+def signed(found: Interval, digits: int = 2) -> str:
+    """A change, such as "+0.62 [-0.51, +0.73]"; its estimate alone where it has no ends."""
+    if found.estimate is None:
+        return "undefined"
+    form = f"+.{digits}f"
+    ends = "" if found.low is None else f" [{found.low:{form}}, {found.high:{form}}]"
+    return f"{found.estimate:{form}}{ends}"
+
+
 def shown(rows: Sequence[Row]) -> list[Row]:
     """Rows for a table: intervals and numbers as text."""
     return [{name: _cell(own) for name, own in row.items()} for row in rows]
@@ -54,11 +63,17 @@ def _number(value: object) -> object:
     return own
 
 
+def adjusted(p: Sequence[float] | Floats) -> Floats:
+    """p-values of any shape after Benjamini and Hochberg (1995); nothing for none."""
+    own = np.asarray(p, float)
+    return stats.false_discovery_control(own.ravel()).reshape(own.shape) if own.size else own
+
+
 def beyond_zero(values: Floats, level: float) -> np.ndarray:
     """[rows]: whose mean over prompts is not 0; values [rows, prompts].
 
-    Two-sided t-tests, false discoveries among all rows at most `level` (Benjamini and Hochberg
-    1995). A row without spread is beyond 0 unless it is 0.
+    Two-sided t-tests, false discoveries among all rows at most `level` (see `adjusted`). A row
+    without spread is beyond 0 unless it is 0.
     """
     if not len(values):
         return np.zeros(0, bool)
@@ -66,10 +81,10 @@ def beyond_zero(values: Floats, level: float) -> np.ndarray:
     p = np.where(np.abs(values).max(axis=1) > 0, 0.0, 1.0)
     tests: Any = stats.ttest_1samp(values[~constant], 0.0, axis=1)
     p[~constant] = tests.pvalue
-    return stats.false_discovery_control(p) <= level
+    return adjusted(p) <= level
 
 
-def listed(names: list[str], most: int = 8) -> str:
+def listed(names: Sequence[str], most: int = 8) -> str:
     """Such as "a, b and 3 more"."""
     more = len(names) - most
     return ", ".join(names) if more <= 0 else f"{', '.join(names[:most])} and {more} more"

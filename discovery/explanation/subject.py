@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from acdc.model import Model
 from discovery.settings.explanation import ExplainSettings
 from discovery.validation.bench import Bench
 from discovery.validation.knockouts import circuit_nodes
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +38,7 @@ class Subject:
     seed: int
     level: float  # of tests; intervals are at 1 - level
     asked: ExplainSettings = ExplainSettings()  # of all parts: one may need what another was asked
+    _made: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def model(self) -> Model:
@@ -70,6 +73,12 @@ class Subject:
     def having(self, role: str) -> list[str]:
         """Heads of the circuit whose scores suggest a role, such as "mover"."""
         return [name for name, entry in self.heads.items() if role in entry["candidates"]]
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """What several parts need of it, made for the first that asks."""
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
 
     def rng(self, part: str) -> np.random.Generator:
         """A part's own stream of chance, whatever the others do."""

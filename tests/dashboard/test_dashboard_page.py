@@ -23,6 +23,18 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not instal
 EVIL = "<img src=x onerror='window.hacked=1'></script><script>window.hacked=1</script>"
 
 
+def test_the_report_of_a_run_is_one_link_away_and_opens_by_itself(page, address, runs):
+    go(page, address, "run", "acdc_0.5")
+    assert page.locator("nav[aria-label='Pages of the run']").count() == 0
+    go(page, address, "run", "acdc_0.05")
+    links = page.locator("nav[aria-label='Pages of the run'] a")
+    assert links.all_inner_texts() == ["Is it true? The report"]
+    page.goto(address + links.first.get_attribute("href"))
+    assert page.locator("h1").count() == 1
+    size = page.locator("h1").evaluate("h => getComputedStyle(h).fontSize")
+    assert size != "32px"  # its own style is let in
+
+
 def test_the_main_path(page, address, runs, on_disk, tmp_path):
     """Filter, a run, the slider, a head, two runs compared, the export from disk."""
     go(page, address)

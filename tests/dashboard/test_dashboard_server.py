@@ -59,6 +59,30 @@ def command(name):
     return module
 
 
+# ---- pages of a run ----------------------------------------------------------------------------
+
+
+def test_a_run_s_own_pages_are_named_and_served_without_power(tmp_path, written):
+    written(tmp_path / "a", status={"state": "done"})
+    assert one(tmp_path, "a")["pages"] == []
+    (tmp_path / "a" / "explanation.html").write_text("<h1>How</h1><script>alert(1)</script>")
+    assert one(tmp_path, "a")["pages"] == ["explanation.html"]
+    asked = {"id": "a", "name": "explanation.html"}
+    answer = client(tmp_path).get("/page", params=asked)
+    assert answer.status_code == 200 and answer.text.startswith("<h1>How</h1>")
+    assert answer.headers["content-type"].startswith("text/html")
+    policy = answer.headers["content-security-policy"]
+    assert policy.startswith("sandbox;") and "script-src" not in policy
+    assert "default-src 'none'" in policy and answer.headers["x-content-type-options"] == "nosniff"
+    (tmp_path / "secret.html").write_text("secret")
+    (tmp_path / "a" / "report.html").symlink_to(tmp_path.parent)
+    for refused in ({"name": "report.html"}, {"name": "status.json"}, {"name": "../secret.html"},
+                    {"id": "nowhere"}):  # fmt: skip
+        answer = client(tmp_path).get("/page", params=asked | refused)
+        assert answer.status_code == 404 and "error" in answer.json(), refused
+    assert "explanation.html" not in export_page(tmp_path, ["a"]).split("</script>")[-1]
+
+
 # ---- what is shown equals the files -------------------------------------------------------------
 
 

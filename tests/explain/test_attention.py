@@ -13,8 +13,11 @@ from acdc.prompts import Prompts
 from discovery.explanation.attention import part as attention
 from discovery.explanation.attention.gazes import Gaze, gazes_of, keys_of, look_of
 from discovery.explanation.attention.part import largest, mean_pairs, measured, says
+from discovery.heads.attention import head_pattern
 from discovery.settings.explanation import Attention
 from discovery.validation.bench import Bench
+
+RNG = np.random.default_rng(0)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +65,7 @@ def test_pairs_writers_and_the_rest_add_up_to_the_contrast_of_scores():
     assert split.rest == pytest.approx(0, abs=1e-4)
     scores = list[float]()  # by hand: a log of the pattern, less the others', without the first
     for forward in test.data:
-        pattern = attention.attention(forward, 1, 3)
+        pattern = head_pattern(forward, 1, 3)
         for row, (at, there) in enumerate(
             zip(forward.prompts.marks["end"], forward.prompts.marks["match"], strict=True)
         ):
@@ -100,7 +103,27 @@ def test_without_marks_the_answers_position_is_asked():
     one = bench(2)
     bare = replace(one.data.prompts, marks={})
     test = Bench(Data(one.data.model, one.graph, bare, part=8), one.score)
-    assert "position 3" in keys_of(bare, "end")
+    assert "position 3" in keys_of([bare], "end")
     gazes, idle = gazes_of(test, [(0, 3)])
     assert [(g.query, g.key) for g in gazes] == [("end", f"position {bare.answer_position - 1}")]
     assert idle == []
+
+
+def test_a_key_that_some_prompts_have_after_the_query_is_none_whatever_the_parts():
+    """`late` is before `end` but in the last two prompts; in the first parts it would be a key."""
+    one = bench(2)
+    prompts = one.data.prompts
+    n, end = len(prompts), prompts.answer_position
+    early, late = (2,) * n, (3,) * (n - 2) + (end, end)
+    some = replace(prompts, marks={"query": (4,) * n, "late": late, "early": early})
+    found = gazes_of(Bench(Data(one.data.model, one.graph, some, part=4), one.score), [(0, 3)])
+    assert keys_of([some], "query") == ["query", "early", "the token before"]
+    whole = gazes_of(Bench(Data(one.data.model, one.graph, some, part=n), one.score), [(0, 3)])
+    assert found == whole
+    choose = some.take(range(n - 2))  # where `late` would do
+    assert "late" in keys_of([choose], "query") and "late" not in keys_of([choose, some], "query")
+    test = Bench(Data(one.data.model, one.graph, some, part=4), one.score)
+    few = Bench(Data(one.data.model, one.graph, choose, part=4), one.score)
+    gazes, _ = gazes_of(few, [(0, 3)], also=[some])
+    assert "late" not in [g.key for g in gazes]
+    assert measured(test, gazes, [largest(m, 2) for m in mean_pairs(few, gazes)], RNG)

@@ -17,7 +17,13 @@ from acdc.model import Attention, Block, Model, Norm
 from acdc.prompts import Prompts
 from discovery.choices.fields import checked
 from discovery.explanation.features import part as features
-from discovery.explanation.features.effects import attribute, keep_features, lost, node_effects
+from discovery.explanation.features.effects import (
+    attribute,
+    enough,
+    keep_features,
+    lost,
+    node_effects,
+)
 from discovery.explanation.features.sae import (
     SAE,
     read_sae,
@@ -243,6 +249,34 @@ def test_the_feature_that_does_it_is_found_and_kept():
     assert one.own.estimate == pytest.approx(1.0) and one.top.estimate == pytest.approx(1.0)
     assert all(r == pytest.approx(1.0) or r == pytest.approx(whole_lost) for r in one.random)
     assert any(r == pytest.approx(whole_lost) for r in one.random)
+    assert enough([one, two]) == {"top": 1, "own": 1} and enough([]) == {}
+    weak = replace(one, top=replace(one.top, estimate=0.79))
+    assert enough([weak, two]) == {"top": 2, "own": 1}
+    assert enough([weak]) == {"top": 1, "own": 1}
+
+
+@pytest.mark.parametrize("part", [3, 4, 12])
+def test_parts_of_prompts_change_nothing(part):
+    """Without corrupt prompts, too, and where a mark is at the answer in some parts alone."""
+    model, some = families.view("gpt2"), families.prompts(13)
+    end = some.answer_position
+    marks = {"late": (end,) * 5 + (1,) + (end,) * 7, "end": (end,) * 13}
+    some = replace(some, corrupt=some.clean, marks=marks)
+    site = site_of_node(model, model.graph(), "m0")
+
+    def told(chunk):
+        bench = make_bench(model, model.graph(), some, RESAMPLE, chunk)
+        parts = splits(bench, site, some_sae(site.width, site))
+        effects = node_effects(bench, [1, 2])
+        return attribute(parts), lost(parts, Split.resampled), effects
+
+    (one, losses, effects), (whole, all_losses, all_effects) = told(part), told(13)
+    assert list(one.at) == list(whole.at) == ["late", "answer"]
+    np.testing.assert_allclose(one.at["late"], whole.at["late"], atol=1e-9)
+    np.testing.assert_allclose(one.other, whole.other, atol=1e-9)
+    np.testing.assert_allclose(losses, all_losses, atol=1e-9)
+    np.testing.assert_allclose(effects, all_effects, atol=1e-9)
+    assert abs(losses).min() > 1e-6  # none is its own other
 
 
 # ---- training and files ------------------------------------------------------------------------
@@ -395,6 +429,21 @@ def test_the_part_is_told_whole_and_the_same_again(subject):
     assert found["site"] in ("a0.h1", "m1") and found["trained_on"] > 0
     effects = np.abs(node_effects(subject.choose, subject.nodes))
     assert found["site"] == subject.graph.writers[subject.nodes[int(effects.argmax())]]
+
+
+def test_how_many_features_are_enough_is_picked_on_the_choosing_prompts(subject):
+    """With the choosing prompts made easy the count follows them, not the test prompts."""
+    site = site_of_node(subject.model, subject.graph, "m1")
+    asked = FEW.model_copy(update={"k": (1, 2, 4, 8)})
+    sae = some_sae(site.width, site).to(torch.zeros(1))
+    one = features.measure(subject, asked, site, sae)
+    chosen = splits(subject.choose, site, sae)
+    there = lost(chosen, Split.resampled)
+    rng = np.random.default_rng(0)
+    assert one.enough == enough(keep_features(chosen, one.order, asked.k, there, 0, rng))
+    section = features.section(subject, asked, site, sae, one, 0)
+    told = next(k for k in one.kept if k.k == one.enough["top"])
+    assert f"The {told.k} strongest of" in section.says[2 - (site.node in subject.nodes)]
 
 
 def test_a_given_sae_is_used_at_its_site(subject, tmp_path):

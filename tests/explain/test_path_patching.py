@@ -1,5 +1,7 @@
 """Path patching against hooks on the model itself, against TransformerLens, and by its laws."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -244,3 +246,27 @@ def test_a_frozen_sender_that_another_receiver_would_change_is_refused():
     with pytest.raises(InputError, match=r"a0\.h1 is not below a0\.h1<q>, logits"):
         path_effects(bench, [[0], [2]], receivers)
     path_effects(bench, [[0], [2]], receivers, "recomputed")
+
+
+@pytest.mark.parametrize("mlps", ["frozen", "recomputed"])
+@pytest.mark.parametrize("edge", ["input->a1.h1<k>", "input->a0.h2<v>", "input->m1"])
+def test_at_one_position_is_the_path_from_a_prompt_that_differs_there_alone(mlps, edge):
+    """Of the embedding, which is a position's own; in parts, so that rows must fit."""
+    model, some = view("llama"), prompts(5)
+    bench = make_bench(model, model.graph(), some, ABLATIONS["resample"], chunk=2)
+    writer, reader = bench.graph.edge(edge)
+    at = np.eye(6, dtype=bool)[[4, 5, 2, 5, 5]]
+    mixed = torch.where(torch.as_tensor(at), some.corrupt, some.clean)
+    twin = make_bench(
+        model, model.graph(), replace(some, corrupt=mixed), ABLATIONS["resample"], chunk=5
+    )
+    found = path_effects(bench, [[writer]], [reader], mlps, "noising", at)
+    np.testing.assert_allclose(found, path_effects(twin, [[writer]], [reader], mlps), atol=1e-9)
+    every = path_effects(bench, [[writer]], [reader], mlps, "noising", at | True)
+    np.testing.assert_allclose(every, path_effects(bench, [[writer]], [reader], mlps), atol=1e-12)
+    assert (
+        abs(found).max() > 1e-4
+        and not path_effects(bench, [[writer]], [reader], mlps, "noising", at & False)
+        .round(12)
+        .any()
+    )

@@ -4,18 +4,22 @@ import json
 from dataclasses import replace
 from functools import cache
 
+import families
 import numpy as np
 import pytest
 from scipy import stats
 from trained import bench, subject
 
 from acdc.ablation import ABLATIONS
+from discovery.explanation.figures import adjusted
 from discovery.explanation.paths import part as paths
 from discovery.explanation.paths.drawing import draw_walk, layout
 from discovery.explanation.paths.patching import path_effects
-from discovery.explanation.paths.walk import Limits, corrected, p_value, picked, walk
+from discovery.explanation.paths.positions import marked
+from discovery.explanation.paths.walk import Limits, p_value, picked, walk
 from discovery.explanation.section import drawn
 from discovery.settings.explanation import Paths
+from discovery.validation.bench import make_bench
 
 LIMITS = Limits(depth=2, width=1, edges=3)
 
@@ -53,6 +57,20 @@ def test_the_walk_goes_from_the_answer_to_the_induction_head_to_the_token_before
     keys = [p for p in section.found["paths"] if p["receiver"] == "a1.h3<k>"]
     assert keys[0]["sender"] == "a0.h3"
     assert abs(keys[0]["effect"]["estimate"]) > 10 * abs(keys[1]["effect"]["estimate"])
+
+
+def test_where_a_path_moves_the_answer(section):
+    """The token before is read in the keys at the match, and its own token at the end."""
+    some = {one["path"]: one for one in section.found["positions"]}
+    keys = some["a0.h3->a1.h3<k>"]
+    assert keys["where"] == "match" and list(keys["effects"])[-1] == "elsewhere"
+    whole = by_edge(section)["a0.h3->a1.h3<k>"]["effect"]["estimate"]
+    own = keys["effects"]["match"]["estimate"]
+    assert own < 0.5 * whole < 0 and abs(keys["effects"]["end"]["estimate"]) < 0.1 * abs(own)
+    assert f"a0.h3->a1.h3<k> at match ({own:+.3f}" in section.says[-1]
+    one = subject()
+    every = marked(one.test.data.prompts)
+    assert (np.sum(list(every.values()), axis=0) == 1).all()
 
 
 def test_what_the_circuit_has_for_nothing_and_what_it_lacks_is_said_first(section):
@@ -115,7 +133,23 @@ def test_p_values_are_uniform_where_nothing_happens_and_corrected():
     assert p_value(np.full(8, 1e-6)) == 1.0 and p_value(np.full(8, -2.0)) == 0.0
     some = rng.normal(0.3, size=40)
     assert p_value(some) == pytest.approx(stats.ttest_1samp(some, 0).pvalue, rel=1e-9)
-    assert corrected([]) == [] and corrected([0.01, 0.04]) == pytest.approx([0.02, 0.04])
+    assert adjusted([]).tolist() == []
+    np.testing.assert_allclose(adjusted(np.array([[0.01], [0.04]])), [[0.02], [0.04]])
+
+
+def test_keys_that_heads_share_are_walked_once():
+    """Of two heads of one group, followed in different steps, the second adds its queries alone."""
+    model = families.view("qwen2")
+    graph = model.graph("per_group")
+    some = make_bench(model, graph, families.prompts(12, seed=1), ABLATIONS["resample"])
+    limits = Limits(depth=3, width=3, edges=6)
+    steps = picked(some, graph.legal, limits, "frozen", "noising")
+    readers = [graph.readers[r].name for step in steps for r in step]
+    assert len(readers) == len(set(readers))
+    assert [graph.readers[r].name for r in steps[2]] == ["a0.h0<q>", "a0.h3<q>"]
+    found = walk(some, some, graph.legal, limits, np.random.default_rng(0))
+    edges = [(p.sender, p.receiver) for p in found.paths]
+    assert len(edges) == len(set(edges)) and len(found.steps) == len(steps)
 
 
 def test_denoising_without_corrupt_prompts_is_refused():

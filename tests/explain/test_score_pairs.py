@@ -9,7 +9,8 @@ from trained import q_composition
 from acdc.ablation import ABLATIONS
 from acdc.data import Data
 from acdc.prompts import Prompts
-from discovery.explanation.attention.pairs import Look, attention, pair_scores, sources
+from discovery.explanation.attention.pairs import Look, pair_scores, sources
+from discovery.heads.attention import head_pattern
 
 
 def looks_of(forward, generator):
@@ -29,7 +30,7 @@ def test_pairs_add_up_to_the_scores_that_the_softmax_sees(family):
         splits = pair_scores(forward, layer, [(head, look) for head in range(4)])
         for head, split in enumerate(splits):
             assert split.shape[2] == split.shape[1] == len(sources(model, forward.graph, layer))
-            log_pattern = attention(forward, layer, head).clamp(min=1e-300).log()
+            log_pattern = head_pattern(forward, layer, head).clamp(min=1e-300).log()
             for row in range(3):
                 at = int(look.query[row])
                 weights = look.weights[row, : at + 1]

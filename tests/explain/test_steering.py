@@ -1,17 +1,20 @@
 """Steering: a slow twin, laws, and a direction that was planted."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 import two_variables as toy
 
 from acdc.forward import trace
+from discovery.explanation.proxy import part as proxy
 from discovery.explanation.section import Section
 from discovery.explanation.steering import part as steering
 from discovery.explanation.variables import part as variables
 from discovery.explanation.variables.alignment import Site
 from discovery.explanation.variables.intervene import Runs, place
-from discovery.settings.explanation import Steering
+from discovery.settings.explanation import ExplainSettings, Proxy, Steering, Variables
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +56,8 @@ def planted_steer(subject, choose, test):
     """Along v itself, not the difference of means, which holds noise."""
     one = steering.steer(choose, test, "v", at_v(subject)).along(toy.rotation()[:, 0])
     along = choose.values(one.site.place, "end") @ one.direction
-    return steering.Steer(one.site, one.direction, float(along.std()), 0.0, one.signs)
+    nothing = torch.zeros(8, dtype=torch.float64)
+    return steering.Steer(one.site, one.direction, float(along.std()), nothing, one.signs)
 
 
 def test_dose_and_effect_of_the_planted_direction_by_hand(planted):
@@ -86,7 +90,19 @@ def test_taking_out_twice_is_taking_out_once(planted):
     values, every = test.values(steer.site.place, "end"), torch.arange(32)
     once = steer.remove(values, every)
     torch.testing.assert_close(steer.remove(once, every), once)
-    torch.testing.assert_close(once @ steer.direction, torch.full((32,), steer.mean).double())
+    mean = choose.values(steer.site.place, "end").mean(0) @ steer.direction
+    torch.testing.assert_close(once @ steer.direction, mean.expand(32))
+
+
+def test_a_random_direction_is_taken_out_to_its_own_mean(planted):
+    """Its coordinate becomes the prompts' mean along it, not that of the variable's direction."""
+    subject, choose, test = planted
+    steer = steering.steer(choose, test, "v", at_v(subject))
+    mean = choose.values(steer.site.place, "end").mean(0)
+    other = steer.along(mean / mean.norm())
+    assert abs(float(mean @ (other.direction - steer.direction))) > 0.1
+    gone = other.remove(test.values(steer.site.place, "end"), torch.arange(32))
+    torch.testing.assert_close(gone @ other.direction, (mean @ other.direction).expand(32))
 
 
 def test_other_text_moves_as_a_slow_twin_says(planted):
@@ -121,4 +137,18 @@ def test_the_section_says_what_the_direction_does(planted):
     assert one["doses"][1]["score"] < one["doses"][1]["random"]
     assert one["toward the other value"] and one["removed"]["score"] < 4
     assert steering.explain(subject, asked, told) == section
-    assert steering.check(subject, asked) == variables.check(subject, variables.Variables())
+
+
+def test_variables_that_were_not_made_are_asked_once_as_the_user_asked(monkeypatch):
+    asked = ExplainSettings(variables=Variables(k=(2,), steps=1, sources=1, nodes=1, streams=0))
+    subject, made = replace(toy.subject(16), asked=asked), []
+    explain = variables.explain
+    monkeypatch.setattr(
+        variables, "explain", lambda s, own, told: made.append(own) or explain(s, own, told)
+    )
+    for _ in range(2):
+        found = steering.carriers(subject, {})
+    assert made == [asked.variables] and found["v"].basis.shape[1] == 2
+    wide = replace(subject, asked=ExplainSettings(variables=Variables(k=(64,))))
+    for part, own in ((steering, Steering()), (proxy, Proxy())):
+        assert part.check(wide, own).startswith("variables.k=64: ")

@@ -15,10 +15,14 @@ from acdc.model import Attention, Block, Model, Norm
 from acdc.prompts import Prompts
 from discovery.explanation.story.claims import (
     Chance,
+    carried_over,
     claims,
+    groups_of,
     places,
     role_of,
+    split_off,
     with_other_heads,
+    with_paths,
     without,
 )
 from discovery.explanation.story.data import Agreeing, Pool, Variable, variables
@@ -338,6 +342,76 @@ def test_places_groups_and_what_is_left_without_one():
     assert len(few) == 5 and not few[3].opened and few[1].opened
     assert role_of("a1.h0", ["mover", "induction"]) == "induction heads"
     assert role_of("a1.h0", ["unheard of"]) == "a1.h0"
+
+
+def test_a_head_is_split_off_its_group_with_all_that_it_is_computed_from():
+    model = families.view("gpt2")
+    graph = model.graph()
+    edges = ("a1.h0->logits", "a1.h1->logits", "a0.h0->a1.h0<k>", "a0.h0->a1.h1<k>",
+             "a0.h1->a1.h1<k>", "input->a0.h0<v>")  # fmt: skip
+    role = {"a1.h0": "movers", "a1.h1": "movers", "a0.h0": "first", "a0.h1": "first"}
+    found = places(Circuit(graph, graph.mask(edges)), role, 40)
+    groups = ["movers", "movers<k> first", "movers<k> first<v> input"]
+    assert list(dict.fromkeys(p.group for p in found)) == groups
+    tree, own = split_off(found, "movers", "a1.h1")
+    assert own == "a1.h1" and [p.label for p in tree] == [p.label for p in found]
+    assert {p.label: p.group for p in tree} == {
+        "a1.h0": "movers", "a1.h1": "a1.h1", "a1.h0<k> a0.h0": "movers<k> first",
+        "a1.h1<k> a0.h0": "a1.h1<k> first", "a1.h1<k> a0.h1": "a1.h1<k> first",
+        "a1.h0<k> a0.h0<v> input": "movers<k> first<v> input",
+        "a1.h1<k> a0.h0<v> input": "a1.h1<k> first<v> input",
+    }  # fmt: skip
+    story = {"movers": None, "movers<k> first": ()}
+    want = {"movers": None, "a1.h1": None, "movers<k> first": (), "a1.h1<k> first": ()}
+    assert carried_over(found, tree, story) == want
+    deeper, own = split_off(found, "movers<k> first", "a0.h1")
+    assert own == "movers<k> a0.h1"
+    moved = [(p.label, p.group) for p, q in zip(deeper, found, strict=True) if p != q]
+    assert moved == [("a1.h1<k> a0.h1", own)]
+
+
+def test_of_a_group_the_one_head_that_needs_more_is_split_off():
+    """a1.h1 writes nothing, so the token is needed by a1.h0 alone; parity does for the other."""
+    model = induction()
+    graph = model.graph()
+    bench = make_bench(model, graph, induction_prompts(), RESAMPLE)
+    circuit = Circuit(graph, graph.mask(["a1.h0->logits", "a1.h1->logits"]))
+    found = places(circuit, dict.fromkeys(["a1.h0", "a1.h1"], "movers"), 40)
+    judge = Judge(bench, [p.node for p in found], N, 32)
+    some, _ = variables(bench.data.prompts)
+    by_name = {v.name: v for v in some}
+    writer = Writer(judge, found, some, Rule(0.05, 0.01, 0.05), Chance(0, True))
+    writer.story = {"movers": (by_name["parity"],)}
+    writer.now = judge.scrub(found, writer.story, writer.chance)
+    better = writer.strengthen()
+    assert better is not None
+    told = {g: [p.node for p in own] for g, own in groups_of(better.found).items()}
+    assert told == {"a1.h0": ["a1.h0"], "movers": ["a1.h1"]}
+    assert {g: shown(c) for g, c in better.story.items()} == {
+        "a1.h0": "parity and token at match", "movers": "parity",
+    }  # fmt: skip
+    assert better.steps[-1].place == "a1.h0"
+    assert judge.share(better.now) == pytest.approx(1, abs=1e-9)
+    assert writer.story == {"movers": (by_name["parity"],)}  # the writer before is as it was
+    both = Writer(judge, found, some, Rule(0.05, 0.01, 0.05), Chance(0, True))
+    assert both.strengthen() is None
+
+
+def test_paths_that_were_found_strong_are_spoken_of():
+    graph = induction().graph()
+    circuit = Circuit(graph, graph.mask(EDGES[:3]))
+    tried = [("a1.h0", "logits", 2.0), ("input", "logits", 0.1), ("a1.h1", "logits", 1.0),
+             ("input", "a1.h0<v>", -3.0), ("a0.h1", "a1.h0<k>", 2.0), ("a0.h0", "a1.h0<k>", 9.0),
+             ("a0.h0", "a1.h1<k>", 9.0)]  # fmt: skip
+    paths = [
+        {"sender": s, "receiver": r, "estimate": e, "node": r.partition("<")[0]}
+        for s, r, e in tried
+    ]
+    more, added = with_paths(circuit, paths)
+    # not: weak beside the strongest, not from or into nodes of the circuit, there already
+    assert added == ["a1.h0->logits", "input->a1.h0<v>"]
+    assert set(more.edges) == {*circuit.edges, *added}
+    assert with_paths(circuit, [])[0].n_edges == circuit.n_edges
 
 
 def test_other_heads_of_the_same_layers():

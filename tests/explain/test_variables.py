@@ -20,7 +20,6 @@ from discovery.explanation.variables.alignment import (
     Effort,
     Outcome,
     Site,
-    angles,
     first_order,
     interchange,
     learnt,
@@ -42,6 +41,11 @@ from discovery.validation.bench import make_bench
 
 N = 4
 SOME = ("a0.h1", "a1.h2", "m0", "stream 1", "stream 2", "input")
+
+
+def angles(one, other):
+    """Principal angles between two subspaces, radians, the smallest first."""
+    return torch.linalg.svdvals(one.T @ other).clamp(-1, 1).arccos().numpy()
 
 
 def near(a, b):
@@ -134,6 +138,24 @@ def test_a_whole_node_at_the_end_is_a_node_cut_from_the_circuit(name):
     change = interchange(runs, Site(place(graph, name), "end"), pairs, "x")
     tokens = torch.arange(50).expand(5, -1)
     near(runs.logits(torch.arange(5), [change], tokens), forward.run(mask, at="answer"))
+
+
+def test_a_subspace_of_coarse_numbers_is_learnt_in_finer_ones():
+    """bfloat16 has no QR; a step of it would be lost in rounding."""
+    some, effort = families.prompts(8), Effort(steps=3, batch=8, rate=1e-3)
+    pairs = two_way(some, np.arange(8), np.roll(np.arange(8), 1))
+    found = dict[torch.dtype, torch.Tensor]()
+    for dtype in (torch.bfloat16, torch.float32, torch.float64):
+        runs = runs_of(families.view("llama", dtype), some)
+        site = Site(place(runs.model.graph(), "a0.h1"), "end")
+        one = learnt(runs, site, pairs, "x", 2, effort, np.random.default_rng(0))
+        assert one.basis is not None and one.basis.dtype == dtype
+        found[dtype] = one.basis.double()
+    eye = torch.eye(2, dtype=torch.float64)
+    fine, coarse = found[torch.float32], found[torch.bfloat16]
+    torch.testing.assert_close(coarse.T @ coarse, eye, rtol=0, atol=0.02)
+    near(found[torch.float64].T @ found[torch.float64], eye)
+    assert angles(fine, found[torch.float64]).max() < 0.01
 
 
 def two_way(some, base, source):

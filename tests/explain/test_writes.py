@@ -7,6 +7,7 @@ import numpy as np
 import planted
 import pytest
 import torch
+import two_variables as toy
 
 from acdc.data import floats
 from acdc.live import run_live
@@ -166,6 +167,46 @@ def test_marks_gather_positions_and_the_rest_is_unmarked():
     for row in range(12):
         assert found["a = x"][row] == effects[some.marks["a"][row], row]
     np.testing.assert_allclose(sum(found.values()), effects.sum(0))
+
+
+def test_a_position_with_several_names_is_counted_once():
+    """Position 2 is named twice in the first prompt, 1 in the second: by hand."""
+    at, effects = np.array([[2, 0], [2, 1], [1, 1]]), np.array([[5.0, 1.0], [5.0, 2.0], [0.5, 2.0]])
+    found = positions.PositionEffects(["a", "b", "1"], at, effects, np.ones(2))
+    assert found.alone().tolist() == [5.5, 3.0]
+
+
+def test_shares_of_marks_that_coincide_and_of_some_positions_are_said_as_such():
+    """A model that is linear in its tokens, of which v and w matter, at 0 and 1: 100% by hand."""
+
+    def prompts(n, seed):
+        marks = {"v": (0,) * n, "also": (0,) * (n - 1) + (4,)}
+        return replace(toy.prompts(n, seed), marks=marks)
+
+    one = toy.subject(32, prompts=prompts)
+    for most, who in ((48, "tokens"), (2, "the marked ones and 2 of the 5 positions")):
+        (said, *_), _ = writes._positions(one, Writes(positions=most), one.rng("x"))
+        assert f"one by one, {who}" in said and "explain 100% [100%, 100%] of it" in said
+
+
+def test_what_is_told_as_most_is_picked_on_the_other_half(monkeypatch):
+    """On the test half later nodes write more, on the choosing half earlier ones."""
+    model, some = families.view("llama"), planted.prompts()
+    one = planted.subject(model, some, some)
+    n, noise = len(one.graph.writers), np.random.default_rng(0).normal(0, 0.01, 12)
+    size = np.linspace(1, 5, n)[:, None] + noise
+    made = {
+        id(bench.data): direct.Direct(values, noise, values.sum(0) + noise)
+        for bench, values in ((one.choose, size[::-1]), (one.test, size))
+    }
+    monkeypatch.setattr(writes, "direct_effects", lambda data: made[id(data)])
+    says, _ = writes._direct(one, one.rng("x"))
+    assert told_nodes(says, "Most for") == [one.graph.writers[w] for w in one.nodes[:3]]
+
+
+def told_nodes(says, start):
+    (line,) = [s for s in says if s.startswith(start)]
+    return [part.split()[0] for part in line.partition(": ")[2].split("; ")]
 
 
 # ---- the part ------------------------------------------------------------------------------------

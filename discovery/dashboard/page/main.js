@@ -130,7 +130,7 @@ async function runRoute([id, wanted], options) {
   document.title = [title, details.summary.tracked || title === id ? null : id, "Circuits"].filter(Boolean).join(" – ");
   const tabs = has.map(([name, title]) => el("a", { href: address("run", id, name), "aria-current": view[0] === name ? "page" : null }, title));
   const content = view[3](details, options);
-  const page = el("div", {}, runHead(details),
+  const page = el("div", {}, runHead(details), ownPages(id, details.pages ?? []),
     details.problems.length ? el("ul", { class: "error", "aria-label": "Files that cannot be read" }, details.problems.map((p) => el("li", {}, p))) : null,
     el("nav", { class: "tabs", "aria-label": "Views of the run" }, tabs), content);
   page.running = !store && details.summary.state === "running";
@@ -158,6 +158,14 @@ function runHead({ summary: s }) {
     el("div", {}, el("h1", {}, runTitle(s)), el("p", { class: "quiet" }, `${s.id}  `, stateMark(s.state)),
       s.error ? el("p", { class: "error" }, s.error) : null),
     el("dl", {}, facts.map(([name, text]) => el("div", {}, el("dt", {}, name), el("dd", {}, text)))), out);
+}
+
+// The pages that explain and validate left beside the run; they open by themselves.
+function ownPages(id, names) {
+  const titles = { "explanation.html": "How does it do it? The explanation", "report.html": "Is it true? The report" };
+  const links = names.filter((name) => Object.hasOwn(titles, name)).map((name) => el("a", {
+    href: `page?id=${encodeURIComponent(id)}&name=${name}`, target: "_blank", rel: "noopener" }, titles[name]));
+  return links.length ? el("nav", { class: "tabs", "aria-label": "Pages of the run" }, links) : null;
 }
 
 function recordView({ record, summary }) {

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from acdc.prompts import Prompts
-from discovery.explanation.attention.pairs import Look, attention
+from discovery.explanation.attention.pairs import Look
+from discovery.heads.attention import head_pattern
 from discovery.validation.bench import Bench
 
 Head = tuple[int, int]
 LOOKS = 0.1  # of its attention, on average: from there on a head looks at a key
 GAZES = 2  # told of each head
+BEFORE = "the token before"
 
 
 @dataclass(frozen=True)
@@ -33,38 +35,53 @@ def positions(prompts: Prompts) -> dict[str, Tensor]:
     return marks or {"end": torch.full((len(prompts),), prompts.answer_position)}
 
 
-def keys_of(prompts: Prompts, query: str) -> dict[str, Tensor]:
-    """Named keys [batch] that a query may look at: marked ones, and the token before.
+def places_of(prompts: Prompts, query: str) -> dict[str, Tensor]:
+    """All that has a name [batch], after the query too: marked tokens, and the one before it.
 
     Where nothing is marked, every position but the first.
     """
     at = positions(prompts)
     here = at[query]
-    keys = {name: there for name, there in at.items() if bool((there <= here).all())}
     if not prompts.marks:
-        keys |= {f"position {i}": torch.full_like(here, i) for i in range(1, int(here.min()))}
-    if bool((here > 1).all()):  # before it there is one that is not the first
-        keys["the token before"] = here - 1
-    return keys
+        numbered = range(1, prompts.answer_position)
+        at |= {f"position {i}": torch.full_like(here, i) for i in numbered}
+    return {**at, BEFORE: here - 1}
+
+
+def keys_of(some: Sequence[Prompts], query: str) -> list[str]:
+    """Names of the keys that a query may look at: in each of these prompts not after it.
+
+    To be asked of all prompts at once: a few may allow more. The first token is not "before".
+    """
+
+    def allowed(prompts: Prompts, name: str) -> bool:
+        here, there = positions(prompts)[query], places_of(prompts, query)[name]
+        return bool((there > 0).all() if name == BEFORE else (there <= here).all())
+
+    return [name for name in places_of(some[0], query) if all(allowed(p, name) for p in some)]
 
 
 def gazes_of(
-    bench: Bench, heads: Sequence[Head], against: str = "others"
+    bench: Bench, heads: Sequence[Head], against: str = "others", also: Sequence[Prompts] = ()
 ) -> tuple[list[Gaze], list[Head]]:
     """Of each head and named query, the key with the most attention, if it has LOOKS of it.
 
     At most GAZES a head, the answer's position first, then by attention. Heads that look at no
     named key apart: most of those rest on the first token, which is none unless it is marked.
+    A key is one that `also` has too, the prompts that gazes are measured on.
     """
+    every = [bench.data.prompts, *also]
+    keys = {query: keys_of(every, query) for query in positions(bench.data.prompts)}
     found, idle = list[Gaze](), list[Head]()
     for head in heads:
         seen = dict[tuple[str, str], float]()
         for forward in bench.data:
-            pattern = attention(forward, *head)
+            pattern = head_pattern(forward, *head)
             rows = torch.arange(len(pattern))
             for query, here in positions(forward.prompts).items():
-                for key, there in keys_of(forward.prompts, query).items():
-                    mean = float(pattern[rows, here, there].sum()) / bench.n
+                places = places_of(forward.prompts, query)
+                for key in keys[query]:
+                    mean = float(pattern[rows, here, places[key]].sum()) / bench.n
                     seen[query, key] = seen.get((query, key), 0.0) + mean
         own = [g for q in dict.fromkeys(q for q, _ in seen) if (g := _gaze(head, q, seen, against))]
         last = {q for q, at in positions(bench.data.prompts).items()
@@ -83,7 +100,7 @@ def _gaze(
     (key, most), *others = sorted(own, key=lambda pair: -pair[1])
     if most < LOOKS:
         return None
-    other = next((k for k, _ in others if k != "the token before"), None)
+    other = next((k for k, _ in others if k != BEFORE), None)
     return Gaze(head, query, key, other if against == "mark" else None)
 
 
@@ -92,7 +109,7 @@ def look_of(prompts: Prompts, gaze: Gaze, like: Tensor) -> Look:
 
     The first token is among these only where there are no others.
     """
-    query, keys = positions(prompts)[gaze.query], keys_of(prompts, gaze.query)
+    query, keys = positions(prompts)[gaze.query], places_of(prompts, gaze.query)
     rows, every = torch.arange(len(query)), torch.arange(prompts.clean.shape[1])
     if gaze.other is None:
         weights = (every <= query[:, None]).double()

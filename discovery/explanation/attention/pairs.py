@@ -66,14 +66,6 @@ def pair_scores(
         yield torch.einsum("ubh,wbh->buw", q, k) * model.blocks[layer].attn.scale
 
 
-def attention(forward: PatchedForward, layer: int, head: int) -> Float[Tensor, "batch query pos"]:
-    """One head's pattern in the clean run."""
-    model, x, n = forward.model, forward.clean.streams[2 * layer], forward.n_pos
-    q = model.project(layer, "q", head, x, n)
-    k = model.project(layer, "k", model.kv_head(head), x, n)
-    return model.pattern(layer, q, k)
-
-
 def _normed(forward: PatchedForward, layer: int) -> Float[Tensor, "source batch pos d_model"]:
     """What each source adds to the normed stream that a layer's heads read."""
     graph, model = forward.graph, forward.model

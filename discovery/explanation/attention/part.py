@@ -20,13 +20,15 @@ from discovery.explanation.attention.gazes import (
     Gaze,
     Head,
     gazes_of,
-    keys_of,
     look_of,
+    places_of,
     positions,
 )
-from discovery.explanation.attention.pairs import attention, pair_scores, sources
+from discovery.explanation.attention.pairs import pair_scores, sources
+from discovery.explanation.figures import signed
 from discovery.explanation.section import Section, Table, drawn
 from discovery.explanation.subject import Subject
+from discovery.heads.attention import head_pattern
 from discovery.settings.explanation import Attention
 from discovery.statistics.intervals import Interval, mean_interval
 from discovery.validation.bench import Bench
@@ -69,7 +71,8 @@ class Split:
 def explain(subject: Subject, asked: Attention, told: Mapping[str, Section]) -> Section:
     """Pick where each head looks and the largest pairs on some prompts, measure on others."""
     choose, test, rng = subject.choose, subject.test, subject.rng("attention")
-    gazes, idle = gazes_of(choose, subject.head_nodes, asked.against)
+    also = [test.data.prompts]
+    gazes, idle = gazes_of(choose, subject.head_nodes, asked.against, also)
     means = mean_pairs(choose, gazes)
     splits = measured(test, gazes, [largest(m, asked.pairs) for m in means], rng, subject.level)
     name = {h: subject.graph.writers[subject.graph.head(*h)] for h in subject.head_nodes}
@@ -188,8 +191,8 @@ def measured(
 def _attention(forward: PatchedForward, gaze: Gaze) -> Floats:
     """[prompts, 2]: from the query to the key, and to the first token."""
     prompts, rows = forward.prompts, torch.arange(len(forward.prompts))
-    pattern = attention(forward, *gaze.head)[rows, positions(prompts)[gaze.query]]
-    there = keys_of(prompts, gaze.query)[gaze.key]
+    pattern = head_pattern(forward, *gaze.head)[rows, positions(prompts)[gaze.query]]
+    there = places_of(prompts, gaze.query)[gaze.key]
     return floats(torch.stack([pattern[rows, there], pattern[:, 0]], 1))
 
 
@@ -223,14 +226,14 @@ def _sentence(split: Split, head: str) -> str:
     rests = f", {split.first:.2f} on the first token" if split.first >= LOOKS else ""
     sentence = (
         f"{head} looks from {gaze.query} to {gaze.key} (attention {split.attention:.2f}{rests}):"
-        f" {_figure(split.score)} of score above {gaze.other or 'its other keys'}"
+        f" {signed(split.score)} of score above {gaze.other or 'its other keys'}"
     )
     if not _is_spread(split):
         pairs = ", ".join(_pair(p, gaze) for p in _worth(split.pairs))
         n = split.n_pairs - len(split.pairs)
         return f"{sentence}, of which {pairs}; {split.rest:+.2f} is of the other {n} pairs"
-    queries = ", ".join(f"{p.query_writer} {_figure(p.score)}" for p in _worth(split.by_query))
-    keys = ", ".join(f"{p.key_writer} {_figure(p.score)}" for p in _worth(split.by_key))
+    queries = ", ".join(f"{p.query_writer} {signed(p.score)}" for p in _worth(split.by_query))
+    keys = ", ".join(f"{p.key_writer} {signed(p.score)}" for p in _worth(split.by_key))
     return (
         f"{sentence}, spread over {split.n_pairs} pairs; by writer at {gaze.query}: {queries}; by"
         f" writer at {gaze.key}: {keys}; the largest pair, {_pair(split.pairs[0], gaze)}"
@@ -239,7 +242,7 @@ def _sentence(split: Split, head: str) -> str:
 
 def _pair(part: Part, gaze: Gaze) -> str:
     return (
-        f"{_figure(part.score)} from {part.query_writer} at {gaze.query} with {part.key_writer} at"
+        f"{signed(part.score)} from {part.query_writer} at {gaze.query} with {part.key_writer} at"
         f" {gaze.key}"
     )
 
@@ -248,10 +251,6 @@ def _worth(parts: Sequence[Part]) -> list[Part]:
     """Those that are not small beside the largest."""
     sizes = [abs(p.score.estimate or 0) for p in parts]
     return [p for p, size in zip(parts, sizes, strict=True) if size >= WORTH * max(sizes)]
-
-
-def _figure(interval: Interval) -> str:
-    return f"{interval.estimate:+.2f} [{interval.low:+.2f}, {interval.high:+.2f}]"
 
 
 def _rows(split: Split, head: str) -> list[dict[str, object]]:
@@ -265,7 +264,7 @@ def _rows(split: Split, head: str) -> list[dict[str, object]]:
         {
             **(about if i == 0 else dict.fromkeys(about, "")),
             "written at the query by": p.query_writer or "all",
-            "at the key by": p.key_writer or "all", "score": _figure(p.score),
+            "at the key by": p.key_writer or "all", "score": signed(p.score),
         }
         for i, p in enumerate([whole, *split.pairs, *split.by_query, *split.by_key])
     ]  # fmt: skip

@@ -16,7 +16,6 @@ from discovery.explanation.backups.takeover import (
     Nodes,
     TakeOver,
     account,
-    adjusted,
     candidates,
     controls_for,
     negative_movers,
@@ -24,6 +23,7 @@ from discovery.explanation.backups.takeover import (
     rises,
     take_overs,
 )
+from discovery.explanation.figures import adjusted
 from discovery.explanation.roles.part import ROLES
 from discovery.explanation.section import Section
 from discovery.explanation.subject import Subject

@@ -8,24 +8,16 @@ from discovery.explanation.backups.knocked import KnockOuts, heads_after
 from discovery.explanation.backups.search import Found, Knocked
 from discovery.explanation.backups.takeover import TakeOver, rises
 from discovery.explanation.backups.together import Pair
+from discovery.explanation.figures import signed
 from discovery.explanation.subject import Subject
-from discovery.statistics.intervals import Interval
 
 
 def kept(one: Knocked) -> str:
     """The share of the score as "71 % [66, 75]", or the score where no share can be."""
     k = one.kept
     if k.estimate is None or k.low is None or k.high is None:
-        return f"{signed(one.score)}"
+        return signed(one.score)
     return f"{100 * k.estimate:.0f} % [{100 * k.low:.0f}, {100 * k.high:.0f}]"
-
-
-def signed(i: Interval) -> str:
-    """An estimate with its interval, such as +0.62 [0.51, 0.73]."""
-    if i.estimate is None:
-        return "undefined"
-    ends = "" if i.low is None else f" [{i.low:.2f}, {i.high:.2f}]"
-    return f"{i.estimate:+.2f}{ends}"
 
 
 def knocked_row(subject: Subject, k: Knocked) -> dict[str, object]:

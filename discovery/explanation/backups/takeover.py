@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import false_discovery_control, t
+from scipy.stats import t
 
 from acdc.graph import Graph
 from discovery.explanation.backups.knocked import Effects, KnockOuts, heads_after
+from discovery.explanation.figures import adjusted
 from discovery.statistics.intervals import Interval, mean_interval
 from discovery.statistics.result import Floats
 
@@ -76,11 +77,6 @@ def p_rises(values: Floats) -> Floats:
     error = values.std(-1, ddof=1) / np.sqrt(n)
     with np.errstate(all="ignore"):  # no variance: by the sign
         return np.where(values.mean(-1) == 0, 1.0, t.sf(values.mean(-1) / error, n - 1))
-
-
-def adjusted(p: Floats) -> Floats:
-    """Benjamini and Hochberg's, of any shape; nothing for none."""
-    return false_discovery_control(p.ravel()).reshape(p.shape) if p.size else p
 
 
 # ---- control -------------------------------------------------------------------------------------

@@ -15,7 +15,8 @@ from typing import Literal
 import numpy as np
 
 from discovery.explanation.backups.knocked import KnockOuts
-from discovery.explanation.backups.takeover import Nodes, adjusted, p_rises
+from discovery.explanation.backups.takeover import Nodes, p_rises
+from discovery.explanation.figures import adjusted
 from discovery.statistics.intervals import Interval, mean_interval
 from discovery.statistics.result import Floats
 

@@ -13,10 +13,10 @@ from discovery.explanation.backups.tables import (
     knocked_row,
     pair_row,
     row,
-    signed,
 )
 from discovery.explanation.backups.takeover import TakeOver
 from discovery.explanation.backups.together import Pair
+from discovery.explanation.figures import listed, signed
 from discovery.explanation.section import Section, Table
 from discovery.explanation.subject import Subject
 from discovery.settings.explanation import Backups
@@ -138,7 +138,7 @@ def nodes(subject: Subject, asked: Backups, found: Found) -> list[str]:
         if idle:
             said.append(
                 f"Out alone, {len(idle)} of {len(sure)} nodes change the score by less than"
-                f" {100 * asked.least:g} %, beyond doubt: {_some(idle)}"
+                f" {100 * asked.least:g} %, beyond doubt: {listed(idle)}"
             )
     if found.skipped:
         said.append(f"{found.skipped} nodes with weaker edges were not knocked out (most)")
@@ -154,7 +154,7 @@ def nodes(subject: Subject, asked: Backups, found: Found) -> list[str]:
     if len(answered) > NAMED:
         said.append(
             f"Heads take over for {len(answered) - NAMED} more nodes:"
-            f" {_some(list(answered)[NAMED:])} (see the table)"
+            f" {listed(list(answered)[NAMED:])} (see the table)"
         )
     return said
 
@@ -199,7 +199,7 @@ def outside(subject: Subject, found: Found) -> list[str]:
         return []
     return [
         f"{len(lacking)} of the {len(heads)} heads that take over or ease off are not in the"
-        f" circuit, which cannot show what the model does then: {_some(lacking)}"
+        f" circuit, which cannot show what the model does then: {listed(lacking)}"
     ]
 
 
@@ -208,7 +208,7 @@ def untested(found: Found) -> list[str]:
     names = [name for name, sets in found.controls.items() if not sets]
     if not names:
         return []
-    return [f"Without a control, no like nodes being left outside the circuit: {_some(names)}"]
+    return [f"Without a control, no like nodes being left outside the circuit: {listed(names)}"]
 
 
 def negative(subject: Subject, test: KnockOuts, found: Found) -> list[str]:
@@ -222,7 +222,7 @@ def negative(subject: Subject, test: KnockOuts, found: Found) -> list[str]:
         + ("" if n in own else " (not in the circuit)")
         for n in each
     ]
-    return [f"Against the answer beyond doubt, in logits: {_some(said)}"]
+    return [f"Against the answer beyond doubt, in logits: {listed(said)}"]
 
 
 def fatal(found: Found) -> list[Knocked]:
@@ -277,14 +277,9 @@ def called(one: Knocked, subject: Subject | None = None) -> str:
     """A node by its name, a class by its role, with its heads where there is a subject."""
     if not one.is_class:
         return one.name
-    heads = "" if subject is None else f" ({_some([subject.graph.writers[n] for n in one.nodes])})"
+    heads = "" if subject is None else f" ({listed([subject.graph.writers[n] for n in one.nodes])})"
     return f"the class {one.name}{heads}"
 
 
 def _short(i: Interval) -> str:
     return "undefined" if i.estimate is None else f"{i.estimate + 0.0:+.2f}"
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - 2 * NAMED
-    return ", ".join(names[: 2 * NAMED]) + (f" and {more} more" if more > 0 else "")

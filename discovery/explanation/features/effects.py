@@ -18,10 +18,11 @@ from tqdm.auto import tqdm
 
 from acdc.data import floats
 from discovery.explanation.features.sites import stream_gradients
-from discovery.explanation.features.split import Split, marked, other_prompts
+from discovery.explanation.features.split import Split, marked, position_of, with_others
 from discovery.statistics.intervals import Interval, ratio_of_means
 from discovery.validation.bench import Bench, Floats
 
+MOST = 0.8  # of the node's effect: the smallest k that keeps it is told
 Change = Callable[[Split], Tensor]  # [batch, pos, width]
 
 
@@ -43,13 +44,14 @@ class Attributions:
 
 def attribute(parts: Sequence[Split]) -> Attributions:
     """Of every feature, the bias and the error: one pass and back."""
-    n = sum(len(split.forward.prompts) for split in parts)
+    prompts = [split.forward.prompts for split in parts]
+    n, names = sum(map(len, prompts)), marked(prompts)
 
     def mean(of: Callable[[Split], Tensor]) -> Floats:
         return np.asarray(np.sum([floats(of(split)) for split in parts], axis=0) / n)
 
     def at(split: Split, name: str) -> Tensor:
-        where = marked(split.forward)[name]
+        where = position_of(split.forward.prompts, name)
         return split.attributions[torch.arange(len(where)), where].sum(0)
 
     return Attributions(
@@ -58,7 +60,7 @@ def attribute(parts: Sequence[Split]) -> Attributions:
         float(mean(lambda s: (s.own.error * s.slope).sum())),
         float(mean(lambda s: ((s.own.error - s.other.error) * s.slope).sum())),
         float(mean(lambda s: (s.sae.b_dec * s.slope).sum())),
-        {name: mean(lambda s, m=name: at(s, m)) for name in marked(parts[0].forward)},
+        {name: mean(lambda s, m=name: at(s, m)) for name in names},
         mean(lambda s: (s.own.features > 0).to(s.slope).mean(1).sum(0)),
     )
 
@@ -97,6 +99,7 @@ class Measured:
     strongest: list[dict[str, Any]]
     agreement: float | None  # correlation of attributions with exact effects, over the strongest
     kept: list[Kept]
+    enough: Mapping[str, int]  # top, own -> k that keeps MOST of the effect on the choosing prompts
 
 
 def keep_features(
@@ -137,6 +140,15 @@ def keep_features(
     return found
 
 
+def enough(kept: Sequence[Kept]) -> dict[str, int]:
+    """Of `top` and `own` the smallest k that keeps MOST of the effect, else the largest tried."""
+
+    def of(which: str) -> int:
+        return next((k.k for k in kept if (getattr(k, which).estimate or 0) >= MOST), kept[-1].k)
+
+    return {"top": of("top"), "own": of("own")} if kept else {}
+
+
 def _ones(split: Split, features: Sequence[int]) -> Float[Tensor, " feature"]:
     out = split.slope.new_zeros(split.sae.n_features)
     out[list(features)] = 1
@@ -162,9 +174,9 @@ def node_effects(bench: Bench, nodes: Sequence[int]) -> Floats:
     One pass and back for all of them.
     """
     graph, total = bench.graph, np.zeros(len(nodes))
-    for forward in bench.data:
+    for forward in with_others(bench).data:
         gradients = stream_gradients(forward, bench.score_of)
-        own, other = forward.clean.writers, other_prompts(forward)
+        own, other = forward.clean.writers, forward.corrupt.writers
         for i, node in enumerate(nodes):
             layer, part = graph.place(node)
             stream = 2 * layer + 1 + (part == graph.n_heads)

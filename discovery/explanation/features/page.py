@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from discovery.explanation.features.effects import Kept, Measured
+from discovery.explanation.features.effects import MOST, Kept, Measured
 from discovery.explanation.features.sae import SAE
 from discovery.explanation.features.sites import Site
+from discovery.explanation.figures import Share, ranged
 from discovery.explanation.section import Picture, Section, Table, drawn
 from discovery.explanation.subject import Subject
 from discovery.heads.roles import attributed_logits
@@ -22,7 +23,6 @@ from discovery.statistics.intervals import Interval, mean_interval
 
 EXAMPLES = 3  # tokens that a feature is shown by, and that it writes for
 SHOWN_PROMPTS = 8  # that say what it writes for
-MOST = 0.8  # of the node's effect: the smallest k that keeps it is told
 
 
 def section(
@@ -45,6 +45,7 @@ def section(
             "lost_by_error": asdict(m.by_error), "lost_by_features": asdict(m.by_features),
             "lost_without_error": asdict(m.off), "attribution_of_error": m.found.error_other,
             "features": m.strongest, "agreement": m.agreement, "kept": [asdict(k) for k in m.kept],
+            "enough": dict(m.enough),
         },
     )  # fmt: skip
 
@@ -79,7 +80,7 @@ def _says(
     first = (
         f"Not explained: {1 - m.variance:.0%} of the variance of {site.name}'s output is in the"
         f" error. With the whole output from another prompt the model loses"
-        f" {_number(effect)} {subject.test.unit}; of that {_share(m.by_error)} with the error alone"
+        f" {ranged(effect)} {subject.test.unit}; of that {_share(m.by_error)} with the error alone"
         f" from there, {_share(m.by_features)} with all features from there and the error kept"
         " (they need not add up)."
     )
@@ -91,14 +92,15 @@ def _says(
 
 
 def _enough(m: Measured, which: str) -> Kept:
-    """The smallest k that keeps MOST of the effect, else the largest that was tried."""
-    return next((k for k in m.kept if (getattr(k, which).estimate or 0) >= MOST), m.kept[-1])
+    """What as many features keep here as were enough on the choosing prompts."""
+    return next(k for k in m.kept if k.k == m.enough[which])
 
 
 def _same_for_all(m: Measured) -> str:
     one = _enough(m, "top")
     return (
-        f"The {one.k} strongest of {len(m.order)} features, the same on all prompts, keep"
+        f"The {one.k} strongest of {len(m.order)} features, the same on all prompts and so many as"
+        f" keep {MOST:.0%} on the choosing ones (or the most tried), keep"
         f" {_share(one.top)} of the node's effect when all else of it is another prompt's;"
         f" {one.k} random ones {_mean(one.random)}."
     )
@@ -124,7 +126,7 @@ def _alone(subject: Subject, m: Measured) -> list[str]:
     return [
         f"{len(sure)} of the {len(m.strongest)} strongest change the score alone (false discoveries"
         f" {subject.level:.0%}); feature {largest['feature']} most:"
-        f" {_number(Interval(**largest['lost to another']))} {subject.test.unit},"
+        f" {ranged(Interval(**largest['lost to another']))} {subject.test.unit},"
         f" {largest['share at']:.0%} of its attribution at {largest['at']}.{agree}"
     ]
 
@@ -136,11 +138,7 @@ def _mean(shares: tuple[float, ...]) -> str:
 def _share(interval: Interval) -> str:
     if interval.estimate is None:
         return "a share that cannot be told (the node's effect may be 0)"
-    return f"{interval.estimate:.0%} [{interval.low:.0%}, {interval.high:.0%}]"
-
-
-def _number(interval: Interval) -> str:
-    return f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+    return ranged(Share(interval))
 
 
 # ---- tables ------------------------------------------------------------------------------------
@@ -151,8 +149,8 @@ def _feature_table(subject: Subject, site: Site, sae: SAE, m: Measured) -> Table
         {
             "feature": r["feature"],
             "attribution": f"{r['attribution']:+.3f}",
-            "lost, from another prompt": _number(Interval(**r["lost to another"])),
-            "lost, at zero": _number(Interval(**r["lost to zero"])),
+            "lost, from another prompt": ranged(Interval(**r["lost to another"])),
+            "lost, at zero": ranged(Interval(**r["lost to zero"])),
             "p": f"{r['adjusted_p']:.2g}",
             "active": f"{r['density']:.0%}",
             "mostly at": f"{r['at']} {r['share at']:.0%}",
@@ -164,7 +162,7 @@ def _feature_table(subject: Subject, site: Site, sae: SAE, m: Measured) -> Table
     if rows:
         error = dict.fromkeys(rows[0], "") | {
             "feature": "error", "attribution": f"{m.found.error_other:+.3f}",
-            "lost, at zero": _number(m.off),
+            "lost, at zero": ranged(m.off),
         }  # fmt: skip
         rows = [error, *rows]
     caption = (

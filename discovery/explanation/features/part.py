@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.stats import false_discovery_control, ttest_1samp
+from scipy.stats import ttest_1samp
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -26,6 +26,7 @@ from discovery.explanation.features.effects import (
     Attributions,
     Measured,
     attribute,
+    enough,
     keep_features,
     lost,
     node_effects,
@@ -34,6 +35,7 @@ from discovery.explanation.features.page import section
 from discovery.explanation.features.sae import SAE, read_sae, train_sae, variance_explained
 from discovery.explanation.features.sites import Site, sampled_text, site_at, site_of_node
 from discovery.explanation.features.split import Split, joined, places_of, splits
+from discovery.explanation.figures import adjusted
 from discovery.explanation.section import Section
 from discovery.explanation.subject import Subject
 from discovery.settings.explanation import Features
@@ -130,7 +132,8 @@ def measure(subject: Subject, asked: Features, site: Site, sae: SAE) -> Measured
     """Rank on the choosing prompts, measure on the test prompts."""
     parts = splits(subject.test, site, sae, asked.at)
     rng, level = subject.rng("features"), subject.level
-    found = attribute(splits(subject.choose, site, sae, asked.at))
+    chosen = splits(subject.choose, site, sae, asked.at)
+    found = attribute(chosen)
     order = [int(i) for i in np.argsort(-np.abs(found.other), kind="stable") if found.other[i]]
     whole = lost(parts, Split.resampled)
 
@@ -144,10 +147,12 @@ def measure(subject: Subject, asked: Features, site: Site, sae: SAE) -> Measured
     here = attribute(parts).other
     strongest = _strongest(subject, parts, found, here, order[: asked.strongest], rng)
     kept = keep_features(parts, order, asked.k, whole, asked.draws, rng, level)
+    there = lost(chosen, Split.resampled)
+    picked = enough(keep_features(chosen, order, asked.k, there, 0, rng, level))
     variance = variance_explained(joined(parts, "x"), joined(parts, "error"))
     return Measured(
         found, order, variance, l0, whole, by_error, by_features, off, strongest,
-        _agreement(strongest), kept,
+        _agreement(strongest), kept, picked,
     )  # fmt: skip
 
 
@@ -176,8 +181,8 @@ def _strongest(
                 "share at": float(found.at[where][i] / found.other[i]),
             }
         )
-    adjusted = false_discovery_control(p_values) if rows else []
-    return [{**row, "adjusted_p": float(p)} for row, p in zip(rows, adjusted, strict=True)]
+    pairs = zip(rows, adjusted(p_values).tolist(), strict=True)
+    return [{**row, "adjusted_p": p} for row, p in pairs]
 
 
 def _agreement(rows: Sequence[Mapping[str, Any]]) -> float | None:

@@ -9,16 +9,18 @@ run again. `slope` is the gradient that attributions are made of.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from acdc.ablation import RESAMPLE
+from acdc.data import Data
 from acdc.errors import InputError
 from acdc.forward import PatchedForward
-from acdc.writers import Writers
+from acdc.prompts import Prompts
 from discovery.explanation.features.sae import SAE
 from discovery.explanation.features.sites import Score, Site, run_from, stream_gradients
 from discovery.validation.bench import Bench
@@ -41,7 +43,7 @@ class Parts:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One part of a bench: its prompts' own outputs, and those on another prompt each."""
+    """One part of a bench: its prompts' own outputs, and those on their corrupt ones."""
 
     forward: PatchedForward
     score: Score  # higher = the model does the task better
@@ -56,8 +58,8 @@ class Split:
 
     @cached_property
     def other(self) -> Parts:
-        """Of the other prompts; see `other_prompts`."""
-        return Parts.of(self.site.read(other_prompts(self.forward)), self.sae)
+        """Of the other prompts; see `with_others`."""
+        return Parts.of(self.site.read(self.forward.corrupt.writers), self.sae)
 
     @cached_property
     def slope(self) -> Float[Tensor, "batch pos width"]:
@@ -107,14 +109,18 @@ class Split:
 
 def splits(bench: Bench, site: Site, sae: SAE, at: str = "all") -> list[Split]:
     """The split of each part of a bench's prompts."""
-    return [Split(f, bench.score_of, site, sae, places_of(f, at)) for f in bench.data]
+    data = with_others(bench).data
+    return [Split(f, bench.score_of, site, sae, places_of(f, at)) for f in data]
 
 
-def other_prompts(forward: PatchedForward) -> Writers:
-    """Outputs on the corrupt prompts; where there are none, on the next prompt of the part."""
-    if forward.prompts.has_corrupt:
-        return forward.corrupt.writers
-    return forward.clean.writers.map(lambda x: x.roll(1, -3))
+def with_others(bench: Bench) -> Bench:
+    """Where there are no corrupt prompts, the same with the one before in their place."""
+    data = bench.data
+    if data.prompts.has_corrupt:
+        return bench
+    prompts = replace(data.prompts, corrupt=data.prompts.clean.roll(1, 0))
+    other = Data(data.model, data.graph, prompts, RESAMPLE, data.part, data.hold)
+    return Bench(other, bench.score)
 
 
 def places_of(forward: PatchedForward, at: str) -> Float[Tensor, "batch pos 1"]:
@@ -126,16 +132,20 @@ def places_of(forward: PatchedForward, at: str) -> Float[Tensor, "batch pos 1"]:
     if at != "answer" and at not in prompts.marks:
         known = ", ".join(["all", "answer", *prompts.marks])
         raise InputError(f"features.at={at}: allowed are {known}")
-    where = marked(forward)[at] if at == "answer" else list(prompts.marks[at])
-    out[torch.arange(len(prompts)), where] = 1
+    out[torch.arange(len(prompts)), position_of(prompts, at)] = 1
     return out
 
 
-def marked(forward: PatchedForward) -> dict[str, list[int]]:
-    """The answer position and every mark, by name; a mark that is always at the answer is it."""
-    end = [forward.n_pos - 1] * len(forward.prompts)
-    marks = {name: list(at) for name, at in forward.prompts.marks.items()}
-    return {**{name: at for name, at in marks.items() if at != end}, "answer": end}
+def position_of(prompts: Prompts, name: str) -> list[int]:
+    """Where a mark is in each prompt; "answer" is the answer position."""
+    end = (prompts.answer_position,) * len(prompts)
+    return list(end if name == "answer" else prompts.marks[name])
+
+
+def marked(some: Sequence[Prompts]) -> list[str]:
+    """Names of the marks and the answer; a mark that is at the answer in all of these is it."""
+    names = [n for n in some[0].marks if any(min(p.marks[n]) < p.answer_position for p in some)]
+    return [*(name for name in names if name != "answer"), "answer"]
 
 
 def joined(parts: Sequence[Split], read: str) -> Tensor:

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from discovery.explanation.figures import listed, signed
 from discovery.explanation.paths.drawing import draw_walk
+from discovery.explanation.paths.positions import Placed, placed
 from discovery.explanation.paths.walk import Limits, Path, Walk, walk
 from discovery.explanation.section import Section, Table, drawn
 from discovery.explanation.subject import Subject, paired
@@ -18,6 +20,8 @@ from discovery.validation.bench import Bench
 PARTS = {"q": "queries", "k": "keys", "v": "values"}
 STRONG = 0.1  # of the strongest path into the same node: what is worth a word
 TOLD = 4  # senders named in a sentence
+PLACED = 6  # paths into heads that are told position by position, the strongest by gradient
+DIGITS = 3  # of a change of the score
 
 
 def check(subject: Subject, asked: Paths) -> str | None:
@@ -35,6 +39,11 @@ def explain(subject: Subject, asked: Paths, told: Mapping[str, Section]) -> Sect
         some, test, subject.circuit.mask, Limits(asked.depth, asked.width, asked.edges),
         subject.rng("paths"), subject.level, asked.mlps, asked.direction,
     )  # fmt: skip
+    strongest = sorted((p for p in found.paths if p.step > 0), key=lambda p: -abs(p.estimate))
+    where = placed(
+        some, test, strongest[:PLACED], subject.rng("paths, positions"), subject.level,
+        asked.mlps, asked.direction,
+    )  # fmt: skip
     figure = draw_walk(found, test.unit)
     caption = (
         "The walk, layers upward: paths that are significant, coloured by what they feed, wider the"
@@ -43,7 +52,7 @@ def explain(subject: Subject, asked: Paths, told: Mapping[str, Section]) -> Sect
     return Section(
         title="Which paths move the answer",
         how=_how(asked, test, some.n, subject),
-        says=says(found, test.unit, asked.direction == "noising"),
+        says=[*says(found, test.unit, asked.direction == "noising"), *_where(where, test.unit)],
         tables=[
             Table(
                 f"paths patched one by one: mean change of the score ({test.unit}; 0 = unpatched),"
@@ -54,16 +63,17 @@ def explain(subject: Subject, asked: Paths, told: Mapping[str, Section]) -> Sect
                 f"all paths into a reader at once, and the tried ones' sum ({test.unit})",
                 [
                     {
-                        "into": i.receiver, "all at once": _figure(i.effect),
+                        "into": i.receiver, "all at once": signed(i.effect, DIGITS),
                         "sum of those tried": f"{_sum(found, i.receiver):+.3f}",
                         "tried": f"{i.tried} of {i.senders}",
                     }
                     for i in found.intos
                 ],
             ),
+            *_places(where, test.unit),
         ],
         pictures=[] if figure is None else [drawn(figure, caption)],
-        found=as_json(found),
+        found={**as_json(found), "positions": [_placed_json(one) for one in where]},
     )  # fmt: skip
 
 
@@ -135,9 +145,8 @@ def _not_followed(found: Walk) -> list[str]:
     followed = {n for step in found.steps for n in step}
     senders = (p.sender for p in found.paths if p.significant and p.sender[0] == "a")
     left = [s for s in dict.fromkeys(senders) if s not in followed]
-    some = ", ".join(left[:8]) + (", ..." if len(left) > 8 else "")
     what = "head that moves it was" if len(left) == 1 else "heads that move it were"
-    return [f"{len(left)} {what} not followed further: {some}"] if left else []
+    return [f"{len(left)} {what} not followed further: {listed(left)}"] if left else []
 
 
 def _guessed(found: Walk) -> list[str]:
@@ -153,7 +162,7 @@ def _guessed(found: Walk) -> list[str]:
 def _listed(paths: Sequence[Path], unit: str, mark: bool = True) -> str:
     """The strongest with their figures; `mark` says which are not in the circuit."""
     shown = [
-        f"{_edge(p)} ({_figure(p.effect)}{'' if i else ' ' + unit}"
+        f"{_edge(p)} ({signed(p.effect, DIGITS)}{'' if i else ' ' + unit}"
         f"{', not in the circuit' if mark and not p.in_circuit else ''})"
         for i, p in enumerate(sorted(paths, key=lambda p: -p.size)[:TOLD])
     ]
@@ -161,16 +170,38 @@ def _listed(paths: Sequence[Path], unit: str, mark: bool = True) -> str:
     return ", ".join(shown) + (f" and {rest} weaker" if rest else "")
 
 
+def _where(some: Sequence[Placed], unit: str) -> list[str]:
+    """At which marked position the strongest paths into heads move the answer."""
+    each = [
+        f"{_edge(p.path)} at {p.where} ({signed(p.effects[p.where], DIGITS)} of"
+        f" {signed(p.path.effect, DIGITS)}{'' if i else ' ' + unit})"
+        for i, p in enumerate(some)
+    ]
+    text = "Read at one marked position alone, the strongest into heads move the answer most"
+    return [f"{text}: {listed(each)}"] if each else []
+
+
+def _places(some: Sequence[Placed], unit: str) -> list[Table]:
+    rows = [
+        {"path": _edge(p.path), "all positions": signed(p.path.effect, DIGITS)}
+        | {name: signed(effect, DIGITS) for name, effect in p.effects.items()}
+        for p in some
+    ]
+    caption = f"the strongest paths into heads, patched where the reader reads a mark ({unit})"
+    return [Table(caption, rows)] if rows else []
+
+
+def _placed_json(one: Placed) -> dict[str, Any]:
+    effects = {name: asdict(effect) for name, effect in one.effects.items()}
+    return {"path": _edge(one.path), "where": one.where, "effects": effects}
+
+
 def _names(paths: Sequence[Path]) -> str:
-    return ", ".join(_edge(p) for p in paths[:TOLD]) + (", ..." if len(paths) > TOLD else "")
+    return listed([_edge(p) for p in paths], TOLD)
 
 
 def _edge(path: Path) -> str:
     return f"{path.sender}->{path.receiver}"
-
-
-def _figure(interval: Any) -> str:
-    return f"{interval.estimate:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
 
 
 def _sum(found: Walk, receiver: str) -> float:
@@ -180,7 +211,7 @@ def _sum(found: Walk, receiver: str) -> float:
 def _row(path: Path) -> dict[str, object]:
     return {
         "step": path.step, "from": path.sender, "into": path.receiver,
-        "change": _figure(path.effect), "p": f"{path.p:.2g}",
+        "change": signed(path.effect, DIGITS), "p": f"{path.p:.2g}",
         "in the circuit": "yes" if path.in_circuit else "no",
         "gradient's guess": f"{path.estimate:+.3f}",
     }  # fmt: skip
@@ -205,7 +236,7 @@ def _how(asked: Paths, test: Bench, n: int, subject: Subject) -> str:
         f" followed a step, are the largest by integrated gradients on {n} other prompts; the"
         " circuit's own edges are always tried. Significance: a t-test over prompts, corrected over"
         f" all paths (Benjamini and Hochberg), at {subject.level:g}. Senders are patched at all"
-        " positions."
+        f" positions; the {PLACED} strongest paths into heads also at each marked one alone."
     )
 
 

@@ -23,7 +23,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -43,13 +43,14 @@ ROWS = 256  # prompts x variants that are run together
 
 def path_effects(
     bench: Bench, senders: Senders, receivers: Sequence[int], mlps: MLPs = "frozen",
-    direction: Direction = "noising",
+    direction: Direction = "noising", at: Bool[np.ndarray, "prompts pos"] | None = None,
 ) -> Floats:  # fmt: skip
     """[variants, prompts]: score(patched) - score(unpatched), in the bench's unit.
 
     Each variant patches the paths from one set of writers into all of the receivers (indices of
     graph.readers) that read them. Noising: negative where the path helps the answer. Denoising:
-    positive where it does. InputError for `frozen` paths from a writer at or above the lowest
+    positive where it does. `at` are the positions at which readers are given it; None: all.
+    InputError for `frozen` paths from a writer at or above the lowest
     receiver into another one: both would change.
     """
     if mlps == "frozen":
@@ -57,13 +58,14 @@ def path_effects(
     found = list[Floats]()
     for forward in forwards(bench, direction):
         before = bench.score_of(forward, forward.clean.logits)
-        scores = [
-            bench.score_of(
-                forward,
-                patched(forward, received(forward, some, receivers, mlps), mlps == "recomputed"),
-            )
-            for some in _few(senders, ROWS // len(forward.prompts))
-        ]
+        scores = list[Tensor]()
+        for some in _few(senders, ROWS // len(forward.prompts)):
+            changes = received(forward, some, receivers, mlps)
+            if at is not None:
+                keep = torch.as_tensor(at[forward.rows.start : forward.rows.stop])[..., None]
+                changes = {r: change * keep.to(change) for r, change in changes.items()}
+            logits = patched(forward, changes, mlps == "recomputed")
+            scores.append(bench.score_of(forward, logits))
         found.append(floats(torch.cat(scores) - before))
     return np.concatenate(found, axis=1)
 

@@ -15,6 +15,7 @@ from scipy import stats
 from tqdm.auto import tqdm
 
 from acdc.graph import Graph
+from discovery.explanation.figures import adjusted
 from discovery.explanation.paths.patching import (
     Direction,
     Floats,
@@ -100,7 +101,7 @@ def walk(
         whole, *each = path_effects(test, senders, [reader], mlps, direction)
         wholes.append(whole)
         effects += each
-    ps = corrected([p_value(e) for e in effects])
+    ps = adjusted([p_value(e) for e in effects]).tolist()
     paths, intos, place = list[Path](), list[Into](), 0
     for (step, reader, estimates), whole in zip(tried, wholes, strict=True):
         own = list[Path]()
@@ -131,6 +132,7 @@ def picked(
     """
     graph = bench.graph
     nodes, done, steps = [[len(graph.readers) - 1]], set[int](), list[dict[int, dict[int, float]]]()
+    walked = set[int]()  # keys and values that heads share are walked with the first of them
     for _ in range(limits.depth):
         readers = list(dict.fromkeys(r for node in nodes for r in node))
         if not readers:
@@ -145,9 +147,10 @@ def picked(
         for r in readers:
             tried[r] |= {w: float(estimates[r][w]) for w in np.flatnonzero(mask[:, r]).tolist()}
         steps.append(tried)
+        walked.update(readers)
         heads = _next_heads(graph, tried, done, limits.width)
         done.update(heads)
-        nodes = [list(_readers(graph, w)) for w in heads]
+        nodes = [[r for r in _readers(graph, w) if r not in walked] for w in heads]
     return steps
 
 
@@ -184,8 +187,3 @@ def p_value(effects: Floats) -> float:
         return 0.0
     t = effects.mean() / (effects.std(ddof=1) / len(effects) ** 0.5)
     return float(2 * stats.t.sf(abs(t), len(effects) - 1))
-
-
-def corrected(ps: Sequence[float]) -> list[float]:
-    """p-values after Benjamini and Hochberg (1995)."""
-    return stats.false_discovery_control(ps, method="bh").tolist() if len(ps) else []

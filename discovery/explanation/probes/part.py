@@ -11,12 +11,11 @@ from importlib.util import find_spec
 
 import numpy as np
 import torch
-from scipy import stats
 from tqdm.auto import tqdm
 
 from acdc.data import Data, floats
 from acdc.forward import PatchedForward, stream_of
-from discovery.explanation.figures import Share, as_data, listed, ranged, shown
+from discovery.explanation.figures import Share, adjusted, as_data, listed, ranged, shown
 from discovery.explanation.pictures import heat
 from discovery.explanation.probes.probing import (
     FOLDS,
@@ -110,7 +109,7 @@ def explain(subject: Subject, asked: Probes, told: Mapping[str, Section]) -> Sec
     usable = {name: split for name, split in splits.items() if isinstance(split, Split)}
     places = {**_streams(subject, asked), **_nodes(subject, asked)}
     found = probed(subject, asked, usable, places)
-    q = stats.false_discovery_control([one.reading.p for one in found])
+    q = adjusted([one.reading.p for one in found])
     sure = {
         id(one): bool(value <= subject.level) and one.reading.score > 0 and one.selectivity > 0
         for one, value in zip(found, q, strict=True)

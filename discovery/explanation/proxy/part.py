@@ -27,7 +27,7 @@ from discovery.explanation.subject import Subject
 from discovery.explanation.variables import part as variables
 from discovery.explanation.variables.alignment import Site
 from discovery.explanation.variables.intervene import Change, Runs
-from discovery.settings.explanation import Proxy, Variables
+from discovery.settings.explanation import Proxy
 from discovery.show.drawing import COLOURS, GREY
 from discovery.statistics.intervals import Interval, ratio_of_means
 from discovery.validation.bench import Bench, Mask
@@ -51,7 +51,7 @@ HOW = (
 
 def check(subject: Subject, asked: Proxy) -> str | None:
     """Where variables can be asked, and some have few enough values to be told by."""
-    reason = variables.check(subject, Variables())
+    reason = variables.check(subject, subject.asked.variables)
     if reason is None and not any(levels_of(_features(subject), asked.levels).values()):
         return f"every variable has one value, or more than proxy.levels={asked.levels}"
     return reason

@@ -28,7 +28,7 @@ from discovery.explanation.variables import part as variables
 from discovery.explanation.variables.alignment import Basis, Site
 from discovery.explanation.variables.intervene import Change, Part, Runs, place
 from discovery.heads.roles import repeated_tokens
-from discovery.settings.explanation import Steering, Variables
+from discovery.settings.explanation import Steering
 from discovery.show.drawing import COLOURS, GREY
 from discovery.statistics.intervals import mean_interval
 from discovery.validation.bench import Bench, Values, joined
@@ -44,13 +44,14 @@ HOW = (
     " is the mean's. Direction, deviation and mean are of the prompts to choose on, all figures of"
     " the others. Side effects: KL(unsteered || steered) in nats, per position of random tokens"
     " that come twice, steered at every position; and at the answer of the same prompts, steered at"
-    " a position of theirs that is not the mark. Random: directions of the same length."
+    " a position of theirs that is not the mark. Random: directions of the same length, taken out"
+    " to the mean along themselves."
 )
 
 
 def check(subject: Subject, asked: Steering) -> str | None:
     """Where variables can be asked."""
-    return variables.check(subject, Variables())
+    return variables.check(subject, subject.asked.variables)
 
 
 # ---- directions --------------------------------------------------------------------------------
@@ -63,7 +64,7 @@ class Steer:
     site: Site
     direction: Direction  # of length 1
     sd: float  # of the prompts' coordinates along it
-    mean: float
+    mean: Float[Tensor, " width"]  # of the prompts' values, whatever the direction
     signs: Float[Tensor, " prompt"]  # of the prompts to be steered
 
     def along(self, other: Direction) -> Steer:
@@ -81,8 +82,8 @@ class Steer:
 
     def remove(self, value: Tensor, which: Tensor) -> Tensor:
         """The coordinate along the direction is the mean's."""
-        along = value @ self.direction
-        return value + (self.mean - along)[..., None] * self.direction
+        along = (self.mean - value) @ self.direction
+        return value + along[..., None] * self.direction
 
 
 def class_direction(
@@ -121,7 +122,7 @@ def steer(choose: Runs, test: Runs, variable: str, site: Site) -> Steer:
     else:
         direction = main_direction(values, site.basis)
     along = values @ direction
-    return Steer(site, direction, float(along.std()), float(along.mean()), signs)
+    return Steer(site, direction, float(along.std()), values.mean(0), signs)
 
 
 # ---- measuring ---------------------------------------------------------------------------------
@@ -191,8 +192,10 @@ def explain(subject: Subject, asked: Steering, told: Mapping[str, Section]) -> S
 
 
 def carriers(subject: Subject, told: Mapping[str, Section]) -> dict[str, Site]:
-    """Each variable's best site, as the part `variables` found it; asked now if it was not made."""
-    section = told.get("variables") or variables.explain(subject, Variables(), {})
+    """Each variable's best site, as the part `variables` found it; asked once if not made."""
+    section = told.get("variables") or subject.once(
+        "variables", lambda: variables.explain(subject, subject.asked.variables, {})
+    )
     like = subject.model.W_E
     return {
         name: Site(

@@ -11,10 +11,12 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 
 from acdc.circuit import Circuit
+from discovery.explanation.figures import listed
 from discovery.explanation.story.data import Agreeing, Pool, Rows, Variable
 from discovery.scrubbing.hypothesis import Claim
 from discovery.scrubbing.samplers import Exact, Sampler
@@ -24,6 +26,9 @@ ROLES = (
     "previous token", "induction", "duplicate token", "mover", "negative mover", "S-inhibition",
 )  # fmt: skip
 
+STRONG = 0.1  # of the strongest path into the same node: what a story may speak of besides
+T = TypeVar("T")
+READ_BY = {"q": "queries", "k": "keys", "v": "values", "": "input"}
 Carried = tuple[Variable, ...] | None  # of a claim: variables; None: its own prompt, all of it
 Story = Mapping[str, Carried]  # by group; a group that is not in it is not claimed
 
@@ -38,6 +43,27 @@ class Place:
     parent: str | None  # label; None: the logits
     group: str  # places of one group carry the same variables
     opened: bool  # its inputs are places too
+
+
+def with_paths(circuit: Circuit, paths: Sequence[Mapping[str, Any]]) -> tuple[Circuit, list[str]]:
+    """The circuit with strong paths between its own nodes that it lacks, and their names.
+
+    `paths` are those of the part `paths`. They are taken by their estimates, which are of prompts
+    that no figure is of: at least STRONG of the largest into the same node.
+    """
+    graph, mask, inside = circuit.graph, circuit.mask.copy(), circuit.graph.touched(circuit.mask)
+    best, added = dict[str, float](), list[str]()
+    for p in paths:
+        best[p["node"]] = max(best.get(p["node"], 0.0), abs(p["estimate"]))
+    for p in paths:
+        writer, reader = graph.edge(f"{p['sender']}->{p['receiver']}")
+        nodes = graph.readers[reader].nodes
+        own = inside[writer] and (not nodes or inside[list(nodes)].any())
+        strong = abs(p["estimate"]) >= STRONG * best[p["node"]] > 0
+        if own and strong and not mask[writer, reader]:
+            mask[writer, reader] = True
+            added.append(graph.edge_name(writer, reader))
+    return Circuit(graph, mask), added
 
 
 def places(circuit: Circuit, heads_role: Mapping[str, str], most: int) -> list[Place]:
@@ -64,13 +90,16 @@ def _inputs(circuit: Circuit, heads_role: Mapping[str, str], of: Place | None) -
         for writer in np.flatnonzero(circuit.mask[:, reader]).tolist():
             name = graph.writers[writer]
             role = heads_role.get(name, name)
-            if of is None:
-                found.append(Place(name, name, via, None, role, False))
-            else:
-                step = f"<{via}> " if via else " "
-                label, group = f"{of.label}{step}{name}", f"{of.group}{step}{role}"
-                found.append(Place(label, name, via, of.label, group, False))
+            above, label, group = (None,) * 3 if of is None else (of.label, of.label, of.group)
+            found.append(
+                Place(_step(label, via, name), name, via, above, _step(group, via, role), False)
+            )
     return found
+
+
+def _step(above: str | None, via: str, name: str) -> str:
+    """One step further from the logits."""
+    return name if above is None else f"{above}<{via}> {name}" if via else f"{above} {name}"
 
 
 def _readers(circuit: Circuit, node: str) -> list[tuple[str, int]]:
@@ -99,6 +128,22 @@ def groups_of(found: Sequence[Place]) -> dict[str, list[Place]]:
     return out
 
 
+def short(group: str, found: Sequence[Place]) -> str:
+    """A group as one line of a path: "a0.h3 > keys of a1.h2, a1.h3"; deeper ones go on."""
+    by_label = {one.label: one for one in found}
+    level = [one for one in found if one.group == group]
+    out = _named(level)
+    while level[0].parent is not None:
+        via = READ_BY[level[0].via]
+        level = [by_label[one.parent] for one in level if one.parent is not None]
+        out += f" > {via} of {_named(level)}"
+    return out
+
+
+def _named(some: Sequence[Place]) -> str:
+    return listed(list(dict.fromkeys(p.node for p in some)), 2)
+
+
 def without(found: Sequence[Place], story: Story, group: str) -> dict[str, Carried]:
     """The story without a group and without all that it is computed from."""
     parent = parents(found)
@@ -116,6 +161,32 @@ def parents(found: Sequence[Place]) -> dict[str, str | None]:
     """The group that reads each group's places; None: the logits."""
     group_of = {one.label: one.group for one in found}
     return {one.group: group_of[one.parent] if one.parent else None for one in found}
+
+
+def split_off(found: Sequence[Place], group: str, node: str) -> tuple[list[Place], str]:
+    """The tree with a group's places on one node as a group of their own, named by the node.
+
+    What those places are computed from goes with them. Comes with the name.
+    """
+    by_label, out, own = {one.label: one for one in found}, list[Place](), ""
+    for place in found:
+        at: Place | None = place
+        while at is not None and (at.group, at.node) != (group, node):
+            at = by_label[at.parent] if at.parent else None
+        if at is None:
+            out.append(place)
+        else:
+            own = _step(by_label[at.parent].group if at.parent else None, at.via, node)
+            out.append(replace(place, group=own + place.group[len(group) :]))
+    return out, own
+
+
+def carried_over(
+    before: Sequence[Place], after: Sequence[Place], said: Mapping[str, T]
+) -> dict[str, T]:
+    """What is said of one tree's groups, on another of the same places: as of their places."""
+    pairs = zip(before, after, strict=True)
+    return {new.group: said[old.group] for old, new in pairs if old.group in said}
 
 
 @dataclass(frozen=True)

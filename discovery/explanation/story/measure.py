@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import false_discovery_control
 
+from discovery.explanation.figures import adjusted
 from discovery.explanation.story.claims import (
     Carried,
     Chance,
@@ -62,7 +62,6 @@ class Measured:
 class Told:
     """A story, how it was come by, and what it is worth."""
 
-    found: tuple[Place, ...]
     variables: tuple[Variable, ...]
     left_out: tuple[str, ...]  # sentences on candidates that cannot be claimed
     written: Written
@@ -72,17 +71,22 @@ class Told:
     stories: int  # scrubbed
     runs: int  # prompts run through the model
 
+    @property
+    def found(self) -> tuple[Place, ...]:
+        """The tree of places that the story is on."""
+        return self.written.found
+
 
 Draw = Callable[[Story], Scrub]
 
 
 def measure(
-    judge: Judge, found: Sequence[Place], written: Written, others: Sequence[Sequence[Place]],
+    judge: Judge, written: Written, others: Sequence[Sequence[Place]],
     worst: tuple[str, str, Story, float] | None, seed: int, draws: int, level: float,
     rng: np.random.Generator, permutations: int,
 ) -> Measured:  # fmt: skip
     """Scrub the story and its variants; every place has data of its own, in controls one draw."""
-    story = written.story
+    found, story = written.found, written.story
 
     def scrub(one: Story) -> Scrub:
         return judge.scrub(found, one, Chance(seed), draws)
@@ -132,11 +136,8 @@ def _worth(
                 alone,
             )  # fmt: skip
         )
-    corrected = false_discovery_control(p_values) if p_values else []
-    return tuple(
-        ClaimWorth(**{**vars(row), "p_value": float(p)})
-        for row, p in zip(rows, corrected, strict=True)
-    )
+    pairs = zip(rows, adjusted(p_values).tolist(), strict=True)
+    return tuple(replace(row, p_value=p) for row, p in pairs)
 
 
 def derangement(pool: Pool, rng: np.random.Generator) -> Rows:

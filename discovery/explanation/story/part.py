@@ -26,7 +26,7 @@ from acdc.errors import InputError
 from acdc.prompts import Prompts
 from discovery.explanation.section import Section
 from discovery.explanation.story import show as story_show
-from discovery.explanation.story.claims import Chance, places, role_of, with_other_heads
+from discovery.explanation.story.claims import Chance, places, role_of, with_other_heads, with_paths
 from discovery.explanation.story.data import variables
 from discovery.explanation.story.judge import Judge
 from discovery.explanation.story.measure import Told, adversary, measure
@@ -69,17 +69,18 @@ def tell(
         rule = Rule(level, asked.negligible, asked.tolerated)
         with tqdm(desc="story", unit="claim", leave=False, dynamic_ncols=True) as bar:
             written = write(first, found, some, rule, chance, asked.rounds, lambda: bar.update())
+        found = written.found
         worst = adversary(first, found, written.story, some, chance)
         others = [with_other_heads(found, circuit, rng) for _ in range(asked.controls)]
         others = [tree for tree in others if any(a != b for a, b in zip(tree, found, strict=True))]
         more = [one.node for tree in others for one in tree]
         second = Judge(test, [*nodes, *more], asked.references, test.data.part)
         measured = measure(
-            second, found, written, others, worst, chance.seed + 1, asked.draws, level, rng,
+            second, written, others, worst, chance.seed + 1, asked.draws, level, rng,
             asked.controls,
         )  # fmt: skip
     return Told(
-        tuple(found), tuple(some), tuple(left_out), written, measured, len(first.references),
+        tuple(some), tuple(left_out), written, measured, len(first.references),
         len(second.references), first.n_scrubbed + second.n_scrubbed,
         first.runs.n_run + second.runs.n_run,
     )  # fmt: skip
@@ -88,14 +89,16 @@ def tell(
 def explain(subject: Subject, asked: Asked, told: Mapping[str, Section]) -> Section:
     """Write, scrub, refine, measure, say."""
     roles = {name: role_of(name, entry["candidates"]) for name, entry in subject.heads.items()}
+    paths = told["paths"].found["paths"] if "paths" in told else []
+    circuit, added = with_paths(subject.circuit, paths)
     try:
         one = tell(
-            subject.circuit, subject.choose, subject.test, _both(subject), roles, asked,
+            circuit, subject.choose, subject.test, _both(subject), roles, asked,
             subject.level, subject.rng("story"),
         )  # fmt: skip
     except InputError as error:
         return Section(story_show.TITLE, story_show.HOW, [f"no story can be tried: {error}"])
-    return story_show.section(one, subject, roles)
+    return story_show.section(one, subject, roles, added)
 
 
 def _both(subject: Subject) -> Prompts:

@@ -3,16 +3,18 @@
 It starts from the circuit alone: every place carries its own prompt whole, all else is random. From
 the logits down, group by group, three questions are asked. Is the claim needed at all? Do all
 variables together do for the own prompt? Which of them can be left out? Then refined: where a step
-has cost more than it seemed, the claim that gains most is made stronger, and what costs nothing is
-dropped. A change counts if it moves the share recovered, either way, by more than is negligible
-and beyond chance (paired t-test, Bonferroni over the alternatives). What is not beyond chance may
-still add up, so once all changes together have cost what is tolerated, negligible ones only are
-made. Draws of one claim stay the same while others change: stories are compared on equal draws.
+has cost more than it seemed, the claim that gains most is made stronger (of a group of heads that
+of one alone if it gains as much: it is split off), and what costs nothing is dropped. A change
+counts if it moves the share recovered, either way, by more than is negligible and beyond chance
+(paired t-test, Bonferroni over the alternatives). What is not beyond chance may still add up, so
+once all changes together have cost what is tolerated, negligible ones only are made. Draws of one
+claim stay the same while others change: stories are compared on equal draws.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 from discovery.explanation.story.claims import (
@@ -20,8 +22,11 @@ from discovery.explanation.story.claims import (
     Chance,
     Place,
     Story,
+    carried_over,
     groups_of,
     parents,
+    short,
+    split_off,
     without,
 )
 from discovery.explanation.story.data import Variable
@@ -32,7 +37,7 @@ from discovery.explanation.story.judge import Change, Judge, Scrub
 class Step:
     """One change of the story that was kept."""
 
-    group: str
+    place: str  # in short, as the tree was then; "" for all of it
     what: str  # in words
     share: float  # recovered after it, on the prompts that chose it
 
@@ -41,6 +46,7 @@ class Step:
 class Written:
     """A story and how it was come by."""
 
+    found: tuple[Place, ...]  # the tree that it is on: groups may have been split
     story: dict[str, Carried]
     steps: tuple[Step, ...]
     own: dict[str, str]  # groups left with their own prompt, and why
@@ -74,10 +80,12 @@ def write(
         writer.settle(group)
         done()
     for _ in range(rounds):
-        if not writer.strengthen():
+        stronger = writer.strengthen()
+        if stronger is None:
             break
+        writer = stronger
     writer.prune()
-    return Written(writer.story, tuple(writer.steps), writer.own)
+    return Written(tuple(writer.found), writer.story, tuple(writer.steps), writer.own)
 
 
 class Writer:
@@ -87,10 +95,9 @@ class Writer:
         self, judge: Judge, found: Sequence[Place], variables: Sequence[Variable], rule: Rule,
         chance: Chance,
     ) -> None:  # fmt: skip
-        self.judge, self.found, self.rule, self.chance = judge, found, rule, chance
+        self.judge, self.rule, self.chance = judge, rule, chance
         self.variables = tuple(variables)
-        self.parent = parents(found)
-        self.labels = {g: [p.label for p in own] for g, own in groups_of(found).items()}
+        self._climb(found)
         self.story: dict[str, Carried] = dict.fromkeys(self.labels)
         self.now = self._scrub(self.story)
         self.steps = [Step("", "the circuit's paths, every claim its own prompt", self._share())]
@@ -141,37 +148,62 @@ class Writer:
 
     # ---- all groups -----------------------------------------------------------------------------
 
-    def strengthen(self) -> bool:
-        """Make the claim stronger that gains most by its own prompt, if any gains beyond chance.
+    def strengthen(self) -> Writer | None:
+        """The story with the claim stronger that gains most by its own prompt, beyond chance.
 
-        One that was dropped comes back with all above it and is settled anew; another gets one
-        variable more, or its own prompt where no single one does.
+        Of a group of heads one alone may gain most, or as much as the group: it is split off. None
+        if no claim gains.
         """
-        groups = [g for g in self.labels if self._may(g) and self.story.get(g, ()) is not None]
-        tried = [(g, self._with(g, None)) for g in groups]
-        done = [self._scrub(story) for _, story in tried]
+        weak = [g for g in self.labels if self._may(g) and self.story.get(g, ()) is not None]
+        ways = [_Way(self, g, g) for g in weak]
+        ways += [way for g in weak for way in self._splits(g)]
+        done = [way.writer._scrub(way.writer._with(way.group, None)) for way in ways]
         gains = [self.judge.change(self.now, one).mean for one in done]
-        if not groups or max(gains) <= 0:
-            return False
+        if not ways or max(gains) <= 0:
+            return None
         best = gains.index(max(gains))
-        group, story = tried[best]
-        if not self._counts(self.now, done[best], len(groups)):
-            return False
+        if not self._counts(self.now, done[best], len(ways)):
+            return None
+        parts = [i for i, w in enumerate(ways) if w.writer is not self and w.of == ways[best].group]
+        do = [i for i in parts if not self._counts(done[best], done[i], len(parts))]
+        best = max(do, key=lambda i: gains[i], default=best)
+        ways[best].writer._make_stronger(ways[best].group, done[best])
+        return ways[best].writer
+
+    def _splits(self, group: str) -> list[_Way]:
+        """Each head of a group of several on its own, all claims as they are."""
+        nodes = list(dict.fromkeys(one.node for one in self.found if one.group == group))
+        out = list[_Way]()
+        for node in nodes if len(nodes) > 1 else ():
+            tree, own = split_off(self.found, group, node)
+            other = copy(self)
+            other._climb(tree)
+            other.story = carried_over(self.found, tree, self.story)
+            other.own = carried_over(self.found, tree, self.own)
+            other.steps = list(self.steps)
+            out.append(_Way(other, own, group))
+        return out
+
+    def _make_stronger(self, group: str, whole: Scrub) -> None:
+        """One variable more, or its own prompt (`whole`) where no single one does.
+
+        A claim that was dropped comes back with all above it and is settled anew.
+        """
+        story = self._with(group, None)
         if group not in self.story:
-            self._take(story, done[best], group, "its own prompt after all")
+            self._take(story, whole, group, "its own prompt after all")
             for again in [g for g in self.labels if group in self._above(g)]:
                 self.settle(again)
-            return True
+            return
         have = self.story[group] or ()
         for one in (v for v in self.variables if v not in have):
             more = self._with(group, tuple(v for v in self.variables if v in (*have, one)))
             after = self._scrub(more)
-            if not self._counts(done[best], after, len(self.variables)):
+            if not self._counts(whole, after, len(self.variables)):
                 self._take(more, after, group, shown(more[group]))
-                return True
-        self._take(story, done[best], group, "its own prompt")
+                return
+        self._take(story, whole, group, "its own prompt")
         self.own[group] = "no single variable more does for its own prompt"
-        return True
 
     def prune(self) -> None:
         """Drop claims that cost nothing, the least costly first."""
@@ -187,6 +219,11 @@ class Writer:
 
     # ---- helpers --------------------------------------------------------------------------------
 
+    def _climb(self, found: Sequence[Place]) -> None:
+        """Write on this tree."""
+        self.found, self.parent = found, parents(found)
+        self.labels = {g: [p.label for p in own] for g, own in groups_of(found).items()}
+
     def _scrub(self, story: Story) -> Scrub:
         return self.judge.scrub(self.found, story, self.chance)
 
@@ -200,7 +237,7 @@ class Writer:
     def _take(self, story: dict[str, Carried], done: Scrub, group: str, what: str) -> None:
         self.story, self.now = story, done
         self.own = {g: why for g, why in self.own.items() if g in story and g != group}
-        self.steps.append(Step(group, what, self._share()))
+        self.steps.append(Step(short(group, self.found), what, self._share()))
 
     def _with(self, group: str, carried: Carried) -> dict[str, Carried]:
         """The story with a group's claim made so; one that was not there comes with all above it.
@@ -231,6 +268,15 @@ class Writer:
         """Share of a group's samples that had nothing to swap with."""
         found = [done.classes[label] for label in self.labels[group] if label in done.classes]
         return sum(c.alone for c in found) / (len(found) * done.loss.size) if found else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Way:
+    """A claim that may be made stronger: a group's, or that of one head split off."""
+
+    writer: Writer
+    group: str
+    of: str  # the group that it is, or was, part of
 
 
 def shown(carried: Carried) -> str:

@@ -7,8 +7,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from discovery.explanation.figures import listed
 from discovery.explanation.section import Section, Table, drawn
-from discovery.explanation.story.claims import Place
+from discovery.explanation.story.claims import READ_BY, Place, short
 from discovery.explanation.story.measure import ClaimWorth, Told
 from discovery.explanation.story.search import shown
 from discovery.explanation.subject import Subject
@@ -31,20 +32,21 @@ HOW = (
     " variables that go together on all prompts cannot be told apart, and a story with fewer claims"
     " may recover as much."
 )
-READ_BY = {"q": "queries", "k": "keys", "v": "values", "": "input"}
 ALONE = 0.2  # share of samples with nothing to swap with from which it is said
 
 
-def section(told: Told, subject: Subject, roles: Mapping[str, str]) -> Section:
-    """The part of the page."""
+def section(
+    told: Told, subject: Subject, roles: Mapping[str, str], added: Sequence[str] = ()
+) -> Section:
+    """The part of the page; `added` are paths that the circuit lacks."""
     return Section(
         title=TITLE,
         how=f"{HOW} {told.n_choose} and {told.n_test} prompts; {told.stories} stories were scrubbed"
         f" on {told.runs} runs of a prompt.",
-        says=[*_not_explained(told, subject), *_explained(told, roles)],
+        says=[*_not_explained(told, subject), *_added(added), *_explained(told, roles)],
         tables=_tables(told),
         pictures=[drawn(ladder(told), _caption(told))],
-        found=facts(told, roles),
+        found={**facts(told, roles), "added": list(added)},
     )  # fmt: skip
 
 
@@ -69,7 +71,7 @@ def _not_explained(told: Told, subject: Subject) -> list[str]:
     silent = [n for n in nodes if n not in claimed]
     if silent:
         says.append(
-            f"No claim is on {len(silent)} of the circuit's {len(nodes)} nodes: {_few(silent)}"
+            f"No claim is on {len(silent)} of the circuit's {len(nodes)} nodes: {_nodes(silent)}"
         )
     by_group = {one.group: one for one in m.claims}
     for group, why in written.own.items():
@@ -97,6 +99,11 @@ def _not_explained(told: Told, subject: Subject) -> list[str]:
         if c.carried and all(v.answer for v in c.carried)
     ]
     return [*says, *told.left_out]
+
+
+def _added(paths: Sequence[str]) -> list[str]:
+    some = f"{len(paths)} paths between its nodes that the circuit lacks and path patching picked"
+    return [f"The story speaks of {some}, too: {listed(paths)}"] if paths else []
 
 
 def _explained(told: Told, roles: Mapping[str, str]) -> list[str]:
@@ -143,11 +150,11 @@ def _explained(told: Told, roles: Mapping[str, str]) -> list[str]:
 def where(places: Sequence[Place], found: Sequence[Place]) -> str:
     """A group in words: "a0.h3 in the keys of a1.h2, a1.h3"."""
     by_label = {one.label: one for one in found}
-    out, level = _few(list(dict.fromkeys(p.node for p in places))), list(places)
+    out, level = _nodes(list(dict.fromkeys(p.node for p in places))), list(places)
     first = True
     while level and level[0].parent is not None:
         up = [by_label[p.parent] for p in level if p.parent is not None]
-        readers = _few(list(dict.fromkeys(p.node for p in up)))
+        readers = _nodes(list(dict.fromkeys(p.node for p in up)))
         join = " in" if first else ", there in"
         out += f"{join} the {READ_BY[level[0].via]} of {readers}"
         level, first = up, False
@@ -175,9 +182,8 @@ def _two(value: float) -> str:
     return f"{round(value, 2) + 0.0:.2f}"
 
 
-def _few(names: Sequence[str], most: int = 8) -> str:
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join("the embedding" if n == "input" else n for n in names[:most]) + rest
+def _nodes(names: Sequence[str], most: int = 8) -> str:
+    return listed(["the embedding" if n == "input" else n for n in names], most)
 
 
 def _capital(text: str) -> str:
@@ -224,7 +230,7 @@ def _tables(told: Told) -> list[Table]:
             "how it was written, on the other half",
             [
                 {
-                    "place": short(s.group, told.found) if s.group else "",
+                    "place": s.place,
                     "change": s.what,
                     "recovered": f"{s.share:.3f}",
                 }
@@ -244,7 +250,7 @@ def ladder(told: Told) -> Figure:
         ("nothing claimed", (0.0,), None, GREY, True)
     ]
     for step in told.written.steps:
-        name = f"{short(step.group, told.found)}: {step.what}" if step.group else step.what
+        name = f"{step.place}: {step.what}" if step.place else step.what
         rows.append((name, (step.share,), None, GREY, False))
     story = (m.recovered.low, m.recovered.high)
     rows.append(("the story", (m.recovered.value,), story, COLOURS["value"], True))
@@ -276,24 +282,6 @@ def ladder(told: Told) -> Figure:
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     return figure
-
-
-def short(group: str, found: Sequence[Place]) -> str:
-    """A group as one line of a path: "a0.h3 > keys of a1.h2, a1.h3"; deeper ones go on."""
-    by_label = {one.label: one for one in found}
-    level = [one for one in found if one.group == group]
-    out = _nodes(level)
-    while level[0].parent is not None:
-        via = READ_BY[level[0].via]
-        level = [by_label[one.parent] for one in level if one.parent is not None]
-        out += f" > {via} of {_nodes(level)}"
-    return out
-
-
-def _nodes(some: Sequence[Place], most: int = 2) -> str:
-    names = list(dict.fromkeys(p.node for p in some))
-    rest = f" +{len(names) - most}" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
 
 
 def _cut(text: str, room: int = 70) -> str:

@@ -182,13 +182,16 @@ def learnt(
 ) -> Site:  # fmt: skip
     """The site with the subspace learnt from these pairs: Adam on a matrix whose Q (of QR) is B.
 
-    It begins with half of each of two starts, of one dimension with the first.
+    It begins with half of each of two starts, of one dimension with the first. The matrix is of at
+    least float32, whatever the model's numbers are.
     """
     half = k // 2
     starts = [first_order(runs, site, pairs, variable, k)[:, : k - half]]
     if half:
         starts.append(main_directions(runs, site, pairs, variable, half))
-    start = _orthonormal(torch.cat(starts, dim=1))
+    like = starts[0]
+    exact = torch.promote_types(like.dtype, torch.float32)
+    start = _orthonormal(torch.cat(starts, dim=1).to(exact))
     with torch.inference_mode(False), torch.enable_grad():
         weight = start.clone().requires_grad_()
         adam = torch.optim.Adam([weight], lr=effort.rate)
@@ -199,16 +202,10 @@ def learnt(
                 order = np.concatenate([order, rng.permutation(len(pairs.base))])
             some, order = pairs.take(order[: effort.batch]), order[effort.batch :]
             adam.zero_grad()
-            loss(runs, site.within(_orthonormal(weight)), some, variable).backward()
+            loss(runs, site.within(_orthonormal(weight).to(like)), some, variable).backward()
             adam.step()
-        return site.within(_orthonormal(weight).detach())
+        return site.within(_orthonormal(weight).detach().to(like))
 
 
 def _orthonormal(weight: Float[Tensor, "width k"]) -> Basis:
     return torch.linalg.qr(weight)[0]
-
-
-def angles(one: Basis, other: Basis) -> Float64[np.ndarray, " k"]:
-    """Principal angles between two subspaces, radians, the smallest first."""
-    cosines = torch.linalg.svdvals(one.double().T @ other.double()).clamp(-1, 1)
-    return cosines.arccos().detach().cpu().numpy()

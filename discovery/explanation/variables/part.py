@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from scipy.stats import false_discovery_control
 from tqdm.auto import tqdm
 
+from discovery.explanation.figures import adjusted
 from discovery.explanation.section import Picture, Section, Table, drawn
 from discovery.explanation.subject import Subject
 from discovery.explanation.variables.alignment import Effort, Outcome, Site, learnt, tried
@@ -145,7 +145,7 @@ def _section(
     level = subject.level
     first = {name: tries[0] for name, tries in found.items()}
     p = [p_value(one.beyond, one.outcome.base, rng) for one in first.values()]
-    q = dict(zip(first, false_discovery_control(p).tolist(), strict=True)) if p else {}
+    q = dict(zip(first, adjusted(p).tolist(), strict=True))
     facts = {
         name: {
             "role": roles[name], "place": one.site.place.name, "mark": one.site.mark, "k": one.k,

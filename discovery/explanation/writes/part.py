@@ -48,8 +48,10 @@ from discovery.statistics.intervals import (
     ratio_of_means,
 )
 from discovery.statistics.result import Floats
+from discovery.validation.bench import Bench
 
 MOST_BARS = 40  # of the picture: the largest
+MOST_TOLD = 3  # nodes or tokens in a sentence
 MOVES = 0.5  # share of prompts from which a head is said to write the answer
 OUTSIDE = "outside the circuit"
 
@@ -113,6 +115,7 @@ def _direct(subject: Subject, rng: np.random.Generator) -> tuple[list[str], list
     """Sentences, and a row for each node, the nodes outside together, and the biases."""
     direct, nodes, level = direct_effects(subject.test.data), subject.nodes, 1 - subject.level
     names, values = _summands(direct, nodes, subject.graph.writers)
+    _, picks = _summands(direct_effects(subject.choose.data), nodes, subject.graph.writers)
     sure = beyond_zero(values, subject.level).tolist()
     means = [mean_interval(own, rng, level=level) for own in values]
     rows: list[Row] = [
@@ -136,11 +139,13 @@ def _direct(subject: Subject, rng: np.random.Generator) -> tuple[list[str], list
             f" can be told from 0: {listed(silent)}; they work through others or not at all."
         )
     for word, sign in (("for", 1), ("against", -1)):
-        order = sorted(own, key=lambda i: -sign * values[i].mean())
-        some = [i for i in order if sure[i] and sign * values[i].mean() > 0][:3]
+        order = sorted(own, key=lambda i: -sign * picks[i].mean())[:MOST_TOLD]
+        some = [i for i in order if sure[i] and sign * values[i].mean() > 0]
         if some:
             each = "; ".join(f"{names[i]} {ranged(means[i])}" for i in some)
-            says.append(f"Most {word} the right answer, directly: {each} logits.")
+            says.append(
+                f"Most {word} the right answer, directly (picked on the other half): {each} logits."
+            )
     return says, rows
 
 
@@ -261,28 +266,34 @@ def _positions(
 ) -> tuple[list[str], list[Row]]:
     """Sentences, and a row for each marked name, or for each position where there are none."""
     test, level, prompts = subject.test, 1 - subject.level, subject.test.data.prompts
-    found, effects = _patched(subject, asked)
+    found, effects = _patched(subject, test, asked)
+    _, picks = _patched(subject, subject.choose, asked)
     whole = mean_interval(found.whole, rng, level=level)
     lost = {name: mean_interval(values, rng, level=level) for name, values in effects.items()}
     says = [f"With every token patched the circuit loses {ranged(whole, test.unit)}"]
     shares = dict[str, Interval]()
     if whole.low is not None and whole.low > 0:
         shares = {n: ratio_of_means(e, found.whole, rng, level=level) for n, e in effects.items()}
-        alone = ratio_of_means(np.sum([*effects.values()], 0), found.whole, rng, level=level)
+        alone = ratio_of_means(found.alone(), found.whole, rng, level=level)
         says[0] += (
-            f"; patched one by one, tokens explain {ranged(Share(alone))} of it (above 100%: tokens"
-            " that are needed together count more than once)."
+            f"; patched one by one, {_how_many(found, test.data.n_pos)} explain"
+            f" {ranged(Share(alone))} of it (above 100%: tokens that are needed together count more"
+            " than once)."
         )
         if UNMARKED in shares:
             says.append(f"Unmarked tokens bring {ranged(Share(shares[UNMARKED]))} of it.")
     else:
         says[0] += ": that cannot be shared out over tokens."
     for word, sign in (("loses", 1), ("gains", -1)):
-        most = sorted(lost, key=lambda n: -sign * value(lost[n]))[:5]
-        sure = [n for n in most if n != UNMARKED and _side(lost[n]) == sign]
+        named = [n for n in picks if n != UNMARKED]
+        most = sorted(named, key=lambda n: -sign * picks[n].mean())[:MOST_TOLD]
+        sure = [n for n in most if _side(lost[n]) == sign]
         if sure:
             each = "; ".join(f"{n} {ranged(lost[n])}" for n in sure)
-            says.append(f"The circuit {word} most with these patched, {test.unit} lost: {each}.")
+            says.append(
+                f"The circuit {word} most with these patched (picked on the other half),"
+                f" {test.unit} lost: {each}."
+            )
     rows: list[Row] = [
         {
             "token": f"{n} {subject.token(int(prompts.clean[0, int(n)]))}" if n.isdigit() else n,
@@ -301,15 +312,26 @@ def _side(found: Interval) -> int:
     return 1 if found.low > 0 else -1
 
 
-def _patched(subject: Subject, asked: Writes) -> tuple[PositionEffects, dict[str, Floats]]:
+def _how_many(found: PositionEffects, n_pos: int) -> str:
+    """Which tokens were patched one by one, in words."""
+    numbers = [name for name in found.places if name.isdigit()]
+    if len(numbers) == n_pos:
+        return "tokens"
+    marked = "the marked ones and " if len(found.places) > len(numbers) else ""
+    return f"{marked}{len(numbers)} of the {n_pos} positions (those that move a few prompts most)"
+
+
+def _patched(
+    subject: Subject, bench: Bench, asked: Writes
+) -> tuple[PositionEffects, dict[str, Floats]]:
     """Effects [prompts] by name: of all positions, of long prompts the marked and the strongest."""
-    test, mask, prompts = subject.test, subject.circuit.mask, subject.test.data.prompts
+    mask, prompts, n_pos = subject.circuit.mask, bench.data.prompts, bench.data.n_pos
     places = all_places(prompts)
-    if test.data.n_pos > asked.positions:
+    if n_pos > asked.positions:
         strong = strongest_places(subject.choose, mask, asked.positions)
         places = {**prompts.marks, **{str(p): places[str(p)] for p in strong}}
-    found = position_effects(test, mask, places)
-    if prompts.marks and test.data.n_pos <= asked.positions:
+    found = position_effects(bench, mask, places)
+    if prompts.marks and n_pos <= asked.positions:
         return found, by_mark(found.effects, prompts)
     return found, dict(zip(found.places, found.effects, strict=True))
 

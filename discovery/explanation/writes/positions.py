@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -62,8 +62,14 @@ class PositionEffects:
     """How far the circuit's score falls, [places, prompts], in the bench's unit."""
 
     places: Sequence[str]
+    at: Int[np.ndarray, "places prompts"]  # position of each place in each prompt
     effects: Floats
     whole: Floats  # [prompts]: with all positions patched
+
+    def alone(self) -> Floats:
+        """[prompts]: the sum of effects, a position that several places have counted once."""
+        fresh = [(own != self.at[:i]).all(0) for i, own in enumerate(self.at)]
+        return (self.effects * fresh).sum(0)
 
 
 def position_effects(
@@ -85,7 +91,8 @@ def position_effects(
         for at in tqdm(rows.values(), unit="position", disable=quiet or len(rows) < 4, leave=False)
     ]
     return PositionEffects(
-        list(places), np.array(found).reshape(len(places), bench.n),
+        list(places), np.array(list(places.values())).reshape(len(places), bench.n),
+        np.array(found).reshape(len(places), bench.n),
         fall(torch.ones(bench.n, n_pos, dtype=torch.bool)),
     )  # fmt: skip
 
