@@ -103,6 +103,7 @@ def test_the_past_is_averaged_in():
     np.testing.assert_allclose(first.average[first.mask], one[first.mask], rtol=0, atol=1e-12)
     wanted = (0.75 * one + 0.25 * two)[second.mask]
     np.testing.assert_allclose(second.average[second.mask], wanted, rtol=0, atol=1e-12)
+    assert not second.average[~second.mask].any()
 
 
 def test_it_goes_on_from_any_round():

@@ -65,6 +65,16 @@ def test_every_step_by_hand():
     assert (steps[-1].mask == GRAPH.mask(["m0->logits", "a0.h0->m0"])).all()
 
 
+def test_from_a_circuit_its_edges_alone_are_tried():
+    """Of the two heads either does; where the first is out from the start, the other counts."""
+    start = GRAPH.mask(["m0->logits", "a0.h1->m0", "input->m0"])
+    steps = list(fresh(guide=Guide(start=start | ~GRAPH.legal)).steps())
+    found = [(t.name(GRAPH), t.effect, t.kept) for s in steps for t in s.tests]
+    assert found == [("m0->logits", 1.0, True), ("a0.h1->m0", 1.0, True), ("input->m0", 0.0, False)]
+    assert (steps[-1].mask == GRAPH.mask(["m0->logits", "a0.h1->m0"])).all()
+    assert steps[0].n_edges == 3 and steps[-1].n_settled == GRAPH.n_edges
+
+
 def test_what_is_cut_lowers_the_metric_so_far():
     steps = list(fresh(threshold=1.5).steps())  # nothing is worth keeping
     assert [s.metric for s in steps] == [0.0] * 14
