@@ -37,7 +37,8 @@ def search(model, kv, prompts, ablation, metric, threshold, order, chunk=None, g
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("case, shape", itertools.product(range(len(CASES)), range(len(SHAPES))))
+@pytest.mark.parametrize("shape", range(len(SHAPES)))
+@pytest.mark.parametrize("case", range(len(CASES)))
 def test_same_decisions_and_effects_as_the_twin(case, shape):
     """Each model with each shape of the search, and each of both with every ablation."""
     (family, kv), (reader_order, gates) = CASES[case], SHAPES[shape]
@@ -90,7 +91,8 @@ def test_a_guided_search_is_its_twins_too(family, kv, reader_order, gates):
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("case, gates", itertools.product(range(len(CASES)), [True, False]))
+@pytest.mark.parametrize("gates", [True, False])
+@pytest.mark.parametrize("case", range(len(CASES)))
 def test_a_search_from_a_circuit_within_a_budget_is_its_twins(case, gates):
     """Each model with gates and without, and each of both with either metric."""
     (family, kv), metrics = CASES[case], (METRICS["kl"], two_sided(METRICS["logit_diff"]))
