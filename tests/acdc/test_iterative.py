@@ -14,6 +14,7 @@ from acdc.masked import masked_run
 from acdc.metrics import METRICS
 from acdc.minibatches import Minibatches
 from acdc.selection import best_edges
+from discovery.methods.iterative import Iterative
 
 view = families.view
 
@@ -142,3 +143,7 @@ def test_what_cannot_be_asked():
     broken = data.under(families.Broken("broken"))
     with pytest.raises(FloatingPointError, match="NaN"):
         next(iterative(broken, metric, 5, How(), 0))
+
+
+def test_the_methods_defaults_are_these():
+    assert Iterative().how() == How()

@@ -69,6 +69,7 @@ def test_error_is_two_sided_and_zero_at_the_model(name):
     assert torch.allclose(error, (value - own).abs()) and error.sum() > 0
     other = two_sided(METRICS[name]).bind(two_prompts(), CLEAN)
     assert torch.allclose(other.of_logits(LOGITS), error) and other.sign == 1
+    assert two_sided(METRICS[name]).needs == METRICS[name].needs
     assert bound.error(CLEAN).abs().max() < 1e-12
 
 
