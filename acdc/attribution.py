@@ -173,7 +173,7 @@ def _components(graph: Graph) -> list[_Component]:
 
 def _blocks(forward: PatchedForward, points: Sequence[float]) -> Iterator[Tensor]:
     """Points of a path, as many at a time as fit in a pass, shaped to scale a stream."""
-    column = torch.tensor(points, dtype=torch.float64).to(forward.clean.streams)
+    column = forward.clean.streams.new_tensor(points)
     yield from column[:, None, None, None].split(max(1, POINT_ROWS // len(forward.prompts)))
 
 

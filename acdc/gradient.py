@@ -137,7 +137,7 @@ class MaskedRun:
 
         Of the losses that `gradient` was last asked for.
         """
-        legal = torch.tensor(self.forward.graph.legal).to(self.mask)
+        legal = self.mask.new_tensor(self.forward.graph.legal)
         return (legal - self.mask) @ self.slopes
 
     def _read(self, piece: Piece) -> Tensor:

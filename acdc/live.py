@@ -237,7 +237,7 @@ class _Store:
         if SPARSE * len(needed) > self.n:  # reading all is quicker than copying these first
             needed = list(range(self.n))
         out = self.out[: self.n] if len(needed) == self.n else self.out[needed]
-        weights = torch.as_tensor(coefficients[:, needed]).to(self.total)
+        weights = self.total.new_tensor(coefficients[:, needed])
         sums = (weights @ out.flatten(1)).view(len(kept), *self.total.shape)
         whole = torch.as_tensor(rest, device=sums.device)[:, None, None, None]
         return sums + torch.where(whole, self.total, self.total.new_zeros(()))

@@ -51,7 +51,7 @@ def masked_run(
     Entries where there is no edge are not read. What happens on the way goes into `record`.
     """
     graph, model = forward.graph, forward.model
-    weights = torch.as_tensor(mask.copy() if isinstance(mask, np.ndarray) else mask)
+    weights = model.W_E.new_tensor(mask) if isinstance(mask, np.ndarray) else mask
     record = record or Record()
     run = _Run(forward, weights.to(device=model.device, dtype=model.dtype), record)
     embedded = model.embed(forward.prompts.clean)

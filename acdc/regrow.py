@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from acdc.data import Data
@@ -101,7 +100,7 @@ def slopes(data: Data, metric: Metric, mask: Mask) -> NDArray[np.float64]:
     """[writers, readers]: d mean error / d mask at a circuit, of all edges, kept or cut."""
     total = np.zeros(mask.shape)
     for forward in (piece for part in data for piece in part.pieces(MASKED_PART)):
-        run = MaskedRun(forward, torch.tensor(mask).to(forward.model.W_E), forward.graph.legal)
+        run = MaskedRun(forward, forward.model.W_E.new_tensor(mask), forward.graph.legal)
         losses = forward.bound(metric).error(run.logits)
         total += run.gradient(losses).double().cpu().numpy()
     return total / len(data)

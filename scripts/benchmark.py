@@ -2,11 +2,15 @@
 
     python scripts/benchmark.py                  # the embedded model and a random Llama; a minute
     python scripts/benchmark.py --smollm2        # and SmolLM2 on IOI, without the dense search
+    python scripts/benchmark.py --parts          # what it costs to work in parts; minutes
 
 For each case: the search's time in plain forward passes of the same batch, and how many times
 longer the same search takes when every test is one dense run of the patched forward (the obvious
 way), whose circuit must come out equal. Then searches that another method's scores guide, beside
 the exact one: what they save and how far they part. Writes the tables as Markdown and JSON.
+
+Parts are measured apart: 32 prompts of SmolLM2 together against the same prompts some at a time, in
+turn, by CPU time; ends with an error if a median ratio is above what is promised.
 """
 
 from __future__ import annotations
@@ -36,6 +40,9 @@ from discovery.show.tables import markdown
 from discovery.tasks import induction, ioi
 
 Row = dict[str, float | int | str | bool | None]
+AT_A_TIME = (32, 16, 8)  # prompts of 32: in one part, two and four
+BEGUN = 4000  # edges that a search in parts settles before it is stopped
+MOST = 1.05  # times the CPU time of one part that several may take
 
 
 @dataclass(frozen=True)
@@ -177,16 +184,62 @@ def guide_row(case: Case, data: Data, metric: Metric, exact: Step, name: str) ->
     }  # fmt: skip
 
 
+def begin(data: Data) -> None:
+    """The first edges of a search."""
+    next(step for step in acdc(data, KL, 0.05) if step.n_settled >= BEGUN)
+
+
+def in_parts(repeats: int) -> list[Row]:
+    """CPU time in parts over that in one, base runs counted in: median, least and most."""
+    loaded = load_pretrained(str(smollm2_folder()), torch.float32, "cpu", "smollm2")
+    prompts = ioi.build(loaded.tokenizer, n=32, seed=0, prepend_bos=False, corruption="abc")
+    work: dict[str, Callable[[Data], object]] = {
+        f"search, the first {BEGUN:,} edges": begin,
+        "EAP-IG, 2 steps": lambda data: eap_ig(data, KL, 2),
+    }
+    model, rows = loaded.model, list[Row]()
+    for name, act in work.items():
+        turns = list[dict[int, float]]()
+        for sizes in [AT_A_TIME, AT_A_TIME[::-1]] * repeats:  # there and back: no drift counts
+            parts = {n: Data(model, model.graph(), prompts, part=n) for n in sizes}
+            turns.append({n: cpu_seconds(act, data) for n, data in parts.items()})
+        for n in AT_A_TIME:
+            ratios = [turn[n] / turn[AT_A_TIME[0]] for turn in turns]
+            rows.append({
+                "work": name, "parts": AT_A_TIME[0] // n,
+                "cpu_seconds": round(statistics.median(turn[n] for turn in turns), 1),
+                "over_one_part": round(statistics.median(ratios), 3),
+                "least": round(min(ratios), 3), "most": round(max(ratios), 3),
+            })  # fmt: skip
+    return rows
+
+
+def cpu_seconds(act: Callable[[Data], object], data: Data) -> float:
+    """CPU time of one piece of work, all threads together."""
+    start = time.process_time()
+    act(data)
+    return time.process_time() - start
+
+
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description="times of the search, as ratios within one run")
     parser.add_argument("--smollm2", action="store_true", help="also the real language model")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark"))
+    parser.add_argument("--parts", action="store_true", help="what parts cost, and no more")
     given = parser.parse_args()
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    if given.parts:
+        torch.set_num_threads(given.threads)
+        rows = in_parts(repeats=2)
+        write_bytes(given.out.with_name("parts.md"), markdown(rows).encode())
+        print(markdown(rows))
+        if any(float(row["over_one_part"] or 0) > MOST for row in rows):
+            raise SystemExit(f"parts cost more than {MOST:g} times the CPU time of one")
+        return
     measured = [measure(case) for case in cases(given.smollm2, given.threads)]
     rows, guided = [row for row, _ in measured], [row for _, some in measured for row in some]
-    given.out.parent.mkdir(parents=True, exist_ok=True)
     tables = f"{markdown(rows)}\n{markdown(guided)}"
     write_bytes(given.out.with_suffix(".md"), tables.encode())
     write_json(given.out.with_suffix(".json"), {"search": rows, "guided": guided})

@@ -52,22 +52,24 @@ from mutmut.mutation.mutators import (  # pyright: ignore[reportMissingImports]
 from scipy.stats import binomtest
 
 ROOT = Path(__file__).parents[1]
+DEVICE = "acdc/test_device.py"
 WRITTEN = "acdc/test_data.py::test_what_is_written_is_what_the_mask_reads"
 SHARE = "discovery/test_target.py::test_share_is_that_of_measure_and_two_sided"
 NEAREST = {  # what is mutated -> its tests, the quickest first
     "acdc/graph.py": ("acdc/test_graph.py",),
+    "acdc/names.py": ("acdc/test_names.py",),
     "acdc/prompts.py": ("acdc/test_prompts.py",),
     "acdc/selection.py": ("acdc/test_selection.py",),
-    "acdc/model.py": ("acdc/test_model.py", "acdc/test_forward.py", "acdc/test_bridge.py"),
+    "acdc/model.py": ("acdc/test_model.py", DEVICE, "acdc/test_forward.py", "acdc/test_bridge.py"),
     "acdc/bridge.py": (
         "acdc/test_bridge_readings.py", "acdc/test_bridge.py", "acdc/test_forward.py",
     ),
-    "acdc/live.py": ("validation/test_resampling.py", "acdc/test_forward.py"),
-    "acdc/metrics.py": ("acdc/test_metrics.py",),
-    "acdc/writers.py": ("acdc/test_ablation.py", "acdc/test_data_views.py", WRITTEN),
+    "acdc/live.py": (DEVICE, "validation/test_resampling.py", "acdc/test_forward.py"),
+    "acdc/metrics.py": ("acdc/test_metrics.py", DEVICE),
+    "acdc/writers.py": ("acdc/test_ablation.py", "acdc/test_data_views.py", WRITTEN, DEVICE),
     "acdc/ablation.py": ("acdc/test_ablation.py",),
-    "acdc/forward.py": ("acdc/test_data_views.py", "acdc/test_forward.py"),
-    "acdc/masked.py": ("acdc/test_masked.py",),
+    "acdc/forward.py": ("acdc/test_data_views.py", DEVICE, "acdc/test_forward.py"),
+    "acdc/masked.py": ("acdc/test_masked.py", DEVICE),
     "acdc/data.py": ("acdc/test_data_views.py",),
     "acdc/memory.py": ("acdc/test_memory_by_hand.py", "acdc/test_memory.py"),
     "acdc/pretrained.py": (
@@ -78,12 +80,12 @@ NEAREST = {  # what is mutated -> its tests, the quickest first
     "acdc/attribution.py": ("acdc/test_attribution.py",),
     "acdc/curve.py": ("acdc/test_curve.py",),
     "acdc/circuit.py": ("acdc/test_circuit_sets.py", "acdc/test_graph.py"),
-    "acdc/gradient.py": ("acdc/test_gradient.py",),
+    "acdc/gradient.py": ("acdc/test_gradient.py", DEVICE),
     "acdc/backward.py": ("acdc/test_backward.py",),
     "acdc/learned.py": ("acdc/test_learned.py",),
     "acdc/minibatches.py": ("acdc/test_learned.py", "acdc/test_iterative.py"),
     "acdc/iterative.py": ("acdc/test_iterative.py",),
-    "acdc/optimal.py": ("acdc/test_optimal.py",),
+    "acdc/optimal.py": (DEVICE, "acdc/test_optimal.py"),
     "acdc/regrow.py": ("acdc/test_regrow.py",),
     "acdc/native.py": ("discovery/test_models.py",),
     "acdc/share.py": (SHARE,),
@@ -233,14 +235,16 @@ def _test(copy: Path, tests: Sequence[str]) -> None:
 
 def baseline(runner: Runner, files: Sequence[str]) -> dict[str, float]:
     """Seconds of each file's tests without a fault; SystemExit if they fail."""
-    seconds = {}
-    for file in files:
-        runner.start(Mutant(file, (ROOT / file).read_text()), 3600)
-        _, verdict, seconds[file] = runner.wait()
-        print(f"{file}: tests take {seconds[file]:.1f} s", flush=True)
+    seconds, waiting = dict[str, float](), list(files)
+    while waiting or runner.running:
+        while waiting and runner.free:
+            runner.start(Mutant(waiting[0], (ROOT / waiting.pop(0)).read_text()), 3600)
+        mutant, verdict, took = runner.wait()
+        seconds[mutant.file] = took
+        print(f"{mutant.file}: tests take {took:.1f} s", flush=True)
         if verdict != "survived":
             log = (runner.free[-1] / "log.txt").read_text()
-            raise SystemExit(f"the tests of {file} fail without a mutant:\n{log}")
+            raise SystemExit(f"the tests of {mutant.file} fail without a mutant:\n{log}")
     return seconds
 
 

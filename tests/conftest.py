@@ -38,6 +38,16 @@ def _group(path):
 
 
 @pytest.fixture
+def unchecked():
+    """No checks of types and shapes: they take most of the time, or what is given is made up."""
+    import jaxtyping
+
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
 def here(monkeypatch, capsys):
     """A command in this process: its exit code, what it said, and what it complained about."""
     monkeypatch.syspath_prepend(str(SCRIPTS))

@@ -6,7 +6,7 @@ import families
 import pytest
 import torch
 
-from acdc.ablation import ABLATIONS, RESAMPLE, Ablation, Mean
+from acdc.ablation import ABLATIONS, OTHER, RESAMPLE, Ablation, Mean
 from acdc.data import Data
 from acdc.errors import InputError
 from acdc.writers import Writers
@@ -25,6 +25,11 @@ def carried(some):
 
 def written(some, which="corrupt"):
     return torch.cat([getattr(f, which).writers.dense() for f in some], dim=1)
+
+
+def test_each_has_its_name():
+    assert all(own.name == name for name, own in ABLATIONS.items())
+    assert (RESAMPLE.name, OTHER.name) == ("resample", "other")
 
 
 def close(found, wanted):

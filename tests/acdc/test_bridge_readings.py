@@ -4,7 +4,6 @@ import math
 from types import SimpleNamespace as Has
 
 import families
-import jaxtyping
 import pytest
 import torch
 import transformers as hf
@@ -12,14 +11,6 @@ import transformers as hf
 from acdc import bridge as module
 from acdc.bridge import from_module, read_bridge
 from acdc.errors import InputError
-
-
-@pytest.fixture
-def unchecked():
-    """No checks of types: what is read is made up."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 class Whatever:
@@ -117,8 +108,12 @@ def test_rotary_tables_end_at_4096_positions(family, n_ctx):
     assert (model.W_pos is None) == (family == "llama") == (model.cos is not None)
     if family == "llama":
         assert model.cos.shape == model.sin.shape == (4096, 8)
-    short = families.load("llama").model
+    loaded = families.load("llama")
+    short = loaded.model
     assert short.n_ctx == 32 and len(short.cos) == len(short.sin) == 32
+    with torch.device("meta"):  # they are where the weights are, wherever that is
+        cos, _ = module._rotary_tables(loaded.bridge)
+    assert torch.equal(cos, short.cos)
 
 
 def test_a_float32_copy_is_the_corner_of_the_whole():

@@ -78,3 +78,16 @@ def test_as_a_networkx_graph_a_shared_key_enters_each_head():
 
 def test_a_circuit_without_edges_is_one():
     assert not circuit([]) and circuit([1]) and circuit([]).jaccard(circuit([])) == 1
+
+
+def test_a_nodes_strength_is_its_largest_score_in_or_out():
+    """Of kept edges; what a group of heads reads is each head's."""
+    scores = np.zeros(SMALL.legal.shape)
+    wanted = {"input->a0.kv0<k>": -3.0, "a0.h1->logits": 5.0, "input->a0.h0<q>": 4.0, "m0->m1": 2.0}
+    for name, score in wanted.items():
+        scores[SMALL.edge(name)] = score
+    scores[SMALL.edge("input->m1")] = 9.0  # not kept
+    found = Circuit(SMALL, SMALL.mask(list(wanted)), scores).strength
+    assert dict(zip(SMALL.writers, found.tolist(), strict=True)) == {
+        "input": 4, "a0.h0": 4, "a0.h1": 5, "m0": 2, "a1.h0": 0, "a1.h1": 0, "m1": 2,
+    }  # fmt: skip

@@ -175,3 +175,11 @@ def test_pruning_keeps_paths_from_input_to_logits():
     assert circuit.nodes == [
         "input", "a0.h0", "a0.h1", "a0.h2", "a0.h3", "m0", "a1.h2", "a1.h3", "m1", "logits"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["m7->logits", "input->m7", "m7->m7", "m1->m0", "input", "->m0"])
+def test_an_edge_that_is_none_is_refused_by_name(name):
+    """Without such a writer, without such a reader, or against the order of layers."""
+    graph = Graph(2, 2, 1, 8)
+    with pytest.raises(InputError, match=f"edge '{name}' does not exist in this graph .2 layers"):
+        graph.edge(name)

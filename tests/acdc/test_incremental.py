@@ -39,6 +39,7 @@ def cuts_of(state, readers, gates, generator):
     return [cuts[i] for i in generator.permutation(len(cuts))]
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("family, kv", EVERY, ids=IDS)
 @pytest.mark.parametrize("seed, size", [(0, 3), (1, 2)])
 def test_every_trial_is_a_run_of_its_mask(family, kv, seed, size):
@@ -80,6 +81,30 @@ def test_every_trial_is_a_run_of_its_mask(family, kv, seed, size):
     assert value(state.mask) == pytest.approx(state.value, abs=1e-10)  # dead readers' edges dropped
 
 
+@pytest.mark.parametrize("family, kv", [("llama", "per_group"), ("attention_only", "per_group")])
+def test_from_a_circuit_trials_are_runs_of_its_mask_too(family, kv):
+    """Where it begins, and after cuts into every stage; what nothing reads is cut with it."""
+    model, metric = families.view(family), METRICS["nll"]
+    data = Data(model, model.graph(kv), families.prompts(n=3, length=4), part=2)
+    graph, generator = data.graph, np.random.default_rng(4)
+    mask = graph.legal & (generator.random(graph.legal.shape) < 0.7)
+    state = States(data, metric, mask)
+    value = lambda m: data.circuits(metric, [m]).mean()  # noqa: E731
+    assert state.value == pytest.approx(value(mask), abs=1e-10)
+    for layer, part, readers in stages(graph):
+        if part != "logits":
+            state.enter(layer, part)
+        cuts = cuts_of(state, readers, False, generator)
+        if not cuts:
+            continue
+        trial, tried = state.trial(cuts), mask.copy()
+        for cut, found in zip(cuts, state.values(trial), strict=True):
+            tried[list(cut.writers), cut.reader] = False
+            assert found == pytest.approx(value(tried), abs=1e-10)
+        state.commit(trial, len(cuts) - 1, found)
+        mask = tried
+
+
 def test_what_nothing_reads_is_dead():
     """Cut from the logits on: a head and an MLP without an edge out have no edge in."""
     data = Data(families.view("gpt2"), families.view("gpt2").graph(), families.prompts(length=4))
@@ -116,6 +141,25 @@ def test_a_metric_is_read_out_alike_in_blocks_of_the_vocabulary(name, block, fam
         bound = METRICS[name].bind(prompts, model.unembed(x[0]))
         wanted = bound.of_logits(model.unembed(x)).sum(-1)
         torch.testing.assert_close(Readout(model, [bound])([x]), wanted, atol=1e-9, rtol=1e-9)
+
+
+def test_only_what_needs_the_vocabulary_reads_it(monkeypatch):
+    def never(*_):
+        raise AssertionError("the whole vocabulary was read")
+
+    model, prompts = families.view("gpt2"), families.prompts()
+    x = torch.randn(2, 3, model.d_model, dtype=torch.float64)
+    monkeypatch.setattr(type(model), "unembed", never)
+    for name, needs in (("logit_diff", False), ("kl", True), ("prob_diff", True), ("nll", True)):
+        readout = Readout(model, [METRICS[name].bind(prompts, torch.zeros(3, 50).double())])
+        readout([x])  # in blocks where it must
+        with monkeypatch.context() as patch:
+            patch.setattr(Readout, "_logsumexp", never)
+            if not needs:
+                readout([x])
+                continue
+            with pytest.raises(AssertionError, match="was read"):
+                readout([x])
 
 
 def test_values_are_read_a_few_at_a_time_and_only_as_asked_for(monkeypatch):

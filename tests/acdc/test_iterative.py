@@ -14,6 +14,7 @@ from acdc.masked import masked_run
 from acdc.metrics import METRICS
 from acdc.minibatches import Minibatches
 from acdc.selection import best_edges
+from discovery.methods.iterative import Iterative
 
 view = families.view
 
@@ -103,6 +104,7 @@ def test_the_past_is_averaged_in():
     np.testing.assert_allclose(first.average[first.mask], one[first.mask], rtol=0, atol=1e-12)
     wanted = (0.75 * one + 0.25 * two)[second.mask]
     np.testing.assert_allclose(second.average[second.mask], wanted, rtol=0, atol=1e-12)
+    assert not second.average[~second.mask].any()
 
 
 def test_it_goes_on_from_any_round():
@@ -141,3 +143,7 @@ def test_what_cannot_be_asked():
     broken = data.under(families.Broken("broken"))
     with pytest.raises(FloatingPointError, match="NaN"):
         next(iterative(broken, metric, 5, How(), 0))
+
+
+def test_the_methods_defaults_are_these():
+    assert Iterative().how() == How()

@@ -1,5 +1,7 @@
 """The definition against the twin: any mask, any family, numbers between 0 and 1."""
 
+from functools import partial
+
 import families
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from test_incremental import EVERY, IDS
 
 from acdc.ablation import ABLATIONS
 from acdc.data import Data
-from acdc.forward import trace
+from acdc.forward import stream_of, trace
 from acdc.masked import Record, masked_run, masked_values
 from acdc.metrics import METRICS
 
@@ -44,10 +46,21 @@ def test_numbers_between_mix_what_the_reader_gets():
 
 
 @pytest.mark.parametrize("family", ["llama", "pythia"])
-def test_attention_of_a_run_that_keeps_all_is_the_models(family):
+def test_what_a_run_that_keeps_all_passes_on_its_way_is_the_models(family):
+    """Attention, what writers put out, and what the readers see that were asked for."""
     model, prompts = families.view(family), families.prompts(n=2, length=4)
-    forward, record = families.run(model, model.graph(), prompts), Record()
-    masked_run(forward, forward.graph.legal, record)
+    forward, graph = families.run(model, model.graph(), prompts), model.graph()
+    some = {graph.reader(*r) for r in ((0, "q", 3), (1, "k", 1), (1, "mlp"), (2, "logits"))}
+    record = Record(frozenset(some))
+    masked_run(forward, graph.legal, record)
+    assert record.inputs.keys() == some
+    for reader, x in record.inputs.items():
+        info = graph.readers[reader]
+        wanted = forward.clean.streams[stream_of(graph, info.layer, info.part)]
+        torch.testing.assert_close(x, wanted, atol=1e-12, rtol=0)
+    close = partial(torch.testing.assert_close, atol=1e-12, rtol=0)
+    close(torch.stack(record.z), forward.clean.writers.z)
+    close(torch.stack(record.rest), forward.clean.writers.rest)
     patterns = record.patterns
     wanted = trace(model, prompts.clean).patterns
     assert len(patterns) == 2

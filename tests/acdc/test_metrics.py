@@ -8,7 +8,7 @@ import torch
 
 from acdc.errors import InputError
 from acdc.incremental import Readout
-from acdc.metrics import METRICS, correct, top1, two_sided
+from acdc.metrics import METRICS, Metric, correct, top1, two_sided
 from acdc.prompts import Prompts
 
 
@@ -69,7 +69,25 @@ def test_error_is_two_sided_and_zero_at_the_model(name):
     assert torch.allclose(error, (value - own).abs()) and error.sum() > 0
     other = two_sided(METRICS[name]).bind(two_prompts(), CLEAN)
     assert torch.allclose(other.of_logits(LOGITS), error) and other.sign == 1
+    assert two_sided(METRICS[name]).needs == METRICS[name].needs
     assert bound.error(CLEAN).abs().max() < 1e-12
+
+
+def test_a_metric_without_a_read_out_has_an_error_too():
+    own = Metric("best", "logits", False, lambda logits, prompts, clean: logits.amax(-1))
+    error = two_sided(own)
+    assert (error.name, error.unit, error.flat_at_clean) == ("best_error", "logits", True)
+    assert error.bind(two_prompts(), CLEAN).of_logits(LOGITS).tolist() == [2.0 - 1.0, 3.0 - 2.0]
+    assert error.bind(two_prompts(), LOGITS).of_logits(CLEAN).tolist() == [1.0, 1.0]
+
+
+def test_units():
+    """That a metric is known by its name and says what it is measured in."""
+    nats = {"kl", "kl_reverse", "js", "nll"}
+    units = {name: "nats" if name in nats else "logits" for name in METRICS}
+    units["prob_diff"] = "probability"
+    assert {m.name: m.unit for m in METRICS.values()} == units
+    assert all(METRICS[name].name == name for name in METRICS)
 
 
 def test_signs():

@@ -54,6 +54,7 @@ def test_the_gradient_is_the_finite_difference(family, kv):
             assert slopes[place].item() == pytest.approx((ends[0] - ends[1]) / (2 * step), abs=1e-6)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("family, kv", EVERY)
 def test_it_hurts_less_than_the_mean(family, kv):
     """On the circuits that it is learnt for: random ones, new draws of them."""

@@ -3,7 +3,6 @@
 import itertools
 
 import families
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -25,7 +24,7 @@ CASES = [
     ("llama", "per_group"),
     ("pythia", "per_query_head"),
 ]
-SHAPES = list(itertools.product(ABLATIONS, ["layer", "head"], [True, False]))
+SHAPES = list(itertools.product(["layer", "head"], [True, False]))  # reader order, gates
 THRESHOLDS = {"kl": (0.002, 0.02, 0.2), "logit_diff": (0.01, 0.1, 0.6)}
 
 
@@ -37,18 +36,13 @@ def search(model, kv, prompts, ablation, metric, threshold, order, chunk=None, g
     return list(acdc(data, METRICS[metric], threshold, order, chunk, guide))
 
 
-@pytest.fixture
-def unchecked():
-    """No checks of types and shapes, which take most of the time; the other tests have them."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("family, kv", CASES, ids=["-".join(c) for c in CASES])
-@pytest.mark.parametrize("ablation, reader_order, gates", SHAPES)
-def test_same_decisions_and_effects_as_the_twin(family, kv, ablation, reader_order, gates):
+@pytest.mark.parametrize("shape", range(len(SHAPES)))
+@pytest.mark.parametrize("case", range(len(CASES)))
+def test_same_decisions_and_effects_as_the_twin(case, shape):
+    """Each model with each shape of the search, and each of both with every ablation."""
+    (family, kv), (reader_order, gates) = CASES[case], SHAPES[shape]
+    ablation = list(ABLATIONS)[(case + shape) % len(ABLATIONS)]
     model, prompts = view(family), families.prompts(n=2, length=4)
     graph, kept_counts = model.graph(kv), []
     for metric, thresholds in THRESHOLDS.items():
@@ -70,9 +64,9 @@ def test_same_decisions_and_effects_as_the_twin(family, kv, ablation, reader_ord
     assert len(set(kept_counts)) > 2 and max(kept_counts) > 5  # the thresholds do bite
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("family, kv", CASES, ids=["-".join(c) for c in CASES])
-@pytest.mark.parametrize("gates", [True, False])
-@pytest.mark.parametrize("reader_order", ["layer", "head"])
+@pytest.mark.parametrize("reader_order, gates", SHAPES)
 def test_a_guided_search_is_its_twins_too(family, kv, reader_order, gates):
     model, prompts = view(family), families.prompts(n=2, length=4)
     graph = model.graph(kv)
@@ -96,11 +90,14 @@ def test_a_guided_search_is_its_twins_too(family, kv, reader_order, gates):
             assert guide.shortlist is None or not (mask & ~guide.shortlist).any()
 
 
-@pytest.mark.parametrize("family, kv", CASES, ids=["-".join(c) for c in CASES])
-@pytest.mark.parametrize("metric", [METRICS["kl"], two_sided(METRICS["logit_diff"])])
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("gates", [True, False])
-def test_a_search_from_a_circuit_within_a_budget_is_its_twins(family, kv, metric, gates):
-    model, prompts = view(family), families.prompts(n=2, length=4)
+@pytest.mark.parametrize("case", range(len(CASES)))
+def test_a_search_from_a_circuit_within_a_budget_is_its_twins(case, gates):
+    """Each model with gates and without, and each of both with either metric."""
+    (family, kv), metrics = CASES[case], (METRICS["kl"], two_sided(METRICS["logit_diff"]))
+    metric, model = metrics[(case + gates) % 2], view(family)
+    prompts = families.prompts(n=2, length=4)
     graph = model.graph(kv)
     some = random_mask(graph, graph.n_edges // 3, np.random.default_rng(0))
     twin, kept = Twin(model, graph, prompts, "resample", metric.name), []

@@ -13,8 +13,8 @@ from toys import or_gate, or_prompts
 
 from acdc.ablation import ABLATIONS
 from acdc.data import BATCH_BYTES, Data
-from acdc.metrics import METRICS
-from acdc.search import Checkpoint, Guide, Order, Search, acdc, itinerary, sender_order
+from acdc.metrics import METRICS, two_sided
+from acdc.search import Budget, Checkpoint, Guide, Order, Search, acdc, itinerary, sender_order
 
 GRAPH = or_gate().graph()
 READERS = [r.name for r in GRAPH.readers]
@@ -66,6 +66,32 @@ def test_every_step_by_hand():
         (9, "a0.h0<q>", 0.0, 1.0, False, False),
     ]
     assert (steps[-1].mask == GRAPH.mask(["m0->logits", "a0.h0->m0"])).all()
+
+
+def test_from_a_circuit_its_edges_alone_are_tried():
+    """Of the two heads either does; where the first is out from the start, the other counts."""
+    start = GRAPH.mask(["m0->logits", "a0.h1->m0", "input->m0"])
+    steps = list(fresh(guide=Guide(start=start | ~GRAPH.legal)).steps())
+    found = [(t.name(GRAPH), t.effect, t.kept) for s in steps for t in s.tests]
+    assert found == [("m0->logits", 1.0, True), ("a0.h1->m0", 1.0, True), ("input->m0", 0.0, False)]
+    assert (steps[-1].mask == GRAPH.mask(["m0->logits", "a0.h1->m0"])).all()
+    assert steps[0].n_edges == 3 and steps[-1].n_settled == GRAPH.n_edges
+
+
+@pytest.mark.parametrize("power", [1.0, 0.5])
+def test_what_a_budget_allows_after_each_edge_by_hand(power):
+    """A share s of the 13 edges settled: total * s ** power; a gate settles all of its reader's."""
+    error = two_sided(METRICS["logit_diff"])
+    data = Data(or_gate(), GRAPH, or_prompts(), ABLATIONS["zero"])
+    heads = [f"a0.h{h}<{part}>" for part in "vkq" for h in (1, 0)]
+    edges = [f"{w}->logits" for w in ("m0", "a0.h1", "a0.h0", "input")]
+    edges += ["a0.h1->m0", "a0.h0->m0", "input->m0", *(f"input->{h}" for h in heads)]
+    wanted = {edge: 26 * (i / 13) ** power for i, edge in enumerate(edges, 1)}
+    for reader in ("logits", "m0", *heads):
+        wanted[reader] = [v for edge, v in wanted.items() if edge.endswith(f">{reader}")][-1]
+    found = Search(data, error, Budget(26.0, power)).allowed
+    names = {k: READERS[k[0]] if k[1] is None else GRAPH.edge_name(k[1], k[0]) for k in found}
+    assert {names[k]: value for k, value in found.items()} == pytest.approx(wanted)
 
 
 def test_what_is_cut_lowers_the_metric_so_far():

@@ -49,12 +49,8 @@ def head_output(
     q = rotate(model, norm(a.q_norm, part(x_q, a.W_Q, a.b_Q, head)))
     k = rotate(model, norm(a.k_norm, part(x_k, a.W_K, a.b_K, group)))
     v = part(x_v, a.W_V, a.b_V, group)
-    z = torch.zeros_like(v)
-    for t in range(q.shape[1]):
-        scores = (q[:, t : t + 1] * k[:, : t + 1]).sum(-1) * a.scale
-        weights = scores.exp() / scores.exp().sum(-1, keepdim=True)
-        z[:, t] = (weights[..., None] * v[:, : t + 1]).sum(1)
-    return z @ a.W_O[head]
+    weights = (q @ k.mT * a.scale).exp().tril()  # of earlier positions and its own alone
+    return weights / weights.sum(-1, keepdim=True) @ v @ a.W_O[head]
 
 
 def run(model: Model, graph: Graph, tokens: Tensor, mask: np.ndarray, abl: list[Tensor] | None):
@@ -64,9 +60,7 @@ def run(model: Model, graph: Graph, tokens: Tensor, mask: np.ndarray, abl: list[
     def read(reader: int) -> Tensor:
         info = graph.readers[reader]
         n = graph.writers_before(info.layer, info.part)
-        x = torch.zeros_like(cur[0])
-        for w in range(n):
-            x = x + (cur[w] if mask[w, reader] else abl[w])
+        x = torch.stack([cur[w] if mask[w, reader] else abl[w] for w in range(n)]).sum(0)
         own = info.part == "mlp" and not graph.parallel
         for layer in range(min(info.layer + own, graph.n_layers)):
             if model.blocks[layer].attn.b_O is not None:

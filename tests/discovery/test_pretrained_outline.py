@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
+import torch
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from acdc import pretrained
@@ -173,3 +174,22 @@ def test_an_outline_from_the_hub_is_not_local(monkeypatch):
     answer(monkeypatch, OSError("cut off"))
     assert read_outline("some/model").local
     assert asked == [("some/model", False), ("some/model", True)]
+
+
+def test_a_revision_is_what_all_files_are_asked_of(monkeypatch):
+    asked = []
+
+    def ask(answer):
+        return lambda name, **kwargs: (asked.append((name, kwargs.get("revision"))), answer)[1]
+
+    config = SimpleNamespace(vocab_size=11, max_position_embeddings=3)
+    config.get_text_config = lambda: config
+    nothing_wrong = ("module", info())
+    answers = {"AutoConfig": config, "AutoTokenizer": "own", "AutoModelForCausalLM": nothing_wrong}
+    for kind, given in answers.items():
+        monkeypatch.setattr(getattr(pretrained, kind), "from_pretrained", ask(given))
+    answer(monkeypatch)
+    found = read_outline("some/model", "step7")
+    assert found.revision == "step7"
+    assert pretrained.read_weights(found, torch.float32) == "module"
+    assert asked == [("some/model", "step7")] * 3

@@ -24,6 +24,7 @@ from discovery.methods.greedy import ACDC
 from discovery.methods.learned import Learned
 from discovery.methods.scores import EAP, EAPIG
 
+pytestmark = pytest.mark.usefixtures("unchecked")
 RNG = np.random.default_rng(0)
 CONFIGURATIONS = [  # family, metric, target, seed, method
     (

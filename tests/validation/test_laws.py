@@ -16,6 +16,7 @@ from discovery.validation.held_out import held_out
 from discovery.validation.validate import Validator
 from discovery.validation.verdicts import headline, left_out, verdicts
 
+pytestmark = pytest.mark.usefixtures("unchecked")
 SILENT = lambda text: None  # noqa: E731
 
 
