@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from acdc.model import MLP, Block, Model, Norm, Part
+from acdc.model import MLP, Block, Experts, Model, Norm, Part
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,15 @@ class Backward:
         return _Ruled(**own, rules=self)
 
     def _block(self, block: Block) -> Block:
-        attn, norm = block.attn, self._norm
+        attn, norm, after = block.attn, self._norm, block.attn.norm
+        if after is not None:
+            after = replace(after, frozen=self.freeze_norms)
         return Block(
             ln1=norm(block.ln1),
-            attn=replace(attn, q_norm=norm(attn.q_norm), k_norm=norm(attn.k_norm)),
+            attn=replace(attn, q_norm=norm(attn.q_norm), k_norm=norm(attn.k_norm), norm=after),
             ln2=None if block.ln2 is None else norm(block.ln2),
             mlp=None if block.mlp is None else self._mlp(block.mlp),
+            mlp_norm=norm(block.mlp_norm),
         )
 
     def _norm(self, norm: Norm) -> Norm:
@@ -64,7 +67,7 @@ class Backward:
             return norm
         return FrozenNorm(norm.kind, norm.weight, norm.bias, norm.eps)
 
-    def _mlp(self, mlp: MLP) -> MLP:
+    def _mlp(self, mlp: MLP | Experts) -> MLP | Experts:
         if not self.proportional:
             return mlp
         return replace(mlp, act=partial(_proportional, mlp.act, _slope_at_zero(mlp.act)))
@@ -83,7 +86,11 @@ class FrozenNorm(Norm):
 
     def __call__(self, x: Tensor) -> Tensor:
         """See Norm."""
-        return _stand_in(super().__call__(x), lambda: self.share(x, x.detach()))
+        return _stand_in(super().__call__(x), lambda: self.share(x, x))
+
+    def share(self, part: Tensor, whole: Tensor) -> Tensor:
+        """See Norm."""
+        return super().share(part, whole.detach())
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,7 @@ class _Ruled(Model):
     Backward is linear: a factor on all ways through a part may as well stand at the part's end.
     """
 
-    rules: Backward
+    rules: Backward = EXACT
 
     def project(
         self, layer: int, part: Part, heads: int | list[int], x: Tensor, n_pos: int
@@ -102,12 +109,15 @@ class _Ruled(Model):
         y = super().project(layer, part, heads, x, n_pos)
         return _scaled(y, self.rules.value if part == "v" else self.rules.query_key)
 
-    def pattern(self, layer: int, q: Tensor, k: Tensor) -> Tensor:
-        """See Model.pattern."""
-        plain, t = super().pattern, self.rules.temperature
+    def attend(
+        self, layer: int, heads: int | list[int], scores: Tensor, temperature: float = 1.0
+    ) -> Tensor:
+        """See Model.attend."""
+        value, t = super().attend(layer, heads, scores, temperature), self.rules.temperature
         if t == 1:
-            return plain(layer, q, k)
-        return _stand_in(plain(layer, q, k), lambda: t * plain(layer, q / t, k))
+            return value
+        softer = super().attend
+        return _stand_in(value, lambda: t * softer(layer, heads, scores, t * temperature))
 
     def mlp_out(self, layer: int, x: Tensor) -> Tensor:
         """See Model.mlp_out."""

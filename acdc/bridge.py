@@ -20,15 +20,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import build_bridge_from_module
-from transformers.activations import ACT2FN
 
+from acdc import particulars
 from acdc.errors import InputError, first_line
 from acdc.forward import stream_of, trace
-from acdc.model import MLP, Attention, Block, Model, Norm
+from acdc.model import MLP, NO_NORM, Attention, Block, Experts, HeadsNorm, Model, Norm
+from acdc.particulars import Positions, inner
 from acdc.pretrained import Outline, read_outline, read_weights
 
 # largest error allowed in an identity, as a share of the largest value in it
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+NORMS = ("ln1", "ln1_post", "ln2", "ln2_post")  # of a block
 EXACT = (torch.float32, torch.float64)  # dtypes in which the identities tell families apart
 
 
@@ -112,6 +114,8 @@ def from_module(module: Any, tokenizer: Any, name: str) -> LoadedModel:
     module = module.eval().requires_grad_(False)
     if module.dtype not in EXACT:
         _check_in_float32(module, name)
+    if module.dtype == torch.float64 and hasattr(module.config, "_experts_implementation"):
+        module.config._experts_implementation = "eager"  # the fast one knows no float64
     try:
         bridge = build_bridge_from_module(
             module, architecture, hf_config=module.config, tokenizer=None
@@ -164,7 +168,7 @@ def from_bridge(bridge: TransformerBridge, tokenizer: Any, name: str) -> LoadedM
         model = read_bridge(bridge, name)
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(
-            f"model {name!r}: {_architecture(bridge)} is not a plain pre-norm decoder:"
+            f"model {name!r}: {_architecture(bridge)} is not a decoder that can be read:"
             f" {first_line(error)}"
         ) from error
     check_identities(bridge, model)
@@ -172,139 +176,153 @@ def from_bridge(bridge: TransformerBridge, tokenizer: Any, name: str) -> LoadedM
 
 
 def read_bridge(bridge: TransformerBridge, name: str) -> Model:
-    """The frozen view of a bridge's weights (shared, not copied)."""
-    cfg = bridge.cfg
-    _refuse_known_misfits(bridge, name)
-    rotary = cfg.positional_embedding_type == "rotary"
-    cos, sin = _rotary_tables(bridge) if rotary else (None, None)
-    has_pos = not rotary and cfg.positional_embedding_type is not None
-    b_U = getattr(bridge, "b_U", None)
+    """The frozen view of a bridge's weights (shared, not copied, but for multipliers)."""
+    cfg, config = bridge.cfg, getattr(bridge.original_model, "config", bridge.cfg)
+    _refuse_known_misfits(bridge, config, name)
+    tabled = cfg.positional_embedding_type in ("rotary", "alibi")
+    positions = Positions(bridge.original_model, config, cfg.n_ctx, bridge.W_E)
+    b_U, scale = getattr(bridge, "b_U", None), particulars.logit_scale(config)
+    blocks = [_read_block(bridge, config, positions, layer) for layer in range(cfg.n_layers)]
     return Model(
         name=name,
         n_heads=cfg.n_heads,
         n_kv_heads=cfg.n_key_value_heads or cfg.n_heads,
         parallel=bool(cfg.parallel_attn_mlp),
-        n_ctx=min(cfg.n_ctx, 4096) if rotary else cfg.n_ctx,
-        embed_scale=_embed_scale(bridge),
+        n_ctx=positions.n if tabled else cfg.n_ctx,
+        embed_scale=particulars.embed_scale(getattr(bridge, "embed", None), config),
         W_E=bridge.W_E.detach(),
-        W_pos=bridge.W_pos.detach() if has_pos else None,
-        cos=cos,
-        sin=sin,
-        blocks=tuple(_read_block(bridge, layer) for layer in range(cfg.n_layers)),
+        W_pos=bridge.W_pos.detach() if cfg.positional_embedding_type == "standard" else None,
+        blocks=tuple(blocks),
         ln_final=_read_norm(bridge.ln_final, cfg),
-        W_U=bridge.W_U.detach(),
-        b_U=None if b_U is None or not b_U.any() else b_U.detach(),
+        W_U=_times(bridge.W_U.detach(), scale),
+        b_U=None if b_U is None or not b_U.any() else _times(b_U.detach(), scale),
+        logit_cap=_cap(cfg.output_logits_soft_cap),
+        ln_embed=_read_norm(bridge.embed_ln, cfg) if hasattr(bridge, "embed_ln") else NO_NORM,
     )
 
 
-def _refuse_known_misfits(bridge: TransformerBridge, name: str) -> None:
-    """Features that a short random batch would not show, or that break additivity outright."""
-    cfg, block = bridge.cfg, bridge.blocks[0]
+def _refuse_known_misfits(bridge: TransformerBridge, config: Any, name: str) -> None:
+    """What is no causal decoder of heads and MLPs."""
+    cfg = bridge.cfg
+    blocks = getattr(bridge, "blocks", ())
     reasons = {
-        "a norm after attention or MLP, so writers do not add to the stream": any(
-            hasattr(block, n) for n in ("ln1_post", "ln2_post")
-        ),
-        "soft-capped attention scores": (cfg.attn_scores_soft_cap or -1) > 0,
-        "soft-capped logits": (cfg.output_logits_soft_cap or -1) > 0,
+        "an encoder and a decoder": getattr(config, "is_encoder_decoder", False) is True,
+        "layers without attention": not all(hasattr(block, "attn") for block in blocks),
         "attention that is not causal": cfg.attention_dir != "causal",
-        "local (sliding-window) attention": _window(bridge) is not None,
-        "several experts": bool(cfg.num_experts),
     }
     for reason, holds in reasons.items():
         if holds:
             raise InputError(f"model {name!r}: {_architecture(bridge)} has {reason}; not supported")
 
 
-def _window(bridge: TransformerBridge) -> int | None:
-    """The sliding window, if any layer uses one that is shorter than the context."""
-    config = getattr(bridge.original_model, "config", None)
-    window = getattr(config, "sliding_window", None)
-    used = getattr(config, "use_sliding_window", True)
-    return window if window and used and window < bridge.cfg.n_ctx else None
-
-
 def _architecture(bridge: TransformerBridge) -> str:
     return str(getattr(bridge.cfg, "architecture", None) or type(bridge.original_model).__name__)
 
 
-def _embed_scale(bridge: TransformerBridge) -> float:
-    return math.sqrt(bridge.cfg.d_model) if _architecture(bridge) == "GemmaForCausalLM" else 1.0
+def _cap(size: float | None) -> float | None:
+    return float(size) if size is not None and size > 0 else None
 
 
-def _rotary_tables(bridge: TransformerBridge) -> tuple[Tensor, Tensor]:
-    """cos and sin [pos, rotary] as the model itself computes them, whatever its scaling."""
-    modules = [m for n, m in bridge.original_model.named_modules() if n.endswith("rotary_emb")]
-    if not modules:
-        raise AttributeError("no rotary_emb module found")
-    positions = torch.arange(min(bridge.cfg.n_ctx, 4096), device=bridge.W_E.device)[None]
-    cos, sin = modules[0](bridge.W_E.new_zeros(1), positions)
-    return cos[0], sin[0]
+def _times(tensor: Tensor, scale: float) -> Tensor:
+    return tensor if scale == 1 else tensor * scale
 
 
 def _read_norm(module: Any, cfg: Any) -> Norm:
-    inner = getattr(module, "original_component", module)
-    weight, bias = getattr(inner, "weight", None), getattr(inner, "bias", None)
-    eps = next(
-        (getattr(inner, n) for n in ("eps", "variance_epsilon") if hasattr(inner, n)), cfg.eps
+    own = inner(module)
+    weight, bias = getattr(own, "weight", None), getattr(own, "bias", None)
+    if weight is None and hasattr(own, "norms"):  # one a head (StableLM)
+        weight = torch.stack([norm.weight for norm in own.norms])
+        own = own.norms[0]
+    kind = type(own).__name__
+    if weight is None and not kind.endswith("LayerNorm"):  # OLMo's has none
+        raise AttributeError(f"a norm without weight ({kind})")
+    eps = next((getattr(own, n) for n in ("eps", "variance_epsilon") if hasattr(own, n)), cfg.eps)
+    rms = "RMS" in kind or (
+        getattr(cfg, "uses_rms_norm", False) and not isinstance(own, torch.nn.LayerNorm)
     )
-    if weight is None:
-        raise AttributeError(f"a norm without weight ({type(inner).__name__})")
-    if isinstance(inner, torch.nn.LayerNorm) or not getattr(cfg, "uses_rms_norm", False):
-        kind = "layer" if "RMS" not in type(inner).__name__ else "rms"
-    else:
-        kind = "rms"
-    weight = weight.detach() + 1 if cfg.rmsnorm_uses_offset else weight.detach()
-    return Norm(kind, weight, None if bias is None else bias.detach(), float(eps))
+    if weight is not None:
+        weight = weight.detach() + 1 if cfg.rmsnorm_uses_offset else weight.detach()
+    bias = None if bias is None else bias.detach()
+    return Norm("rms" if rms else "layer", weight, bias, float(eps))
 
 
-def _read_block(bridge: TransformerBridge, layer: int) -> Block:
+def _read_block(bridge: TransformerBridge, config: Any, positions: Positions, layer: int) -> Block:
     block, cfg = bridge.blocks[layer], bridge.cfg
-    attn = block.attn
-    qk = {
-        part: _read_norm(getattr(attn, f"{part}_norm"), cfg)
-        if hasattr(attn, f"{part}_norm")
-        else Norm("none")
-        for part in ("q", "k")
-    }
+    scale = particulars.residual_scale(config)
+    norms = {n: _read_norm(getattr(block, n), cfg) for n in NORMS if hasattr(block, n)}
+    if cfg.parallel_attn_mlp:
+        norms.setdefault("ln2", norms["ln1"])
     has_mlp = hasattr(block, "mlp") and not getattr(cfg, "attn_only", False)
     return Block(
-        ln1=_read_norm(block.ln1, cfg),
-        attn=Attention(
-            W_Q=_weight(attn, "W_Q"),
-            W_K=_weight(attn, "W_K"),
-            W_V=_weight(attn, "W_V"),
-            W_O=_weight(attn, "W_O"),
-            b_Q=_tensor(attn, "b_Q"),
-            b_K=_tensor(attn, "b_K"),
-            b_V=_tensor(attn, "b_V"),
-            b_O=_tensor(attn, "b_O"),
-            q_norm=qk["q"],
-            k_norm=qk["k"],
-            scale=_attention_scale(attn, cfg),
-        ),
-        ln2=_read_norm(getattr(block, "ln2", block.ln1), cfg) if has_mlp else None,
-        mlp=_read_mlp(block.mlp, cfg) if has_mlp else None,
+        ln1=norms.get("ln1", NO_NORM),
+        attn=_read_attention(bridge, config, positions, layer, norms.get("ln1_post", NO_NORM)),
+        ln2=norms.get("ln2", NO_NORM) if has_mlp else None,
+        mlp=_read_mlp(block.mlp, cfg, config, scale) if has_mlp else None,
+        mlp_norm=norms.get("ln2_post", NO_NORM),
     )
 
 
-def _attention_scale(attn: Any, cfg: Any) -> float:
-    own = getattr(getattr(attn, "original_component", attn), "scaling", None)
+def _read_attention(
+    bridge: TransformerBridge, config: Any, positions: Positions, layer: int, after: Norm
+) -> Attention:
+    attn, cfg, kind = bridge.blocks[layer].attn, bridge.cfg, bridge.cfg.positional_embedding_type
+    scale, out = _attention_scale(attn, cfg, config), particulars.residual_scale(config)
+    W = {name: _weight(attn, f"W_{name}") for name in "QKVO"}
+    (q_norm, q_whole), (k_norm, k_whole) = (
+        particulars.by_head(_read_norm(getattr(attn, n), cfg), *W[n[0].upper()].shape[::2])
+        if hasattr(attn, n)
+        else (NO_NORM, False)
+        for n in ("q_norm", "k_norm")
+    )
+    if q_whole != k_whole:
+        raise TypeError("a norm over all heads on one of q and k")
+    b_O, sinks = _tensor(attn, "b_O"), getattr(inner(attn), "sinks", None)
+    if after.kind != "none" and (after.kind != "rms" or after.bias is not None or b_O is not None):
+        raise TypeError("a norm after attention with biases")
+    weight = after.weight if after.weight is not None else 1.0
+    return Attention(
+        W_Q=W["Q"],
+        W_K=W["K"],
+        W_V=W["V"],
+        W_O=_times(W["O"] if after.kind == "none" else W["O"] * weight, out),
+        b_Q=_tensor(attn, "b_Q"),
+        b_K=_tensor(attn, "b_K"),
+        b_V=_tensor(attn, "b_V"),
+        b_O=None if b_O is None else _times(b_O, out),
+        q_norm=q_norm,
+        k_norm=k_norm,
+        scale=scale,
+        qk_whole=q_whole,
+        rotary=positions.rotary(layer, attn) if kind == "rotary" else None,
+        window=particulars.window(config, layer, positions.n),
+        cap=_cap(cfg.attn_scores_soft_cap),
+        key_bias=positions.alibi(cfg.n_heads) if kind == "alibi" else None,
+        sinks=None if sinks is None else sinks.detach(),
+        norm=None if after.kind == "none" else HeadsNorm(W["O"], after.eps),
+    )
+
+
+def _attention_scale(attn: Any, cfg: Any, config: Any) -> float:
+    own = getattr(inner(attn), "scaling", None)
+    if getattr(config, "model_type", None) == "gpt_neo":
+        return 1.0
     if own is not None:
         return float(own)
     return 1.0 / cfg.attn_scale if cfg.attn_scale > 0 else 1.0 / math.sqrt(cfg.d_head)
 
 
-def _read_mlp(mlp: Any, cfg: Any) -> MLP:
-    if cfg.act_fn not in ACT2FN:
-        raise AttributeError(f"activation {cfg.act_fn!r} is unknown")
+def _read_mlp(mlp: Any, cfg: Any, config: Any, scale: float) -> MLP | Experts:
+    if cfg.num_experts:
+        return particulars.experts(mlp, config, scale)
+    b_out = _tensor(mlp, "b_out")
     return MLP(
         W_in=_weight(mlp, "W_in"),
         b_in=_tensor(mlp, "b_in"),
         W_gate=_tensor(mlp, "W_gate"),
         b_gate=_tensor(mlp, "b_gate"),
-        W_out=_weight(mlp, "W_out"),
-        b_out=_tensor(mlp, "b_out"),
-        act=ACT2FN[cfg.act_fn],
+        W_out=_times(_weight(mlp, "W_out"), scale),
+        b_out=None if b_out is None else _times(b_out, scale),
+        act=particulars.activation(mlp, cfg.act_fn),
     )
 
 
@@ -330,10 +348,10 @@ def check_identities(bridge: TransformerBridge, model: Model) -> None:
     logits, cache = bridge.run_with_cache(tokens, names_filter=wanted)
     own, graph = trace(model, tokens), model.graph()
     check = _Check(model)
-    for i, block in enumerate(model.blocks):
+    for i in range(len(model.blocks)):
         get = lambda name, i=i: cache[f"blocks.{i}.{name}"]  # noqa: E731
-        heads = torch.einsum("bshe,hed->bsd", get("attn.hook_z"), block.attn.W_O)
-        heads = heads if block.attn.b_O is None else heads + block.attn.b_O
+        z = model.shared_out(i, get("attn.hook_z").movedim(2, 0))
+        heads = model.attention_out(i, z)
         check("heads sum to the attention output", i, heads, get("hook_attn_out"))
         pre, post = own.streams[2 * i], own.streams[2 * i + 2]
         check("writers sum to the residual stream", i, pre, get("hook_resid_pre"))

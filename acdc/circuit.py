@@ -154,6 +154,10 @@ class Circuit:
         nodes = self.graph.readers[reader].nodes
         return [self.graph.writers[n] for n in nodes] or ["logits"]
 
+    def _shaped(self, reader: int) -> list[str]:
+        """The nodes whose output a reader changes."""
+        return [self.graph.writers[n] for n in self.graph.readers[reader].shapes] or ["logits"]
+
     def pruned(self: Own) -> Own:
         """Without dangling edges: only those on a path from `input` to `logits`.
 
@@ -163,12 +167,12 @@ class Circuit:
         walk, pairs = nx.DiGraph(), np.argwhere(self.mask).tolist()
         walk.add_nodes_from(["input", "logits"])
         for w, r in pairs:
-            walk.add_edges_from((self.graph.writers[w], node) for node in self._ends(r))
+            walk.add_edges_from((self.graph.writers[w], node) for node in self._shaped(r))
         alive = nx.descendants(walk, "input") | {"input"}
         alive &= nx.ancestors(walk, "logits") | {"logits"}
         mask = np.zeros_like(self.mask)
         for w, r in pairs:
-            mask[w, r] = self.graph.writers[w] in alive and any(n in alive for n in self._ends(r))
+            mask[w, r] = self.graph.writers[w] in alive and any(n in alive for n in self._shaped(r))
         return replace(self, mask=mask)
 
     # ---- EAP-IG's JSON -------------------------------------------------------------------------
@@ -195,7 +199,7 @@ class Circuit:
             "parallel_attn_mlp": g.parallel,
             "d_model": g.d_model,
         }
-        own = {"n_kv_heads": g.n_kv_heads, "has_mlp": g.has_mlp, "kv": g.kv}
+        own = {"n_kv_heads": g.n_kv_heads, "has_mlp": g.has_mlp, "kv": g.kv, "joint": g.joint}
         return {"cfg": cfg, "nodes": nodes, "edges": edges, "graph": own, **about}
 
     def _ungrouped(self, reader: Reader) -> list[str]:
@@ -217,7 +221,7 @@ class Circuit:
             sizes = cfg["n_layers"], cfg["n_heads"], own.get("n_kv_heads", cfg["n_heads"])
             graph = graph or Graph(
                 *sizes, cfg["d_model"], own.get("has_mlp", True), cfg["parallel_attn_mlp"],
-                own.get("kv", "per_query_head"),
+                own.get("kv", "per_query_head"), own.get("joint", False),
             )  # fmt: skip
         except (KeyError, TypeError) as error:
             raise InputError(f"circuit file: missing or malformed member ({error})") from error

@@ -71,7 +71,7 @@ class Layer:
     """One layer of a plain run: the stream before, between and after, and what was added."""
 
     before: Float[Tensor, "batch pos d_model"]
-    z: Float[Tensor, "head batch pos d_head"]  # heads before W_O
+    z: Float[Tensor, "head batch pos d_head"]  # heads before W_O, see head_values
     pattern: Float[Tensor, "batch head pos pos"]
     between: Float[Tensor, "batch pos d_model"]  # with all heads and b_O
     mlp: Float[Tensor, "batch pos d_model"] | None
@@ -110,6 +110,14 @@ def trace(model: Model, tokens: Int[Tensor, "batch pos"], lean: bool = False) ->
 def head_values(
     model: Model, layer: int, x_q: Tensor, x_k: Tensor, x_v: Tensor, n: int
 ) -> tuple[Tensor, Tensor]:
+    """z and patterns as `raw_heads` has them, but z as it is written; see Model.shared_out."""
+    z, pattern = raw_heads(model, layer, x_q, x_k, x_v, n)
+    return model.shared_out(layer, z), pattern
+
+
+def raw_heads(
+    model: Model, layer: int, x_q: Tensor, x_k: Tensor, x_v: Tensor, n: int
+) -> tuple[Tensor, Tensor]:
     """z [head, batch, pos, d_head] and patterns from inputs [reader, batch, pos, d_model].
 
     x_k and x_v have one slot a query head, or one a key/value group; x[None] is one input for all.
@@ -123,7 +131,7 @@ def head_values(
     if slots is None:
         share = torch.tensor([model.kv_head(h) for h in every], device=k.device)
         k, v = k.index_select(0, share), v.index_select(0, share)
-    pattern = model.pattern(layer, q, k)
+    pattern = model.pattern(layer, every, q, k)
     return pattern @ v, pattern
 
 

@@ -181,7 +181,8 @@ def _heads(forward: PatchedForward, layer: int, heads: list[int]) -> Piece:
         queries = model.project(layer, "q", heads, at_q, n_pos)
         keys = model.project(layer, "k", list(k_groups.values()), at_k, n_pos)[slots]
         values = model.project(layer, "v", list(v_groups.values()), at_v, n_pos)[slots]
-        z = model.pattern(layer, queries, keys) @ values - ablated
+        z = model.pattern(layer, heads, queries, keys) @ values
+        z = model.shared_out(layer, z) - ablated
         return (z.flatten(1, 2) @ weight).unflatten(1, z.shape[1:3])
 
     readers = [*q, *k_groups, *v_groups]

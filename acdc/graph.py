@@ -30,7 +30,8 @@ class Reader:
     layer: int  # n_layers for `logits`
     part: Literal["q", "k", "v", "mlp", "logits"]
     group: int  # head for q, head or key/value group for k and v, 0 otherwise
-    nodes: tuple[int, ...]  # writers whose output it shapes; a shared k or v has several
+    nodes: tuple[int, ...]  # writers that it belongs to; a shared k or v has several
+    shapes: tuple[int, ...]  # writers whose output it changes: `nodes`, or all heads of its layer
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Graph:
     has_mlp: bool = True
     parallel: bool = False  # attention and MLP of a layer read the same stream (Pythia)
     kv: KV = "per_query_head"
+    joint: bool = False  # a norm follows the sum of a layer's heads: each depends on all (Gemma 2)
 
     def __post_init__(self) -> None:
         if self.kv not in ("per_query_head", "per_group"):
@@ -108,16 +110,18 @@ class Graph:
                 count = self.n_heads if part == "q" else self.n_kv_readers
                 out += [self._head_reader(layer, part, group) for group in range(count)]
             if self.has_mlp:
-                out.append(Reader(f"m{layer}", layer, "mlp", 0, (self.mlp(layer),)))
-        out.append(Reader("logits", self.n_layers, "logits", 0, ()))
+                own = (self.mlp(layer),)
+                out.append(Reader(f"m{layer}", layer, "mlp", 0, own, own))
+        out.append(Reader("logits", self.n_layers, "logits", 0, (), ()))
         return tuple(out)
 
     def _head_reader(self, layer: int, part: Literal["q", "k", "v"], group: int) -> Reader:
         shared = part != "q" and self.kv == "per_group"
         size = self.n_heads // self.n_kv_heads if shared else 1
         nodes = tuple(self.head(layer, group * size + i) for i in range(size))
+        shapes = tuple(self.head(layer, h) for h in range(self.n_heads)) if self.joint else nodes
         stem = f"a{layer}.kv{group}" if shared else f"a{layer}.h{group}"
-        return Reader(f"{stem}<{part}>", layer, part, group, nodes)
+        return Reader(f"{stem}<{part}>", layer, part, group, nodes, shapes)
 
     def reader(self, layer: int, part: str, group: int = 0) -> int:
         """Reader index of a part of a layer (`group` as in Reader.group)."""

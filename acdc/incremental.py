@@ -56,7 +56,8 @@ class Trial:
     x: dict[int, Tensor] = field(default_factory=dict)  # of the readers that are cut
     act: dict[int, Tensor] = field(default_factory=dict)  # q, k or v
     pattern: dict[int, Tensor] = field(default_factory=dict)  # by head
-    out: dict[int, Tensor] = field(default_factory=dict)  # z by head, output by MLP
+    raw: dict[int, Tensor] = field(default_factory=dict)  # z before a norm after the heads, if any
+    out: dict[int, Tensor] = field(default_factory=dict)  # z as it is written, output by MLP
     delta: dict[int, Tensor] = field(default_factory=dict)  # change of a writer's output
     incoming: dict[int, list[int]] = field(
         default_factory=dict
@@ -91,7 +92,8 @@ class Readout:
 
     def __call__(self, inputs: Sequence[Float[Tensor, "n _ d_model"]]) -> Float[Tensor, " n"]:
         """Metric of n variants from a part's inputs each, summed over all prompts, in float64."""
-        sums = self._plain(inputs) if self.parts[0].readouts is None else self._fast(inputs)
+        plain = self.parts[0].readouts is None or self.model.logit_cap is not None
+        sums = self._plain(inputs) if plain else self._fast(inputs)
         return torch.stack(sums).sum(0)
 
     def _plain(self, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -149,7 +151,7 @@ class Start:
         self.whole = bool((mask == graph.legal).all())
         self.writers, self.inputs = forward.clean.writers, dict[int, Tensor]()
         if not self.whole:
-            live = [not r.nodes or bool(mask[list(r.nodes)].any()) for r in graph.readers]
+            live = [not r.nodes or bool(mask[list(r.shapes)].any()) for r in graph.readers]
             record = Record(frozenset(np.flatnonzero(live).tolist()))
             masked_run(forward, mask, record)
             own = self.writers
@@ -175,6 +177,7 @@ class State:
         self.x: dict[int, Tensor] = {}
         self.act: dict[int, Tensor] = {}
         self.pattern: dict[int, Tensor] = {}
+        self.raw: dict[int, Tensor] = {}
         self.out: dict[int, Tensor] = {}
         self.kept: dict[int, list[int]] = {}  # live reader -> writers it still reads
         # layer -> live heads (their writer indices)
@@ -214,6 +217,8 @@ class State:
     def _enter_heads(self, layer: int) -> None:
         graph, n = self.graph, self.forward.n_pos
         spans = {h: self._demand(graph.head(layer, h)) for h in range(graph.n_heads)}
+        if graph.joint:
+            spans = dict.fromkeys(spans, max(spans.values()))
         self.live[layer] = [graph.head(layer, h) for h, span in spans.items() if span]
         wanted: dict[int, int] = {}
         for head, span in spans.items():
@@ -226,10 +231,22 @@ class State:
                 self.act[reader] = self._project(reader, self.x[reader])
             else:
                 self.mask[:, reader] = False
+        z = dict[int, Tensor]()
         for writer in self.live[layer]:
             q, k, v = self._readers(layer, writer)
-            self.pattern[writer] = self.model.pattern(layer, self.act[q], self.act[k])
-            self.out[writer] = self.pattern[writer] @ self.act[v]
+            head = writer - graph.head(layer, 0)
+            self.pattern[writer] = self.model.pattern(layer, head, self.act[q], self.act[k])
+            z[writer] = self.pattern[writer] @ self.act[v]
+        self.raw |= z if graph.joint else {}
+        self.out |= self._shared_out(layer, z)
+
+    def _shared_out(self, layer: int, raw: dict[int, Tensor]) -> dict[int, Tensor]:
+        """z as it is written, of heads whose z is new; where a norm follows them, of all heads."""
+        if not self.graph.joint or not raw:
+            return raw
+        every = [raw.get(writer, self.raw[writer]) for writer in self.live[layer]]
+        z = self.model.shared_out(layer, torch.stack(torch.broadcast_tensors(*every)))
+        return dict(zip(self.live[layer], z, strict=True))
 
     def _open(self, reader: int, span: int) -> None:
         self.span[reader], self.x[reader] = span, self.start.seen_by(reader)[:, -span:]
@@ -322,19 +339,22 @@ class State:
         self._heads(trial, layer)
 
     def _heads(self, trial: Trial, layer: int) -> None:
-        """Outputs of the heads of a layer one of whose q, k, v changed."""
+        """Outputs of the heads of a layer one of whose q, k, v changed, or the norm after them."""
+        changed = dict[int, Tensor]()
         for writer in self.live[layer]:
             q, k, v = self._readers(layer, writer)
             if not any(r in trial.act for r in (q, k, v)):
                 continue
-            pattern = self.pattern[writer]
+            pattern, head = self.pattern[writer], writer - self.graph.head(layer, 0)
             if q in trial.act or k in trial.act:
-                pattern = self.model.pattern(layer, self._act(trial, q), self._act(trial, k))
+                pattern = self.model.pattern(layer, head, self._act(trial, q), self._act(trial, k))
                 trial.pattern[writer] = pattern
-            z = pattern @ self._act(trial, v)
+            changed[writer] = pattern @ self._act(trial, v)
+        trial.raw |= changed if self.graph.joint else {}
+        for writer, z in self._shared_out(layer, changed).items():
+            weight = self.model.blocks[layer].attn.W_O[writer - self.graph.head(layer, 0)]
             trial.out[writer] = z
-            head = writer - self.graph.head(layer, 0)
-            trial.delta[writer] = (z - self.out[writer]) @ self.model.blocks[layer].attn.W_O[head]
+            trial.delta[writer] = (z - self.out[writer]) @ weight
 
     def _act(self, trial: Trial, reader: int) -> Tensor:
         """q, k or v of every variant; the current one (no variant axis) if it did not change."""
@@ -382,7 +402,8 @@ class State:
             )
         for reader, act in trial.act.items():
             self.act[reader] = act[trial.row(reader, variant)].clone()
-        for store, new in ((self.pattern, trial.pattern), (self.out, trial.out)):
+        stores = ((self.pattern, trial.pattern), (self.raw, trial.raw), (self.out, trial.out))
+        for store, new in stores:
             for writer, tensor in new.items():
                 store[writer] = tensor[variant].clone()
         for cut in trial.cuts[: variant + 1]:
@@ -394,7 +415,13 @@ class State:
     def tensors(self) -> dict[str, Tensor]:
         """What `restore` needs besides the mask: all that the start does not give again."""
         moved = {r: x for r, x in self.x.items() if not _shared(x, self.start.seen_by(r))}
-        stores = {"x": moved, "act": self.act, "pattern": self.pattern, "out": self.out}
+        stores = {
+            "x": moved,
+            "act": self.act,
+            "pattern": self.pattern,
+            "raw": self.raw,
+            "out": self.out,
+        }
         found = {f"{name}.{i}": t for name, store in stores.items() for i, t in store.items()}
         spans = torch.tensor(list(self.span.items()))  # in the order of opening
         return {**found, "span": spans}

@@ -63,9 +63,11 @@ def plan(graph: Graph, mask: Mask, n_pos: int) -> Plan:
     readers = np.zeros(len(graph.readers), dtype=np.int64)
     for r in reversed(range(len(graph.readers))):
         info = graph.readers[r]
-        wanted = max((int(writers[n]) for n in info.nodes), default=1)
+        wanted = max((int(writers[n]) for n in info.shapes), default=1)
         span = n_pos if wanted and info.part in ("k", "v") else wanted
         readers[r] = span
+        if graph.joint:
+            writers[list(info.shapes)] = wanted
         if span:
             kept = mask[:, r]
             writers[kept] = np.maximum(writers[kept], span)
@@ -152,7 +154,7 @@ class _Run:
         q = model.project(layer, "q", heads, x[slots] if len(x) > 1 else x, self.n_pos)
         k = self._keys_or_values(layer, "k", heads, *inputs.of([k for _, k, _ in readers]))
         v = self._keys_or_values(layer, "v", heads, *inputs.of([v for _, _, v in readers]))
-        z = model.pattern(layer, q, k) @ v
+        z = model.shared_out(layer, model.pattern(layer, heads, q, k) @ v)
         weight = model.blocks[layer].attn.W_O
         out = z.flatten(1, 2) @ (weight if len(heads) == len(weight) else weight[heads])
         return out.unflatten(1, z.shape[1:3])

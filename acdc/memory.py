@@ -80,7 +80,7 @@ class Shape:
         model, layers = self.model, len(self.model.blocks)
         readers = model.n_heads + 2 * model.n_kv_heads
         rows = max(part, POINT_ROWS)
-        hidden = max((b.mlp.W_in.shape[1] for b in model.blocks if b.mlp), default=0)
+        hidden = max((b.mlp.d_mlp for b in model.blocks if b.mlp), default=0)
         wide = 6 * hidden * self.n_pos + 5 * model.W_U.shape[1]
         return (
             2 * part * self.writers * self.token
@@ -94,7 +94,7 @@ class Shape:
         Two buffers of all writers, and of each layer its readers' inputs, twice more in the norms.
         """
         model, layers = self.model, len(self.model.blocks)
-        hidden = max((b.mlp.W_in.shape[1] for b in model.blocks if b.mlp), default=0)
+        hidden = max((b.mlp.d_mlp for b in model.blocks if b.mlp), default=0)
         return part * (
             2 * self.writers * self.token
             + 3 * layers * (3 * model.n_heads + 1) * self.token
@@ -105,7 +105,7 @@ class Shape:
     def pass_(self, part: int) -> int:
         """Bytes of a plain pass of a part: what a layer makes and lets go again."""
         model = self.model
-        hidden = max((b.mlp.W_in.shape[1] for b in model.blocks if b.mlp), default=0)
+        hidden = max((b.mlp.d_mlp for b in model.blocks if b.mlp), default=0)
         attention = 3 * model.n_heads * self.n_pos
         return part * (
             self.number * self.n_pos * (3 * hidden + attention)

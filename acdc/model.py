@@ -1,10 +1,11 @@
 """A frozen view of a transformer: weights, and the few functions that a patched forward needs.
 
-Everything that differs between families is data here: the norm's kind, biases or none, learned
-positions or a rotary table on part of the head, grouped keys and values, norms on q and k, a gated
-MLP, parallel blocks. Pre-norm decoders only: every head and MLP adds its output to the residual
-stream unchanged. All arithmetic is in the weights' own dtype (Hugging Face's RMSNorm is not), so a
-float64 view is float64 throughout. Knows neither TransformerLens nor files; see acdc/bridge.py.
+Everything that differs between families is data here: the norm's kind and place, biases or none,
+learned positions, a rotary table a layer or ALiBi, windows, caps, sinks, grouped keys and values,
+norms on q and k, a gated MLP or experts, parallel blocks. Decoders only: every head and MLP adds
+its output to the residual stream, a head its share where a norm follows the sum of them. All
+arithmetic is in the weights' own dtype (Hugging Face's RMSNorm is not), so a float64 view is
+float64 throughout. Knows neither TransformerLens nor files; see acdc/bridge.py.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Norm:
     """LayerNorm, RMSNorm or nothing, over the last axis."""
 
     kind: Literal["layer", "rms", "none"]
-    weight: Float[Tensor, " d"] | None = None
+    weight: Float[Tensor, "*head d"] | None = None  # on q and k it may be each head's own
     bias: Float[Tensor, " d"] | None = None
     eps: float = 0.0
 
@@ -42,11 +43,12 @@ class Norm:
         return torch.nn.functional.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
 
     def share(
-        self, part: Float[Tensor, "*n d"], whole: Float[Tensor, "*m d"]
+        self, part: Float[Tensor, "*n d"], whole: Float[Tensor, "*m whole"]
     ) -> Float[Tensor, "*n d"]:
         """What a summand of `whole` adds to the norm of it, the scale taken from `whole`.
 
-        Shares of all summands and the bias add up to self(whole).
+        Shares of all summands and the bias add up to self(whole). Under RMS a part may also be some
+        coordinates of the whole.
         """
         if self.kind == "none":
             return part
@@ -54,6 +56,50 @@ class Norm:
             part, whole = (x - x.mean(-1, keepdim=True) for x in (part, whole))
         share = part * (whole.pow(2).mean(-1, keepdim=True) + self.eps).rsqrt()
         return share if self.weight is None else share * self.weight
+
+
+NO_NORM = Norm("none")
+
+
+@dataclass(frozen=True)
+class HeadsNorm:
+    """The RMS norm that follows the sum of a layer's heads (Gemma 2 and 3, OLMo 2 and 3).
+
+    A head adds its share to the stream: z W_O times the scale of the run that z is of. The norm's
+    weight is in Attention.W_O already; here is what the scale is made of.
+    """
+
+    W_O: Float[Tensor, "head d_head d_model"]  # without the norm's weight
+    eps: float
+    frozen: bool = False  # the scale is a constant to gradients
+
+    def scale(self, z: Float[Tensor, "head *n d_head"]) -> Float[Tensor, "*n 1"]:
+        """1 / RMS of the sum of all heads; z is before W_O."""
+        whole = z.movedim(0, -2).flatten(-2) @ self.W_O.flatten(0, 1)
+        scale = (whole.pow(2).mean(-1, keepdim=True) + self.eps).rsqrt()
+        return scale.detach() if self.frozen else scale
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """Positions turned into q and k; the first `rotary` of d_head turn."""
+
+    cos: Float[Tensor, "ctx rotary"]
+    sin: Float[Tensor, "ctx rotary"]
+    interleaved: bool = False  # pairs are (0, 1), (2, 3) ... (GPT-J), not (i, i + rotary / 2)
+
+    def __call__(
+        self, y: Float[Tensor, "*n pos d_head"], where: slice | Int[Tensor, "*m pos"]
+    ) -> Float[Tensor, "*n pos d_head"]:
+        """q or k turned by its positions: linear in y."""
+        size = self.cos.shape[1]
+        turn, rest = y[..., :size], y[..., size:]
+        if self.interleaved:
+            half = torch.stack([-turn[..., 1::2], turn[..., ::2]], dim=-1).flatten(-2)
+        else:
+            half = torch.cat([-turn[..., size // 2 :], turn[..., : size // 2]], dim=-1)
+        turned = turn * self.cos[where] + half * self.sin[where]
+        return turned if size == y.shape[-1] else torch.cat([turned, rest], dim=-1)
 
 
 @dataclass(frozen=True)
@@ -71,6 +117,15 @@ class Attention:
     q_norm: Norm
     k_norm: Norm
     scale: float  # scores are multiplied by it
+    qk_whole: bool = False  # q_norm and k_norm: RMS over all heads together (OLMo 2)
+    rotary: Rotary | None = None
+    window: int | None = None  # a token sees itself and so many less one before it
+    cap: float | None = None  # scores s become cap tanh(s / cap)
+    key_bias: Float[Tensor, "head ctx"] | None = None  # added to scores, by the key's place: ALiBi
+    sinks: Float[Tensor, " head"] | None = (
+        None  # a score of no token: takes attention, adds nothing
+    )
+    norm: HeadsNorm | None = None  # after the sum of heads; its weight is in W_O
 
 
 @dataclass(frozen=True)
@@ -100,6 +155,70 @@ class MLP:
             return self.act(_linear(x, self.W_in, self.b_in))
         return self.act(_linear(x, self.W_gate, self.b_gate))
 
+    @property
+    def d_mlp(self) -> int:
+        """Neurons."""
+        return self.W_out.shape[0]
+
+
+@dataclass(frozen=True)
+class Experts:
+    """A mixture of gated MLPs: each token goes through the `top_k` that its router weighs most.
+
+    Weights are the softmax of the router over all experts, of the chosen ones alone if
+    `renormalise` is set. With a `limit` (gpt-oss) gates are cut off above it, the other branch at
+    both ends, and 1 is added to that.
+    """
+
+    W_router: Float[Tensor, "d_model expert"]
+    b_router: Float[Tensor, " expert"] | None
+    top_k: int
+    renormalise: bool  # the weights of the chosen sum to one
+    W_in: Float[Tensor, "expert d_model d_mlp"]
+    b_in: Float[Tensor, "expert d_mlp"] | None
+    W_gate: Float[Tensor, "expert d_model d_mlp"]
+    b_gate: Float[Tensor, "expert d_mlp"] | None
+    W_out: Float[Tensor, "expert d_mlp d_model"]
+    b_out: Float[Tensor, "expert d_model"] | None
+    act: Callable[[Tensor], Tensor]
+    limit: float | None = None
+
+    def __call__(self, x: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_model"]:
+        """Output for the normalised input; an expert sees the tokens that chose it."""
+        flat = x.reshape(-1, x.shape[-1])
+        weights, chosen = self.route(flat)
+        out = torch.zeros_like(flat)
+        for expert in range(len(self.W_out)):
+            token, place = (chosen == expert).nonzero(as_tuple=True)
+            if len(token):
+                own = self.expert(expert, flat[token]) * weights[token, place][:, None]
+                out = out.index_add(0, token, own)
+        return out.view_as(x)
+
+    def route(
+        self, x: Float[Tensor, "token d_model"]
+    ) -> tuple[Float[Tensor, "token k"], Int[Tensor, "token k"]]:
+        """Weights of each token's experts, and which they are."""
+        weights, chosen = _linear(x, self.W_router, self.b_router).softmax(-1).topk(self.top_k)
+        return weights / weights.sum(-1, keepdim=True) if self.renormalise else weights, chosen
+
+    def expert(
+        self, expert: int, x: Float[Tensor, "token d_model"]
+    ) -> Float[Tensor, "token d_model"]:
+        """What one expert makes of some tokens, unweighted."""
+        b_in, b_gate, b_out = (
+            None if b is None else b[expert] for b in (self.b_in, self.b_gate, self.b_out)
+        )
+        up, gate = _linear(x, self.W_in[expert], b_in), _linear(x, self.W_gate[expert], b_gate)
+        if self.limit is not None:
+            up, gate = up.clamp(-self.limit, self.limit) + 1, gate.clamp(max=self.limit)
+        return _linear(self.act(gate) * up, self.W_out[expert], b_out)
+
+    @property
+    def d_mlp(self) -> int:
+        """Neurons that a token meets."""
+        return self.top_k * self.W_out.shape[1]
+
 
 @dataclass(frozen=True)
 class Block:
@@ -108,7 +227,8 @@ class Block:
     ln1: Norm
     attn: Attention
     ln2: Norm | None
-    mlp: MLP | None
+    mlp: MLP | Experts | None
+    mlp_norm: Norm = NO_NORM  # after the MLP
 
 
 @dataclass(frozen=True)
@@ -123,12 +243,12 @@ class Model:
     embed_scale: float
     W_E: Float[Tensor, "vocab d_model"]
     W_pos: Float[Tensor, "ctx d_model"] | None
-    cos: Float[Tensor, "ctx rotary"] | None  # rotary tables; the first `rotary` of d_head turn
-    sin: Float[Tensor, "ctx rotary"] | None
     blocks: tuple[Block, ...]
     ln_final: Norm
     W_U: Float[Tensor, "d_model vocab_out"]
     b_U: Float[Tensor, " vocab_out"] | None
+    logit_cap: float | None = None  # logits l become cap tanh(l / cap)
+    ln_embed: Norm = NO_NORM  # of the embedding (BLOOM)
 
     @property
     def d_model(self) -> int:
@@ -160,11 +280,17 @@ class Model:
             has_mlp=any(b.mlp is not None for b in self.blocks),
             parallel=self.parallel,
             kv=kv,
+            joint=any(b.attn.norm is not None for b in self.blocks),
         )
 
     def to(self, dtype: torch.dtype | None = None, device: Any = None) -> Model:
         """The same model with its floating-point tensors cast and moved."""
-        return _map(self, lambda t: t.to(device=device, dtype=dtype))
+        done = dict[int, Tensor]()  # what layers share, they share afterwards
+
+        def cast(tensor: Tensor) -> Tensor:
+            return done.setdefault(id(tensor), tensor.to(device=device, dtype=dtype))
+
+        return _map(self, cast)
 
     def offloaded(self, device: torch.device | str) -> Model:
         """On a device that is too small for it: MLPs' weights stay where they are.
@@ -176,7 +302,7 @@ class Model:
         pairs = zip(near.blocks, self.blocks, strict=True)
         return replace(near, blocks=tuple(replace(new, mlp=old.mlp) for new, old in pairs))
 
-    def mlp(self, layer: int) -> MLP:
+    def mlp(self, layer: int) -> MLP | Experts:
         """A layer's MLP on the model's device; ValueError if it has none."""
         mlp = self.blocks[layer].mlp
         if mlp is None:
@@ -190,7 +316,7 @@ class Model:
     def embed(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
         """Output of the writer `input`: token embedding plus learned positions, if any."""
         x = self.W_E[tokens] * self.embed_scale
-        return x if self.W_pos is None else x + self.W_pos[: tokens.shape[1]]
+        return self.ln_embed(x if self.W_pos is None else x + self.W_pos[: tokens.shape[1]])
 
     def kv_head(self, head: int) -> int:
         """The key/value group that a query head reads."""
@@ -208,67 +334,149 @@ class Model:
 
         `heads` is one head (for k and v: one group), or a list that runs along the first axis of x
         (of size 1: all of them read the same). x holds the last x.shape[-2] of `n_pos` positions.
+        A norm over all heads has the scale that it would have if all of them read this input.
         """
         block = self.blocks[layer]
         attn, name = block.attn, part.upper()
         weight, bias = getattr(attn, f"W_{name}")[heads], getattr(attn, f"b_{name}")
-        y = block.ln1(x)
+        normed = block.ln1(x)
         if isinstance(heads, int):
-            y = _linear(y, weight, None if bias is None else bias[heads])
+            y = _linear(normed, weight, None if bias is None else bias[heads])
         else:
-            y = y.flatten(1, -2) @ weight
+            y = normed.flatten(1, -2) @ weight
             y = y if bias is None else y + bias[heads][:, None]
             y = y.unflatten(1, x.shape[1:-1])
         if part == "v":
             return y
-        y = attn.q_norm(y) if part == "q" else attn.k_norm(y)
-        return self.rotate(y, slice(n_pos - y.shape[-2], n_pos))
+        y = self.head_share(layer, part, heads, y, y, normed)
+        return self.rotate(layer, y, slice(n_pos - y.shape[-2], n_pos))
+
+    def head_share(
+        self,
+        layer: int,
+        part: Part,
+        heads: int | list[int],
+        y: Float[Tensor, "*n d_head"],
+        own: Float[Tensor, "*m d_head"],
+        normed: Float[Tensor, "*k d_model"],
+    ) -> Float[Tensor, "*n d_head"]:
+        """What a summand y of q or k adds to its norm: the scale is of the whole, `own`.
+
+        `normed` is what `own` was projected from: a norm over all heads takes its scale from there.
+        """
+        attn, name = self.blocks[layer].attn, part.upper()
+        norm = attn.q_norm if part == "q" else attn.k_norm
+        if norm.weight is None or norm.weight.ndim == 1:
+            return norm(y) if y is own else norm.share(y, own)
+        whole = own
+        if attn.qk_whole:
+            weight, bias = getattr(attn, f"W_{name}"), getattr(attn, f"b_{name}")
+            bias = None if bias is None else bias.flatten()
+            whole = _linear(normed, weight.movedim(0, 1).flatten(1), bias)
+        share = replace(norm, weight=None).share(y, whole)
+        return share * _by_head(norm.weight, heads, share.ndim)
 
     def rotate(
-        self, y: Float[Tensor, "*n pos d_head"], where: slice | Int[Tensor, "*m pos"]
+        self, layer: int, y: Float[Tensor, "*n pos d_head"], where: slice | Int[Tensor, "*m pos"]
     ) -> Float[Tensor, "*n pos d_head"]:
-        """q or k with positions turned in, if the model has rotary ones: linear in y."""
-        if self.cos is None or self.sin is None:
-            return y
-        size = self.cos.shape[1]
-        turn, rest = y[..., :size], y[..., size:]
-        half = torch.cat([-turn[..., size // 2 :], turn[..., : size // 2]], dim=-1)
-        turned = turn * self.cos[where] + half * self.sin[where]
-        return turned if size == y.shape[-1] else torch.cat([turned, rest], dim=-1)
+        """q or k with positions turned in, if the layer has rotary ones: linear in y."""
+        rotary = self.blocks[layer].attn.rotary
+        return y if rotary is None else rotary(y, where)
+
+    def scores(
+        self,
+        layer: int,
+        heads: int | list[int],
+        q: Float[Tensor, "*n query d_head"],
+        k: Float[Tensor, "*m pos d_head"],
+    ) -> Float[Tensor, "*k query pos"]:
+        """Scores of the last `query` positions on all, -inf where they may not look.
+
+        `heads` is one head, or a list that runs along the first axis.
+        """
+        attn, n_query, n_pos = self.blocks[layer].attn, q.shape[-2], k.shape[-2]
+        scores = (q @ k.transpose(-1, -2)) * attn.scale
+        if attn.cap is not None:
+            scores = attn.cap * (scores / attn.cap).tanh()
+        if attn.key_bias is not None:
+            scores = scores + _by_head(attn.key_bias[:, :n_pos], heads, scores.ndim)
+        far = attn.window is not None and attn.window < n_pos
+        if n_query > 1 or far:
+            back = torch.arange(n_pos - n_query, n_pos, device=q.device)[:, None]
+            back = back - torch.arange(n_pos, device=q.device)  # how far the key lies behind
+            hidden = (back < 0) | (back >= attn.window) if attn.window else back < 0
+            scores = scores.masked_fill(hidden, float("-inf"))
+        return scores
+
+    def attend(
+        self,
+        layer: int,
+        heads: int | list[int],
+        scores: Float[Tensor, "*k query pos"],
+        temperature: float = 1.0,
+    ) -> Float[Tensor, "*k query pos"]:
+        """Attention from scores; rows sum to one, or to less where there are sinks."""
+        sinks = self.blocks[layer].attn.sinks
+        if sinks is None:
+            return (scores / temperature if temperature != 1 else scores).softmax(-1)
+        sink = _by_head(sinks[:, None], heads, scores.ndim).expand(*scores.shape[:-1], 1)
+        return (torch.cat([scores, sink], -1) / temperature).softmax(-1)[..., :-1]
 
     def pattern(
-        self, layer: int, q: Float[Tensor, "*n query d_head"], k: Float[Tensor, "*m pos d_head"]
+        self,
+        layer: int,
+        heads: int | list[int],
+        q: Float[Tensor, "*n query d_head"],
+        k: Float[Tensor, "*m pos d_head"],
     ) -> Float[Tensor, "*k query pos"]:
-        """Causal attention of the last `query` positions on all of them; rows sum to one."""
-        n_query, n_pos = q.shape[-2], k.shape[-2]
-        scores = (q @ k.transpose(-1, -2)) * self.blocks[layer].attn.scale
-        if n_query > 1:
-            later = torch.ones(n_query, n_pos, dtype=torch.bool, device=q.device)
-            scores = scores.masked_fill(later.triu(n_pos - n_query + 1), float("-inf"))
-        return scores.softmax(-1)
+        """Causal attention of the last `query` positions on all of them; see `scores`, `attend`."""
+        return self.attend(layer, heads, self.scores(layer, heads, q, k))
+
+    def shared_out(
+        self, layer: int, z: Float[Tensor, "head *n d_head"]
+    ) -> Float[Tensor, "head *n d_head"]:
+        """z of all heads of a layer as they add to the stream: their shares in the norm of the sum.
+
+        The same z where no norm follows. What is written is this, times W_O.
+        """
+        norm = self.blocks[layer].attn.norm
+        return z if norm is None else z * norm.scale(z)
 
     def attention_out(
         self, layer: int, z: Float[Tensor, "head *n d_head"]
     ) -> Float[Tensor, "*n d_model"]:
-        """What all heads of a layer and their bias add to the stream; z is before W_O."""
+        """What all heads of a layer and their bias add to the stream; z as `shared_out` has it."""
         attn = self.blocks[layer].attn
         out = z.movedim(0, -2).flatten(-2) @ attn.W_O.flatten(0, 1)
         return out if attn.b_O is None else out + attn.b_O
 
     def mlp_out(self, layer: int, x: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_model"]:
         """Output of the writer m{layer} for its reader's input (before the norm)."""
-        mlp, norm = self.mlp(layer), self.blocks[layer].ln2
-        if norm is None:
+        block, mlp = self.blocks[layer], self.mlp(layer)
+        if block.ln2 is None:
             raise ValueError(f"layer {layer} has no norm before its MLP")
-        return mlp(norm(x))
+        return block.mlp_norm(mlp(block.ln2(x)))
 
     def unembed(self, x: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n vocab_out"]:
         """Logits from the input of the final norm."""
-        return _linear(self.ln_final(x), self.W_U, self.b_U)
+        return self.capped(_linear(self.ln_final(x), self.W_U, self.b_U))
+
+    def capped(self, logits: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        """Logits as the model gives them, from those before its cap, if it has one."""
+        cap = self.logit_cap
+        return logits if cap is None else cap * (logits / cap).tanh()
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return x @ weight if bias is None else x @ weight + bias
+
+
+def _by_head(
+    table: Float[Tensor, "head last"], heads: int | list[int], ndim: int
+) -> Float[Tensor, "*n last"]:
+    """Rows of some heads, shaped to go with tensors of `ndim` axes, the first of them the heads."""
+    rows = table[heads]
+    return rows if isinstance(heads, int) else rows.view(len(heads), *[1] * (ndim - 2), -1)
 
 
 def _map(node: T, cast: Callable[[Tensor], Tensor]) -> T:

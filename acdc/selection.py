@@ -138,7 +138,7 @@ def _readers_of(graph: Graph) -> list[list[int]]:
     """[writer] -> readers that shape its output."""
     out: list[list[int]] = [[] for _ in graph.writers]
     for index, reader in enumerate(graph.readers):
-        for node in reader.nodes:
+        for node in reader.shapes:
             out[node].append(index)
     return out
 

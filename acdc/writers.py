@@ -1,6 +1,7 @@
 """Outputs of all writers of a run, kept small: heads before W_O, the rest as it is.
 
-A head adds z W_O to the stream, and z has d_head numbers a position instead of d_model, so a run of
+A head adds z W_O to the stream (a norm after the sum of heads is in both: in z its scale in this
+run, in W_O its weight), and z has d_head numbers a position instead of d_model, so a run of
 GPT-2 small takes a sixth of what its heads' outputs would. What an edge carries is made when it is
 asked for. Every linear thing (a mean, a difference, zero) may be done to z as to the output.
 """

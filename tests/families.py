@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -46,6 +47,58 @@ def _pythia() -> Any:
 
 def _gemma() -> Any:
     return hf.GemmaForCausalLM(hf.GemmaConfig(num_key_value_heads=2, head_dim=8, **SIZES))
+
+
+HEADS: dict[str, Any] = {**SIZES, "num_key_value_heads": 2, "head_dim": 8}
+GROUPS: dict[str, Any] = {**SIZES, "num_key_value_heads": 2}
+EXPERTS: dict[str, Any] = dict(num_experts_per_tok=2, experts_implementation="eager")
+SMALL: dict[str, Any] = dict(n_embd=32, n_layer=2, n_head=4, vocab_size=VOCAB, n_positions=32)
+
+# the particular families: window, positions, caps, experts, norms after a sublayer
+PARTICULAR: dict[str, Callable[[], Any]] = {
+    "mistral_window": lambda: hf.MistralConfig(sliding_window=3, **GROUPS),
+    "gptj": lambda: hf.GPTJConfig(rotary_dim=4, **SMALL),
+    "gptneo": lambda: hf.GPTNeoConfig(
+        hidden_size=32, num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]],
+        window_size=3, vocab_size=VOCAB, max_position_embeddings=32, intermediate_size=48,
+    ),
+    "phi3": lambda: hf.Phi3Config(sliding_window=3, pad_token_id=0, **GROUPS),
+    "stablelm": lambda: hf.StableLmConfig(qk_layernorm=True, **GROUPS),
+    "granite": lambda: hf.GraniteConfig(
+        residual_multiplier=0.5, embedding_multiplier=2.0, logits_scaling=3.0,
+        attention_multiplier=0.3, **GROUPS,
+    ),
+    "bloom": lambda: hf.BloomConfig(hidden_size=32, n_layer=2, n_head=4, vocab_size=VOCAB),
+    "falcon": lambda: hf.FalconConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, vocab_size=VOCAB,
+    ),
+    "cohere": lambda: hf.CohereConfig(logit_scale=2.0, **GROUPS),
+    "olmo": lambda: hf.OlmoConfig(**GROUPS),
+    "mixtral": lambda: hf.MixtralConfig(num_local_experts=4, **EXPERTS, **GROUPS),
+    "qwen3_moe": lambda: hf.Qwen3MoeConfig(
+        num_experts=4, moe_intermediate_size=16, **EXPERTS, **HEADS
+    ),
+    "olmoe": lambda: hf.OlmoeConfig(num_experts=4, pad_token_id=0, **EXPERTS, **GROUPS),
+    "gpt_oss": lambda: hf.GptOssConfig(
+        num_local_experts=4, sliding_window=3, pad_token_id=0, **EXPERTS, **HEADS
+    ),
+    "gemma2": lambda: hf.Gemma2Config(
+        sliding_window=3, attn_logit_softcapping=2.0, final_logit_softcapping=5.0, **HEADS
+    ),
+    "gemma3": lambda: hf.Gemma3TextConfig(
+        sliding_window=3, layer_types=["sliding_attention", "full_attention"], **HEADS
+    ),
+    "olmo2": lambda: hf.Olmo2Config(pad_token_id=0, **GROUPS),
+    "olmo3": lambda: hf.Olmo3Config(sliding_window=3, pad_token_id=0, **GROUPS),
+}  # fmt: skip
+
+
+def particular(family: str) -> Any:
+    """A tiny module of a particular family, in evaluation mode."""
+    config = PARTICULAR[family]()
+    module = hf.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    randomise(module)
+    return module
 
 
 def _attention_only() -> LoadedModel:
@@ -94,6 +147,8 @@ def load(family: str) -> LoadedModel:
     """A tiny model of a family, checked as any user's model is."""
     if family == "attention_only":
         return _attention_only()
+    if family in PARTICULAR:
+        return from_module(particular(family), None, family)
     module = BUILDERS[family]()
     randomise(module)
     return from_module(module, None, family)

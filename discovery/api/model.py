@@ -49,7 +49,7 @@ def load(
     place and needs `tokenizer` for prompts that are texts; `name` is what results call it.
     `threads` of the CPU; None: one for small models, else as many as torch likes.
 
-    InputError if it cannot be loaded or is not a plain pre-norm decoder.
+    InputError if it cannot be loaded or is not a decoder that can be read.
     """
     device = usable_device(device)
     choice = _choice(source, dtype)

@@ -3,7 +3,8 @@
 The final norm's scale is frozen at the final stream of the same run, so that the logits are linear
 in what nodes wrote (Elhage et al. 2021; attributed_logits in discovery/heads/roles.py is the same
 for a whole vocabulary). Everything is at the answer position of the model's own clean run. Logits;
-positive = towards the right answer.
+positive = towards the right answer. Of a model that caps its logits, these are the logits before
+the cap: through it nothing adds up.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from acdc.data import Data, floats
 from acdc.forward import PatchedForward, bias_streams, stream_of
-from acdc.model import Model
+from acdc.model import MLP, Model, Norm
 from acdc.prompts import Prompts
 from discovery.heads.roles import attributed_logits
 from discovery.statistics.result import Floats
@@ -48,9 +49,13 @@ def pulled_back(
     model: Model, direction: Float[Tensor, "batch d_model"], final: Float[Tensor, "batch d_model"]
 ) -> Float[Tensor, "batch d_model"]:
     """g such that share(x, final) . direction = x . g for all x (Norm.share of the final norm)."""
-    norm = model.ln_final
+    return _through(model.ln_final, direction, final)
+
+
+def _through(norm: Norm, direction: Tensor, whole: Tensor) -> Tensor:
+    """g such that norm.share(x, whole) . direction = x . g; centring is its own transpose."""
     weighted = direction if norm.weight is None else direction * norm.weight
-    return replace(norm, weight=None).share(weighted, final)  # centring is its own transpose
+    return replace(norm, weight=None).share(weighted, whole)
 
 
 def answer_gradient(forward: PatchedForward) -> Float[Tensor, "batch d_model"]:
@@ -80,7 +85,8 @@ def _direct(forward: PatchedForward) -> tuple[Floats, Floats, Floats]:
     final = forward.clean.streams[-1][:, -1]
     answer = answer_direction(forward.model, forward.prompts)
     writers, biases = summands(forward.model, answer, outs, final)
-    total = right_less_wrong(forward.prompts, forward.clean.logits)
+    logits = replace(forward.model, logit_cap=None).unembed(final)
+    total = right_less_wrong(forward.prompts, logits)
     return floats(writers), floats(biases), floats(total)
 
 
@@ -160,16 +166,26 @@ def mlp_input(forward: PatchedForward, layer: int) -> Float[Tensor, "batch pos d
     return norm(forward.clean.streams[stream_of(forward.graph, layer, "mlp")])
 
 
+def mlp_of(forward: PatchedForward, layer: int) -> MLP:
+    """A layer's MLP; ValueError if it has none, or experts, which have no neurons of all tokens."""
+    mlp = forward.model.mlp(layer)
+    if not isinstance(mlp, MLP):
+        raise ValueError(f"layer {layer} has no MLP of neurons")
+    return mlp
+
+
 def neuron_effects(data: Data, layer: int) -> Float[np.ndarray, "prompts d_mlp"]:
     """What each neuron of a layer adds to the answer's logits: activation x its row of W_out . g.
 
-    The sum over neurons and W_out's bias is the MLP's own direct effect.
+    The sum over neurons and W_out's bias is the MLP's own direct effect; a norm after the MLP is
+    taken at its scale.
     """
 
     def effects(forward: PatchedForward) -> Floats:
-        mlp = forward.model.mlp(layer)
-        hidden = mlp.hidden(mlp_input(forward, layer)[:, -1])
-        return floats(hidden * (answer_gradient(forward) @ mlp.W_out.T))
+        mlp, x = mlp_of(forward, layer), mlp_input(forward, layer)[:, -1]
+        norm = forward.model.blocks[layer].mlp_norm
+        g = _through(norm, answer_gradient(forward), mlp(x))
+        return floats(mlp.hidden(x) * (g @ mlp.W_out.T))
 
     return np.concatenate(data.each(effects))
 
@@ -186,9 +202,10 @@ def neurons_written(
     """As `written`, of value vectors: rows of W_out times the activation (Geva et al. 2022)."""
 
     def shares(forward: PatchedForward) -> Tensor:
-        mlp = forward.model.mlp(layer)
-        hidden = mlp.hidden(mlp_input(forward, layer)[:, -1])[:, list(neurons)]
+        mlp, x = mlp_of(forward, layer), mlp_input(forward, layer)[:, -1]
+        hidden = mlp.hidden(x)[:, list(neurons)]
         outs = hidden.T[:, :, None] * mlp.W_out[list(neurons)][:, None]
+        outs = forward.model.blocks[layer].mlp_norm.share(outs, mlp(x).expand_as(outs))
         final = forward.clean.streams[-1][:, -1].expand_as(outs)
         return forward.model.ln_final.share(outs, final).sum(1)
 

@@ -14,7 +14,7 @@ from acdc.ablation import RESAMPLE
 from acdc.bridge import LoadedModel
 from acdc.circuit import Circuit
 from acdc.graph import Graph
-from acdc.model import Model
+from acdc.model import MLP, Model
 from discovery.settings.explanation import ExplainSettings
 from discovery.validation.bench import Bench
 from discovery.validation.knockouts import circuit_nodes
@@ -66,8 +66,11 @@ class Subject:
         return sorted(sorted(among, key=lambda w: (-strength[w], w))[:most])
 
     def strongest_mlps(self, most: int) -> list[int]:
-        """Layers of its MLPs with the strongest edges, in order; at most so many."""
-        mlps = [w for w in self.nodes if not self.graph.is_head(w)]
+        """Layers of its MLPs with the strongest edges, in order; at most so many. No experts."""
+        blocks = self.loaded.model.blocks
+        dense = {layer for layer, block in enumerate(blocks) if isinstance(block.mlp, MLP)}
+        others = [w for w in self.nodes if not self.graph.is_head(w)]
+        mlps = [w for w in others if self.graph.place(w)[0] in dense]
         return [self.graph.place(w)[0] for w in self.strongest(mlps, most)]
 
     def having(self, role: str) -> list[str]:

@@ -33,7 +33,8 @@ Tokens = Sequence[Sequence[int]]  # per prompt, any number of token ids
 class LogitStep:
     """Signed contributions (logits, the final norm's scale frozen) to a logit or contrast.
 
-    Positive supports it. They sum to `value`; all are read at one position.
+    Of a model that caps its logits, to those before the cap. Positive supports it. They sum to
+    `value`; all are read at one position.
     """
 
     position: int
@@ -226,6 +227,8 @@ class _Pass:
         """Head parts and their weights, b_O, the state after attention, and the MLP's output."""
         block = self.model.blocks[layer]
         pattern, v = self._attention(layer, x)
+        if block.attn.norm is not None:  # a source's part is its share in the norm of all heads
+            pattern = pattern * block.attn.norm.scale(pattern @ v)
         z = (pattern @ v).permute(1, 2, 0, 3).flatten(2)
         bias = torch.zeros_like(x[0, 0]) if block.attn.b_O is None else block.attn.b_O
         mid = x + z @ block.attn.W_O.flatten(0, 1) + bias
@@ -245,7 +248,7 @@ class _Pass:
             model.project(layer, part, groups, y.expand(len(groups), *y.shape), n)[share]
             for part in ("k", "v")
         )
-        return model.pattern(layer, q, k), v
+        return model.pattern(layer, heads, q, k), v
 
     def _attention_step(
         self, parts: Tensor, weights: Tensor, rest: list[Tensor], whole: Tensor

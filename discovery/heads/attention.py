@@ -34,7 +34,7 @@ def head_pattern(
     model, x, n = forward.model, forward.clean.streams[2 * layer], forward.n_pos
     q = model.project(layer, "q", head, x, n)
     k = model.project(layer, "k", model.kv_head(head), x, n)
-    return model.pattern(layer, q, k)
+    return model.pattern(layer, head, q, k)
 
 
 def _previous(pattern: Tensor) -> float:

@@ -85,7 +85,7 @@ def copying(model: Model, layer: int, head: int, tokens: Sequence[int]) -> tuple
     then final norm and unembedding: is it among the TOP largest logits? Against: the same with
     the head's output negated (Wang et al. 2022, section 3.1 and appendix).
     """
-    x = model.embed_scale * model.W_E[list(tokens)]
+    x = model.ln_embed(model.embed_scale * model.W_E[list(tokens)])
     if model.blocks[0].mlp is not None:
         x = x + model.mlp_out(0, x)
     value = model.project(layer, "v", model.kv_head(head), x, len(tokens))
@@ -106,8 +106,9 @@ def attributed_logits(
 ) -> Float[Tensor, "*n vocab"]:
     """Direct logit attribution: what a writer's output adds to the logits, less its mean.
 
-    The final norm's scale is frozen at the final stream. A shift of all logits changes no
-    probability, hence the mean over the vocabulary is taken off. Logits; additive over writers.
+    The final norm's scale is frozen at the final stream; of a model that caps its logits they are
+    those before the cap. A shift of all logits changes no probability, hence the mean over the
+    vocabulary is taken off. Logits; additive over writers.
     """
     logits = model.ln_final.share(out, final) @ model.W_U
     return logits - logits.mean(-1, keepdim=True)
@@ -206,6 +207,6 @@ def _toward_io(forward: PatchedForward, layer: int, head: int, queries: Tensor) 
     keys = forward.clean.streams[2 * layer]
     q = model.project(layer, "q", head, queries[:, -1:], n)
     k = model.project(layer, "k", model.kv_head(head), keys, n)
-    row = model.pattern(layer, q, k)[:, 0]
+    row = model.pattern(layer, head, q, k)[:, 0]
     at = [torch.tensor(prompts.marks[mark], device=row.device)[:, None] for mark in ("io", "s1")]
     return (row.gather(1, at[0]) - row.gather(1, at[1]))[:, 0]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from acdc.errors import InputError
-from acdc.forward import Trace, stream_of, trace
+from acdc.forward import Trace, raw_heads, stream_of, trace
 from acdc.graph import Graph
 from acdc.model import Model
 from acdc.prompts import Prompts
@@ -121,6 +121,9 @@ class _Builder:
             parts = tuple(f"{name}<{part}>" for part in "qkv")
             for part, reader in zip(parts, readers, strict=True):
                 self._reader(part, reader, lambda x: x)
+            if graph.joint:  # the norm after the heads reads all of them
+                parts = (*parts, f"{name}<norm>")
+                self._reader(parts[-1], readers[0], lambda x: x)
             self.nodes[whole] = Node(parts, self._head(layer, place))
         self.stored[whole] = lambda rows: self.runs.output(writer, rows)
         if writer in self.split:
@@ -129,15 +132,21 @@ class _Builder:
     def _embed(self, rows: NDArray) -> Tensor:
         return self.model.embed(self.runs.tokens(rows))
 
-    def _head(self, layer: int, head: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    def _head(self, layer: int, head: int) -> Callable[..., Tensor]:
+        """Output for what q, k and v read, and what all heads do if a norm follows them."""
         model, group = self.model, self.model.kv_head(head)
 
-        def output(x_q: Tensor, x_k: Tensor, x_v: Tensor) -> Tensor:
+        def output(x_q: Tensor, x_k: Tensor, x_v: Tensor, *others: Tensor) -> Tensor:
             n = x_q.shape[1]
             q = model.project(layer, "q", head, x_q, n)
             k = model.project(layer, "k", group, x_k, n)
             v = model.project(layer, "v", group, x_v, n)
-            return (model.pattern(layer, q, k) @ v) @ model.blocks[layer].attn.W_O[head]
+            z = model.pattern(layer, head, q, k) @ v
+            for x in others:
+                every = raw_heads(model, layer, x[None], x[None], x[None], n)[0].clone()
+                every[head] = z
+                z = model.shared_out(layer, every)[head]
+            return z @ model.blocks[layer].attn.W_O[head]
 
         return output
 

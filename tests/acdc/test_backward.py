@@ -298,7 +298,7 @@ def toy(act=torch.relu, gate=False) -> Model:
     mlp = MLP(one, None, one if gate else None, None, one, None, act)
     return Model(
         name="toy", n_heads=1, n_kv_heads=1, parallel=False, n_ctx=4, embed_scale=1.0, W_E=one,
-        W_pos=None, cos=None, sin=None, blocks=(Block(none, attn, none, mlp),), ln_final=none,
+        W_pos=None, blocks=(Block(none, attn, none, mlp),), ln_final=none,
         W_U=one, b_U=None,
     )  # fmt: skip
 
@@ -317,13 +317,15 @@ def test_softmax_at_temperature_two():
     """Scores 0 and ln 4: p = (1/5, 4/5), at T = 2 (1/3, 2/3); for g = (1, 0) +-p1 p2 = +-2/9."""
     one, k = torch.ones(1, 1, dtype=F64), [[0.0], [math.log(4)]]
     hot = Backward(temperature=2.0).of(toy())
-    assert hot.pattern(0, one, torch.tensor(k, dtype=F64)).tolist() == [pytest.approx([0.2, 0.8])]
-    of_k = gradient(lambda k: hot.pattern(0, one, k), k, [[1.0, 0.0]])
+    assert hot.pattern(0, 0, one, torch.tensor(k, dtype=F64)).tolist() == [
+        pytest.approx([0.2, 0.8])
+    ]
+    of_k = gradient(lambda k: hot.pattern(0, 0, one, k), k, [[1.0, 0.0]])
     assert of_k == [pytest.approx([2 / 9]), pytest.approx([-2 / 9])]
     keys = torch.tensor(k, dtype=F64)
-    of_q = gradient(lambda q: hot.pattern(0, q, keys), [[1.0]], [[1.0, 0.0]])
+    of_q = gradient(lambda q: hot.pattern(0, 0, q, keys), [[1.0]], [[1.0, 0.0]])
     assert of_q == [pytest.approx([-2 / 9 * math.log(4)])]
-    plain = gradient(lambda k: toy().pattern(0, one, k), k, [[1.0, 0.0]])
+    plain = gradient(lambda k: toy().pattern(0, 0, one, k), k, [[1.0, 0.0]])
     assert plain == [pytest.approx([4 / 25]), pytest.approx([-4 / 25])]
 
 

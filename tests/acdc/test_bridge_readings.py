@@ -9,6 +9,7 @@ import torch
 import transformers as hf
 
 from acdc import bridge as module
+from acdc import particulars
 from acdc.bridge import from_module, read_bridge
 from acdc.errors import InputError
 
@@ -50,19 +51,22 @@ def test_norms(kind, uses_rms, offset, wanted):
     inner.bias = torch.nn.Parameter(torch.zeros(3))
     assert module._read_norm(inner, cfg).bias.tolist() == [0, 0, 0]
     inner.weight = None
+    if kind is torch.nn.LayerNorm:  # OLMo's
+        assert module._read_norm(inner, cfg).weight is None
+        return
     with pytest.raises(AttributeError, match=f"without weight .{kind.__name__}"):
         module._read_norm(inner, cfg)
 
 
 def test_the_scale_of_attention_is_the_modules_own_else_the_configurations():
     cfg = Has(attn_scale=4.0, d_head=9)
-    assert module._attention_scale(Has(scaling=0.5), cfg) == 0.5
-    assert module._attention_scale(Has(original_component=Has(scaling=2)), cfg) == 2.0
-    assert module._attention_scale(Has(original_component=Has()), cfg) == 0.25
+    assert module._attention_scale(Has(scaling=0.5), cfg, Has()) == 0.5
+    assert module._attention_scale(Has(original_component=Has(scaling=2)), cfg, Has()) == 2.0
+    assert module._attention_scale(Has(original_component=Has()), cfg, Has()) == 0.25
     for none in (0.0, -1.0):
         cfg = Has(attn_scale=none, d_head=9)
-        assert module._attention_scale(Has(), cfg) == pytest.approx(1 / 3)
-    assert module._attention_scale(Has(), Has(attn_scale=0.5, d_head=9)) == 2.0
+        assert module._attention_scale(Has(), cfg, Has()) == pytest.approx(1 / 3)
+    assert module._attention_scale(Has(), Has(attn_scale=0.5, d_head=9), Has()) == 2.0
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -80,17 +84,22 @@ def test_only_gemma_scales_its_embedding():
         assert scale == (math.sqrt(32) if family == "gemma" else 1.0)
 
 
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("config, window", [
+@pytest.mark.parametrize("config, size", [
     ({"sliding_window": 31}, 31), ({"sliding_window": 32}, None), ({"sliding_window": 33}, None),
     ({"sliding_window": None}, None), ({"sliding_window": 0}, None), ({}, None),
     ({"sliding_window": 5, "use_sliding_window": False}, None),
     ({"sliding_window": 5, "use_sliding_window": True}, 5),
+    ({"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"]}, None),
+    ({"sliding_window": 5, "layer_types": ["full_attention", "sliding_attention"]}, 5),
+    ({"window_size": 7, "attention_layers": ["global", "local"]}, 7),
+    ({"window_size": 7, "attention_layers": ["local", "global"]}, None),
 ])  # fmt: skip
-def test_a_window_counts_if_it_is_used_and_shorter_than_the_context(config, window):
-    found = module._window(Has(original_model=Has(config=Has(**config)), cfg=Has(n_ctx=32)))
-    assert found == window
-    assert module._window(Has(original_model=Has(), cfg=Has(n_ctx=32))) is None
+def test_a_window_counts_if_its_layer_uses_it_and_it_is_shorter_than_the_context(config, size):
+    assert particulars.window(Has(**config), 1, 32) == size
+
+
+def table(model):
+    return model.blocks[1].attn.rotary
 
 
 @pytest.mark.parametrize("family, n_ctx", [("llama", 4096), ("gpt2", 5000)])
@@ -105,15 +114,15 @@ def test_rotary_tables_end_at_4096_positions(family, n_ctx):
     families.randomise(built)
     model = from_module(built, None, family).model
     assert model.n_ctx == n_ctx
-    assert (model.W_pos is None) == (family == "llama") == (model.cos is not None)
+    assert (model.W_pos is None) == (family == "llama") == (model.blocks[0].attn.rotary is not None)
     if family == "llama":
-        assert model.cos.shape == model.sin.shape == (4096, 8)
+        assert table(model).cos.shape == table(model).sin.shape == (4096, 8)
     loaded = families.load("llama")
     short = loaded.model
-    assert short.n_ctx == 32 and len(short.cos) == len(short.sin) == 32
+    assert short.n_ctx == 32 and len(table(short).cos) == len(table(short).sin) == 32
     with torch.device("meta"):  # they are where the weights are, wherever that is
-        cos, _ = module._rotary_tables(loaded.bridge)
-    assert torch.equal(cos, short.cos)
+        again = module.read_bridge(loaded.bridge, "again")
+    assert torch.equal(table(again).cos, table(short).cos)
 
 
 def test_a_float32_copy_is_the_corner_of_the_whole():
@@ -175,11 +184,12 @@ def test_an_identity_holds_up_to_a_share_of_the_largest_value(dtype, share):
             check("this", 0, theirs * value, theirs)
 
 
-def test_half_precision_is_tried_in_float32_first_under_its_own_name():
+def test_half_precision_is_tried_in_float32_first_under_its_own_name(monkeypatch):
     built = hf.GraniteForCausalLM(
         hf.GraniteConfig(num_key_value_heads=2, residual_multiplier=0.99, **families.SIZES)
     )
     families.randomise(built)
+    monkeypatch.setattr(particulars, "residual_scale", lambda config: 1.0)
     with pytest.raises(InputError, match="model 'mine' does not qualify"):
         from_module(built.to(torch.bfloat16), None, "mine")
     plain = families.BUILDERS["llama"]()

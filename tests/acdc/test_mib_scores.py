@@ -1,4 +1,4 @@
-"""Scores of MIB's own code (Mueller et al. 2025) on small random models, from prompts of many lengths.
+"""Scores of MIB's own code (Mueller et al. 2025) on small random models, prompts of many lengths.
 
 The files are no part of the project. They are looked for in the folder `mib` of
 CIRCUIT_DISCOVERY_DATA, by default ../shared/data beside the project. Theirs are sums over the batch
@@ -46,7 +46,8 @@ def model(name: str) -> Model:
 
 def data(name: str) -> list[Data]:
     """The pairs of all lengths, those of one length together."""
-    rows = [json.loads(line) for line in open(FOLDER / name / "pairs_all_lengths.jsonl")]
+    lines = (FOLDER / name / "pairs_all_lengths.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
     found = list[Data]()
     for length in sorted({len(row["clean_ids"]) for row in rows}):
         own = [row for row in rows if len(row["clean_ids"]) == length]

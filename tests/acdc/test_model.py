@@ -52,12 +52,12 @@ def test_one_heads_projection_is_its_place_in_the_lists(family, part):
 def test_attention_is_causal_and_sums_to_one_whatever_axes_stand_before():
     model = view("gpt2")
     q, k = vectors(2, 3, 5, 8), vectors(2, 3, 5, 8, seed=1)
-    whole = model.pattern(0, q, k)
+    whole = model.pattern(0, [1, 0], q, k)
     torch.testing.assert_close(whole.sum(-1), torch.ones(2, 3, 5, dtype=torch.float64))
     assert not whole.triu(1).any() and whole.tril().count_nonzero() == 2 * 3 * 15
-    torch.testing.assert_close(model.pattern(0, q[0, 0], k[0, 0]), whole[0, 0])
-    torch.testing.assert_close(model.pattern(0, q[..., -2:, :], k), whole[..., -2:, :])
-    torch.testing.assert_close(model.pattern(0, q[..., -1:, :], k), whole[..., -1:, :])
+    torch.testing.assert_close(model.pattern(0, 1, q[0, 0], k[0, 0]), whole[0, 0])
+    torch.testing.assert_close(model.pattern(0, [1, 0], q[..., -2:, :], k), whole[..., -2:, :])
+    torch.testing.assert_close(model.pattern(0, [1, 0], q[..., -1:, :], k), whole[..., -1:, :])
 
 
 def test_a_layer_without_an_mlp_has_no_mlp_output():

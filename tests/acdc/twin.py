@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from acdc.graph import Graph
-from acdc.model import Model, Norm
+from acdc.model import Experts, Model, Norm
 from acdc.prompts import Prompts
 
 
@@ -22,23 +22,31 @@ def norm(n: Norm, x: Tensor) -> Tensor:
         return x
     if n.kind == "layer":
         x = x - x.mean(-1, keepdim=True)
-    y = x / (x.pow(2).mean(-1, keepdim=True) + n.eps).sqrt() * n.weight
+    y = x / (x.pow(2).mean(-1, keepdim=True) + n.eps).sqrt()
+    y = y if n.weight is None else y * n.weight
     return y if n.bias is None else y + n.bias
 
 
-def rotate(model: Model, y: Tensor) -> Tensor:
-    if model.cos is None:
+def rotate(model: Model, layer: int, y: Tensor) -> Tensor:
+    rotary = model.blocks[layer].attn.rotary
+    if rotary is None:
         return y
-    half = model.cos.shape[1] // 2  # pairs (i, i + half) turn in the complex plane
-    n = y.shape[1]
-    turn = torch.complex(model.cos[:n, :half], model.sin[:n, :half])
-    pair = torch.complex(y[..., :half], y[..., half : 2 * half]) * turn
-    return torch.cat([pair.real, pair.imag, y[..., 2 * half :]], dim=-1)
+    n, size = y.shape[1], rotary.cos.shape[1]
+    # pairs (i, i + half), or (2 i, 2 i + 1), turn in the complex plane
+    pairs = [(2 * i, 2 * i + 1) if rotary.interleaved else (i, i + size // 2)
+             for i in range(size // 2)]  # fmt: skip
+    out = y.clone()
+    for first, second in pairs:
+        turn = torch.complex(rotary.cos[:n, first], rotary.sin[:n, first])
+        pair = torch.complex(y[..., first], y[..., second]) * turn
+        out[..., first], out[..., second] = pair.real, pair.imag
+    return out
 
 
 def head_output(
     model: Model, layer: int, head: int, x_q: Tensor, x_k: Tensor, x_v: Tensor
 ) -> Tensor:
+    """z of one head, before W_O and before a norm after the heads."""
     block, group = model.blocks[layer], head // (model.n_heads // model.n_kv_heads)
     a = block.attn
 
@@ -46,11 +54,74 @@ def head_output(
         y = norm(block.ln1, x) @ weight[i]
         return y if bias is None else y + bias[i]
 
-    q = rotate(model, norm(a.q_norm, part(x_q, a.W_Q, a.b_Q, head)))
-    k = rotate(model, norm(a.k_norm, part(x_k, a.W_K, a.b_K, group)))
+    def normed(n, x, weight, bias, i):
+        y = part(x, weight, bias, i)
+        if n.weight is None or n.weight.ndim == 1:
+            return norm(n, y)
+        if a.qk_whole:  # as if all heads read this x
+            every = torch.cat([part(x, weight, bias, j) for j in range(len(weight))], -1)
+            return y / (every.pow(2).mean(-1, keepdim=True) + n.eps).sqrt() * n.weight[i]
+        return norm(Norm(n.kind, n.weight[i], None, n.eps), y)
+
+    q = rotate(model, layer, normed(a.q_norm, x_q, a.W_Q, a.b_Q, head))
+    k = rotate(model, layer, normed(a.k_norm, x_k, a.W_K, a.b_K, group))
     v = part(x_v, a.W_V, a.b_V, group)
-    weights = (q @ k.mT * a.scale).exp().tril()  # of earlier positions and its own alone
-    return weights / weights.sum(-1, keepdim=True) @ v @ a.W_O[head]
+    z = torch.zeros_like(v)
+    for t in range(q.shape[1]):
+        seen = slice(0 if a.window is None else max(0, t + 1 - a.window), t + 1)
+        scores = (q[:, t : t + 1] * k[:, seen]).sum(-1) * a.scale
+        scores = scores if a.cap is None else a.cap * torch.tanh(scores / a.cap)
+        scores = scores if a.key_bias is None else scores + a.key_bias[head, seen]
+        mass = scores.exp().sum(-1, keepdim=True)
+        mass = mass if a.sinks is None else mass + a.sinks[head].exp()
+        z[:, t] = ((scores.exp() / mass)[..., None] * v[:, seen]).sum(1)
+    return z
+
+
+def layer_outputs(model: Model, layer: int, inputs: list[tuple[Tensor, ...]]) -> list[Tensor]:
+    """What each head adds: where a norm follows their sum, its share in this run's norm."""
+    a = model.blocks[layer].attn
+    z = [head_output(model, layer, h, *x) for h, x in enumerate(inputs)]
+    if a.norm is None:
+        return [z[h] @ a.W_O[h] for h in range(len(z))]
+    whole = sum(z[h] @ a.norm.W_O[h] for h in range(len(z)))
+    rms = (whole.pow(2).mean(-1, keepdim=True) + a.norm.eps).sqrt()
+    return [z[h] @ a.W_O[h] / rms for h in range(len(z))]
+
+
+def mlp_output(model: Model, layer: int, x: Tensor) -> Tensor:
+    block, m = model.blocks[layer], model.blocks[layer].mlp
+    x = norm(block.ln2, x)
+    if isinstance(m, Experts):
+        out = torch.zeros_like(x)
+        for place in np.ndindex(x.shape[:-1]):
+            out[place] = expert_output(m, x[place])
+        return norm(block.mlp_norm, out)
+    inner = x @ m.W_in if m.b_in is None else x @ m.W_in + m.b_in
+    if m.W_gate is not None:
+        inner = m.act(x @ m.W_gate if m.b_gate is None else x @ m.W_gate + m.b_gate) * inner
+    else:
+        inner = m.act(inner)
+    out = inner @ m.W_out if m.b_out is None else inner @ m.W_out + m.b_out
+    return norm(block.mlp_norm, out)
+
+
+def expert_output(m: Experts, x: Tensor) -> Tensor:
+    """One token's: the chosen experts one after the other."""
+    logits = x @ m.W_router + (0 if m.b_router is None else m.b_router)
+    weights = logits.exp() / logits.exp().sum()
+    chosen = sorted(range(len(weights)), key=lambda e: -float(weights[e]))[: m.top_k]
+    if m.renormalise:
+        weights = weights / sum(weights[e] for e in chosen)
+    out = torch.zeros_like(x)
+    for e in chosen:
+        up, gate = x @ m.W_in[e], x @ m.W_gate[e]
+        up, gate = (up, gate) if m.b_in is None else (up + m.b_in[e], gate + m.b_gate[e])
+        if m.limit is not None:
+            up, gate = 1 + up.clip(-m.limit, m.limit), torch.minimum(gate, gate * 0 + m.limit)
+        own = (m.act(gate) * up) @ m.W_out[e]
+        out = out + weights[e] * (own if m.b_out is None else own + m.b_out[e])
+    return out
 
 
 def run(model: Model, graph: Graph, tokens: Tensor, mask: np.ndarray, abl: list[Tensor] | None):
@@ -70,22 +141,20 @@ def run(model: Model, graph: Graph, tokens: Tensor, mask: np.ndarray, abl: list[
     cur.append(model.W_E[tokens] * model.embed_scale)
     if model.W_pos is not None:
         cur[0] = cur[0] + model.W_pos[: tokens.shape[1]]
+    cur[0] = norm(model.ln_embed, cur[0])
     for layer, block in enumerate(model.blocks):
         early = [read(r) for h in range(graph.n_heads) for r in graph.head_readers(layer, h)]
         mlp_in = read(graph.reader(layer, "mlp")) if block.mlp and graph.parallel else None
-        for h in range(graph.n_heads):
-            cur.append(head_output(model, layer, h, *early[3 * h : 3 * h + 3]))
+        three = [tuple(early[3 * h : 3 * h + 3]) for h in range(graph.n_heads)]
+        cur += layer_outputs(model, layer, three)
         if block.mlp is not None:
-            x = norm(block.ln2, read(graph.reader(layer, "mlp")) if mlp_in is None else mlp_in)
-            m = block.mlp
-            inner = x @ m.W_in if m.b_in is None else x @ m.W_in + m.b_in
-            if m.W_gate is not None:
-                inner = m.act(x @ m.W_gate if m.b_gate is None else x @ m.W_gate + m.b_gate) * inner
-            else:
-                inner = m.act(inner)
-            cur.append(inner @ m.W_out if m.b_out is None else inner @ m.W_out + m.b_out)
+            x = read(graph.reader(layer, "mlp")) if mlp_in is None else mlp_in
+            cur.append(mlp_output(model, layer, x))
     final = norm(model.ln_final, read(len(graph.readers) - 1))[:, -1] @ model.W_U
-    return cur, final if model.b_U is None else final + model.b_U
+    final = final if model.b_U is None else final + model.b_U
+    return cur, final if model.logit_cap is None else model.logit_cap * torch.tanh(
+        final / model.logit_cap
+    )
 
 
 def metric_value(name: str, prompts: Prompts, clean: Tensor, logits: Tensor) -> float:
@@ -171,7 +240,7 @@ class Twin:
 
         def visit(reader: str, kind: str) -> None:
             r = graph.reader_index[reader]
-            nodes = graph.readers[r].nodes
+            nodes = graph.readers[r].shapes
             if reader != "logits" and not any(mask[n].any() for n in nodes):
                 mask[:, r] = False
                 return

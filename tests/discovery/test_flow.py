@@ -273,7 +273,7 @@ def hand_model() -> Model:
     )  # fmt: skip
     return Model(
         name="hand", n_heads=1, n_kv_heads=1, parallel=False, n_ctx=4, embed_scale=1.0,
-        W_E=tensor([4.0, 0.0], [0.0, 2.0]), W_pos=None, cos=None, sin=None,
+        W_E=tensor([4.0, 0.0], [0.0, 2.0]), W_pos=None,
         blocks=(Block(none, attn, None, None),), ln_final=none, W_U=torch.eye(2).double(), b_U=None,
     )  # fmt: skip
 

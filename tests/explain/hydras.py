@@ -103,7 +103,7 @@ def build(layers: list[list[Head]]) -> Model:
         blocks.append(Block(NONE, attention, None, None))
     return Model(
         name="hydra", n_heads=len(layers[0]), n_kv_heads=len(layers[0]), parallel=False, n_ctx=5,
-        embed_scale=1.0, W_E=embed, W_pos=places, cos=None, sin=None, blocks=tuple(blocks),
+        embed_scale=1.0, W_E=embed, W_pos=places, blocks=tuple(blocks),
         ln_final=NONE, W_U=unembed, b_U=None,
     )  # fmt: skip
 

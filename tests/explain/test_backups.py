@@ -70,9 +70,9 @@ def twin(model, graph, tokens, ablated, out):
         for h in range(model.n_heads):
             g = model.kv_head(h)
 
-            def linear(weight, bias, i, norm, normed=normed):
+            def linear(weight, bias, i, norm, normed=normed, layer=layer):
                 y = normed @ weight[i] + (0 if bias is None else bias[i])
-                return y if norm is None else model.rotate(norm(y), slice(n))
+                return y if norm is None else model.rotate(layer, norm(y), slice(n))
 
             q = linear(attn.W_Q, attn.b_Q, h, attn.q_norm)
             k = linear(attn.W_K, attn.b_K, g, attn.k_norm)

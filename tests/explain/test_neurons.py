@@ -172,9 +172,9 @@ def test_the_part_says_what_it_measured():
 def test_without_mlps_the_heads_are_left_and_without_both_nothing():
     model, some = families.view("attention_only"), planted.prompts()
     section = neurons.explain(planted.subject(model, some, some), FEW, {})
-    assert section.says[0] == "The circuit has no MLPs." and section.found["heads"]
+    assert section.says[0] == "The circuit has no MLPs of neurons." and section.found["heads"]
     empty = planted.subject(model, some, some, model.graph().legal & False)
-    assert neurons.check(empty, FEW) == "the circuit has neither MLPs nor heads"
+    assert neurons.check(empty, FEW) == "the circuit has neither heads nor MLPs of neurons"
 
 
 def test_a_layer_without_an_mlp_is_refused():

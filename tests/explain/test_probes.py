@@ -188,7 +188,7 @@ def one_head_tells() -> Model:
     )  # fmt: skip
     return Model(
         name="one", n_heads=2, n_kv_heads=2, parallel=False, n_ctx=8, embed_scale=1.0,
-        W_E=embedding, W_pos=None, cos=None, sin=None,
+        W_E=embedding, W_pos=None,
         blocks=(Block(NONE, attention, None, None),), ln_final=NONE,
         W_U=torch.eye(4, VOCAB, dtype=F64), b_U=None,
     )  # fmt: skip

@@ -73,7 +73,7 @@ def test_a_pair_is_the_product_of_its_two_sides(family):
             block = model.blocks[1]
             y = block.ln1(whole) @ getattr(attn, f"W_{part.upper()}")[index]
             x = x / (y.pow(2).mean(-1, keepdim=True) + norm.eps).sqrt() * norm.weight
-        return model.rotate(x, slice(0, forward.n_pos))
+        return model.rotate(1, x, slice(0, forward.n_pos))
 
     q, k = side(writers[2], "q", 1), side(writers[4], "k", model.kv_head(1))
     for row in range(3):

@@ -74,7 +74,7 @@ def induction() -> Model:
         blocks.append(Block(NONE, attention, None, None))
     return Model(
         name="induction", n_heads=2, n_kv_heads=2, parallel=False, n_ctx=LENGTH, embed_scale=1.0,
-        W_E=token, W_pos=place, cos=None, sin=None, blocks=tuple(blocks), ln_final=NONE,
+        W_E=token, W_pos=place, blocks=tuple(blocks), ln_final=NONE,
         W_U=said.T.contiguous(), b_U=None,
     )  # fmt: skip
 

@@ -78,7 +78,9 @@ def twin(model, tokens, changes):
         for head in range(model.n_heads):
             q = model.project(layer, "q", head, x[None], n)
             k, v = (model.project(layer, p, model.kv_head(head), x[None], n) for p in ("k", "v"))
-            z = put((model.pattern(layer, q, k) @ v)[0], "head", layer, head)
+            z = put(
+                (model.pattern(layer, list(range(model.n_heads)), q, k) @ v)[0], "head", layer, head
+            )
             total = total + z @ block.attn.W_O[head]
         if block.mlp is not None:
             mlp = model.mlp_out(layer, x if model.parallel else total)

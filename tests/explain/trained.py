@@ -57,7 +57,7 @@ def q_composition():
     second = heads(high, low, zero, high.T)
     return Model(
         name="q", n_heads=1, n_kv_heads=1, parallel=False, n_ctx=16, embed_scale=1.0,
-        W_E=low.T.contiguous(), W_pos=None, cos=None, sin=None,
+        W_E=low.T.contiguous(), W_pos=None,
         blocks=(Block(NONE, first, None, None), Block(NONE, second, None, None)), ln_final=NONE,
         W_U=low, b_U=None,
     )  # fmt: skip

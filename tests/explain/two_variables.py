@@ -49,7 +49,7 @@ def model() -> Model:
     )  # fmt: skip
     return Model(
         name="two variables", n_heads=2, n_kv_heads=2, parallel=False, n_ctx=8, embed_scale=1.0,
-        W_E=torch.eye(vocab, dtype=F64), W_pos=None, cos=None, sin=None,
+        W_E=torch.eye(vocab, dtype=F64), W_pos=None,
         blocks=(Block(NONE, attention, None, None),), ln_final=NONE,
         W_U=torch.eye(vocab, dtype=F64), b_U=None,
     )  # fmt: skip

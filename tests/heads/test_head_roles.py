@@ -96,7 +96,7 @@ def copier(sign: float) -> Model:
     )  # fmt: skip
     return Model(
         name="copier", n_heads=1, n_kv_heads=1, parallel=False, n_ctx=12, embed_scale=1.0, W_E=eye,
-        W_pos=None, cos=None, sin=None, blocks=(Block(Norm("none"), attention, None, None),),
+        W_pos=None, blocks=(Block(Norm("none"), attention, None, None),),
         ln_final=Norm("none"), W_U=eye, b_U=None,
     )  # fmt: skip
 

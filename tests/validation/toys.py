@@ -28,7 +28,7 @@ def or_gate() -> Model:
     )  # fmt: skip
     return Model(
         name="or", n_heads=2, n_kv_heads=2, parallel=False, n_ctx=4, embed_scale=1.0,
-        W_E=torch.zeros(2, 2, dtype=F64), W_pos=None, cos=None, sin=None,
+        W_E=torch.zeros(2, 2, dtype=F64), W_pos=None,
         blocks=(Block(NONE, attention, NONE, mlp),), ln_final=NONE,
         W_U=torch.tensor([[0.0, 0.0], [0.0, 1.0]], dtype=F64), b_U=None,
     )  # fmt: skip

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from acdc.forward import PatchedForward, bias_streams
 from acdc.graph import Graph
-from acdc.model import Model, Norm
+from acdc.model import Model, Norm, Part
 
 CONSTANT = "constant"
 
@@ -49,8 +49,9 @@ def pair_scores(
 ) -> Iterator[Float[Tensor, "batch source source"]]:
     """Of each (head, look): the weighted score, split over pairs (query's side, key's side).
 
-    In logits of attention. Sums over both axes give sum_j weights[j] * score[query, j] of the clean
-    run, exactly. What all looks of a layer share is made once.
+    In logits of attention, before a cap on them and without what ALiBi adds. Sums over both axes
+    give sum_j weights[j] * score[query, j] of the clean run, exactly. What all looks of a layer
+    share is made once.
     """
     read = _normed(forward, layer)
     model, rows = forward.model, torch.arange(len(forward.prompts), device=read.device)
@@ -79,7 +80,7 @@ def _normed(forward: PatchedForward, layer: int) -> Float[Tensor, "source batch 
 
 
 def _projected(
-    model: Model, layer: int, part: str, index: int, read: Tensor, positions: Tensor
+    model: Model, layer: int, part: Part, index: int, read: Tensor, positions: Tensor
 ) -> Float[Tensor, "source batch pos d_head"]:
     """What each source adds to a head's q or a group's k, positions turned in."""
     attn, name = model.blocks[layer].attn, part.upper()
@@ -88,7 +89,10 @@ def _projected(
     if bias is not None:
         y[-1] += bias[index]
     norm = attn.q_norm if part == "q" else attn.k_norm
-    return model.rotate(_shares(norm, y, y.sum(0)), positions)
+    shares = model.head_share(layer, part, index, y, y.sum(0), read.sum(0))
+    if norm.bias is not None:
+        shares = torch.cat([shares[:-1], shares[-1:] + norm.bias])
+    return model.rotate(layer, shares, positions)
 
 
 def _shares(norm: Norm, parts: Tensor, whole: Tensor) -> Tensor:

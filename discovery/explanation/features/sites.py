@@ -67,7 +67,7 @@ def site_of_node(model: Model, graph: Graph, node: str) -> Site:
     layer, part = graph.place(writer)
     if part == graph.n_heads:
         return site_at(model, graph, f"blocks.{layer}.hook_mlp_out", None)
-    return site_at(model, graph, f"blocks.{layer}.attn.hook_result", part)
+    return _site(model, graph, f"blocks.{layer}.attn.hook_result", part, layer, "result")
 
 
 def site_at(model: Model, graph: Graph, hook: str, head: int | None) -> Site:
@@ -88,6 +88,11 @@ def site_at(model: Model, graph: Graph, hook: str, head: int | None) -> Site:
         raise InputError(f"hook_name={hook!r}: the model has no MLPs")
     if point == "mid" and (graph.parallel or not graph.has_mlp):
         raise InputError(f"hook_name={hook!r}: layers of this model have no stream within")
+    if point in ("z", "result") and graph.joint:
+        raise InputError(
+            f"hook_name={hook!r}: a norm follows the sum of this model's heads, so a head's output"
+            " before it is not what it writes; take the whole attention output"
+        )
     return _site(model, graph, hook, head, layer, point)
 
 

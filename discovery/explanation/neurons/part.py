@@ -14,6 +14,7 @@ from acdc.data import Data, floats
 from acdc.prompts import Prompts
 from discovery.explanation.direct import (
     mlp_input,
+    mlp_of,
     neuron_effects,
     strongest_neurons,
 )
@@ -55,7 +56,7 @@ def check(subject: Subject, asked: Neurons) -> str | None:
     """There must be an MLP or a head."""
     if subject.strongest_mlps(1) or subject.head_nodes:
         return None
-    return "the circuit has neither MLPs nor heads"
+    return "the circuit has neither heads nor MLPs of neurons"
 
 
 def explain(subject: Subject, asked: Neurons, told: Mapping[str, Section]) -> Section:
@@ -91,15 +92,13 @@ def explain(subject: Subject, asked: Neurons, told: Mapping[str, Section]) -> Se
 
 def activations(data: Data, layer: int) -> Float[np.ndarray, "prompts pos d_mlp"]:
     """Of every neuron of a layer's MLP in the clean run."""
-    return np.concatenate(
-        data.each(lambda f: floats(f.model.mlp(layer).hidden(mlp_input(f, layer))))
-    )
+    return np.concatenate(data.each(lambda f: floats(mlp_of(f, layer).hidden(mlp_input(f, layer)))))
 
 
 def opened(data: Data, layer: int) -> np.ndarray:
     """[d_mlp]: whose gate opens (is above 0) at any position of any prompt; see MLP.gates."""
     found = data.each(
-        lambda f: (f.model.mlp(layer).gates(mlp_input(f, layer)) > 0).flatten(0, 1).any(0)
+        lambda f: (mlp_of(f, layer).gates(mlp_input(f, layer)) > 0).flatten(0, 1).any(0)
     )
     return torch.stack(found).any(0).cpu().numpy()
 
@@ -119,8 +118,7 @@ def tuning(
 
 
 def _width(data: Data, layer: int) -> int:
-    mlp = data.model.blocks[layer].mlp
-    return 0 if mlp is None else mlp.W_out.shape[0]
+    return mlp_of(data[0], layer).d_mlp
 
 
 def _mlps(
@@ -129,7 +127,7 @@ def _mlps(
     """Sentences, a row an MLP, and a row a neuron of those that move the answer most."""
     layers = subject.strongest_mlps(asked.mlps)
     if not layers:
-        return ["The circuit has no MLPs."], [], []
+        return ["The circuit has no MLPs of neurons."], [], []
     rows, says, moved = list[Row](), list[str](), list[Floats]()
     top = list[dict[str, object]]()
     for layer in tqdm(layers, unit="MLP", leave=False, dynamic_ncols=True, disable=len(layers) < 2):

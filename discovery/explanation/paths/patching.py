@@ -29,7 +29,7 @@ from torch import Tensor
 
 from acdc.data import floats
 from acdc.errors import InputError
-from acdc.forward import PatchedForward, head_values, stream_of, trace
+from acdc.forward import PatchedForward, raw_heads, stream_of, trace
 from acdc.graph import Graph
 from acdc.writers import Writers
 from discovery.validation.bench import Bench
@@ -198,15 +198,15 @@ def patched(
     x = rows(forward.clean.streams[2 * first])
     for layer in range(first, graph.n_layers):
         here = x if layer < graph.n_layers - 1 else x[:, -1:]  # where the answer can see
-        if layer == first:  # all but the receivers as before
+        if layer == first and not graph.joint:  # all but the receivers as before
             z = [rows(own[:, -here.shape[1] :]) for own in forward.clean.writers.z[layer]]
         else:
-            z = list(head_values(model, layer, here[None], x[None], x[None], n_pos)[0])
+            z = list(raw_heads(model, layer, here[None], x[None], x[None], n_pos)[0])
         for head in range(graph.n_heads):
             q, k, v = graph.head_readers(layer, head)
             if q in changes or k in changes or v in changes:
                 z[head] = _head(forward, layer, head, seen(q, here), seen(k, x), seen(v, x))
-        after = here + model.attention_out(layer, torch.stack(z))
+        after = here + model.attention_out(layer, model.shared_out(layer, torch.stack(z)))
         if graph.has_mlp:
             read = seen(graph.reader(layer, "mlp"), here if graph.parallel else after)
             after = after + model.mlp_out(layer, read)
@@ -222,12 +222,12 @@ def _head(
     model, group, n_pos = forward.model, forward.model.kv_head(head), forward.n_pos
     q = model.project(layer, "q", head, x_q, n_pos)
     k = model.project(layer, "k", group, x_k, n_pos)
-    return model.pattern(layer, q, k) @ model.project(layer, "v", group, x_v, n_pos)
+    return model.pattern(layer, head, q, k) @ model.project(layer, "v", group, x_v, n_pos)
 
 
 def _check_below(graph: Graph, senders: Senders, receivers: Sequence[int]) -> None:
     """InputError for a sender that another receiver may change."""
-    lowest = min((min(graph.readers[r].nodes) for r in receivers if graph.readers[r].nodes),
+    lowest = min((min(graph.readers[r].shapes) for r in receivers if graph.readers[r].nodes),
                  default=len(graph.writers))  # fmt: skip
     end = max(int(graph.senders[r]) for r in receivers)
     for writer in (w for own in senders for w in own):

@@ -135,7 +135,8 @@ class Part:
             for part, clean in zip(("k", "v"), self.keys_values[layer], strict=True)
         )
         group = torch.tensor([model.kv_head(h) for h in range(model.n_heads)], device=x.device)
-        return model.pattern(layer, q, k[group]) @ v[group]
+        every = list(range(model.n_heads))
+        return model.shared_out(layer, model.pattern(layer, every, q, k[group]) @ v[group])
 
 
 def _earliest(changes: Sequence[Change], which: Rows) -> int:
@@ -214,4 +215,4 @@ def logits_of(
 ) -> Float[Tensor, "row token"]:
     """Logits of each row's own tokens, from the stream before the final norm."""
     out = torch.einsum("rd,rtd->rt", model.ln_final(x), model.W_U.T[tokens])
-    return out if model.b_U is None else out + model.b_U[tokens]
+    return model.capped(out if model.b_U is None else out + model.b_U[tokens])
