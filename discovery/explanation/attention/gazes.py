@@ -33,16 +33,19 @@ def positions(prompts: Prompts) -> dict[str, Tensor]:
     return marks or {"end": torch.full((len(prompts),), prompts.answer_position)}
 
 
-def keys_of(prompts: Prompts, query: str) -> dict[str, Tensor]:
+def keys_of(prompts: Prompts, query: str, shortest: int | None = None) -> dict[str, Tensor]:
     """Named keys [batch] that a query may look at: marked ones, and the token before.
 
-    Where nothing is marked, every position but the first.
+    Where nothing is marked, every position but the first; where the prompts are some of several
+    lengths, of which `shortest` is the least, so many from the end (-1).
     """
     at = positions(prompts)
-    here = at[query]
+    here, width = at[query], prompts.clean.shape[1]
     keys = {name: there for name, there in at.items() if bool((there <= here).all())}
     if not prompts.marks:
-        keys |= {f"position {i}": torch.full_like(here, i) for i in range(1, int(here.min()))}
+        first = width - 1 if shortest is None else shortest - 1
+        named = {i if shortest is None else i - width: i for i in range(width - first, width - 1)}
+        keys |= {f"position {name}": torch.full_like(here, i) for name, i in named.items()}
     if bool((here > 1).all()):  # before it there is one that is not the first
         keys["the token before"] = here - 1
     return keys
@@ -56,14 +59,14 @@ def gazes_of(
     At most GAZES a head, the answer's position first, then by attention. Heads that look at no
     named key apart: most of those rest on the first token, which is none unless it is marked.
     """
-    found, idle = list[Gaze](), list[Head]()
+    found, idle, shortest = list[Gaze](), list[Head](), shortest_of(bench)
     for head in heads:
         seen = dict[tuple[str, str], float]()
         for forward in bench.data:
             pattern = attention(forward, *head)
             rows = torch.arange(len(pattern))
             for query, here in positions(forward.prompts).items():
-                for key, there in keys_of(forward.prompts, query).items():
+                for key, there in keys_of(forward.prompts, query, shortest).items():
                     mean = float(pattern[rows, here, there].sum()) / bench.n
                     seen[query, key] = seen.get((query, key), 0.0) + mean
         own = [g for q in dict.fromkeys(q for q, _ in seen) if (g := _gaze(head, q, seen, against))]
@@ -87,12 +90,18 @@ def _gaze(
     return Gaze(head, query, key, other if against == "mark" else None)
 
 
-def look_of(prompts: Prompts, gaze: Gaze, like: Tensor) -> Look:
+def shortest_of(bench: Bench) -> int | None:
+    """Tokens of the shortest prompt, if the prompts have several lengths; see `keys_of`."""
+    lengths = bench.data.prompts.lengths
+    return None if min(lengths) == max(lengths) else min(lengths)
+
+
+def look_of(prompts: Prompts, gaze: Gaze, like: Tensor, shortest: int | None = None) -> Look:
     """As positions and weights: 1 on the key, -1 on the other or spread over the others.
 
     The first token is among these only where there are no others.
     """
-    query, keys = positions(prompts)[gaze.query], keys_of(prompts, gaze.query)
+    query, keys = positions(prompts)[gaze.query], keys_of(prompts, gaze.query, shortest)
     rows, every = torch.arange(len(query)), torch.arange(prompts.clean.shape[1])
     if gaze.other is None:
         weights = (every <= query[:, None]).double()

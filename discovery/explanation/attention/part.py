@@ -23,6 +23,7 @@ from discovery.explanation.attention.gazes import (
     keys_of,
     look_of,
     positions,
+    shortest_of,
 )
 from discovery.explanation.attention.pairs import attention, pair_scores, sources
 from discovery.explanation.section import Section, Table, drawn
@@ -109,10 +110,13 @@ def _splits(bench: Bench, gazes: Sequence[Gaze]) -> Any:
     """(index of the gaze, forward, [batch, source, source]) a few prompts at a time."""
     layers = [list(g) for _, g in groupby(range(len(gazes)), key=lambda i: gazes[i].head[0])]
     pieces = [(f, p) for f in range(bench.data.n_parts) for p in layers]
+    shortest = shortest_of(bench)
     for part, some in tqdm(pieces, unit="layer", leave=False, dynamic_ncols=True):
         for piece in bench.data[part].pieces(PIECE):
             like = piece.clean.logits
-            looks = [(gazes[i].head[1], look_of(piece.prompts, gazes[i], like)) for i in some]
+            looks = [
+                (gazes[i].head[1], look_of(piece.prompts, gazes[i], like, shortest)) for i in some
+            ]
             layer = gazes[some[0]].head[0]
             yield from zip(some, [piece] * len(some), pair_scores(piece, layer, looks), strict=True)
 
@@ -164,7 +168,7 @@ def measured(
             for u, w in chosen[i].names
         ]  # fmt: skip
         values.setdefault(i, []).append(floats(torch.stack([split.sum((1, 2)), *parts], 1)))
-        looked.setdefault(i, []).append(_attention(piece, gazes[i]))
+        looked.setdefault(i, []).append(_attention(piece, gazes[i], shortest_of(bench)))
     found = list[Split]()
     for i, gaze in enumerate(gazes):
         names = sources(bench.data.model, bench.graph, gaze.head[0])
@@ -185,11 +189,11 @@ def measured(
     return found
 
 
-def _attention(forward: PatchedForward, gaze: Gaze) -> Floats:
+def _attention(forward: PatchedForward, gaze: Gaze, shortest: int | None) -> Floats:
     """[prompts, 2]: from the query to the key, and to the first token."""
     prompts, rows = forward.prompts, torch.arange(len(forward.prompts))
     pattern = attention(forward, *gaze.head)[rows, positions(prompts)[gaze.query]]
-    there = keys_of(prompts, gaze.query)[gaze.key]
+    there = keys_of(prompts, gaze.query, shortest)[gaze.key]
     return floats(torch.stack([pattern[rows, there], pattern[:, 0]], 1))
 
 

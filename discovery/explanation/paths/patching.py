@@ -65,7 +65,7 @@ def path_effects(
             for some in _few(senders, ROWS // len(forward.prompts))
         ]
         found.append(floats(torch.cat(scores) - before))
-    return np.concatenate(found, axis=1)
+    return bench.data.join(found, axis=1)
 
 
 def path_estimates(
@@ -83,7 +83,7 @@ def path_estimates(
             _estimates(bench, forward, senders, receivers, mlps, steps)
             for forward in forwards(bench, direction)
         ]
-    return np.concatenate(parts, axis=2)
+    return bench.data.join(parts, axis=2)
 
 
 def _estimates(
