@@ -13,8 +13,8 @@ part at a time (`fit`), so that the parts never change a result. Another is a su
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -46,7 +46,7 @@ class Ablation:
         """Ready to be used, having been tried on prompts (acdc.data.Data); most need not."""
         return self
 
-    def of(self, clean: Writers, corrupt: Writers, rows: range) -> Writers:
+    def of(self, clean: Writers, corrupt: Writers, rows: Sequence[int]) -> Writers:
         """What the edges out of every writer carry; `rows` are the prompts' places among all."""
         raise NotImplementedError
 
@@ -54,7 +54,7 @@ class Ablation:
 class Resample(Ablation):
     """The corrupt run's own outputs."""
 
-    def of(self, clean: Writers, corrupt: Writers, rows: range) -> Writers:
+    def of(self, clean: Writers, corrupt: Writers, rows: Sequence[int]) -> Writers:
         """See Ablation.of."""
         return corrupt
 
@@ -62,41 +62,50 @@ class Resample(Ablation):
 class Zero(Ablation):
     """Nothing."""
 
-    def of(self, clean: Writers, corrupt: Writers, rows: range) -> Writers:
+    def of(self, clean: Writers, corrupt: Writers, rows: Sequence[int]) -> Writers:
         """See Ablation.of."""
         return clean.map(lambda x: x.new_zeros(()).expand(x.shape))
 
 
 @dataclass(frozen=True, eq=False)
 class Mean(Ablation):
-    """The mean at each position over the reference set, else all corrupt (or clean) prompts."""
+    """The mean at each position over the reference set, else all corrupt (or clean) prompts.
 
-    mean: Writers | None = None  # of one prompt
+    Of prompts of several lengths each length has its own means.
+    """
+
+    means: Mapping[int, Writers] = field(default_factory=dict)  # by length; of one prompt
 
     def fit(self, runs: Iterable[Writers]) -> Ablation:
-        """See Ablation.fit. InputError if the reference set has prompts of another length."""
-        total, n = None, 0
+        """See Ablation.fit."""
+        totals, counts = dict[int, Writers](), dict[int, int]()
         for run in runs:
-            own = run.map(lambda x: x.double().sum(-3, keepdim=True))
-            total, n = own if total is None else total.with_(own, torch.add), n + run.n_prompts
+            own, length = run.map(lambda x: x.double().sum(-3, keepdim=True)), run.rest.shape[-2]
+            totals[length] = totals[length].with_(own, torch.add) if length in totals else own
+            counts[length] = counts.get(length, 0) + run.n_prompts
             dtype = run.rest.dtype
-        if total is None:
+        if not totals:
             raise InputError("ablation=mean: there are no prompts to take the mean of")
-        return replace(self, mean=total.map(lambda x: (x / n).to(dtype)))
+        means = {
+            length: total.map(lambda x, n=counts[length]: (x / n).to(dtype))
+            for length, total in totals.items()
+        }
+        return replace(self, means=means)
 
-    def of(self, clean: Writers, corrupt: Writers, rows: range) -> Writers:
-        """See Ablation.of."""
-        assert self.mean is not None  # fitted first
-        if self.mean.rest.shape[-2] != clean.rest.shape[-2]:
+    def of(self, clean: Writers, corrupt: Writers, rows: Sequence[int]) -> Writers:
+        """See Ablation.of. InputError if no prompt of this length was seen."""
+        length = clean.rest.shape[-2]
+        if length not in self.means:
+            have = " or ".join(map(str, sorted(self.means)))
             raise InputError(
-                f"ablation=mean: the reference prompts have {self.mean.rest.shape[-2]} tokens, the"
-                f" task's {clean.rest.shape[-2]}; a mean at each position needs one length"
+                f"ablation=mean: the reference prompts have {have} tokens, the task's {length}; a"
+                " mean at each position needs reference prompts of every length"
             )
 
         def everywhere(x: Tensor) -> Tensor:
             return x.expand(*x.shape[:-3], len(rows), *x.shape[-2:])
 
-        return self.mean.map(everywhere)
+        return self.means[length].map(everywhere)
 
 
 RESAMPLE = Resample("resample")

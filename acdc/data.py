@@ -1,7 +1,8 @@
 """Prompts of any number, worked on in parts between a clean and a corrupted run.
 
-A part is as many prompts as are run together; all have one length today. Every figure is the mean
-over all prompts, whatever the parts. Runs are held where memory allows (acdc/memory.py), else each
+A part is as many prompts as are run together; all of a part have one length, so nothing is padded.
+Every figure is the mean over all prompts, and what is said of each prompt stands in the order of
+the prompts, whatever the parts. Runs are held where memory allows (acdc/memory.py), else each
 part's are made anew when its turn comes, and let go after it.
 """
 
@@ -29,6 +30,7 @@ from acdc.writers import Writers
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]  # [writers, readers]
+Rows = tuple[int, ...]
 T = TypeVar("T")
 PART = 32  # prompts run together, unless said otherwise
 POINT_ROWS = 64  # prompts x points of a path in one pass of an attribution
@@ -55,7 +57,7 @@ class Data:
         self.host = hold and host
         self.batch_bytes = batch_bytes
         self.prompts = prompts.to(model.device)
-        self._rows = [range(i, min(i + part, len(prompts))) for i in range(0, len(prompts), part)]
+        self._rows = parts_of(prompts, part)
         self._runs: dict[int, tuple[Trace, Trace]] = {}  # held ones, whatever cut edges carry
         self._forwards: dict[int, PatchedForward] = {}
         self.ablation = ablation
@@ -64,10 +66,8 @@ class Data:
     @staticmethod
     def _check(model: Model, prompts: Prompts, what: str) -> None:
         prompts.check_vocabulary(model.d_vocab)
-        if prompts.clean.shape[1] > model.n_ctx:
-            raise InputError(
-                f"{what} have {prompts.clean.shape[1]} tokens; the model takes {model.n_ctx}"
-            )
+        if max(prompts.lengths) > model.n_ctx:
+            raise InputError(f"{what} have {prompts.extent} tokens; the model takes {model.n_ctx}")
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -79,11 +79,11 @@ class Data:
 
     @property
     def n_pos(self) -> int:
-        """Tokens of a prompt."""
+        """Tokens of the longest prompt."""
         return self.prompts.clean.shape[1]
 
     def __iter__(self) -> Iterator[PatchedForward]:
-        """The parts' runs in turn, in the order of the prompts."""
+        """The parts' runs in turn, in the order of their first prompts."""
         return (self[i] for i in range(self.n_parts))
 
     def __getitem__(self, index: int) -> PatchedForward:
@@ -106,7 +106,11 @@ class Data:
         runs = self._runs.get(index)
         return _moved(runs, self.model.device) if runs is not None and self.host else runs
 
-    def _run(self, rows: range) -> tuple[Trace, Trace]:
+    def prompts_of(self, index: int) -> Prompts:
+        """One part's prompts, all of one length."""
+        return self.prompts.take(self._rows[index])
+
+    def _run(self, rows: Rows) -> tuple[Trace, Trace]:
         # whoever asks first, gradients may have to pass these tensors later
         with torch.inference_mode(False), torch.no_grad():
             prompts = self.prompts.take(rows)
@@ -137,10 +141,10 @@ class Data:
             for i in range(self.n_parts):
                 yield self[i].corrupt.writers
             return
-        tokens = ablation.reference.to(self.model.device).clean
-        for some in tokens.split(self.part):
+        reference = ablation.reference.to(self.model.device)
+        for rows in parts_of(reference, self.part):
             with torch.inference_mode(False), torch.no_grad():
-                yield trace(self.model, some, lean=True).writers
+                yield trace(self.model, reference.take(rows).clean, lean=True).writers
 
     def with_backward(self, rules: Backward) -> Data:
         """The same runs of the same model, whose gradients follow rules; ValueError if they do."""
@@ -155,16 +159,21 @@ class Data:
         other._forwards = {}
         return other
 
-    def first_parts(self, count: int) -> Data:
-        """The first parts alone; an ablation that saw all keeps what it saw."""
-        other = copy(self)
-        other._rows = self._rows[:count]
-        other.prompts = self.prompts.take(range(other._rows[-1].stop))
-        return other
-
     def at_least(self, n: int) -> Data:
-        """As few of the first parts as have n prompts; all of them where there are fewer."""
-        return self.first_parts(min(self.n_parts, -(-n // self.part)))
+        """The first prompts: n, or as many more as make a part full; all where there are fewer.
+
+        An ablation that saw all keeps what it saw.
+        """
+        most = min(len(self), -(-n // self.part) * self.part)
+        other, rows = copy(self), [tuple(i for i in own if i < most) for own in self._rows]
+        other._rows = [own for own in rows if own]  # a part without them comes after all with
+        other.prompts = self.prompts.take(range(most))
+        if other._rows != self._rows[: len(other._rows)]:  # lengths are mixed, and parts are cut
+            runs = {i: run for i, run in self._runs.items() if i < len(other._rows)}
+            sizes = [range(len(own)) for own in other._rows]
+            other._runs = {i: (a.part(sizes[i]), b.part(sizes[i])) for i, (a, b) in runs.items()}
+            other._forwards = {}
+        return other
 
     def arranged(self, part: int, hold: bool, batch_bytes: int, host: bool = False) -> Data:
         """The same prompts, otherwise worked on; runs that still fit are kept."""
@@ -189,25 +198,48 @@ class Data:
         """What `look` says of each part, in order."""
         return [look(forward) for forward in self]
 
+    def join(self, parts: Sequence[NDArray], axis: int = 0) -> NDArray:
+        """What each part says of its prompts along an axis, in the order of all prompts."""
+        return np.take(np.concatenate(parts, axis), self._places, axis)
+
+    @property
+    def _places(self) -> NDArray[np.int64]:
+        """Of each prompt: its place among those of the parts one after the other."""
+        return np.argsort(np.concatenate(self._rows))
+
     def logits(self, run: Callable[[PatchedForward], Tensor]) -> Tensor:
         """[prompts, vocab]: of all parts together."""
-        return torch.cat(self.each(run))
+        return torch.cat(self.each(run))[torch.as_tensor(self._places)]
 
     def values(self, metric: Metric, run: Callable[[PatchedForward], Tensor]) -> Floats:
         """[prompts]: the metric of any run of the parts, in its own unit and sign."""
-        return np.concatenate(self.each(lambda f: floats(f.bound(metric).of_logits(run(f)))))
+        return self.join(self.each(lambda f: floats(f.bound(metric).of_logits(run(f)))))
 
     def circuits(self, metric: Metric, masks: Sequence[Mask]) -> Floats:
         """[masks, prompts]: the metric of each circuit. A part's runs are made once for all."""
-        parts = self.each(
-            lambda f: [floats(f.bound(metric).of_logits(f.run(mask))) for mask in masks]
+        return self.join(
+            self.each(
+                lambda f: np.array([floats(f.bound(metric).of_logits(f.run(m))) for m in masks])
+            ),
+            axis=1,
         )
-        return np.concatenate(parts, axis=1)
 
     def errors(self, metric: Metric, masks: Sequence[Mask]) -> Floats:
         """[masks, prompts]: how far each circuit is from the model; see Bound.error."""
-        parts = self.each(lambda f: [floats(f.bound(metric).error(f.run(mask))) for mask in masks])
-        return np.concatenate(parts, axis=1)
+        return self.join(
+            self.each(lambda f: np.array([floats(f.bound(metric).error(f.run(m))) for m in masks])),
+            axis=1,
+        )
+
+
+def parts_of(prompts: Prompts, most: int) -> list[Rows]:
+    """Rows to be run together: of one length, at most so many, in the order of the first of each.
+
+    Prompts of one length are neighbours.
+    """
+    groups = prompts.by_length().values()
+    parts = [tuple(own[i : i + most]) for own in groups for i in range(0, len(own), most)]
+    return sorted(parts)
 
 
 def _moved(runs: tuple[Trace, Trace], device: torch.device) -> tuple[Trace, Trace]:

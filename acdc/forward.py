@@ -145,7 +145,7 @@ class PatchedForward:
     clean: Trace
     corrupt: Trace  # lean
     ablation: Ablation = RESAMPLE  # fitted
-    rows: range = range(0)  # the prompts' places among all of the data
+    rows: tuple[int, ...] = ()  # the prompts' places among all of the data
     _bound: dict[Metric, Bound] = field(default_factory=dict, repr=False)
 
     @property
@@ -172,15 +172,14 @@ class PatchedForward:
         return replace(
             self, prompts=self.prompts.take(some), clean=self.clean.part(some),
             corrupt=self.corrupt.part(some), _bound={},
-            rows=range(self.rows.start + some.start, self.rows.start + some.stop),
+            rows=self.rows[some.start : some.stop],
         )  # fmt: skip
 
     def swapped(self) -> PatchedForward:
         """The corrupted prompts' run, into which cut edges carry clean outputs (denoising)."""
-        prompts = replace(self.prompts, clean=self.prompts.corrupt, corrupt=self.prompts.clean)
         return replace(
-            self, prompts=prompts, clean=self.corrupt, corrupt=self.clean, ablation=RESAMPLE,
-            _bound={},
+            self, prompts=self.prompts.swapped(), clean=self.corrupt, corrupt=self.clean,
+            ablation=RESAMPLE, _bound={},
         )  # fmt: skip
 
     def bound(self, metric: Metric) -> Bound:

@@ -9,7 +9,7 @@ to come.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -37,9 +37,10 @@ class Shape:
 
     model: Model
     n: int  # prompts
-    n_pos: int  # tokens of each
+    n_pos: int  # tokens of each, or of the longest
     has_corrupt: bool
     beside: int = 0  # prompts whose runs are held too, to tune on
+    tokens: int | None = None  # of all n together, where lengths are mixed
 
     @property
     def number(self) -> int:
@@ -63,7 +64,8 @@ class Shape:
 
     def held(self) -> int:
         """Bytes of both runs of all prompts, and of what a metric keeps of the clean logits."""
-        return (self.n + self.beside) * self.prompt()
+        mean = self.n_pos if self.tokens is None else -(-self.tokens // self.n)
+        return (self.n + self.beside) * replace(self, n_pos=mean).prompt()
 
     def prompt(self) -> int:
         """Of which each prompt has so many."""

@@ -6,7 +6,7 @@ on with the minibatch that it would have had.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -14,42 +14,57 @@ from acdc.data import Data
 from acdc.errors import InputError
 from acdc.forward import PatchedForward
 
+Piece = tuple[int, range]  # a part of the data, and which of its prompts
+
 
 class Minibatches:
-    """Neighbouring prompts together; once all have had their turn, the order is drawn anew."""
+    """Neighbouring prompts together; once all have had their turn, the order is drawn anew.
+
+    Of prompts of several lengths those of a length are neighbours.
+    """
 
     def __init__(self, data: Data, size: int, seed: int) -> None:
-        """Of `size` prompts each (the last may have fewer), in parts no larger than the data's.
+        """Of `size` prompts each, or fewer, in parts no larger than the data's.
 
         InputError unless size >= 1.
         """
         if size < 1:
             raise InputError(f"batch={size}: at least 1 prompt at a time")
         size = min(size, len(data))
-        self.part = max(p for p in range(1, min(size, data.part) + 1) if size % p == 0)
-        within = data.hold and data.part % self.part == 0  # held runs are looked at, not made again
-        self.data = (
-            data if within else data.arranged(self.part, data.hold, data.batch_bytes, data.host)
-        )
-        self.seed, self.parts = seed, size // self.part  # of one minibatch
+        part = max(p for p in range(1, min(size, data.part) + 1) if size % p == 0)
+        within = data.hold and data.part % part == 0  # held runs are looked at, not made again
+        self.data = data if within else data.arranged(part, data.hold, data.batch_bytes, data.host)
+        self.seed, self.batches = seed, _packed(list(_pieces(self.data, part)), size)
 
     def __len__(self) -> int:
-        return -(-len(self.data) // (self.part * self.parts))
+        return len(self.batches)
 
     def at(self, step: int) -> Iterator[PatchedForward]:
         """The parts of the minibatch of a step, counted from 0."""
         turn, place = divmod(step, len(self))
         order = np.random.default_rng([self.seed, turn]).permutation(len(self))
-        size = self.part * self.parts
-        first = int(order[place]) * size
-        starts = range(first, min(first + size, len(self.data)), self.part)
-        return (self._piece(start) for start in starts)
+        return (self._piece(*piece) for piece in self.batches[int(order[place])])
 
-    def _piece(self, start: int) -> PatchedForward:
+    def _piece(self, part: int, some: range) -> PatchedForward:
         """A part, or some of a larger one."""
-        index, place = divmod(start, self.data.part)
-        forward = self.data[index]
-        stop = min(place + self.part, len(forward.prompts))
-        return (
-            forward if stop - place == len(forward.prompts) else forward.piece(range(place, stop))
-        )
+        forward = self.data[part]
+        return forward if len(some) == len(forward.prompts) else forward.piece(some)
+
+
+def _pieces(data: Data, most: int) -> Iterator[Piece]:
+    """All prompts, at most so many of a part at a time."""
+    for part in range(data.n_parts):
+        n = len(data.prompts_of(part))
+        yield from ((part, range(i, min(i + most, n))) for i in range(0, n, most))
+
+
+def _packed(pieces: Sequence[Piece], size: int) -> list[list[Piece]]:
+    """Neighbouring pieces together, at most `size` prompts."""
+    batches, room = list[list[Piece]](), 0
+    for piece in pieces:
+        if len(piece[1]) > room:
+            batches.append([])
+            room = size
+        batches[-1].append(piece)
+        room -= len(piece[1])
+    return batches

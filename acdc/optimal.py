@@ -16,7 +16,7 @@ Adam makes the steps, from the mean over the clean prompts and positions. Knows 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -72,7 +72,7 @@ class Optimal(Ablation):
             falling.step()
         return replace(self, constants=mean.with_(scaled(moved, scale), torch.add))
 
-    def of(self, clean: Writers, corrupt: Writers, rows: range) -> Writers:
+    def of(self, clean: Writers, corrupt: Writers, rows: Sequence[int]) -> Writers:
         """See Ablation.of."""
         assert self.constants is not None  # fitted first
         shape = clean.rest.shape[-3:-1]

@@ -5,8 +5,10 @@ Knows token ids only; no tokenizer, no text.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from itertools import islice
 from typing import Literal, TypeVar
 
@@ -19,14 +21,17 @@ from acdc.errors import InputError
 
 T = TypeVar("T")
 Align = Literal["length", "marks"]
+PAD = -(2**31)  # stands before a prompt that is shorter than others; no token has this id
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """A batch of clean/corrupt pairs of one length.
+    """Clean/corrupt pairs. The two of a pair have one length; pairs may differ in theirs.
 
-    Attention is causal, so tokens after `answer_position` cannot matter; they are cut off here and
-    the answer position is the last one of what remains.
+    All prompts end in the last column, and PAD fills the columns before the shorter ones, so a
+    column is a distance from the end. Padding is never run: acdc/data.py puts prompts of one length
+    together. Attention is causal, so tokens after `answer_position` cannot matter; they are cut off
+    here and the answer position is the last one of what remains.
     """
 
     clean: Int[Tensor, "batch pos"]
@@ -34,8 +39,8 @@ class Prompts:
     # per prompt: token ids that are right, and those they are compared with; empty if not named
     answers: tuple[tuple[int, ...], ...]
     wrong: tuple[tuple[int, ...], ...]
-    answer_position: int  # index of the position whose next-token logits are read
-    # name of a token (such as "io") -> its position in each prompt; for reviewing, not for search
+    answer_position: int  # column of the position whose next-token logits are read
+    # name of a token (such as "io") -> its column in each prompt; for reviewing, not for search
     marks: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     # what of a prompt a part of the model may be said to carry: name (such as "order") -> its value
     # in each prompt; hypotheses about circuits are made of these
@@ -60,11 +65,72 @@ class Prompts:
         if len(self.answers) != n or len(self.wrong) != n:
             raise InputError(f"prompts: {len(self.answers)} answers for {n} prompts")
         end = self.answer_position + 1
-        object.__setattr__(self, "clean", self.clean[:, :end])
-        object.__setattr__(self, "corrupt", self.corrupt[:, :end])
+        clean, corrupt = self.clean[:, :end], self.corrupt[:, :end]
+        _check_padding(clean, corrupt)
+        spare = int((clean == PAD).all(0).sum())  # columns in which no prompt has begun
+        object.__setattr__(self, "clean", clean[:, spare:])
+        object.__setattr__(self, "corrupt", corrupt[:, spare:])
+        if spare:
+            marks = {name: tuple(at - spare for at in own) for name, own in self.marks.items()}
+            object.__setattr__(self, "marks", marks)
+            object.__setattr__(self, "answer_position", self.answer_position - spare)
+
+    @classmethod
+    def of_rows(
+        cls,
+        clean: Sequence[Sequence[int]],
+        corrupt: Sequence[Sequence[int]],
+        answers: Sequence[tuple[int, ...]],
+        wrong: Sequence[tuple[int, ...]],
+        marks: Mapping[str, Sequence[int]] | None = None,
+        features: Mapping[str, Sequence[int]] | None = None,
+        notes: Mapping[str, int | str] | None = None,
+    ) -> Prompts:
+        """Prompts of any lengths, each ending at its answer; marks count its own tokens from 0.
+
+        InputError as the constructor, and for a pair whose sides differ in length.
+        """
+        width = max(map(len, [*clean, *corrupt]), default=0)
+        before = [width - len(row) for row in clean]
+        return cls(
+            _padded(clean, width), _padded(corrupt, width), tuple(answers), tuple(wrong), width - 1,
+            marks={
+                name: tuple(at + pad for at, pad in zip(own, before, strict=True))
+                for name, own in (marks or {}).items()
+            },
+            features={name: tuple(own) for name, own in (features or {}).items()},
+            notes=notes or {},
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return self.clean.shape[0]
+
+    @cached_property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of each prompt."""
+        return tuple((self.clean != PAD).sum(1).tolist())
+
+    @property
+    def extent(self) -> str:
+        """Lengths in words: "15", or "12 to 15"."""
+        least, most = min(self.lengths), max(self.lengths)
+        return str(most) if least == most else f"{least} to {most}"
+
+    def by_length(self) -> dict[int, list[int]]:
+        """Rows of each length, in order; the shortest first."""
+        groups: dict[int, list[int]] = {length: [] for length in sorted(set(self.lengths))}
+        for row, length in enumerate(self.lengths):
+            groups[length].append(row)
+        return groups
+
+    def tokens(self, row: int) -> list[int]:
+        """One clean prompt, without padding."""
+        return self.clean[row, -self.lengths[row] :].tolist()
+
+    def rows(self) -> list[tuple[int, ...]]:
+        """All clean prompts, without padding."""
+        whole = zip(self.clean.tolist(), self.lengths, strict=True)
+        return [tuple(row[-length:]) for row, length in whole]
 
     @property
     def has_corrupt(self) -> bool:
@@ -84,11 +150,12 @@ class Prompts:
     def check_vocabulary(self, d_vocab: int) -> None:
         """Raise InputError unless every token id lies in 0..d_vocab-1."""
         for name, ids in (("clean", self.clean), ("corrupt", self.corrupt)):
-            bad = ((ids < 0) | (ids >= d_vocab)).nonzero()
+            bad = ((ids != PAD) & ((ids < 0) | (ids >= d_vocab))).nonzero()
             if len(bad):
                 row, col = bad[0].tolist()
+                at = col - (ids.shape[1] - self.lengths[row])
                 raise InputError(
-                    f"prompt {row + 1}: {name} token {int(ids[row, col])} at position {col} is"
+                    f"prompt {row + 1}: {name} token {int(ids[row, col])} at position {at} is"
                     f" outside the model's vocabulary 0..{d_vocab - 1}"
                 )
         for name, lists in (("answers", self.answers), ("wrong", self.wrong)):
@@ -102,7 +169,14 @@ class Prompts:
 
     def to(self, device: torch.device | str) -> Prompts:
         """The same prompts with their token tensors on another device."""
-        return replace(self, clean=self.clean.to(device), corrupt=self.corrupt.to(device))
+        moved = copy(self)
+        object.__setattr__(moved, "clean", self.clean.to(device))
+        object.__setattr__(moved, "corrupt", self.corrupt.to(device))
+        return moved
+
+    def swapped(self) -> Prompts:
+        """The corrupt prompts in the place of the clean ones, and the other way round."""
+        return replace(self, clean=self.corrupt, corrupt=self.clean)
 
     def take(self, rows: Sequence[int]) -> Prompts:
         """Some of the prompts, in the order given; a row may come twice."""
@@ -123,13 +197,15 @@ class Prompts:
 
         What causal scrubbing resamples from (Chan et al. 2022) asked of a search. Partners come
         from a random order of the prompts, the next ones of each: none is its own, or equal in
-        tokens, and every prompt is partner as often as the next. With align="marks" only prompts
-        with the same marked positions are partners. InputError where a prompt has too few.
+        tokens, and every prompt is partner as often as the next. Partners are of one length; with
+        align="marks" they also have the same marked positions. InputError where a prompt has too
+        few.
         """
         places = list(zip(*self.marks.values(), strict=True)) if align == "marks" else []
         groups: dict[tuple[int, ...], list[int]] = {}
         for row in np.random.default_rng(seed).permutation(len(self)).tolist():
-            groups.setdefault(places[row] if places else (), []).append(row)
+            own = places[row] if places else ()
+            groups.setdefault((self.lengths[row], *own), []).append(row)
         partners = np.zeros((draws, len(self)), np.int64)
         for group in groups.values():
             for i, row in enumerate(group):
@@ -143,8 +219,51 @@ class Prompts:
         found = list(islice((o for o in others if not torch.equal(self.clean[o], own)), draws))
         if len(found) < draws:
             where = " with the same marked positions" if align == "marks" else ""
+            if len(set(self.lengths)) > 1:
+                where = f" of its {self.lengths[row]} tokens{where}"
             raise InputError(
                 f"ablation=other: prompt {row + 1} of {len(self)} has {len(found)} other prompts"
                 f"{where}, and draws={draws} are wanted; take more prompts, or ablation=resample"
             )
         return found
+
+
+def together(first: Prompts, *others: Prompts) -> Prompts:
+    """All of them, one after the other; marks and features are those of the first."""
+    every = [first, *others]
+    width = max(p.clean.shape[1] for p in every)
+
+    def of(values: Callable[[Prompts], Sequence[T]]) -> tuple[T, ...]:
+        return tuple(value for p in every for value in values(p))
+
+    def wide(ids: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch width"]:
+        return torch.nn.functional.pad(ids, (width - ids.shape[1], 0), value=PAD)
+
+    def columns(mark: str, p: Prompts) -> list[int]:
+        return [at + width - p.clean.shape[1] for at in p.marks[mark]]
+
+    return replace(
+        first, clean=torch.cat([wide(p.clean) for p in every]),
+        corrupt=torch.cat([wide(p.corrupt) for p in every]), answer_position=width - 1,
+        answers=of(lambda p: p.answers), wrong=of(lambda p: p.wrong),
+        marks={m: of(partial(columns, m)) for m in first.marks},
+        features={f: of(lambda p, f=f: p.features[f]) for f in first.features},
+    )  # fmt: skip
+
+
+def _padded(rows: Sequence[Sequence[int]], width: int) -> Int[Tensor, "batch pos"]:
+    whole = [[PAD] * (width - len(row)) + list(row) for row in rows]
+    return torch.tensor(whole, dtype=torch.long).reshape(len(rows), width)
+
+
+def _check_padding(clean: Int[Tensor, "batch pos"], corrupt: Int[Tensor, "batch pos"]) -> None:
+    """Raise InputError unless PAD stands before tokens only, and alike in both of a pair."""
+    padding = clean == PAD
+    unlike = (padding != (corrupt == PAD)).any(1)
+    inside = (padding[:, 1:] & ~padding[:, :-1]).any(1) | padding[:, -1]
+    for faulty, what in (
+        (unlike, "clean and corrupt have different numbers of tokens"),
+        (inside, "padding stands between its tokens or after them"),
+    ):
+        if bool(faulty.any()):
+            raise InputError(f"prompts: prompt {int(faulty.nonzero()[0]) + 1}: {what}")

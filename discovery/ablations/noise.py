@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -53,7 +53,7 @@ class Noisy(Ablation):
 
         return replace(self, deviation=total.with_(square, deviation))
 
-    def of(self, clean: Writers, corrupt: Writers, rows: range) -> Writers:
+    def of(self, clean: Writers, corrupt: Writers, rows: Sequence[int]) -> Writers:
         """See Ablation.of."""
         assert self.deviation is not None  # fitted first
         drawn = [torch.Generator().manual_seed(self.seed * SEED_STEP + row) for row in rows]

@@ -31,7 +31,7 @@ class Task:
 
     @cached_property
     def prompts(self) -> Prompts:
-        """Clean and corrupt token ids [n, pos], answers, where they are read."""
+        """Clean and corrupt token ids, answers, where they are read."""
         return self._made if self.only is None else self.only
 
     @cached_property
@@ -62,7 +62,7 @@ class Task:
         return replace(self, only=found)
 
     def _held(self, part: choices.Part, n: int, seed: int, seen: list[Prompts]) -> Prompts | None:
-        held = self.choice.held_out(part, n + sum(map(len, seen)))
+        held = self.choice.of_part(part, n + sum(map(len, seen)))
         if held is None:
             return None
         try:
@@ -75,9 +75,9 @@ class Task:
 
     def __repr__(self) -> str:
         prompts = self.prompts
-        first = describe_ids(self.model.loaded, prompts.clean[0].tolist())
+        first = describe_ids(self.model.loaded, prompts.tokens(0))
         return (
-            f"Task({self.choice.label!r}: {len(prompts)} prompts of {prompts.clean.shape[1]} tokens"
+            f"Task({self.choice.label!r}: {len(prompts)} prompts of {prompts.extent} tokens"
             f" for {self.model.name}, the first {first})"
         )
 

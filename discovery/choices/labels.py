@@ -26,12 +26,13 @@ def model_folder(model: Mapping[str, Any]) -> str | None:
 
 
 def task_label(task: Mapping[str, Any]) -> Any:
-    """The name of one's own file without its ending, or else the task's."""
+    """The name of one's own file without its ending, of a data set, or else the task's."""
     path = task_file(task)
     return PurePath(path).stem if path else task.get("name")
 
 
 def task_file(task: Mapping[str, Any]) -> str | None:
-    """The file that a task's prompts are read from."""
+    """The file or data set that a task's prompts are read from."""
     path = task.get("path")
-    return path if task.get("name") == "pairs" and isinstance(path, str) else None
+    own = task.get("name") in ("pairs", "hf_dataset")
+    return path if own and isinstance(path, str) else None

@@ -33,6 +33,7 @@ KNOWN: dict[str, dict[str, str]] = {
         "ioi": "discovery.tasks.choices:IOITask",
         "greater_than": "discovery.tasks.choices:GreaterThanTask",
         "pairs": "discovery.tasks.choices:PairsTask",
+        "hf_dataset": "discovery.tasks.choices:HFDatasetTask",
     },
     "model": {
         "induction": "discovery.models.choices:InductionModel",

@@ -76,7 +76,7 @@ class Direct:
 def direct_effects(data: Data) -> Direct:
     """Every writer's part in the model's own answer. Runs nothing beyond the clean runs."""
     parts = data.each(_direct)
-    writers, biases, total = (np.concatenate(p, axis=-1) for p in zip(*parts, strict=True))
+    writers, biases, total = (data.join(p, axis=-1) for p in zip(*parts, strict=True))
     return Direct(writers, biases, total)
 
 
@@ -143,7 +143,7 @@ def on_top(data: Data, writer: int, most: int, right: bool = True) -> Floats:
         pairs = zip(top.indices.tolist(), named, strict=True)
         return np.array([not set(ids).isdisjoint(some) for some, ids in pairs], float)
 
-    return np.concatenate(data.each(found))
+    return data.join(data.each(found))
 
 
 def _to_vocabulary(data: Data, summed: Callable[[PatchedForward], Tensor]) -> Tensor:
@@ -187,7 +187,7 @@ def neuron_effects(data: Data, layer: int) -> Float[np.ndarray, "prompts d_mlp"]
         g = _through(norm, answer_gradient(forward), mlp(x))
         return floats(mlp.hidden(x) * (g @ mlp.W_out.T))
 
-    return np.concatenate(data.each(effects))
+    return data.join(data.each(effects))
 
 
 def strongest_neurons(data: Data, layer: int, most: int) -> list[int]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -72,6 +73,29 @@ class Subject:
         others = [w for w in self.nodes if not self.graph.is_head(w)]
         mlps = [w for w in others if self.graph.place(w)[0] in dense]
         return [self.graph.place(w)[0] for w in self.strongest(mlps, most)]
+
+    @property
+    def of_one_length(self) -> Subject:
+        """On the prompts of the commonest length, for what puts prompts position by position.
+
+        The length that most prompts of either half have.
+        """
+        counts = [Counter(b.data.prompts.lengths) for b in (self.choose, self.test)]
+        common = max(sorted(counts[0]), key=lambda length: min(own[length] for own in counts))
+        if len(counts[0] + counts[1]) == 1:
+            return self
+        choose, test = (bench.of_length(common) for bench in (self.choose, self.test))
+        return replace(self, choose=choose, test=test)
+
+    def says_length(self, whole: Subject) -> list[str]:
+        """What of a whole's prompts these are, if they are some."""
+        n, of = (s.choose.n + s.test.n for s in (self, whole))
+        if n == of:
+            return []
+        tokens = self.test.data.prompts.extent
+        return [
+            f"Asked on the {n} of {of} prompts that have the commonest length, {tokens} tokens."
+        ]
 
     def having(self, role: str) -> list[str]:
         """Heads of the circuit whose scores suggest a role, such as "mover"."""

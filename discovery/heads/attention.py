@@ -7,6 +7,8 @@ helps a reader recognise a head, and is no evidence that the head matters.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -14,17 +16,28 @@ from torch import Tensor
 from acdc.forward import PatchedForward
 from acdc.prompts import Prompts
 
+Seen = tuple[Prompts, Float[Tensor, "batch query pos"]]  # a head's attention on some prompts
 
-def head_attention(pattern: Float[Tensor, "batch query pos"], prompts: Prompts) -> dict[str, float]:
+
+def head_attention(parts: Sequence[Seen]) -> dict[str, float]:
     """One head's mean attention over prompts: {"end->io": 0.7, ..., "previous token": 0.1}."""
-    found = {"previous token": _previous(pattern)}
-    rows = torch.arange(len(prompts), device=pattern.device)
-    marks = {name: torch.tensor(at, device=pattern.device) for name, at in prompts.marks.items()}
-    for start, here in marks.items():
-        for end, there in marks.items():
-            if start != end and bool((there <= here).all()):
-                found[f"{start}->{end}"] = pattern[rows, here, there].mean().item()
+    n = sum(len(prompts) for prompts, _ in parts)
+    found = {"previous token": _previous([pattern for _, pattern in parts])}
+    marks = list(parts[0][0].marks)
+    for start, end in ((a, b) for a in marks for b in marks if a != b):
+        seen = [_between(prompts, pattern, start, end) for prompts, pattern in parts]
+        if all(own is not None for own in seen):
+            found[f"{start}->{end}"] = sum(own.sum().item() for own in seen if own is not None) / n
     return {name: round(value, 4) for name, value in found.items()}
+
+
+def _between(
+    prompts: Prompts, pattern: Float[Tensor, "batch query pos"], start: str, end: str
+) -> Float[Tensor, " batch"] | None:
+    """Attention from one mark to another; None unless the other never comes later."""
+    here, there = (torch.tensor(prompts.marks[m], device=pattern.device) for m in (start, end))
+    rows = torch.arange(len(prompts), device=pattern.device)
+    return pattern[rows, here, there] if bool((there <= here).all()) else None
 
 
 def head_pattern(
@@ -37,5 +50,8 @@ def head_pattern(
     return model.pattern(layer, head, q, k)
 
 
-def _previous(pattern: Tensor) -> float:
-    return pattern.diagonal(-1, dim1=-2, dim2=-1).mean().item() if pattern.shape[-1] > 1 else 0.0
+def _previous(patterns: Sequence[Tensor]) -> float:
+    """The mean over all positions but the first."""
+    own = [pattern.diagonal(-1, dim1=-2, dim2=-1) for pattern in patterns]
+    n = sum(one.numel() for one in own)
+    return sum(one.sum().item() for one in own) / n if n else 0.0

@@ -6,8 +6,8 @@ All of it is of the clean run. Descriptive, but for the cut queries of `inhibiti
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,12 @@ from torch import Tensor
 from acdc.ablation import RESAMPLE
 from acdc.bridge import LoadedModel
 from acdc.circuit import Circuit
+from acdc.data import Data
 from acdc.forward import PatchedForward, layers, trace
 from acdc.names import parse
+from acdc.prompts import Prompts
 from discovery.heads import roles, rules
-from discovery.heads.attention import head_attention
+from discovery.heads.attention import Seen, head_attention
 from discovery.heads.roles import Scores
 from discovery.statistics.intervals import mean_interval
 from discovery.tasks.tokens import known_bos
@@ -36,9 +38,7 @@ Head = tuple[int, int]  # layer, head
 Summary = dict[str, dict[str, float | None]]  # value and, where there is one, low and high
 
 
-def describe_heads(
-    circuit: Circuit, forward: PatchedForward, loaded: LoadedModel, seed: int
-) -> dict[str, Any]:
+def describe_heads(circuit: Circuit, data: Data, loaded: LoadedModel, seed: int) -> dict[str, Any]:
     """The content of heads.json: what scores mean, the shown prompts, an entry for each head.
 
     Of each head: `attention`, mean between marked tokens; `scores` (95 % intervals over sequences
@@ -47,23 +47,58 @@ def describe_heads(
     marked positions of the shown prompts: tokens with logits, largest and smallest. In circuits of
     very many heads only those with the strongest edges have patterns.
     """
-    heads = _heads_of(circuit)
-    forward = replace(forward, clean=trace(forward.model, forward.prompts.clean))  # with patterns
-    scores = _all_scores(heads, forward, loaded, seed)
-    n_prompts, drawn = _drawn(circuit, heads, forward)
+    heads, runs = _heads_of(circuit), Runs.of(data)
+    scores = _all_scores(heads, runs, loaded, seed)
+    n_prompts, drawn = _drawn(circuit, heads, data)
+    shown = [runs.one(row) for row in range(n_prompts)]
     entries = {}
     for layer, head in heads:
-        pattern, found = forward.clean.patterns[layer][:, head], scores[layer, head]
-        shown = pattern[:n_prompts] if (layer, head) in drawn else []
+        found = scores[layer, head]
+        patterns = [own.clean.patterns[layer][0, head] for own in shown]
         entries[f"a{layer}.h{head}"] = {
-            "attention": head_attention(pattern, forward.prompts),
+            "attention": head_attention(runs.patterns(layer, head)),
             "scores": found,
             "candidates": rules.candidates(found),
-            "patterns": [_triangle(p) for p in shown],
-            "writes": _writes(forward, loaded, layer, head, n_prompts),
+            "patterns": [_triangle(p) for p in patterns] if (layer, head) in drawn else [],
+            "writes": [_writes(own, loaded, layer, head) for own in shown],
         }
-    prompts = _prompts(forward, loaded, n_prompts)
+    prompts = [_prompt(own.prompts, loaded) for own in shown]
     return {"about": rules.about(), "prompts": prompts, "heads": entries}
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The parts of some prompts, their clean runs with patterns."""
+
+    data: Data
+    parts: tuple[PatchedForward, ...]
+
+    @classmethod
+    def of(cls, data: Data) -> Runs:
+        """Of all of the data: every pattern is held."""
+        return cls(data, tuple(replace(f, clean=trace(f.model, f.prompts.clean)) for f in data))
+
+    def one(self, row: int) -> PatchedForward:
+        """The runs of one prompt."""
+        part = next(f for f in self.parts if row in f.rows)
+        at = part.rows.index(row)
+        return part.piece(range(at, at + 1))
+
+    def patterns(self, layer: int, head: int) -> list[Seen]:
+        """Each part's prompts and the head's attention on them."""
+        return [(f.prompts, f.clean.patterns[layer][:, head]) for f in self.parts]
+
+    def scores(self, of: Callable[[PatchedForward], Scores]) -> Scores:
+        """What a function says of each part, together."""
+        return self.joined([of(f) for f in self.parts])
+
+    def joined(self, parts: Sequence[Scores]) -> Scores:
+        """By prompt, in order: what all parts have."""
+        return {
+            name: self.data.join([own[name] for own in parts])
+            for name in parts[0]
+            if all(name in own for own in parts)
+        }
 
 
 def _heads_of(circuit: Circuit) -> list[Head]:
@@ -75,21 +110,24 @@ def _heads_of(circuit: Circuit) -> list[Head]:
 
 
 def _all_scores(
-    heads: list[Head], forward: PatchedForward, loaded: LoadedModel, seed: int
+    heads: list[Head], runs: Runs, loaded: LoadedModel, seed: int
 ) -> dict[Head, Summary]:
     """Two rounds: what movers are has to be known before what turns them."""
-    rng = np.random.default_rng(seed)
-    tokens = roles.candidate_tokens(forward.prompts)
+    rng, prompts = np.random.default_rng(seed), runs.data.prompts
+    tokens = roles.candidate_tokens(prompts)
     repeated = on_repeated_tokens(heads, loaded, seed)
-    found = {head: _one(head, repeated[head], forward, tokens, rng) for head in heads}
+    found = {head: _one(head, repeated[head], runs, tokens, rng) for head in heads}
     movers = [head for head in heads if rules.is_mover(found[head])]
-    prompts = forward.prompts
     if set(prompts.marks) >= IOI_MARKS and prompts.has_wrong and prompts.has_corrupt:
         for head in heads:
-            end_to_s2 = _mark_to_mark(forward, *head, "end", "s2")
-            found[head] |= _summary({"S2 attention": end_to_s2}, rng)
-            if end_to_s2.mean() > rules.ATTENDS:
-                turning = roles.inhibition_scores(forward.under(RESAMPLE), *head, movers)
+            end_to_s2 = runs.scores(
+                lambda f, head=head: {"S2 attention": _mark_to_mark(f, *head, "end", "s2")}
+            )
+            found[head] |= _summary(end_to_s2, rng)
+            if end_to_s2["S2 attention"].mean() > rules.ATTENDS:
+                turning = runs.scores(
+                    lambda f, head=head: roles.inhibition_scores(f.under(RESAMPLE), *head, movers)
+                )
                 found[head] |= _summary(turning, rng)
     return found
 
@@ -114,15 +152,17 @@ def on_repeated_tokens(heads: Sequence[Head], loaded: LoadedModel, seed: int) ->
 
 
 def _one(
-    at: Head, repeated: Scores, forward: PatchedForward, tokens: list[int], rng: np.random.Generator
+    at: Head, repeated: Scores, runs: Runs, tokens: list[int], rng: np.random.Generator
 ) -> Summary:
     """All scores of one head that need no other head."""
     layer, head = at
-    pattern, added = forward.clean.patterns[layer][:, head], _added(forward, layer, head)
-    found = _summary(repeated | roles.answer_scores(forward.prompts, pattern, added), rng)
-    whole = {"attention and writing": roles.moving(forward.prompts, pattern, added)}
-    if tokens and forward.model.d_vocab >= roles.COPY_VOCABULARY:
-        shares = roles.copying(forward.model, layer, head, tokens)
+    model, added = runs.data.model, [_added(f, layer, head) for f in runs.parts]
+    seen = [(*own, logits) for own, logits in zip(runs.patterns(layer, head), added, strict=True)]
+    parts = [roles.answer_scores(*own) for own in seen]
+    found = _summary(repeated | runs.joined(parts), rng)
+    whole = {"attention and writing": roles.moving(seen)}
+    if tokens and model.d_vocab >= roles.COPY_VOCABULARY:
+        shares = roles.copying(model, layer, head, tokens)
         whole["copying"], whole["anti-copying"] = shares
     for name, value in whole.items():
         if value is not None:
@@ -162,13 +202,11 @@ def _rounded(value: float | None) -> float | None:
 # ---- patterns and writing ----------------------------------------------------------------------
 
 
-def _drawn(
-    circuit: Circuit, heads: list[Head], forward: PatchedForward
-) -> tuple[int, frozenset[Head]]:
+def _drawn(circuit: Circuit, heads: list[Head], data: Data) -> tuple[int, frozenset[Head]]:
     """How many prompts are shown, and the heads whose patterns there is room for."""
-    cells = forward.n_pos * (forward.n_pos + 1) // 2
+    cells = data.n_pos * (data.n_pos + 1) // 2
     most = max(1, MOST_CELLS // (cells * max(1, len(heads))))
-    n_prompts = min(SHOWN, most, len(forward.prompts))
+    n_prompts = min(SHOWN, most, len(data))
     strength = circuit.strength
 
     def strongest(head: Head) -> float:
@@ -182,37 +220,29 @@ def _triangle(pattern: Float[Tensor, "pos pos"]) -> list[list[float]]:
     return [[round(v, 3) for v in row[: i + 1]] for i, row in enumerate(pattern.tolist())]
 
 
-def _prompts(forward: PatchedForward, loaded: LoadedModel, n: int) -> list[dict[str, Any]]:
-    p = forward.prompts
-    return [
-        {
-            "tokens": [_text(loaded, token) for token in p.clean[row].tolist()],
-            "answers": [_text(loaded, token) for token in p.answers[row]],
-            "wrong": [_text(loaded, token) for token in p.wrong[row][:20]],
-            "marks": {name: at[row] for name, at in p.marks.items()},
-        }
-        for row in range(n)
-    ]
+def _prompt(p: Prompts, loaded: LoadedModel) -> dict[str, Any]:
+    """Of one prompt."""
+    return {
+        "tokens": [_text(loaded, token) for token in p.tokens(0)],
+        "answers": [_text(loaded, token) for token in p.answers[0]],
+        "wrong": [_text(loaded, token) for token in p.wrong[0][:20]],
+        "marks": {name: at[0] for name, at in p.marks.items()},
+    }
 
 
 def _writes(
-    forward: PatchedForward, loaded: LoadedModel, layer: int, head: int, n_prompts: int
-) -> list[list[dict[str, Any]]]:
-    """By shown prompt and position: the tokens whose logits the head raises and lowers most."""
+    forward: PatchedForward, loaded: LoadedModel, layer: int, head: int
+) -> list[dict[str, Any]]:
+    """By position of one prompt: the tokens whose logits the head raises and lowers most."""
     out = forward.clean.writers[forward.graph.head(layer, head)]
+    marked = (at[0] for at in forward.prompts.marks.values())
+    places = sorted(dict.fromkeys([*marked, forward.n_pos - 1]))
     final = forward.clean.streams[-1]
-    found = []
-    for row in range(n_prompts):
-        marked = (at[row] for at in forward.prompts.marks.values())
-        places = sorted(dict.fromkeys([*marked, forward.n_pos - 1]))
-        added = roles.attributed_logits(forward.model, out[row, places], final[row, places])
-        found.append(
-            [
-                {"position": at, "for": _top(loaded, logits), "against": _top(loaded, -logits, -1)}
-                for at, logits in zip(places, added, strict=True)
-            ]
-        )
-    return found
+    added = roles.attributed_logits(forward.model, out[0, places], final[0, places])
+    return [
+        {"position": at, "for": _top(loaded, logits), "against": _top(loaded, -logits, -1)}
+        for at, logits in zip(places, added, strict=True)
+    ]
 
 
 def _top(loaded: LoadedModel, logits: Float[Tensor, " vocab"], sign: int = 1) -> list[Any]:

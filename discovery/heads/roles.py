@@ -147,20 +147,21 @@ def _mean_of(logits: Tensor, ids: Sequence[Sequence[int]]) -> Tensor:
 
 
 def moving(
-    prompts: Prompts, pattern: Float[Tensor, "batch pos pos"], added: Float[Tensor, "batch vocab"]
+    parts: Sequence[tuple[Prompts, Float[Tensor, "b pos pos"], Float[Tensor, "b vocab"]]],
 ) -> float | None:
     """Correlation (Pearson) of attention to a named token with what is added to its logit.
 
-    Points: every right or wrong answer that stands in its prompt. None with fewer than 3 points, or
-    where either does not vary.
+    Of prompts, attention on them and logits, part by part. Points: every right or wrong answer that
+    stands in its prompt. None with fewer than 3 points, or where either does not vary.
     """
     looks, writes = [], []
-    for row, ids in enumerate(zip(prompts.answers, prompts.wrong, strict=True)):
-        present = set(prompts.clean[row].tolist())
-        for token in (t for i in ids for t in i if t in present):
-            at = prompts.clean[row] == token
-            looks.append(float(pattern[row, -1, at].sum()))
-            writes.append(float(added[row, token]))
+    for prompts, pattern, added in parts:
+        for row, ids in enumerate(zip(prompts.answers, prompts.wrong, strict=True)):
+            present = set(prompts.clean[row].tolist())
+            for token in (t for i in ids for t in i if t in present):
+                at = prompts.clean[row] == token
+                looks.append(float(pattern[row, -1, at].sum()))
+                writes.append(float(added[row, token]))
     if len(looks) < 3 or np.ptp(looks) == 0 or np.ptp(writes) == 0:
         return None
     return float(np.corrcoef(looks, writes)[0, 1])

@@ -79,10 +79,9 @@ def task_prompts(
             " acdc.prompts.Prompts"
         )
     prompts.check_vocabulary(loaded.d_vocab)
-    if prompts.clean.shape[1] > loaded.n_ctx:
+    if max(prompts.lengths) > loaded.n_ctx:
         raise InputError(
-            f"task: prompts have {prompts.clean.shape[1]} tokens, the model takes at most"
-            f" {loaded.n_ctx}"
+            f"task: prompts have {prompts.extent} tokens, the model takes at most {loaded.n_ctx}"
         )
     if corrupt_for is not None and not prompts.has_corrupt:
         raise InputError("task: clean and corrupt prompts are all the same up to the answer")

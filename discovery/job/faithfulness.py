@@ -59,7 +59,7 @@ class Measured:
 def measure(data: Data, metric: Metric, mask: NDArray[np.bool_]) -> Measured:
     """Model, circuit and empty circuit on all prompts, a part at a time."""
     parts = [_of_part(forward, metric, mask, _can_cut(data)) for forward in data]
-    values = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+    values = {name: data.join([p[name] for p in parts]) for name in parts[0]}
     scores = {run: _task_scores(values, run) for run in ("model", "circuit", "empty")}
     scores = {run: own for run, own in scores.items() if own}
     model = values["model"]

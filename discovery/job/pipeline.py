@@ -190,12 +190,13 @@ def estimate(settings: Settings, job: Job, forward_seconds: float) -> str:
 
 def _time_forward(loaded: LoadedModel, data: Data) -> list[float]:
     """Seconds of plain forward passes of all prompts, one not counted; timed on the first part."""
-    tokens, seconds = data.prompts.clean[: data.part], []
+    tokens, seconds = data.prompts_of(0).clean, []
+    whole = sum(data.prompts.lengths)
     for _ in range(FORWARD_REPEATS + 1):
         start = time.perf_counter()
         loaded.plain_logits(tokens)
         _synchronise(loaded)
-        seconds.append((time.perf_counter() - start) * len(data) / len(tokens))
+        seconds.append((time.perf_counter() - start) * whole / tokens.numel())
     return seconds[1:]
 
 

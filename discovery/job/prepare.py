@@ -12,7 +12,6 @@ import torch
 from acdc.bridge import LoadedModel
 from acdc.data import Data
 from acdc.errors import InputError
-from acdc.forward import PatchedForward
 from acdc.memory import Plan, Shape, plan
 from acdc.metrics import Metric
 from acdc.prompts import Prompts
@@ -115,13 +114,13 @@ class Job:
         )  # fmt: skip
 
     @cached_property
-    def own_pairs(self) -> PatchedForward:
-        """The first part with the task's own corrupt prompts, which tell what heads do."""
+    def own_pairs(self) -> Data:
+        """The first prompts with the task's own corrupt ones, which tell what heads do."""
         settings, needs = self.settings, self.metric.needs
         prompts = task_prompts(settings.task, self.loaded, settings.seed, needs)
         if torch.equal(prompts.corrupt.cpu(), self.data.prompts.corrupt.cpu()):
-            return self.data[0]
-        return Data(self.loaded.model, self.data.graph, prompts, part=self.plan.part)[0]
+            return self.data.at_least(1)
+        return Data(self.loaded.model, self.data.graph, prompts, part=self.plan.part).at_least(1)
 
     @torch.inference_mode()
     def describe(self) -> str:
@@ -151,7 +150,8 @@ def prepare(settings: Settings, cache: Cache | None = None) -> Job:
     metric.check(data.prompts)
     tuned, works = settings.aim is not None, settings.method.works
     beside = settings.tune if tuned else 0
-    shape = Shape(loaded.model, len(data), data.n_pos, data.prompts.has_corrupt, beside)
+    prompts, tokens = data.prompts, sum(data.prompts.lengths)
+    shape = Shape(loaded.model, len(data), data.n_pos, prompts.has_corrupt, beside, tokens)
     works = "targeted" if tuned and works == "search" else works
     how = plan(shape, works, settings.memory_gib)
     data = data.arranged(how.part, how.hold, how.batch_bytes, how.host)
@@ -173,11 +173,11 @@ def load(settings: ModelSettings, cache: Cache | None = None) -> LoadedModel:
 def describe_prompts(loaded: LoadedModel, prompts: Prompts) -> str:
     """What the task made, with its first pair."""
     notes = "".join(f", {k} {v}" for k, v in prompts.notes.items() if k != "warning")
-    lines = [f"prompts: {len(prompts)} of {prompts.clean.shape[1]} tokens{notes}"]
+    lines = [f"prompts: {len(prompts)} of {prompts.extent} tokens{notes}"]
     lines += [f"warning: {v}" for k, v in prompts.notes.items() if k == "warning"]
-    lines.append(f"  {'clean':8}{describe_ids(loaded, prompts.clean[0].tolist())}")
+    lines.append(f"  {'clean':8}{describe_ids(loaded, prompts.tokens(0))}")
     if prompts.has_corrupt:
-        lines.append(f"  {'corrupt':8}{describe_ids(loaded, prompts.corrupt[0].tolist())}")
+        lines.append(f"  {'corrupt':8}{describe_ids(loaded, prompts.swapped().tokens(0))}")
     return "\n".join(lines)
 
 

@@ -33,7 +33,7 @@ def _part(
 ) -> Prompts | None:
     if n == 0:
         return None
-    task = settings.task.held_out(part, n + sum(map(len, seen)))
+    task = settings.task.of_part(part, n + sum(map(len, seen)))
     if task is None:
         return None
     seed = settings.seed + (SEEDS[part] if task.draws else 0)  # lines are divided by one seed
@@ -64,5 +64,5 @@ def unseen(
 
 def new_rows(prompts: Prompts, seen: Collection[Prompts]) -> list[int]:
     """Of the prompts, those whose clean tokens are not among those seen."""
-    known = {tuple(row) for one in seen for row in one.clean.tolist()}
-    return [i for i, row in enumerate(prompts.clean.tolist()) if tuple(row) not in known]
+    known = {row for one in seen for row in one.rows()}
+    return [i for i, row in enumerate(prompts.rows()) if row not in known]

@@ -32,8 +32,16 @@ class IFR(Scoring):
 
         prompts = data.prompts
         right = prompts.answers if prompts.has_answers else None
-        wrong = prompts.wrong if prompts.has_answers and prompts.has_wrong else None
-        return edge_flow(data.model, data.graph, prompts.clean, right=right, wrong=wrong).scores
+        named = (right, prompts.wrong if right is not None and prompts.has_wrong else None)
+        scores = np.zeros(data.graph.legal.shape)
+        for rows in prompts.by_length().values():  # a mean over prompts, as each length's is
+            right, wrong = (
+                None if tokens is None else [tokens[i] for i in rows] for tokens in named
+            )
+            some = prompts.take(rows).clean
+            flow = edge_flow(data.model, data.graph, some, right=right, wrong=wrong)
+            scores += flow.scores * (len(rows) / len(prompts))
+        return scores
 
 
 class Attribution(Scoring):

@@ -81,6 +81,11 @@ def transformer(
     that the graph or the prompts do not have.
     """
     _check(graph, prompts, named, split or {})
+    if len(set(prompts.lengths)) > 1:
+        raise InputError(
+            f"prompts: they have {prompts.extent} tokens; a hypothesis compares them position by"
+            " position, so all must have one length"
+        )
     made = _Whole(model, prompts) if runs is None else runs
     return _Builder(model, graph, prompts, named, split or {}, made).build()
 

@@ -227,11 +227,11 @@ def arise(settings: AriseSettings, states: Sequence[Checkpoint], say: Say) -> It
     say(last_job.describe())
     say(f"final circuit: {final.n_edges} of {graph.n_edges} edges")
     end = point(states[-1], last_job, last_found, final, seconds)
-    prompts = last_job.held_out["test"].prompts.clean
+    prompts = last_job.held_out["test"].prompts.rows()
     del last_job
     for state in tqdm(states[:-1], unit="checkpoint", dynamic_ncols=True):
         job, found, seconds = _asked(settings, state)
-        if not torch.equal(job.held_out["test"].prompts.clean, prompts):
+        if job.held_out["test"].prompts.rows() != prompts:
             raise InputError(f"checkpoints: {state.name} makes other prompts of the task")
         yield point(state, job, found, final, seconds)
     yield end

@@ -10,7 +10,7 @@ components. Flow is no effect: what is named has to be tested by intervention.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +72,20 @@ def other_data_set(settings: ComponentsSettings, loaded: LoadedModel) -> Prompts
 def importances(
     settings: ComponentsSettings, prompts: Prompts, loaded: LoadedModel
 ) -> ComponentFlow:
-    """Flow through every component on every prompt, from what `start` says."""
-    return component_flow(
-        loaded.model, prompts.clean,
-        right=None if settings.start == "state" else prompts.answers,
-        wrong=prompts.wrong if settings.start == "contrast" else None,
-        threshold=settings.threshold,
-    )  # fmt: skip
+    """Flow through every component on every prompt, from what `start` says; a length at a time."""
+    groups = list(prompts.by_length().values())
+    parts = list[ComponentFlow]()
+    for some in map(prompts.take, groups):
+        parts.append(component_flow(
+            loaded.model, some.clean,
+            right=None if settings.start == "state" else some.answers,
+            wrong=some.wrong if settings.start == "contrast" else None,
+            threshold=settings.threshold,
+        ))  # fmt: skip
+    order = np.argsort(np.concatenate(groups))
+    names = ("flow", "on_route", "constant")
+    whole = {name: np.concatenate([getattr(p, name) for p in parts])[order] for name in names}
+    return replace(parts[0], **whole)
 
 
 def difference(first: ComponentFlow, second: ComponentFlow, seed: int) -> Difference:

@@ -60,7 +60,7 @@ def read_question(settings: RouteSettings, loaded: LoadedModel) -> Question:
             f"prompt={settings.prompt}: the task has {len(prompts)} prompts, so allowed are"
             f" 0 to {len(prompts) - 1}; task.n sets their number"
         )
-    ids = tuple(prompts.clean[settings.prompt].tolist())
+    ids = tuple(prompts.tokens(settings.prompt))
     if not target and not settings.from_state:
         target = prompts.answers[settings.prompt]
     if contrast and not target:

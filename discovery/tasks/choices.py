@@ -13,6 +13,7 @@ from discovery.choices.fields import Count, Named
 from discovery.choices.labels import task_label
 
 Part = Literal["search", "tune", "test"]  # of a run's prompts
+PARTS: tuple[Part, ...] = ("search", "tune", "test")
 
 
 class NoneLeft(InputError):
@@ -49,7 +50,7 @@ class Task(Named):
         """The same task with n prompts, or with all that there are."""
         return self.model_copy(update={"n": n})
 
-    def held_out(self, part: Part, n: int) -> Task | None:
+    def of_part(self, part: Part, n: int) -> Task | None:
         """The task whose prompts are to be n of a part, if it has them; see job/splits.py."""
         return self.more(n)
 
@@ -119,15 +120,29 @@ class GreaterThanTask(Task):
         )
 
 
-class PairsTask(Task):
-    """The user's own JSONL."""
+class OwnTask(Task):
+    """Rows of one's own, of a fixed number: the base of `pairs` and `hf_dataset`."""
 
-    name: str = "pairs"
     draws: ClassVar[bool] = False
-    path: Annotated[str, Field(min_length=1)]
-    n: Count | None = None  # of the search; None: half of the lines, or all if they are few
+    n: Count | None = None  # of the search; None: half of the rows, or all if they are few
     length: Count | None = None
-    part: Part | None = "search"  # None: every line
+    part: Part | None = "search"  # None: every row
+    held_out: Annotated[str, Field(min_length=1)] | None = None  # where else the other parts are
+    answers: Literal["single", "first"] = "single"  # of several tokens: refused, or the first asked
+    corrupt: str = "given"  # or other, or swap:MARK; see tasks/counterfactuals.py
+
+    def source(self) -> Any:
+        """Where the rows come from; see tasks/pairs.py."""
+        raise NotImplementedError
+
+    def elsewhere(self) -> OwnTask:
+        """The task of the rows that `held_out` names."""
+        raise NotImplementedError
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What the rows are for."""
+        return PARTS if self.held_out is None else ("search",)
 
     def build(
         self, loaded: Any, seed: int, needs: Collection[str] = (), corrupt_for: str | None = None
@@ -136,26 +151,107 @@ class PairsTask(Task):
         from discovery.tasks import pairs
 
         return pairs.load(
-            self.path, tokenizer=loaded.tokenizer, d_vocab=loaded.d_vocab, n=self.n,
+            self.source(), tokenizer=loaded.tokenizer, d_vocab=loaded.d_vocab, n=self.n,
             seed=seed, length=self.length, prepend_bos=self.prepend_bos,
             needs_answers="answers" in needs, needs_wrong="wrong" in needs,
-            corrupt_for=corrupt_for, part=self.part,
+            corrupt_for=corrupt_for, part=self.part, parts=self.parts,
+            answers=self.answers, corrupt=self.corrupt,
         )  # fmt: skip
 
     def more(self, n: int) -> Task:
-        """See Task.more: every line."""
-        return self.model_copy(update={"n": None, "part": None})
+        """See Task.more: every row, or every one that is held out elsewhere."""
+        rows = self if self.held_out is None else self.elsewhere()
+        return rows.model_copy(update={"n": None, "part": None})
 
-    def held_out(self, part: Part, n: int) -> Task | None:
-        """See Task.held_out: lines that the file says are of this part, or are left to it."""
-        return self.model_copy(update={"part": part})
+    def of_part(self, part: Part, n: int) -> Task | None:
+        """See Task.of_part: rows that are said to be of this part, or are left to it."""
+        if part == "search" or self.held_out is None:
+            return self.model_copy(update={"part": part})
+        return self.elsewhere().model_copy(update={"n": None, "part": part})
 
     def check(self, field: str) -> None:
         """See Task.check."""
-        if not Path(self.path).is_file():
-            raise InputError(f"{field}.path={self.path!r}: there is no such file")
+        from discovery.tasks.counterfactuals import check_corrupt
+
+        check_corrupt(f"{field}.corrupt", self.corrupt)
+
+
+class PairsTask(OwnTask):
+    """The user's own JSONL."""
+
+    name: str = "pairs"
+    path: Annotated[str, Field(min_length=1)]
+
+    def source(self) -> Any:
+        """See OwnTask.source."""
+        return self.path
+
+    def elsewhere(self) -> OwnTask:
+        """See OwnTask.elsewhere: another file."""
+        return HeldOutPairs.model_validate(
+            {**self.model_dump(), "path": self.held_out, "held_out": None}
+        )
+
+    def check(self, field: str) -> None:
+        """See Task.check."""
+        super().check(field)
+        for name, path in (("path", self.path), ("held_out", self.held_out)):
+            if path is not None and not Path(path).is_file():
+                raise InputError(f"{field}.{name}={path!r}: there is no such file")
 
     def fingerprint(self) -> Hashable:
-        """See Task.fingerprint: the file's size and time."""
-        about = Path(self.path).stat()
-        return about.st_size, about.st_mtime_ns
+        """See Task.fingerprint: the files' sizes and times."""
+        about = [Path(path).stat() for path in (self.path, self.held_out) if path is not None]
+        return tuple((one.st_size, one.st_mtime_ns) for one in about)
+
+
+class HeldOutPairs(PairsTask):
+    """The lines of a file that none is searched on of."""
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """See OwnTask.parts."""
+        return "tune", "test"
+
+
+class HFDatasetTask(OwnTask):
+    """A Hugging Face data set; `held_out` names a split of it."""
+
+    name: str = "hf_dataset"
+    path: Annotated[str, Field(min_length=1)]  # hub id, folder or file
+    subset: str | None = None
+    rows: Annotated[str, Field(min_length=1)] = "train"  # the split to search on
+    fields: dict[str, str]
+
+    def source(self) -> Any:
+        """See OwnTask.source."""
+        from discovery.tasks.hf_dataset import DatasetRows
+
+        return DatasetRows(self.path, self.subset, self.rows, self.fields)
+
+    def elsewhere(self) -> OwnTask:
+        """See OwnTask.elsewhere: another split."""
+        return HeldOutDataset.model_validate(
+            {**self.model_dump(), "rows": self.held_out, "held_out": None}
+        )
+
+    def check(self, field: str) -> None:
+        """See Task.check."""
+        from discovery.tasks.hf_dataset import check_fields
+
+        super().check(field)
+        check_fields(f"{field}.fields", self.fields)
+
+    def fingerprint(self) -> Hashable:
+        """See Task.fingerprint: of a local one its time."""
+        place = Path(self.path)
+        return place.stat().st_mtime_ns if place.exists() else None
+
+
+class HeldOutDataset(HFDatasetTask):
+    """A split that none is searched on of."""
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """See OwnTask.parts."""
+        return "tune", "test"

@@ -7,7 +7,8 @@ What Python's reader lets pass in silence (a key twice, half a character) or end
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +18,26 @@ DIGITS = 18  # of a whole number, sign included; no token id has more
 SHOWN = 20  # faulty lines told by name
 
 Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Lines:
+    """A file's lines, as a source of prompts."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The file."""
+        return str(self.path)
+
+    def where(self, number: int) -> str:
+        """A line, as messages begin."""
+        return line_name(self.path, number)
+
+    def read(self, make: Callable[[int, dict[str, object]], Made]) -> list[Made]:
+        """See `read_lines`."""
+        return read_lines(self.path, make)
 
 
 def line_name(path: Path, number: int) -> str:
@@ -30,15 +51,24 @@ def read_lines(path: Path, make: Callable[[int, dict[str, object]], Made]) -> li
     InputError for a file that cannot be read or is empty, and for all lines that are faulty by
     themselves or refused by `make`.
     """
+    made = collect(
+        lambda n=number, line=line: make(n, json_object(line_name(path, n), line))
+        for number, line in _numbered(path)
+    )
+    if not made:
+        raise InputError(f"{path}: the file has no lines; one JSON object a line is needed")
+    return made
+
+
+def collect(makers: Iterable[Callable[[], Made]]) -> list[Made]:
+    """What each makes, in order; InputError for all that are refused."""
     made, faults = list[Made](), list[str]()
-    for number, line in _numbered(path):
+    for make in makers:
         try:
-            made.append(make(number, json_object(line_name(path, number), line)))
+            made.append(make())
         except InputError as error:
             faults.append(str(error))
     refuse(faults)
-    if not made:
-        raise InputError(f"{path}: the file has no lines; one JSON object a line is needed")
     return made
 
 

@@ -90,10 +90,12 @@ def single_token(tokenizer: PreTrainedTokenizerBase, text: str) -> int | None:
     return ids[0]
 
 
-def require_single_token(tokenizer: PreTrainedTokenizerBase, text: str, what: str) -> int:
+def require_single_token(
+    tokenizer: PreTrainedTokenizerBase, text: str, what: str, more: str = ""
+) -> int:
     """The id of a text that is exactly one known token; InputError, with a hint, for any other.
 
-    `what` begins the sentence and names the value.
+    `what` begins the sentence and names the value; `more` ends it.
     """
     token = single_token(tokenizer, text)
     if token is not None:
@@ -101,7 +103,7 @@ def require_single_token(tokenizer: PreTrainedTokenizerBase, text: str, what: st
     parts = spell(tokenizer, encode(tokenizer, text)) or "nothing"
     raise InputError(
         f"{what}, which must be exactly one known token but splits into {parts}"
-        f"{_hint(tokenizer, text)}"
+        f"{_hint(tokenizer, text)}{more}"
     )
 
 
@@ -145,6 +147,17 @@ def single_token_words(
     ids = {word: word_token(tokenizer, word) for word in words}
     kept = {word: token for word, token in ids.items() if token is not None}
     return kept, len(words) - len(kept)
+
+
+def char_spans(tokenizer: PreTrainedTokenizerBase, text: str, what: str) -> list[tuple[int, int]]:
+    """Of each token of a text the characters that it holds, from and to before.
+
+    InputError, which begins with `what`, for a tokenizer that cannot tell.
+    """
+    if not tokenizer.is_fast:
+        raise InputError(f"{what} needs a fast tokenizer, which this one is not")
+    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return [(int(start), int(end)) for start, end in found["offset_mapping"]]
 
 
 def spell(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:

@@ -30,6 +30,7 @@ Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]  # [writers, readers]
 ScoreName = Literal["logit_diff", "log_prob"]
 SCORES: dict[ScoreName, Metric] = {"logit_diff": LOGIT_DIFF, "log_prob": NLL}
+NAMES = ("score", "kl", "correct")  # of Values
 CHUNK = 40  # prompts whose activations are worked on together
 
 
@@ -104,7 +105,11 @@ class Bench:
     def run(self, logits: Callable[[PatchedForward], torch.Tensor]) -> Values:
         """Values of any run of the parts, prompts in order."""
 
-        return joined(self.data.each(lambda forward: self.values(forward, logits(forward))))
+        return self.joined(self.data.each(lambda forward: self.values(forward, logits(forward))))
+
+    def joined(self, parts: Sequence[Values]) -> Values:
+        """The values of all parts, prompts in order."""
+        return Values(*(self.data.join([getattr(v, name) for v in parts]) for name in NAMES))
 
     def values(self, forward: PatchedForward, logits: torch.Tensor) -> Values:
         """Values of logits [batch, vocab] on a part's prompts."""
@@ -123,10 +128,17 @@ class Bench:
         return np.array([self.circuit(mask).score for mask in masks])
 
     def first(self, n: int) -> Bench:
-        """A bench of the first parts, n prompts or a few more, or all if there are fewer."""
-        parts = -(-min(n, self.n) // self.data.part)
-        paired = None if self.paired is None else self.paired.first_parts(parts)
-        return Bench(self.data.first_parts(parts), self.score, paired)
+        """A bench of the first prompts: n or a few more, or all if there are fewer."""
+        paired = None if self.paired is None else self.paired.at_least(n)
+        return Bench(self.data.at_least(n), self.score, paired)
+
+    def of_length(self, length: int) -> Bench:
+        """The prompts of one length; InputError if there are none."""
+        rows = self.data.prompts.by_length().get(length)
+        if not rows:
+            raise InputError(f"no prompt has {length} tokens")
+        paired = None if self.paired is None else self.paired.take(rows)
+        return Bench(self.data.take(rows), self.score, paired)
 
     def under(self, ablation: Ablation) -> Bench:
         """The same prompts with other values on cut edges."""
@@ -137,12 +149,11 @@ class Bench:
     def permuted(self, feature: str, rng: np.random.Generator) -> Bench:
         """The same prompts with one feature's values permuted over each part's."""
         features = self.data.prompts.features
-        values = [
-            v
-            for forward in self.data
-            for v in rng.permutation(forward.prompts.features[feature]).tolist()
-        ]
-        return Bench(self.data.with_features({**features, feature: tuple(values)}), self.score)
+        values = self.data.join(
+            self.data.each(lambda forward: rng.permutation(forward.prompts.features[feature]))
+        )
+        permuted = {**features, feature: tuple(values.tolist())}
+        return Bench(self.data.with_features(permuted), self.score)
 
 
 def make_bench(
@@ -178,12 +189,3 @@ def without(mask: Mask, writers: Sequence[int]) -> Mask:
     out = mask.copy()
     out[list(writers)] = False
     return out
-
-
-def joined(values: Sequence[Values]) -> Values:
-    """The values of all parts, prompts in order."""
-    return Values(
-        np.concatenate([v.score for v in values]),
-        np.concatenate([v.kl for v in values]),
-        np.concatenate([v.correct for v in values]),
-    )

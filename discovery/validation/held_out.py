@@ -17,7 +17,7 @@ from discovery.job.build import cut_by, make_ablation, task_prompts
 from discovery.job.splits import new_rows
 from discovery.settings.evaluation import FEWEST
 from discovery.settings.run import Settings
-from discovery.tasks.choices import PairsTask
+from discovery.tasks.choices import OwnTask, PairsTask
 from discovery.validation.bench import Bench, make_bench
 
 SEED_STEP = 1_000_003  # between the run's draws and a validation's
@@ -64,15 +64,26 @@ def bench_of(
 ) -> Bench:
     """A bench of held-out prompts, paired as the run's ablation asks, with its graph."""
     graph = loaded.model.graph(run.graph.kv)
+    prompts = with_company(prompts)
     asked = run.ablation.pair(prompts, seed)
     own = prompts.has_corrupt and len(asked) == len(prompts) and asked is not prompts
     return make_bench(loaded.model, graph, asked, ablation, chunk, prompts if own else None)
 
 
+def with_company(prompts: Prompts) -> Prompts:
+    """Those whose length another has too: resampling has nothing to draw for the others."""
+    rows = sorted(row for own in prompts.by_length().values() if len(own) > 1 for row in own)
+    return prompts.take(rows) if rows else prompts
+
+
 def _of_file(
     settings: Settings, loaded: LoadedModel, used: Sequence[Prompts], path: str, fewest: int
 ) -> Prompts:
-    file = PairsTask(path=path, prepend_bos=settings.task.prepend_bos, part=None)
+    task = settings.task
+    asked = {"answers": task.answers, "corrupt": task.corrupt} if isinstance(task, OwnTask) else {}
+    file = PairsTask.model_validate(
+        {"path": path, "prepend_bos": task.prepend_bos, "part": None, **asked}
+    )
     file.check("prompts")
     prompts = task_prompts(file, loaded, settings.seed, _needs(used[0]), _corrupt_for(settings))
     rows = new_rows(prompts, used)

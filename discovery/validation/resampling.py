@@ -25,11 +25,10 @@ from torch import Tensor
 
 from acdc.forward import PatchedForward, bias_streams, stream_of
 from acdc.live import run_live
-from discovery.validation.bench import Bench, Floats, Mask, Values, joined
+from discovery.validation.bench import NAMES, Bench, Floats, Mask, Values
 
 How = Literal["shared", "per node", "per edge"]
 HOWS: tuple[How, ...] = ("shared", "per node", "per edge")
-NAMES = ("score", "kl", "correct")  # of Values
 EDGE_ROWS = 512  # edges x prompts gathered at a time
 
 
@@ -145,7 +144,7 @@ def scrub_circuit(
             tokens = forward.prompts.clean
             logits = run_live(forward.model, forward.graph, tokens, mask, cuts)
             parts.append(bench.values(forward, logits))
-        drawn.append(joined(parts))
+        drawn.append(bench.joined(parts))
     sizes = np.concatenate([np.bincount(ids)[ids] for ids in classes])
     return Scrubbed(stacked(drawn), int(sizes.min()), float((sizes == 1).mean()))
 
@@ -168,10 +167,10 @@ def resampled_baseline(bench: Bench) -> Values:
 
     What resampling all input leaves, without any circuit. A shorter part goes round more than once.
     """
-    turns = range(len(bench.data[0].prompts))
+    turns = range(max(bench.data.each(lambda forward: len(forward.prompts))))
 
     def turned(forward: PatchedForward) -> Values:
         logits = forward.clean.logits
         return stacked([bench.values(forward, logits.roll(k, dims=0)) for k in turns])
 
-    return joined(bench.data.each(turned))
+    return bench.joined(bench.data.each(turned))

@@ -387,10 +387,11 @@ class Validator:
     def _cost(self, mask: Mask) -> dict[str, float]:
         """Seconds of a plain pass and of one scrub sample of the first part, and their ratio."""
         bench = self.bench.first(1)
-        tokens, rng = bench.data.prompts.clean, self.rng(8)
+        data, rng = bench.data, self.rng(8)
+        tokens = [data.prompts_of(i).clean for i in range(data.n_parts)]
         plain, sample = list[float](), dict[str, list[float]]()
         for _ in range(FORWARDS):
-            plain.append(_seconds(lambda: self.loaded.plain_logits(tokens)))
+            plain.append(_seconds(lambda: [self.loaded.plain_logits(some) for some in tokens]))
             for how in HOWS:
                 run = partial(scrub_circuit, bench, mask, how, 1, rng)
                 sample.setdefault(how, []).append(_seconds(run))

@@ -43,7 +43,7 @@ def runs(monkeypatch):
 def test_what_it_holds():
     some = data()
     assert (len(some), some.n_parts, some.n_pos, some.part) == (5, 3, 4, 2)
-    assert [f.rows for f in some] == [range(0, 2), range(2, 4), range(4, 5)]
+    assert [f.rows for f in some] == [(0, 1), (2, 3), (4,)]
     assert [f.prompts.answers for f in some] == [PROMPTS.answers[i : i + 2] for i in (0, 2, 4)]
     assert all(f.n_pos == 4 and f.ablation is RESAMPLE for f in some)
     usual = Data(MODEL, GRAPH, PROMPTS)
@@ -105,7 +105,7 @@ def test_other_features_of_the_same_runs(runs):
 def test_the_first_parts_keep_what_was_seen_of_all(runs):
     some = data(ablation=ABLATIONS["mean"])
     runs.clear()
-    first = some.first_parts(2)
+    first = some.at_least(3)
     assert (len(first), first.n_parts, first.prompts.answers) == (4, 2, PROMPTS.answers[:4])
     assert [len(f.prompts) for f in first] == [2, 2]
     assert torch.equal(first[1].ablated.rest, some[1].ablated.rest)
@@ -159,7 +159,7 @@ def test_measures_are_those_of_one_circuit_on_one_prompt_at_a_time():
     assert logits.shape == (5, families.VOCAB)
     for j, forward in enumerate(singly):
         torch.testing.assert_close(logits[j], forward.clean.logits[0], atol=1e-10, rtol=0)
-    assert some.each(lambda f: f.rows.start) == [0, 2, 4]
+    assert some.each(lambda f: f.rows[0]) == [0, 2, 4]
     single = floats(torch.ones(2, dtype=torch.float32, requires_grad=True))
     assert single.dtype == np.float64
 
@@ -205,11 +205,11 @@ def test_pieces_of_a_part_are_the_same_runs(ablation, runs):
     logits = whole.run(mask)
     runs.clear()
     found = list(data(ablation=ABLATIONS[ablation], part=5)[0].pieces(2))
-    assert [f.rows for f in found] == [range(0, 2), range(2, 4), range(4, 5)]
+    assert [f.rows for f in found] == [(0, 1), (2, 3), (4,)]
     assert [f.prompts.answers for f in found] == [PROMPTS.answers[i : i + 2] for i in (0, 2, 4)]
     torch.testing.assert_close(torch.cat([f.run(mask) for f in found]), logits, atol=1e-11, rtol=0)
     values = torch.cat([f.bound(KL).of_logits(f.run(mask)) for f in found])
     torch.testing.assert_close(values, whole.bound(KL).of_logits(logits), atol=1e-11, rtol=0)
     assert runs == [(5, False), (5, True)]  # cut, not run again
     later = found[2].pieces(1)
-    assert [f.rows for f in later] == [range(4, 5)]
+    assert [f.rows for f in later] == [(4,)]

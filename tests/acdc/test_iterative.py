@@ -125,11 +125,11 @@ def test_minibatches_take_turns_whatever_the_parts():
         rows = [list(f.rows) for step in (0, 1) for f in batches.at(2 * turn + step)]
         assert sorted(sum(rows, [])) == list(range(7))
     one = Minibatches(setup(n=7, part=3)[0], 4, 0)
-    assert one.parts == 2
+    assert len(one.batches[0]) == 2
     for step in range(8):
         rows, same = ([r for f in some.at(step) for r in f.rows] for some in (batches, one))
         assert rows == same
-    firsts = {next(batches.at(2 * turn)).rows.start for turn in range(9)}
+    firsts = {next(batches.at(2 * turn)).rows[0] for turn in range(9)}
     assert firsts == {0, 4}  # drawn anew
     with pytest.raises(InputError, match="batch=0"):
         Minibatches(data, 0, 0)

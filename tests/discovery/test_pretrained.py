@@ -13,6 +13,7 @@ from test_settings import settings
 from acdc import pretrained
 from acdc.bridge import from_module, load_pretrained
 from acdc.circuit import Circuit
+from acdc.data import Data
 from acdc.errors import InputError
 from discovery.heads.describe import describe_heads
 from discovery.job.build import load_model
@@ -128,9 +129,9 @@ def test_heads_of_a_model_whose_tokenizer_has_a_bos_without_an_embedding(saved, 
     loaded.tokenizer.add_special_tokens({"bos_token": "<new>"})
     assert loaded.tokenizer.bos_token_id >= families.VOCAB
     prompts = families.prompts()
-    forward = families.run(loaded.model, loaded.model.graph(), prompts)
-    circuit = Circuit(forward.graph, forward.graph.legal, forward.graph.legal * 1.0)
-    heads = describe_heads(circuit, forward, loaded, seed=0)["heads"]
+    data = Data(loaded.model, loaded.model.graph(), prompts)
+    circuit = Circuit(data.graph, data.graph.legal, data.graph.legal * 1.0)
+    heads = describe_heads(circuit, data, loaded, seed=0)["heads"]
     assert len(heads) == 8 and all("induction" in head["scores"] for head in heads.values())
 
 

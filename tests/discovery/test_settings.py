@@ -25,7 +25,14 @@ REQUIRED = {
     "hf": ["model.name=gpt2"],
     "pairs": [f"task.path={FILE}"],
     "given": [f"method.circuit={FILE}"],
+    "hf_dataset": ["task.path=some/set", "task.fields={clean: text}"],
 }
+
+
+@pytest.fixture(autouse=True)
+def with_datasets(monkeypatch):
+    """As where the extra is installed."""
+    monkeypatch.setattr("discovery.tasks.hf_dataset.find_spec", lambda name: True)
 
 
 def settings(*overrides):

@@ -46,7 +46,7 @@ def test_eta_squared_is_its_definition():
 def test_what_is_planted_is_explained_beyond_chance_and_noise_is_not():
     rng = np.random.default_rng(1)
     tokens = rng.integers(0, 6, (40, 9))
-    labels = tuning.labels(tokens)
+    labels = tuning.labels([tokens])
     token, pair, place = labels["token"], labels["token pair"], labels["position"]
     assert len(token) == len(pair) == len(place) == 40 * 8
     values = np.stack(
@@ -75,7 +75,7 @@ def test_what_is_planted_is_explained_beyond_chance_and_noise_is_not():
 
 
 def test_labels_are_of_neighbours_and_leave_the_first_position_out():
-    labels = tuning.labels(np.array([[5, 6, 7], [8, 6, 7]]))
+    labels = tuning.labels([np.array([[5, 6, 7]]), np.array([[8, 6, 7]])])
     assert labels["token"].tolist() == [6, 7, 6, 7]
     assert labels["position"].tolist() == [1, 2, 1, 2]
     a, b, c, d = labels["token pair"].tolist()
@@ -120,7 +120,7 @@ def test_a_neuron_that_never_opens_is_dead():
     data = planted.bench(relu_model(), planted.prompts()).data
     alive = neurons.opened(data, 1)
     assert not alive[0] and alive[1]
-    values = neurons.activations(data, 1)
+    values = np.concatenate(neurons.activations(data, 1))
     assert values.shape == (12, 6, len(alive))
     np.testing.assert_array_equal(alive, (values > 0).any((0, 1)))
 

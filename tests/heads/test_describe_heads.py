@@ -11,6 +11,7 @@ from test_settings import settings
 
 from acdc.bridge import from_module
 from acdc.circuit import Circuit
+from acdc.data import Data
 from acdc.forward import trace
 from acdc.prompts import Prompts
 from discovery.heads import describe
@@ -31,7 +32,7 @@ def everything(job):
 
 @torch.inference_mode()
 def described(job):
-    return describe_heads(everything(job), job.data[0], job.loaded, 0)
+    return describe_heads(everything(job), job.data, job.loaded, 0)
 
 
 def test_every_head_has_scores_patterns_and_writes_that_add_up(job):
@@ -110,8 +111,8 @@ def test_scores_that_a_small_model_cannot_have_are_left_out(vocabulary, context)
     tokens = torch.arange(2 * n).view(2, n) % vocabulary
     prompts = Prompts(tokens, (tokens + 1) % vocabulary, ((0,), (1,)), ((2,), (2,)), n - 1)
     graph = loaded.model.graph()
-    forward = families.run(loaded.model, graph, prompts)
-    found = describe_heads(Circuit(graph, graph.legal), forward, loaded, 0)
+    data = Data(loaded.model, graph, prompts)
+    found = describe_heads(Circuit(graph, graph.legal), data, loaded, 0)
     for entry in found["heads"].values():
         scores = entry["scores"]
         assert ("copying" in scores) == ("anti-copying" in scores) == (vocabulary >= 20)
@@ -123,5 +124,5 @@ def test_scores_that_a_small_model_cannot_have_are_left_out(vocabulary, context)
 def test_an_empty_circuit_has_no_heads(job):
     graph = job.data.graph
     with torch.inference_mode():
-        found = describe_heads(Circuit(graph, graph.legal & False), job.data[0], job.loaded, 0)
+        found = describe_heads(Circuit(graph, graph.legal & False), job.data, job.loaded, 0)
     assert found["heads"] == {}

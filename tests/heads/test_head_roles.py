@@ -137,8 +137,8 @@ def test_answer_scores_by_hand():
     assert scores["direct effect"].tolist() == [2.0, -3.0]
     # points (attention, logit): (.8, 3), (.2, 1), (.7, 2)
     expected = np.corrcoef([0.8, 0.2, 0.7], [3, 1, 2])[0, 1]
-    assert roles.moving(prompts, pattern, added) == pytest.approx(expected, abs=1e-6)
-    assert roles.moving(prompts, pattern, added * 0) is None
+    assert roles.moving([(prompts, pattern, added)]) == pytest.approx(expected, abs=1e-6)
+    assert roles.moving([(prompts, pattern, added * 0)]) is None
 
 
 # ---- S-inhibition ------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from acdc.data import Data
 from acdc.prompts import Prompts
 from discovery.explanation.attention.pairs import Look
 from discovery.heads.attention import head_pattern
@@ -27,6 +28,7 @@ class Gaze:
     query: str
     key: str
     other: str | None  # what the key is compared with; None: its other keys, on average
+    shortest: int | None = None  # tokens of the shortest prompt, where there are several lengths
 
 
 def positions(prompts: Prompts) -> dict[str, Tensor]:
@@ -35,34 +37,38 @@ def positions(prompts: Prompts) -> dict[str, Tensor]:
     return marks or {"end": torch.full((len(prompts),), prompts.answer_position)}
 
 
-def places_of(prompts: Prompts, query: str) -> dict[str, Tensor]:
+def places_of(prompts: Prompts, query: str, shortest: int | None = None) -> dict[str, Tensor]:
     """All that has a name [batch], after the query too: marked tokens, and the one before it.
 
-    Where nothing is marked, every position but the first.
+    Where nothing is marked, every position but the first; where the prompts are some of several
+    lengths, of which `shortest` is the least, so many from the end (-1).
     """
     at = positions(prompts)
-    here = at[query]
+    here, width = at[query], prompts.clean.shape[1]
     if not prompts.marks:
-        numbered = range(1, prompts.answer_position)
-        at |= {f"position {i}": torch.full_like(here, i) for i in numbered}
+        first = width - 1 if shortest is None else shortest - 1
+        named = {i if shortest is None else i - width: i for i in range(width - first, width - 1)}
+        at |= {f"position {name}": torch.full_like(here, i) for name, i in named.items()}
     return {**at, BEFORE: here - 1}
 
 
-def keys_of(some: Sequence[Prompts], query: str) -> list[str]:
+def keys_of(some: Sequence[Prompts], query: str, shortest: int | None = None) -> list[str]:
     """Names of the keys that a query may look at: in each of these prompts not after it.
 
-    To be asked of all prompts at once: a few may allow more. The first token is not "before".
+    To be asked of all prompts at once, those of one length together: a few may allow more. The
+    first token is not "before".
     """
 
     def allowed(prompts: Prompts, name: str) -> bool:
-        here, there = positions(prompts)[query], places_of(prompts, query)[name]
+        here, there = positions(prompts)[query], places_of(prompts, query, shortest)[name]
         return bool((there > 0).all() if name == BEFORE else (there <= here).all())
 
-    return [name for name in places_of(some[0], query) if all(allowed(p, name) for p in some)]
+    names = places_of(some[0], query, shortest)
+    return [name for name in names if all(allowed(p, name) for p in some)]
 
 
 def gazes_of(
-    bench: Bench, heads: Sequence[Head], against: str = "others", also: Sequence[Prompts] = ()
+    bench: Bench, heads: Sequence[Head], against: str = "others", also: Sequence[Data] = ()
 ) -> tuple[list[Gaze], list[Head]]:
     """Of each head and named query, the key with the most attention, if it has LOOKS of it.
 
@@ -70,8 +76,9 @@ def gazes_of(
     named key apart: most of those rest on the first token, which is none unless it is marked.
     A key is one that `also` has too, the prompts that gazes are measured on.
     """
-    every = [bench.data.prompts, *also]
-    keys = {query: keys_of(every, query) for query in positions(bench.data.prompts)}
+    every = [data.prompts_of(i) for data in (bench.data, *also) for i in range(data.n_parts)]
+    queries, shortest = positions(bench.data.prompts), shortest_of(bench.data, *also)
+    keys = {query: keys_of(every, query, shortest) for query in queries}
     found, idle = list[Gaze](), list[Head]()
     for head in heads:
         seen = dict[tuple[str, str], float]()
@@ -79,11 +86,15 @@ def gazes_of(
             pattern = head_pattern(forward, *head)
             rows = torch.arange(len(pattern))
             for query, here in positions(forward.prompts).items():
-                places = places_of(forward.prompts, query)
+                places = places_of(forward.prompts, query, shortest)
                 for key in keys[query]:
                     mean = float(pattern[rows, here, places[key]].sum()) / bench.n
                     seen[query, key] = seen.get((query, key), 0.0) + mean
-        own = [g for q in dict.fromkeys(q for q, _ in seen) if (g := _gaze(head, q, seen, against))]
+        own = [
+            g
+            for q in dict.fromkeys(q for q, _ in seen)
+            if (g := _gaze(head, q, seen, against, shortest))
+        ]
         last = {q for q, at in positions(bench.data.prompts).items()
                 if bool((at == bench.data.n_pos - 1).all())}  # fmt: skip
         own.sort(key=lambda g: (g.query not in last, -seen[g.query, g.key]))
@@ -93,15 +104,22 @@ def gazes_of(
 
 
 def _gaze(
-    head: Head, query: str, seen: Mapping[tuple[str, str], float], against: str
-) -> Gaze | None:
+    head: Head, query: str, seen: Mapping[tuple[str, str], float], against: str,
+    shortest: int | None,
+) -> Gaze | None:  # fmt: skip
     """The first of equals: a mark comes before "the token before"."""
     own = [(key, mean) for (q, key), mean in seen.items() if q == query]
     (key, most), *others = sorted(own, key=lambda pair: -pair[1])
     if most < LOOKS:
         return None
     other = next((k for k, _ in others if k != BEFORE), None)
-    return Gaze(head, query, key, other if against == "mark" else None)
+    return Gaze(head, query, key, other if against == "mark" else None, shortest)
+
+
+def shortest_of(*some: Data) -> int | None:
+    """Tokens of the shortest prompt, if the prompts have several lengths; see `places_of`."""
+    lengths = [length for data in some for length in data.prompts.lengths]
+    return None if min(lengths) == max(lengths) else min(lengths)
 
 
 def look_of(prompts: Prompts, gaze: Gaze, like: Tensor) -> Look:
@@ -109,7 +127,7 @@ def look_of(prompts: Prompts, gaze: Gaze, like: Tensor) -> Look:
 
     The first token is among these only where there are no others.
     """
-    query, keys = positions(prompts)[gaze.query], places_of(prompts, gaze.query)
+    query, keys = positions(prompts)[gaze.query], places_of(prompts, gaze.query, gaze.shortest)
     rows, every = torch.arange(len(query)), torch.arange(prompts.clean.shape[1])
     if gaze.other is None:
         weights = (every <= query[:, None]).double()

@@ -71,7 +71,7 @@ class Split:
 def explain(subject: Subject, asked: Attention, told: Mapping[str, Section]) -> Section:
     """Pick where each head looks and the largest pairs on some prompts, measure on others."""
     choose, test, rng = subject.choose, subject.test, subject.rng("attention")
-    also = [test.data.prompts]
+    also = [test.data]
     gazes, idle = gazes_of(choose, subject.head_nodes, asked.against, also)
     means = mean_pairs(choose, gazes)
     splits = measured(test, gazes, [largest(m, asked.pairs) for m in means], rng, subject.level)
@@ -192,7 +192,7 @@ def _attention(forward: PatchedForward, gaze: Gaze) -> Floats:
     """[prompts, 2]: from the query to the key, and to the first token."""
     prompts, rows = forward.prompts, torch.arange(len(forward.prompts))
     pattern = head_pattern(forward, *gaze.head)[rows, positions(prompts)[gaze.query]]
-    there = places_of(prompts, gaze.query)[gaze.key]
+    there = places_of(prompts, gaze.query, gaze.shortest)[gaze.key]
     return floats(torch.stack([pattern[rows, there], pattern[:, 0]], 1))
 
 

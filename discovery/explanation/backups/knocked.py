@@ -9,9 +9,8 @@ scale being that of its own run, so all writers' and the biases' add up to it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -136,7 +135,7 @@ class KnockOuts:
         key = tuple(sorted(out))
         if key not in self.known:
             parts = zip(self.bench.data, self.clean_ends, self.answers, strict=True)
-            self.known[key] = _joined([self._part(*part, key) for part in parts])
+            self.known[key] = self._joined([self._part(*part, key) for part in parts])
         return self.known[key]
 
     def loss(self, out: Sequence[int]) -> Floats:
@@ -159,11 +158,9 @@ class KnockOuts:
             floats(reading), floats(own), floats(held), floats(run.looks),
         )  # fmt: skip
 
-
-def _joined(parts: Sequence[Effects]) -> Effects:
-    names = ("score", "reading", "direct", "held", "looks")
-    found = {n: np.concatenate([getattr(p, n) for p in parts], axis=-1) for n in names}
-    return replace(parts[0], **found)
+    def _joined(self, parts: Sequence[Effects]) -> Effects:
+        join, names = self.bench.data.join, ("score", "reading", "direct", "held", "looks")
+        return Effects(**{n: join([getattr(p, n) for p in parts], axis=-1) for n in names})
 
 
 def heads_after(graph: Graph, out: Sequence[int]) -> list[int]:

@@ -90,9 +90,9 @@ def explain(subject: Subject, asked: Neurons, told: Mapping[str, Section]) -> Se
 # ---- neurons -------------------------------------------------------------------------------------
 
 
-def activations(data: Data, layer: int) -> Float[np.ndarray, "prompts pos d_mlp"]:
-    """Of every neuron of a layer's MLP in the clean run."""
-    return np.concatenate(data.each(lambda f: floats(mlp_of(f, layer).hidden(mlp_input(f, layer)))))
+def activations(data: Data, layer: int) -> list[Float[np.ndarray, "prompts pos d_mlp"]]:
+    """Of every neuron of a layer's MLP in the clean run, part by part."""
+    return data.each(lambda f: floats(mlp_of(f, layer).hidden(mlp_input(f, layer))))
 
 
 def opened(data: Data, layer: int) -> np.ndarray:
@@ -110,10 +110,11 @@ def tuning(
 
     Of prompts of one token nothing can be said: empty.
     """
-    tokens = data.prompts.clean.cpu().numpy()
-    if tokens.shape[1] < 2:
+    tokens = data.each(lambda f: f.prompts.clean.cpu().numpy())
+    if data.n_pos < 2:
         return {}
-    values = activations(data, layer)[:, 1:].reshape(-1, _width(data, layer))
+    width = _width(data, layer)
+    values = np.concatenate([own[:, 1:].reshape(-1, width) for own in activations(data, layer)])
     return {kind: explained(values, own, rng, permutations) for kind, own in labels(tokens).items()}
 
 

@@ -8,6 +8,7 @@ the share explained beyond that.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,14 +73,15 @@ def _of_centred(centred: Floats, whole: Floats, codes: Ints) -> Floats:
     return (np.square(sums) / np.bincount(codes)[:, None]).sum(0) / whole
 
 
-def labels(tokens: Ints) -> dict[str, Ints]:
+def labels(parts: Sequence[Ints]) -> dict[str, Ints]:
     """[prompts x positions] by kind, the first position of each prompt left out.
 
-    At the first position many models have activations of another order, whatever stands there.
+    Of tokens [prompt, pos], a part after the other. At the first position many models have
+    activations of another order, whatever stands there.
     """
-    pairs = np.stack([tokens[:, :-1], tokens[:, 1:]], -1).reshape(-1, 2)
+    pairs = [np.stack([t[:, :-1], t[:, 1:]], -1).reshape(-1, 2) for t in parts]
     return {
-        "token": tokens[:, 1:].ravel(),
-        "token pair": np.unique(pairs, axis=0, return_inverse=True)[1].ravel(),
-        "position": np.tile(np.arange(1, tokens.shape[1]), len(tokens)),
+        "token": np.concatenate([t[:, 1:].ravel() for t in parts]),
+        "token pair": np.unique(np.concatenate(pairs), axis=0, return_inverse=True)[1].ravel(),
+        "position": np.concatenate([np.tile(np.arange(1, t.shape[1]), len(t)) for t in parts]),
     }

@@ -62,12 +62,13 @@ def path_effects(
         for some in _few(senders, ROWS // len(forward.prompts)):
             changes = received(forward, some, receivers, mlps)
             if at is not None:
-                keep = torch.as_tensor(at[forward.rows.start : forward.rows.stop])[..., None]
+                own = at[list(forward.rows), bench.data.n_pos - forward.n_pos :]
+                keep = torch.as_tensor(own)[..., None]
                 changes = {r: change * keep.to(change) for r, change in changes.items()}
             logits = patched(forward, changes, mlps == "recomputed")
             scores.append(bench.score_of(forward, logits))
         found.append(floats(torch.cat(scores) - before))
-    return np.concatenate(found, axis=1)
+    return bench.data.join(found, axis=1)
 
 
 def path_estimates(
@@ -85,7 +86,7 @@ def path_estimates(
             _estimates(bench, forward, senders, receivers, mlps, steps)
             for forward in forwards(bench, direction)
         ]
-    return np.concatenate(parts, axis=2)
+    return bench.data.join(parts, axis=2)
 
 
 def _estimates(

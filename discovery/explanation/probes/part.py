@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from acdc.data import Data, floats
 from acdc.forward import PatchedForward, stream_of
+from acdc.prompts import together
 from discovery.explanation.figures import Share, adjusted, as_data, listed, ranged, shown
 from discovery.explanation.pictures import heat
 from discovery.explanation.probes.probing import (
@@ -184,10 +185,10 @@ def states(data: Data, place: tuple[str, int], at: Sequence[Ints]) -> list[Float
     def of(forward: PatchedForward) -> torch.Tensor:
         whole = forward.clean.streams if kind == "stream" else forward.clean.writers
         rows = torch.arange(len(forward.prompts))
-        own = slice(forward.rows.start, forward.rows.stop)
-        return torch.stack([whole[index][rows, torch.tensor(where[own])] for where in at])
+        own, before = list(forward.rows), data.n_pos - forward.n_pos
+        return torch.stack([whole[index][rows, torch.tensor(where[own] - before)] for where in at])
 
-    return list(np.concatenate(data.each(lambda forward: floats(of(forward))), axis=1))
+    return list(data.join(data.each(lambda forward: floats(of(forward))), axis=1))
 
 
 # ---- probing -------------------------------------------------------------------------------------
@@ -227,9 +228,12 @@ def probed(
 def _control(
     subject: Subject, split: Split, at: Ints, at_test: Ints, rng: np.random.Generator
 ) -> Split | None:
-    tokens = [b.data.prompts.clean.cpu().numpy() for b in (subject.choose, subject.test)]
+    halves = [bench.data.prompts for bench in (subject.choose, subject.test)]
+    whole = together(*halves).clean.cpu().numpy()
+    columns = [where + whole.shape[1] - own.clean.shape[1]
+               for where, own in zip((at, at_test), halves, strict=True)]  # fmt: skip
     wanted = len(np.unique(split.fit, axis=0)) if split.is_class else FOLDS
-    both = identities(np.concatenate(tokens), np.concatenate([at, at_test]), wanted)
+    both = identities(whole, np.concatenate(columns), wanted)
     return control(split, both[: len(at)], both[len(at) :], rng)
 
 

@@ -233,7 +233,8 @@ def folds(base: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def explain(subject: Subject, asked: Proxy, told: Mapping[str, Section]) -> Section:
     """What the variables leave unexplained of the circuit, and of each interchange."""
-    rng, bench = subject.rng("proxy"), subject.test
+    own = subject.of_one_length
+    rng, bench = subject.rng("proxy"), own.test
     runs, sources = Runs.of(bench), sources_of(bench.n, min(asked.sources, bench.n - 1), rng)
     kinds = {"outside": outside(bench, subject.circuit.mask, sources)} | {
         name: swapped(bench, runs, site, sources)
@@ -254,7 +255,10 @@ def explain(subject: Subject, asked: Proxy, told: Mapping[str, Section]) -> Sect
     levels = levels_of(_features(subject), asked.levels)
     return Section(
         title="What the variables leave unexplained", how=HOW,
-        says=_says(facts, [name for name, listed in levels.items() if not listed]),
+        says=[
+            *own.says_length(subject),
+            *_says(facts, [name for name, listed in levels.items() if not listed]),
+        ],
         tables=[Table("share of the score's variance over counterfactual runs of other prompts",
                       [_row(name, f, subject.test.unit) for name, f in facts.items()])],
         pictures=[_scatter(found, subject.test.unit)], found=facts,

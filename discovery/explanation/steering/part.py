@@ -31,7 +31,7 @@ from discovery.heads.roles import repeated_tokens
 from discovery.settings.explanation import Steering
 from discovery.show.drawing import COLOURS, GREY
 from discovery.statistics.intervals import mean_interval
-from discovery.validation.bench import Bench, Values, joined
+from discovery.validation.bench import Bench, Values
 
 SEQUENCES, TOKENS = 6, 40  # of text that has nothing to do with the task
 Direction = Float[Tensor, " width"]
@@ -136,16 +136,19 @@ def steered(bench: Bench, runs: Runs, site: Site, to: To, elsewhere: int | None 
     every = torch.arange(len(runs), device=runs.model.device)
     at = runs.positions(site.mark)
     if elsewhere is not None:
-        n_pos = runs.prompts.clean.shape[1]
-        shift = np.random.default_rng(elsewhere).integers(1, max(2, n_pos), len(runs))
-        at = (at + torch.as_tensor(shift, device=at.device)) % n_pos
+        n_pos, lengths = runs.prompts.clean.shape[1], np.array(runs.prompts.lengths)
+        drawn = np.random.default_rng(elsewhere).integers(1, max(2, n_pos), len(runs))
+        shift = 1 + (drawn - 1) % np.maximum(lengths - 1, 1)
+        length, shift = (torch.as_tensor(x, device=at.device) for x in (lengths, shift))
+        before = n_pos - length
+        at = before + (at - before + shift) % length
     return changed_values(bench, runs, every, [Change(site.place, at, to)])
 
 
 def changed_values(bench: Bench, runs: Runs, base: Tensor, changes: Sequence[Change]) -> Values:
     """Values of all of the bench's prompts, in order, their runs changed."""
     parts = zip(runs.each(base, changes), bench.data, strict=True)
-    return joined([bench.values(f, runs.model.unembed(x[:, -1])) for (_, x), f in parts])
+    return bench.joined([bench.values(f, runs.model.unembed(x[:, -1])) for (_, x), f in parts])
 
 
 def text(model: Model, seed: int, special: Sequence[int] = ()) -> Part:

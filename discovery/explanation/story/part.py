@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from acdc.circuit import Circuit
 from acdc.errors import InputError
-from acdc.prompts import Prompts
+from acdc.prompts import Prompts, together
 from discovery.explanation.section import Section
 from discovery.explanation.story import show as story_show
 from discovery.explanation.story.claims import Chance, places, role_of, with_other_heads, with_paths
@@ -92,21 +92,17 @@ def explain(subject: Subject, asked: Asked, told: Mapping[str, Section]) -> Sect
     paths = told["paths"].found["paths"] if "paths" in told else []
     circuit, added = with_paths(subject.circuit, paths)
     try:
+        own = subject.of_one_length
         one = tell(
-            circuit, subject.choose, subject.test, _both(subject), roles, asked,
-            subject.level, subject.rng("story"),
+            circuit, own.choose, own.test, _both(own), roles, asked,
+            own.level, own.rng("story"),
         )  # fmt: skip
     except InputError as error:
         return Section(story_show.TITLE, story_show.HOW, [f"no story can be tried: {error}"])
-    return story_show.section(one, subject, roles, added)
+    section = story_show.section(one, own, roles, added)
+    return replace(section, says=[*own.says_length(subject), *section.says])
 
 
 def _both(subject: Subject) -> Prompts:
     """The prompts of both halves."""
-    a, b = subject.choose.data.prompts, subject.test.data.prompts
-    return replace(
-        a, clean=torch.cat([a.clean, b.clean]), corrupt=torch.cat([a.corrupt, b.corrupt]),
-        answers=(*a.answers, *b.answers), wrong=(*a.wrong, *b.wrong),
-        marks={m: (*a.marks[m], *b.marks[m]) for m in a.marks},
-        features={f: (*a.features[f], *b.features[f]) for f in a.features},
-    )  # fmt: skip
+    return together(subject.choose.data.prompts, subject.test.data.prompts)

@@ -47,7 +47,7 @@ class Task:
     """Prompts with one answer each, and the part that each variable plays."""
 
     prompts: Prompts
-    tokens: Ints  # [prompt, pos]
+    tokens: Ints  # [prompt, pos], each from its start; UNKNOWN after the end of shorter ones
     answers: Ints  # [prompt]
     wrong: Ints  # [prompt], the first wrong answer or UNKNOWN
     roles: Mapping[str, Role]
@@ -59,7 +59,10 @@ class Task:
             raise InputError("an interchange needs one right answer a prompt")
         answers = np.array([a[0] for a in prompts.answers])
         wrong = np.array([w[0] if w else UNKNOWN for w in prompts.wrong])
-        task = cls(prompts, prompts.clean.cpu().numpy(), answers, wrong, roles or {})
+        tokens = np.full(tuple(prompts.clean.shape), UNKNOWN, np.int64)
+        for row, own in enumerate(prompts.rows()):
+            tokens[row, : len(own)] = own
+        task = cls(prompts, tokens, answers, wrong, roles or {})
         if roles is not None:
             return task
         found: dict[str, Role] = {name: task._role(name) for name in prompts.features}

@@ -9,7 +9,7 @@ it and positions before it are the clean run's, whose keys and values are kept. 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -81,11 +81,16 @@ class Change:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Clean runs of some neighbouring prompts, from which changed ones go on."""
+    """Clean runs of some prompts of one length, from which changed ones go on."""
 
     model: Model
     run: Trace
-    rows: range  # the prompts' places among all
+    rows: Sequence[int]  # the prompts' places among all
+
+    @property
+    def n_pos(self) -> int:
+        """Tokens of a prompt."""
+        return self.run.streams.shape[2]
 
     @cached_property
     def keys_values(self) -> list[tuple[Tensor, Tensor]]:
@@ -104,7 +109,7 @@ class Part:
 
         `rows` are prompts of this part, one may come often; `which` their places in the changes.
         """
-        model, n_pos = self.model, self.run.streams.shape[2]
+        model, n_pos = self.model, self.n_pos
         start = 0 if any(c.at is None for c in changes) else _earliest(changes, which)
         first = min((c.place.layer for c in changes), default=len(model.blocks))
         x = self.run.streams[2 * first][rows, start:]
@@ -170,7 +175,7 @@ class Runs:
         return len(self.prompts)
 
     def positions(self, mark: str) -> Int[Tensor, " prompt"]:
-        """Where a mark of the task is in each prompt; "end" is the answer position."""
+        """The column of a task's mark in each prompt; "end" is the answer position."""
         end = (self.prompts.answer_position,) * len(self)
         at = self.prompts.marks.get(mark) if mark != "end" else end
         if at is None:
@@ -183,8 +188,13 @@ class Runs:
         for part in self.parts:
             own = where.of(part.run)
             rows = torch.arange(len(own), device=own.device)
-            found.append(own[rows, at[part.rows.start : part.rows.stop]])
-        return torch.cat(found)
+            found.append(own[rows, at[list(part.rows)] - self._before(part)])
+        places = [row for part in self.parts for row in part.rows]
+        return torch.cat(found)[torch.tensor(places).argsort()]
+
+    def _before(self, part: Part) -> int:
+        """Columns before the prompts of a part begin."""
+        return self.prompts.clean.shape[1] - part.n_pos
 
     def each(self, base: Rows, changes: Sequence[Change]) -> Iterator[tuple[Rows, Tensor]]:
         """(which runs, stream [some, span, d_model] before the final norm), part by part.
@@ -192,9 +202,12 @@ class Runs:
         `base` [run] names the prompt of each; changes count runs as `base` does.
         """
         for part in self.parts:
-            which = ((base >= part.rows.start) & (base < part.rows.stop)).nonzero()[:, 0]
+            place = torch.full((len(self),), -1, device=base.device)
+            place[list(part.rows)] = torch.arange(len(part.rows), device=base.device)
+            which, before = (place[base] >= 0).nonzero()[:, 0], self._before(part)
+            own = [c if c.at is None else replace(c, at=c.at - before) for c in changes]
             for some in which.split(len(part.rows)) if len(which) else ():
-                yield some, part.changed(base[some] - part.rows.start, changes, some)
+                yield some, part.changed(place[base[some]], own, some)
 
     def logits(
         self, base: Rows, changes: Sequence[Change], tokens: Int[Tensor, "run token"]

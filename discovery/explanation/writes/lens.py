@@ -29,7 +29,7 @@ class Lens:
 def logit_lens(data: Data) -> Lens:
     """The lens on the model's clean run. An unembedding a layer, and no pass beyond that run."""
     parts = data.each(_lens)
-    return Lens(*(np.concatenate(p, axis=-1) for p in zip(*parts, strict=True)))
+    return Lens(*(data.join(p, axis=-1) for p in zip(*parts, strict=True)))
 
 
 def _lens(forward: PatchedForward) -> tuple[Floats, Floats, Floats]:

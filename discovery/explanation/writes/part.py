@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import Tensor
 
+from acdc.prompts import PAD, Prompts
 from discovery.explanation.direct import (
     Direct,
     direct_effects,
@@ -296,13 +297,19 @@ def _positions(
             )
     rows: list[Row] = [
         {
-            "token": f"{n} {subject.token(int(prompts.clean[0, int(n)]))}" if n.isdigit() else n,
+            "token": f"{n} {_example(subject, prompts, int(n))}" if n.lstrip("-").isdigit() else n,
             "lost": lost[n],
             **({"share": Share(shares[n])} if shares else {}),
         }
         for n in effects
     ]
     return says, rows
+
+
+def _example(subject: Subject, prompts: Prompts, column: int) -> str:
+    """The token there of the first prompt that has one."""
+    ids = prompts.clean[:, column]
+    return subject.token(int(ids[ids != PAD][0]))
 
 
 def _side(found: Interval) -> int:
@@ -329,7 +336,8 @@ def _patched(
     places = all_places(prompts)
     if n_pos > asked.positions:
         strong = strongest_places(subject.choose, mask, asked.positions)
-        places = {**prompts.marks, **{str(p): places[str(p)] for p in strong}}
+        numbered = list(places.items())
+        places = {**prompts.marks, **dict(numbered[p] for p in strong)}
     found = position_effects(bench, mask, places)
     if prompts.marks and n_pos <= asked.positions:
         return found, by_mark(found.effects, prompts)

@@ -75,14 +75,17 @@ class PositionEffects:
 def position_effects(
     bench: Bench, mask: Mask, places: dict[str, Sequence[int]], quiet: bool = False
 ) -> PositionEffects:
-    """Each place (name -> its position in each prompt) patched alone: a circuit's run a place."""
+    """Each place (name -> its column in each prompt) patched alone: a circuit's run a place.
+
+    Where a prompt has not begun yet, nothing is patched.
+    """
     score = bench.circuit(mask).score
     n_pos, rows = bench.data.n_pos, {name: torch.tensor(at) for name, at in places.items()}
 
     def fall(at: Tensor) -> Floats:
         def logits(forward: PatchedForward) -> Tensor:
-            own = slice(forward.rows.start, forward.rows.stop)
-            return patched_logits(forward, mask, at[own].to(forward.model.device))
+            own = at[list(forward.rows), n_pos - forward.n_pos :]
+            return patched_logits(forward, mask, own.to(forward.model.device))
 
         return score - bench.run(logits).score
 
@@ -98,15 +101,18 @@ def position_effects(
 
 
 def all_places(prompts: Prompts) -> dict[str, Sequence[int]]:
-    """Every position of its own, by its number."""
-    return {str(p): (p,) * len(prompts) for p in range(prompts.clean.shape[1])}
+    """Every position of its own, by its number; of prompts of several lengths from the end, -1."""
+    width = prompts.clean.shape[1]
+    first = 0 if len(set(prompts.lengths)) == 1 else -width
+    return {str(first + p): (p,) * len(prompts) for p in range(width)}
 
 
 def strongest_places(bench: Bench, mask: Mask, most: int) -> list[int]:
-    """Positions that move the score most on the first prompts of a bench, in order."""
+    """Columns that move the score most on the first prompts of a bench, in order."""
     few = Bench(bench.data.take(range(min(SCREEN, bench.n))), bench.score)
     size = np.abs(position_effects(few, mask, all_places(few.data.prompts)).effects).mean(1)
-    return sorted(np.argsort(-size, kind="stable")[:most].tolist())
+    before = bench.data.n_pos - few.data.n_pos
+    return sorted((before + np.argsort(-size, kind="stable")[:most]).tolist())
 
 
 def by_mark(effects: Floats, prompts: Prompts) -> dict[str, Floats]:
