@@ -124,6 +124,6 @@ def test_a_key_that_some_prompts_have_after_the_query_is_none_whatever_the_parts
     assert "late" in keys_of([choose], "query") and "late" not in keys_of([choose, some], "query")
     test = Bench(Data(one.data.model, one.graph, some, part=4), one.score)
     few = Bench(Data(one.data.model, one.graph, choose, part=4), one.score)
-    gazes, _ = gazes_of(few, [(0, 3)], also=[some])
+    gazes, _ = gazes_of(few, [(0, 3)], also=[test.data])
     assert "late" not in [g.key for g in gazes]
     assert measured(test, gazes, [largest(m, 2) for m in mean_pairs(few, gazes)], RNG)
