@@ -54,6 +54,7 @@ from scipy.stats import binomtest
 ROOT = Path(__file__).parents[1]
 DEVICE = "acdc/test_device.py"
 WRITTEN = "acdc/test_data.py::test_what_is_written_is_what_the_mask_reads"
+SUMS = "acdc/test_optimal.py::test_sums_over_runs_are_those_of_all_prompts_together"
 SHARE = "discovery/test_target.py::test_share_is_that_of_measure_and_two_sided"
 NEAREST = {  # what is mutated -> its tests, the quickest first
     "acdc/graph.py": ("acdc/test_graph.py",),
@@ -66,7 +67,9 @@ NEAREST = {  # what is mutated -> its tests, the quickest first
     ),
     "acdc/live.py": (DEVICE, "validation/test_resampling.py", "acdc/test_forward.py"),
     "acdc/metrics.py": ("acdc/test_metrics.py", DEVICE),
-    "acdc/writers.py": ("acdc/test_ablation.py", "acdc/test_data_views.py", WRITTEN, DEVICE),
+    "acdc/writers.py": (
+        "acdc/test_ablation.py", "acdc/test_data_views.py", SUMS, WRITTEN, DEVICE,
+    ),
     "acdc/ablation.py": ("acdc/test_ablation.py",),
     "acdc/forward.py": ("acdc/test_data_views.py", DEVICE, "acdc/test_forward.py"),
     "acdc/masked.py": ("acdc/test_masked.py", DEVICE),
