@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from acdc import regrow as module
 from acdc.data import Data
 from acdc.masked import masked_run
 from acdc.metrics import METRICS
@@ -119,3 +120,19 @@ def test_what_cannot_be_helped_ends():
     data = Data(model, model.graph(), families.prompts(n=3, length=4))
     moves = list(regrow(data, METRICS["kl"], np.zeros_like(data.graph.legal), lambda mask: False))
     assert all(m.kind == "back" and m.effect < 0 for m in moves)
+
+
+def test_of_edges_that_promise_the_same_the_first_is_tried_first(monkeypatch):
+    """In the order of the mask: so a search ends alike wherever it runs."""
+    model = view("llama")
+    data = Data(model, model.graph(), families.prompts(length=4))
+    mask = random_mask(data.graph, data.graph.n_edges // 2, np.random.default_rng(2))
+    promise = np.random.default_rng(3).integers(-1, 2, mask.shape).astype(float)
+    monkeypatch.setattr(module, "slopes", lambda *_: promise)
+    cut, kept = (
+        list(map(tuple, np.argwhere(m).tolist())) for m in (data.graph.legal & ~mask, mask)
+    )
+    found = module._cut_edges(data, METRICS["kl"], mask)
+    assert found == [edge for edge in cut if promise[edge] < 0] and len(found) > 16
+    found = module._kept_edges(data, METRICS["kl"], mask)
+    assert found == sorted(kept, key=lambda e: -promise[e]) and len(found) > 16

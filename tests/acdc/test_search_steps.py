@@ -78,6 +78,24 @@ def test_from_a_circuit_its_edges_alone_are_tried():
     assert steps[0].n_edges == 3 and steps[-1].n_settled == GRAPH.n_edges
 
 
+def test_as_a_function_it_takes_the_same():
+    """Order, cuts in a batch and a guide: each changes the steps."""
+    order, seen = Order(reader_order="head", gates=False), []
+    guide = shortlist("m0->logits", "a0.h0->m0", "input->a0.h0<v>")
+    data = Data(or_gate(), GRAPH, or_prompts(), ABLATIONS["zero"])
+    for own in ({}, {"order": order}, {"chunk": 1}, {"guide": guide}):
+        given = {"order": None, "chunk": None, "guide": None} | own
+        found, wanted = (
+            [(s.visit, s.tests, s.n_passes) for s in steps]
+            for steps in (
+                acdc(data, METRICS["logit_diff"], 0.5, *given.values()),
+                Search(data, METRICS["logit_diff"], 0.5, **given).steps(),
+            )
+        )
+        assert found == wanted and found not in seen
+        seen.append(found)
+
+
 @pytest.mark.parametrize("power", [1.0, 0.5])
 def test_what_a_budget_allows_after_each_edge_by_hand(power):
     """A share s of the 13 edges settled: total * s ** power; a gate settles all of its reader's."""
