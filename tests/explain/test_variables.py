@@ -419,3 +419,28 @@ def test_sources_that_change_nothing_are_no_more_than_those_that_do():
         np.bincount(pairs.base[x], minlength=8) for x in (pairs.changes, ~pairs.changes)
     )
     assert changed.tolist() == [1] * 7 + [4] and kept.tolist() == [1] * 7 + [0]
+
+
+def test_a_place_that_names_neither_answer_tells_nothing():
+    """The source's place holds a third token in the base: unknown, where both are always there."""
+    tokens = torch.tensor([[20, 30, 40], [31, 21, 41], [22, 42, 32]])
+    some = Prompts(
+        tokens, tokens, ((20,), (21,), (22,)), ((30,), (31,), (32,)), 2,
+        features={"v": (0, 1, 0)},
+    )  # fmt: skip
+    task = Task.of(some)
+    assert task.roles == {"v": "place"}
+    base, source = np.array([0, 1, 2, 2]), np.array([1, 0, 1, 0])
+    assert task.label(base, {"v": source}).tolist() == [30, 31, UNKNOWN, 22]
+    free = Task.of(replace(some, wrong=((90,), (90,), (90,))))
+    assert free.label(base, {"v": source}).tolist() == [30, 31, 42, 22]
+
+
+def test_of_each_prompt_one_pair_that_changes_and_one_that_does_not_is_kept():
+    base = np.array([0, 0, 0, 0, 1, 1])
+    changes = np.array([True, True, False, False, False, False])
+    some = Pairs(base, {"v": np.arange(6)}, np.zeros(6, int), np.zeros((6, 2), int), changes)
+    for seed in range(4):
+        found = carriers.one_each(some, np.random.default_rng(seed))
+        kept = list(zip(found.base.tolist(), found.changes.tolist(), strict=True))
+        assert sorted(kept) == [(0, False), (0, True), (1, False)]
