@@ -108,6 +108,37 @@ def test_variables_explain_their_own_interchange_and_not_the_noises(planted):
     assert mixed.share.low > 0.3 and mixed.least > 0.3
 
 
+def test_the_penalty_is_the_one_of_the_least_error_on_other_prompts():
+    rng = np.random.default_rng(1)
+    x, base = rng.standard_normal((60, 12)), np.arange(60)
+    line, noise = x @ rng.standard_normal(12), rng.standard_normal(60)
+    for y, penalty in ((line, proxy.PENALTIES[0]), (noise, proxy.PENALTIES[-1])):
+        found = proxy.fitted(x, y, base, np.random.default_rng(0))
+        np.testing.assert_allclose(found.weights, proxy.ridge(x, y, penalty).weights, atol=1e-12)
+    same = proxy.fitted(0 * x, noise, base, np.random.default_rng(0))  # all penalties are equal
+    assert not same.weights.any()
+
+
+def test_a_prompts_runs_are_predicted_by_others_and_a_constant_changes_nothing(planted):
+    bench = planted.test
+    sources = proxy.sources_of(bench.n, 2, np.random.default_rng(0))
+    base, rng = np.tile(np.arange(bench.n), 2), np.random.default_rng(1)
+    runs = proxy.Observed(base, sources.ravel(), rng.standard_normal(len(base)))
+
+    def of(score):
+        runs_ = replace(runs, score=score)
+        return proxy.unexplained(bench, runs_, 8, np.random.default_rng(0), 0.05)
+
+    first, shifted = of(runs.score), of(runs.score + 1000)
+    assert shifted.share.estimate == pytest.approx(first.share.estimate, rel=1e-6)
+    assert first.share.estimate > 0.9  # there is nothing to predict
+    assert first.share.n == bench.n  # prompts are drawn, not runs
+    here = proxy.folds(base, np.random.default_rng(0)) == 2
+    other = of(np.where(here, -5 * runs.score, runs.score))
+    np.testing.assert_allclose(other.told[here], first.told[here], atol=1e-12)
+    assert abs(other.told - first.told)[~here].max() > 1e-6
+
+
 def test_the_section_and_what_cannot_be_asked(planted):
     asked = Proxy(sources=2)
     assert proxy.check(planted, asked) is None

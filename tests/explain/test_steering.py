@@ -52,6 +52,13 @@ def test_the_main_direction_stays_in_the_subspace(planted):
     assert float(((values - values.mean(0)) @ found).square().sum()) == pytest.approx(float(most))
 
 
+def test_the_main_direction_points_where_its_largest_number_is_positive():
+    for seed in range(12):
+        values = torch.tensor(np.random.default_rng(seed).standard_normal((9, 4)))
+        found = steering.main_direction(values, None)
+        assert found[found.abs().argmax()] > 0
+
+
 def planted_steer(subject, choose, test):
     """Along v itself, not the difference of means, which holds noise."""
     one = steering.steer(choose, test, "v", at_v(subject)).along(toy.rotation()[:, 0])
@@ -82,6 +89,15 @@ def test_a_dose_of_nothing_changes_nothing(planted):
         np.testing.assert_allclose(values.kl, 0, atol=1e-12)
     words = steering.text(subject.model, 0)
     assert steering.text_kl(words, steer.site, steer.add(0.0, signed=False)).max() < 1e-12
+
+
+def test_elsewhere_is_never_the_mark(planted):
+    """What the only layer writes before the end is not read there: nothing moves at all."""
+    subject, choose, test = planted
+    steer = planted_steer(subject, choose, test)
+    for seed in range(3):
+        values = steering.steered(subject.test, test, steer.site, steer.add(2.0), elsewhere=seed)
+        np.testing.assert_allclose(values.score, subject.test.model.score, atol=1e-12)
 
 
 def test_taking_out_twice_is_taking_out_once(planted):
@@ -137,6 +153,38 @@ def test_the_section_says_what_the_direction_does(planted):
     assert one["doses"][1]["score"] < one["doses"][1]["random"]
     assert one["toward the other value"] and one["removed"]["score"] < 4
     assert steering.explain(subject, asked, told) == section
+
+
+def test_the_section_s_figures_are_those_of_its_changes(planted):
+    """Each by itself, along the variable's direction and the random one that the part draws."""
+    subject, choose, test = planted
+    basis = toy.rotation()[:, [0]]
+    found = {"variables": {"v": {"place": "a0.h0", "mark": "end", "basis": basis.T.tolist()}}}
+    told = {"variables": Section("", "", (), found=found)}
+    section = steering.explain(subject, Steering(doses=(-1.0, 2.0), draws=1), told)
+    own, rng = steering.steer(choose, test, "v", at_v(subject, basis)), subject.rng("steering")
+    drawn = torch.tensor(rng.standard_normal(8))
+    other = own.along(drawn / drawn.norm())
+    words, one = steering.text(subject.model, subject.seed), section.found["v"]
+
+    def score(to, **where):
+        return steering.steered(subject.test, test, own.site, to, **where)
+
+    doses = {d["dose"]: (d, own.add(d["dose"]), other.add(d["dose"])) for d in one["doses"]}
+    for said, to, random in [*doses.values(), (one["removed"], own.remove, other.remove)]:
+        assert said["score"] == pytest.approx(score(to).score.mean(), abs=1e-9)
+        assert said["kl"] == pytest.approx(score(to).kl.mean(), abs=1e-9)
+        assert said["random"] == pytest.approx(score(random).score.mean(), abs=1e-9)
+        beside = score(to, elsewhere=subject.seed)
+        assert said["kl_elsewhere"] == pytest.approx(beside.kl.mean(), abs=1e-9)
+    plain = {d: (own.add(d, False), other.add(d, False)) for d in doses}
+    for dose, (to, random) in plain.items():
+        kls = [steering.text_kl(words, own.site, x).mean() for x in (to, random)]
+        said = doses[dose][0]
+        assert [said["kl_text"], said["random_kl_text"]] == pytest.approx(kls, abs=1e-9)
+    taken, strongest = section.says
+    assert f"taken out the score is {one['removed']['score']:.2f}" in taken
+    assert strongest.startswith("v: 2 standard deviations toward the other value")
 
 
 def test_variables_that_were_not_made_are_asked_once_as_the_user_asked(monkeypatch):

@@ -392,3 +392,57 @@ def test_what_cannot_be_asked_is_said_before_the_work():
     assert "of no variable" in variables.check(one, Variables())
     with pytest.raises(InputError, match="k=9: the place has 8 numbers, so 1 to 8 are allowed"):
         random_basis(8, 9, np.random.default_rng(0), torch.zeros(1))
+
+
+def test_an_order_needs_both_tokens_in_every_prompt():
+    """v is 1 where the right token comes before the wrong one, which half of the prompts lack."""
+    tokens = torch.tensor([[20, 30, 40], [21, 31, 41], [22, 42, 43], [23, 44, 45]])
+    some = Prompts(
+        tokens, tokens, ((20,), (21,), (22,), (23,)), ((30,), (31,), (32,), (33,)), 2,
+        features={"v": (1, 1, 0, 0)},
+    )  # fmt: skip
+    assert Task.of(some).roles == {"v": "table"}
+    both = replace(some, wrong=((30,), (31,), (42,), (44,)), features={"v": (1, 1, 1, 1)})
+    assert Task.of(both).roles == {"v": "table"}  # of one value
+    turned = tokens.clone()
+    turned[2:] = torch.tensor([[42, 22, 43], [44, 23, 45]])
+    both = replace(both, clean=turned, corrupt=turned, features={"v": (7, 7, 9, 9)})
+    assert Task.of(both).roles == {"v": "order"}
+
+
+def test_sources_that_change_nothing_are_no_more_than_those_that_do():
+    """Of 8 prompts one has the other v: each of the others has one source that changes it."""
+    many = toy.prompts(64, 0)
+    v, w = (np.array(many.features[name]) for name in "vw")
+    rows = [*np.flatnonzero((v == 0) & (w == 0))[:7], *np.flatnonzero((v == 1) & (w == 0))[:1]]
+    task = Task.of(many.take([int(i) for i in rows]))
+    pairs = pairs_of(task, "v", np.random.default_rng(0), 4)
+    changed, kept = (
+        np.bincount(pairs.base[x], minlength=8) for x in (pairs.changes, ~pairs.changes)
+    )
+    assert changed.tolist() == [1] * 7 + [4] and kept.tolist() == [1] * 7 + [0]
+
+
+def test_a_place_that_names_neither_answer_tells_nothing():
+    """The source's place holds a third token in the base: unknown, where both are always there."""
+    tokens = torch.tensor([[20, 30, 40], [31, 21, 41], [22, 42, 32]])
+    some = Prompts(
+        tokens, tokens, ((20,), (21,), (22,)), ((30,), (31,), (32,)), 2,
+        features={"v": (0, 1, 0)},
+    )  # fmt: skip
+    task = Task.of(some)
+    assert task.roles == {"v": "place"}
+    base, source = np.array([0, 1, 2, 2]), np.array([1, 0, 1, 0])
+    assert task.label(base, {"v": source}).tolist() == [30, 31, UNKNOWN, 22]
+    free = Task.of(replace(some, wrong=((90,), (90,), (90,))))
+    assert free.label(base, {"v": source}).tolist() == [30, 31, 42, 22]
+
+
+def test_of_each_prompt_one_pair_that_changes_and_one_that_does_not_is_kept():
+    base = np.array([0, 0, 0, 0, 1, 1])
+    changes = np.array([True, True, False, False, False, False])
+    some = Pairs(base, {"v": np.arange(6)}, np.zeros(6, int), np.zeros((6, 2), int), changes)
+    for seed in range(4):
+        found = carriers.one_each(some, np.random.default_rng(seed))
+        kept = list(zip(found.base.tolist(), found.changes.tolist(), strict=True))
+        assert sorted(kept) == [(0, False), (0, True), (1, False)]

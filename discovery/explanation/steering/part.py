@@ -202,7 +202,8 @@ def carriers(subject: Subject, told: Mapping[str, Section]) -> dict[str, Site]:
     like = subject.model.W_E
     return {
         name: Site(
-            place(subject.graph, f["place"]), f["mark"], torch.tensor(f["basis"]).T.to(like)
+            place(subject.graph, f["place"]), f["mark"],
+            torch.tensor(f["basis"], dtype=torch.float64).T.to(like),
         )
         for name, f in section.found["variables"].items()
     }  # fmt: skip
