@@ -29,6 +29,7 @@ from discovery.flow.shares import flow_graph
 from discovery.heads import roles
 
 LENGTH = 5  # windows are of 3
+THRESHOLD = 0.003  # nats
 UNGROUPED = ("gptj", "gptneo", "bloom")
 JOINT = ("gemma2", "gemma3", "olmo2", "olmo3")  # a norm follows their heads
 EVERY = [
@@ -103,14 +104,14 @@ class Dense(Twin):
 def test_the_search_decides_as_its_twin(family, kv):
     model, prompts = families.view(family), families.prompts(n=2, length=LENGTH)
     graph = model.graph(kv)
-    whole = kv == "per_group" and family in (*JOINT, "gpt_oss", "granite")
+    whole = kv == "per_group" and family in (*JOINT, "gpt_oss", "mixtral")
     start = graph.legal if whole else masks(graph)[1]  # of half the edges
     mask, _, wanted, value = Dense(model, graph, prompts, "resample", "kl").search(
-        0.02, "layer", False, start=start
+        THRESHOLD, "layer", False, start=start
     )
     data = Data(model, graph, prompts, RESAMPLE)
     order, guide = Order(reader_order="layer", gates=False), Guide(start=start)
-    steps = list(acdc(data, METRICS["kl"], 0.02, order, None, guide))
+    steps = list(acdc(data, METRICS["kl"], THRESHOLD, order, None, guide))
     tests = [t for step in steps for t in step.tests]
     assert [(t.name(graph), t.kept) for t in tests] == [(name, kept) for name, _, kept in wanted]
     effects = np.array([t.effect for t in tests])
