@@ -16,6 +16,7 @@ from twin import run as literal
 
 from acdc.ablation import RESAMPLE
 from acdc.attribution import eap
+from acdc.backward import BACKWARD
 from acdc.bridge import from_module
 from acdc.data import Data
 from acdc.forward import layers, trace
@@ -143,6 +144,18 @@ def test_a_masked_runs_gradient_is_the_definitions(family, kv):
     (wanted,) = torch.autograd.grad(bound.of_logits(masked_run(forward, mask)).sum(), mask)
     run = MaskedRun(forward, mask, within.numpy())
     close(run.gradient(bound.of_logits(run.logits)), wanted * within, atol=1e-9)
+
+
+@pytest.mark.parametrize("rules", ["gim", "relp"])
+@pytest.mark.parametrize("family", ["gemma2", "olmoe", "gpt_oss"])
+def test_rules_change_gradients_and_no_value(family, rules):
+    forward = setup(family)
+    ruled = BACKWARD[rules].of(forward.model)
+    data = Data(ruled, forward.graph, forward.prompts)
+    assert torch.equal(data[0].clean.logits, forward.clean.logits)
+    scores = eap(data, LOGIT_DIFF)
+    plain = eap(Data(forward.model, forward.graph, forward.prompts), LOGIT_DIFF)
+    assert np.isfinite(scores).all() and np.abs(scores - plain).max() > 1e-3
 
 
 @pytest.mark.parametrize("family", families.PARTICULAR)
