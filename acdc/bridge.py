@@ -347,7 +347,8 @@ def check_identities(bridge: TransformerBridge, model: Model) -> None:
     wanted = [f"blocks.{i}.{n}" for i in range(len(model.blocks)) for n in names]
     logits, cache = bridge.run_with_cache(tokens, names_filter=wanted)
     own, graph = trace(model, tokens), model.graph()
-    check = _Check(model)
+    routed = any(isinstance(block.mlp, Experts) for block in model.blocks)
+    check = _Check(model, most=routed and model.dtype not in EXACT)
     for i in range(len(model.blocks)):
         get = lambda name, i=i: cache[f"blocks.{i}.{name}"]  # noqa: E731
         z = model.shared_out(i, get("attn.hook_z").movedim(2, 0))
@@ -364,10 +365,13 @@ def check_identities(bridge: TransformerBridge, model: Model) -> None:
 
 
 class _Check:
-    """Refuses two tensors that differ by more than the dtype's tolerance."""
+    """Refuses two tensors that differ by more than the dtype's tolerance.
 
-    def __init__(self, model: Model) -> None:
-        self.model = model
+    `most`: half of the tokens must agree. In half precision rounding sends some to other experts.
+    """
+
+    def __init__(self, model: Model, most: bool = False) -> None:
+        self.model, self.most = model, most
 
     def __call__(self, identity: str, layer: int, ours: Tensor, theirs: Tensor) -> None:
         if ours.shape != theirs.shape:
@@ -375,8 +379,9 @@ class _Check:
                 f"model {self.model.name!r} does not qualify: {identity!r}, layer {layer}: shapes"
                 f" {tuple(ours.shape)} and {tuple(theirs.shape)}"
             )
-        error = (ours - theirs).abs().max().item()
-        if not math.isfinite(error):
+        errors = (ours - theirs).abs().flatten(0, -2).amax(-1)
+        error = (errors.median() if self.most else errors.max()).item()
+        if not math.isfinite(errors.max().item()):
             raise InputError(
                 f"model {self.model.name!r} does not qualify: NaN or infinite values at layer"
                 f" {layer}, in its weights or out of {self.model.dtype}'s range"

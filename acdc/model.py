@@ -98,7 +98,7 @@ class Rotary:
             half = torch.stack([-turn[..., 1::2], turn[..., ::2]], dim=-1).flatten(-2)
         else:
             half = torch.cat([-turn[..., size // 2 :], turn[..., : size // 2]], dim=-1)
-        turned = turn * self.cos[where] + half * self.sin[where]
+        turned = (turn * self.cos[where] + half * self.sin[where]).to(y.dtype)  # OLMo's are float32
         return turned if size == y.shape[-1] else torch.cat([turned, rest], dim=-1)
 
 
@@ -199,8 +199,11 @@ class Experts:
         self, x: Float[Tensor, "token d_model"]
     ) -> tuple[Float[Tensor, "token k"], Int[Tensor, "token k"]]:
         """Weights of each token's experts, and which they are."""
-        weights, chosen = _linear(x, self.W_router, self.b_router).softmax(-1).topk(self.top_k)
-        return weights / weights.sum(-1, keepdim=True) if self.renormalise else weights, chosen
+        logits = _linear(x, self.W_router, self.b_router)
+        best, chosen = logits.topk(self.top_k)  # probabilities would tie where logits do not
+        return best.softmax(-1) if self.renormalise else logits.softmax(-1).gather(
+            -1, chosen
+        ), chosen
 
     def expert(
         self, expert: int, x: Float[Tensor, "token d_model"]

@@ -178,17 +178,18 @@ def experts(mlp: Any, config: Any, scale: float) -> Experts:
     router = inner(block.router if hasattr(block, "router") else block.gate)
     own = inner(block.experts)
     up, down = own.gate_up_proj.detach(), own.down_proj.detach()
+    down = down if scale == 1 else down * scale
     if config.model_type == "gpt_oss":  # gates and the other branch alternate
         b_up, b_out = own.gate_up_proj_bias.detach(), own.down_proj_bias.detach() * scale
         return Experts(
             router.weight.detach().T, router.bias.detach(), router.top_k, True,
             W_in=up[..., 1::2], b_in=b_up[..., 1::2], W_gate=up[..., ::2], b_gate=b_up[..., ::2],
-            W_out=down * scale, b_out=b_out, act=_Swish(float(own.alpha)), limit=float(own.limit),
+            W_out=down, b_out=b_out, act=_Swish(float(own.alpha)), limit=float(own.limit),
         )  # fmt: skip
     gate, other = up.transpose(1, 2).chunk(2, dim=-1)
     return Experts(
         router.weight.detach().T, None, router.top_k, getattr(config, "norm_topk_prob", True),
-        W_in=other, b_in=None, W_gate=gate, b_gate=None, W_out=down.transpose(1, 2) * scale,
+        W_in=other, b_in=None, W_gate=gate, b_gate=None, W_out=down.transpose(1, 2),
         b_out=None, act=own.act_fn,
     )  # fmt: skip
 

@@ -12,6 +12,7 @@ from acdc import bridge as module
 from acdc import particulars
 from acdc.bridge import from_module, read_bridge
 from acdc.errors import InputError
+from acdc.forward import trace
 
 
 class Whatever:
@@ -195,3 +196,28 @@ def test_half_precision_is_tried_in_float32_first_under_its_own_name(monkeypatch
     plain = families.BUILDERS["llama"]()
     families.randomise(plain)
     assert from_module(plain.to(torch.bfloat16), None, "mine").model.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("family", ["mixtral", "olmo3", "gemma2"])
+def test_families_of_all_kinds_are_read_in_half_precision(family):
+    """Tokens that rounding sends to other experts do not count (Mixtral), nor a table's dtype."""
+    loaded = from_module(families.particular(family).to(torch.bfloat16), None, family)
+    assert {w.dtype for w in (loaded.model.W_U, loaded.model.blocks[0].attn.W_O)} == {
+        torch.bfloat16
+    }
+    assert trace(loaded.model, families.prompts().clean).logits.dtype == torch.bfloat16
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_of_tokens_that_go_to_experts_half_must_agree():
+    theirs = torch.ones(1, 5, 3)
+    ours = theirs.clone()
+    ours[0, :2] += 9
+    check = module._Check(Has(name="m", dtype=torch.bfloat16), most=True)
+    check("this", 0, ours, theirs)
+    ours[0, 2] += 9
+    with pytest.raises(InputError, match="identity 'this' fails at layer 0 by 9 "):
+        check("this", 0, ours, theirs)
+    ours[0, 0] = float("nan")
+    with pytest.raises(InputError, match="NaN or infinite"):
+        check("this", 0, ours, theirs)

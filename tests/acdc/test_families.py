@@ -16,6 +16,7 @@ from twin import run as literal
 
 from acdc.ablation import RESAMPLE
 from acdc.attribution import eap
+from acdc.backward import BACKWARD
 from acdc.bridge import from_module
 from acdc.data import Data
 from acdc.forward import layers, trace
@@ -29,6 +30,7 @@ from discovery.flow.shares import flow_graph
 from discovery.heads import roles
 
 LENGTH = 5  # windows are of 3
+THRESHOLD = 0.003  # nats
 UNGROUPED = ("gptj", "gptneo", "bloom")
 JOINT = ("gemma2", "gemma3", "olmo2", "olmo3")  # a norm follows their heads
 EVERY = [
@@ -103,14 +105,14 @@ class Dense(Twin):
 def test_the_search_decides_as_its_twin(family, kv):
     model, prompts = families.view(family), families.prompts(n=2, length=LENGTH)
     graph = model.graph(kv)
-    whole = kv == "per_group" and family in (*JOINT, "gpt_oss", "granite")
+    whole = kv == "per_group" and family in (*JOINT, "gpt_oss", "mixtral")
     start = graph.legal if whole else masks(graph)[1]  # of half the edges
     mask, _, wanted, value = Dense(model, graph, prompts, "resample", "kl").search(
-        0.02, "layer", False, start=start
+        THRESHOLD, "layer", False, start=start
     )
     data = Data(model, graph, prompts, RESAMPLE)
     order, guide = Order(reader_order="layer", gates=False), Guide(start=start)
-    steps = list(acdc(data, METRICS["kl"], 0.02, order, None, guide))
+    steps = list(acdc(data, METRICS["kl"], THRESHOLD, order, None, guide))
     tests = [t for step in steps for t in step.tests]
     assert [(t.name(graph), t.kept) for t in tests] == [(name, kept) for name, _, kept in wanted]
     effects = np.array([t.effect for t in tests])
@@ -142,6 +144,18 @@ def test_a_masked_runs_gradient_is_the_definitions(family, kv):
     (wanted,) = torch.autograd.grad(bound.of_logits(masked_run(forward, mask)).sum(), mask)
     run = MaskedRun(forward, mask, within.numpy())
     close(run.gradient(bound.of_logits(run.logits)), wanted * within, atol=1e-9)
+
+
+@pytest.mark.parametrize("rules", ["gim", "relp"])
+@pytest.mark.parametrize("family", ["gemma2", "olmoe", "gpt_oss"])
+def test_rules_change_gradients_and_no_value(family, rules):
+    forward = setup(family)
+    ruled = BACKWARD[rules].of(forward.model)
+    data = Data(ruled, forward.graph, forward.prompts)
+    assert torch.equal(data[0].clean.logits, forward.clean.logits)
+    scores = eap(data, LOGIT_DIFF)
+    plain = eap(Data(forward.model, forward.graph, forward.prompts), LOGIT_DIFF)
+    assert np.isfinite(scores).all() and np.abs(scores - plain).max() > 1e-3
 
 
 @pytest.mark.parametrize("family", families.PARTICULAR)
