@@ -17,7 +17,7 @@ from acdc.metrics import Metric
 from acdc.prompts import Prompts
 from discovery.job.build import cut_by, load_model, make_ablation, task_prompts
 from discovery.job.faithfulness import task_scores
-from discovery.job.splits import SEEDS, split
+from discovery.job.splits import SEEDS, split, with_company
 from discovery.settings.run import ModelSettings, Settings
 from discovery.tasks.choices import Part
 
@@ -96,10 +96,12 @@ class Job:
         found: dict[Part, Data] = {}
         for part, prompts in split(self.settings, self.loaded, self.data.prompts).items():
             hold = self.plan.hold and part == "tune" and self.settings.aim is not None
-            try:
-                found[part] = self.on(prompts, SEEDS[part], hold)
-            except InputError:  # too few to be each other's partners
-                continue
+            for some in (prompts, with_company(prompts)):
+                try:
+                    found[part] = self.on(some, SEEDS[part], hold)
+                    break
+                except InputError:  # too few to be each other's partners
+                    continue
         return found
 
     def on(self, prompts: Prompts, seed: int, hold: bool = False) -> Data:

@@ -14,7 +14,7 @@ from acdc.errors import InputError
 from acdc.prompts import Prompts
 from discovery.ablations.choices import AblationChoice
 from discovery.job.build import cut_by, make_ablation, task_prompts
-from discovery.job.splits import new_rows
+from discovery.job.splits import new_rows, with_company
 from discovery.settings.evaluation import FEWEST
 from discovery.settings.run import Settings
 from discovery.tasks.choices import OwnTask, PairsTask
@@ -68,12 +68,6 @@ def bench_of(
     asked = run.ablation.pair(prompts, seed)
     own = prompts.has_corrupt and len(asked) == len(prompts) and asked is not prompts
     return make_bench(loaded.model, graph, asked, ablation, chunk, prompts if own else None)
-
-
-def with_company(prompts: Prompts) -> Prompts:
-    """Those whose length another has too: resampling has nothing to draw for the others."""
-    rows = sorted(row for own in prompts.by_length().values() if len(own) > 1 for row in own)
-    return prompts.take(rows) if rows else prompts
 
 
 def _of_file(

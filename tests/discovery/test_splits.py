@@ -8,6 +8,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from acdc.errors import InputError
+from acdc.prompts import Prompts
+from discovery.job import splits
 from discovery.job.prepare import prepare
 from discovery.settings.run import read_settings
 
@@ -90,3 +92,11 @@ def test_a_split_that_is_none_is_refused(tmp_path):
     path.write_text(path.read_text().replace(', "split": "dev"', ""))
     with pytest.raises(InputError, match="line 2: has no split, but line 1 has one"):
         prepare(settings("task=pairs", f"task.path={path}"))
+
+
+def test_who_has_no_company_of_its_length_is_left_out():
+    rows = [[1], [2, 3], [4], [5, 6, 7], [8, 9]]
+    some = Prompts.of_rows(rows, rows, [()] * 5, [()] * 5)
+    assert splits.with_company(some).rows() == [(1,), (2, 3), (4,), (8, 9)]
+    alone = some.take([0, 1])
+    assert splits.with_company(alone) is alone
