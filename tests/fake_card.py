@@ -55,6 +55,9 @@ class OnCard(torch.Tensor):
     def __setitem__(self, key: Any, value: Any) -> None:
         super().__setitem__(_with_tensors(key), value)
 
+    def new_tensor(self, data: Any, dtype: torch.dtype | None = None) -> torch.Tensor:
+        return torch.tensor(data, dtype=dtype or self.dtype, device=CARD)
+
     def tolist(self) -> Any:
         return self.inner.tolist()
 

@@ -220,7 +220,7 @@ def planted() -> tuple[Model, Prompts]:
     W_U = torch.zeros(6, 20, dtype=F64)
     W_U[0, 1] = 1.0
     model = Model(
-        "planted", 1, 1, False, 4, 1.0, torch.rand(20, 6, generator=g, dtype=F64), None, None, None,
+        "planted", 1, 1, False, 4, 1.0, torch.rand(20, 6, generator=g, dtype=F64), None,
         (Block(none, attention, None, None),), none, W_U, None,
     )  # fmt: skip
     ids = torch.randint(2, 20, (2, 24, 4), generator=g)
