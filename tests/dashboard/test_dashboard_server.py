@@ -305,6 +305,7 @@ def test_the_export_holds_the_run_and_runs_its_own_script_only(runs):
     data = json.loads(re.search(r'id="data">(.*)</script>', page)[1])
     inside, served = data["details"]["acdc_0.05"], one(runs, "acdc_0.05")
     kept, whole = (json.loads(found["record"].pop("status")) for found in (inside, served))
+    assert (inside.pop("pages"), served.pop("pages")) == ([], ["report.html"])
     assert inside == served and whole["host"] and whole["pid"]
     assert kept == {k: v for k, v in whole.items() if k not in ("host", "pid")}
     script, style = (

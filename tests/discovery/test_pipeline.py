@@ -188,7 +188,7 @@ def test_head_attention_by_hand():
     pattern = torch.tensor([[[1.0, 0, 0], [0.25, 0.75, 0], [0.1, 0.2, 0.7]]])
     tokens = torch.zeros(1, 3, dtype=torch.long)
     prompts = Prompts(tokens, tokens, ((0,),), ((1,),), 2, {"a": (0,), "end": (2,)})
-    assert head_attention(pattern, prompts) == pytest.approx(
+    assert head_attention([(prompts, pattern)]) == pytest.approx(
         {"previous token": (0.25 + 0.2) / 2, "end->a": 0.1}, abs=1e-4
     )
 

@@ -179,15 +179,24 @@ def test_half_precision_lets_in_what_float32_does(family, dtype):
     assert from_module(module.to(dtype), None, family).model.dtype == dtype
 
 
-@pytest.mark.parametrize("fields", [{"residual_multiplier": 0.99}, {"logits_scaling": 1.02},
-                                    {"embedding_multiplier": 0.98}])  # fmt: skip
-def test_half_precision_hides_no_multiplier(fields):
-    module = hf.GraniteForCausalLM(
-        hf.GraniteConfig(num_key_value_heads=2, **fields, **families.SIZES)
-    )
+class Scaled(hf.LlamaForCausalLM):
+    """What MLPs and heads put out is less than their weights say, by a multiplier in no config."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        for layer in self.model.layers:
+            for part in (layer.mlp.down_proj, layer.self_attn.o_proj):
+                part.register_forward_hook(lambda module, inputs, out: 0.98 * out)
+
+
+Scaled.__name__ = "LlamaForCausalLM"
+
+
+def test_half_precision_hides_no_multiplier():
+    module = Scaled(hf.LlamaConfig(num_key_value_heads=2, **families.SIZES))
     families.randomise(module)
     with pytest.raises(InputError, match="does not qualify"):
-        from_module(module.to(torch.bfloat16), None, "granite")
+        from_module(module.to(torch.bfloat16), None, "scaled")
 
 
 def test_weights_that_are_no_numbers():
