@@ -67,8 +67,10 @@ def check_folder(folder: Path) -> None:
         raise InputError(f"name={str(folder)!r}: no weights there (*.safetensors or *.bin)")
 
 
-def why_unreachable(name: str) -> str | None:
+def why_unreachable(name: str, of: str = "model") -> str | None:
     """Why the hub does not answer, or None if it does; asked once, and for one small file.
+
+    `name` is a repository's id, `of` its kind: "model" or "dataset".
 
     Whoever asks for many files with a hub that is away waits through every file's retries. An
     answer that is only slow counts as one.
@@ -76,7 +78,8 @@ def why_unreachable(name: str) -> str | None:
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
     try:
-        get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        url = hf_hub_url(name, "config.json", repo_type=of)
+        get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except (HfHubHTTPError, HFValidationError):
         return None  # an answer: what is wrong is said where the file is read
     except Exception as error:  # which library speaks to the hub is the hub client's own affair

@@ -237,9 +237,10 @@ class HFDatasetTask(OwnTask):
 
     def check(self, field: str) -> None:
         """See Task.check."""
-        from discovery.tasks.hf_dataset import check_fields
+        from discovery.tasks.hf_dataset import check_fields, check_path
 
         super().check(field)
+        check_path(f"{field}.path", self.path)
         check_fields(f"{field}.fields", self.fields)
 
     def fingerprint(self) -> Hashable:

@@ -69,6 +69,14 @@ class DatasetRows:
         return make(number, item)
 
 
+def check_path(field: str, path: str) -> None:
+    """Raise InputError for what reads like a file or a folder and is none."""
+    place = Path(path)
+    is_local = place.suffix in FORMATS or path.startswith((".", "/", "~"))
+    if is_local and not place.exists():
+        raise InputError(f"{field}={path!r}: there is no such file or folder")
+
+
 def check_fields(field: str, fields: Mapping[str, str]) -> None:
     """Raise InputError unless `datasets` is there, and the fields are those of a line."""
     if find_spec("datasets") is None:
@@ -113,7 +121,25 @@ def _loaded(path: str, subset: str | None, rows: str) -> Any:
             return datasets.load_from_disk(path)[rows]
         if (place / "state.json").is_file():
             return datasets.load_from_disk(path)
+        if not place.exists():
+            _check_hub(path)
         return datasets.load_dataset(path, subset, split=rows)
+    except InputError:
+        raise
     except Exception as error:  # a data set may fail in any way
         first = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(f"task.path={path!r}, task.rows={rows!r}: {first[0]}") from error
+
+
+def _check_hub(path: str) -> None:
+    """InputError if the hub is away: the library would ask for every file again and again."""
+    from huggingface_hub import constants
+
+    from acdc.pretrained import why_unreachable
+
+    reason = None if constants.HF_HUB_OFFLINE else why_unreachable(path, "dataset")
+    if reason is not None:
+        raise InputError(
+            f"task.path={path!r}: there is no such file or folder, and the hub cannot be reached"
+            f" ({reason}); of a data set in Hugging Face's cache say so by HF_HUB_OFFLINE=1"
+        )

@@ -251,7 +251,7 @@ FIELDS = {
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A stand-in for the library, which is an extra."""
+    """A stand-in for the library and the hub behind it."""
 
     def load_dataset(path, subset=None, *, split, data_files=None):
         if split != "train":
@@ -260,6 +260,7 @@ def hub(monkeypatch):
 
     library = SimpleNamespace(load_dataset=load_dataset, __spec__=SimpleNamespace())
     monkeypatch.setitem(sys.modules, "datasets", library)
+    monkeypatch.setattr("acdc.pretrained.why_unreachable", lambda *_: None)
 
 
 def asked(**changes):
@@ -299,3 +300,35 @@ def test_fields_are_those_of_a_line(hub, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(InputError, match=r"pip install 'circuit-discovery\[datasets\]'"):
         asked().check("task")
+
+
+@pytest.mark.parametrize("kind", ["rows.jsonl", "rows.parquet", "saved"])
+def test_the_library_itself_reads_files_and_folders(kind, tokenizer, tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    whole, path = datasets.Dataset.from_list(ROWS), str(tmp_path / kind)
+    write = {"rows.jsonl": whole.to_json, "rows.parquet": whole.to_parquet}
+    write.get(kind, whole.save_to_disk)(path)
+    loaded = SimpleNamespace(tokenizer=tokenizer, d_vocab=99, n_ctx=9)
+    task = asked(path=path)
+    task.check("task")
+    prompts = task.build(loaded, 0, ("answers", "wrong"), "method=eap")
+    texts = [tokenizer.decode(list(row)) for row in prompts.rows()]
+    assert texts == ["The cat sat", "The dog sat"] and prompts.marks["noun"] == (1, 1)
+
+
+@pytest.mark.parametrize("path", ["none.jsonl", "./none", "/none"])
+def test_a_file_that_is_not_there_is_no_hub_id(path):
+    with pytest.raises(InputError, match=f"task.path='{path}': there is no such file or folder$"):
+        asked(path=path).check("task")
+
+
+def test_a_hub_that_is_away_is_asked_once(tokenizer, monkeypatch):
+    asked_for = []
+    away = lambda name, of: asked_for.append((name, of)) or "no network"  # noqa: E731
+    monkeypatch.setattr("acdc.pretrained.why_unreachable", away)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    loaded = SimpleNamespace(tokenizer=tokenizer, d_vocab=99, n_ctx=9)
+    with pytest.raises(InputError, match=r"the hub cannot be reached \(no network\)"):
+        asked().build(loaded, 0)
+    assert asked_for == [("some/set", "dataset")]
