@@ -51,6 +51,15 @@ def test_search_and_scores_are_the_same_on_a_card(loaded, here, monkeypatch):
         assert same(decided(model), here)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no card here")
+def test_a_real_card_decides_as_the_cpu_does():
+    model = load("llama").model.to(torch.float64)
+    here, there = decided(model), decided(model.to(device="cuda"))
+    assert np.array_equal(there.pop("search"), here.pop("search"))
+    for name, scores in here.items():
+        np.testing.assert_allclose(there[name], scores, atol=1e-9)
+
+
 def test_runs_wait_on_the_host(loaded, here, monkeypatch):
     with a_card(monkeypatch):
         model = loaded.model.to(device=CARD)
