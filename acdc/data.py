@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -235,10 +236,16 @@ class Data:
 def parts_of(prompts: Prompts, most: int) -> list[Rows]:
     """Rows to be run together: of one length, at most so many, in the order of the first of each.
 
-    Prompts of one length are neighbours.
+    Prompts of one length are neighbours. No part is one prompt alone where that can be helped: it
+    would have no other to be resampled from, so all parts of its length are made alike instead.
     """
-    groups = prompts.by_length().values()
-    parts = [tuple(own[i : i + most]) for own in groups for i in range(0, len(own), most)]
+    parts = list[Rows]()
+    for own in prompts.by_length().values():
+        n = -(-len(own) // most)
+        ends = [min(most * i, len(own)) for i in range(n + 1)]
+        if most > 2 and len(own) % most == 1:
+            ends = [len(own) * i // n for i in range(n + 1)]
+        parts += [tuple(own[start:end]) for start, end in pairwise(ends)]
     return sorted(parts)
 
 

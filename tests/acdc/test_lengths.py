@@ -240,3 +240,14 @@ def test_a_mean_needs_reference_prompts_of_every_length():
     assert np.isfinite(whole.circuits(METRICS["kl"], masks(whole.graph))).all()
     with pytest.raises(InputError, match="reference prompts have 4 or 5 tokens, the task's 6"):
         data().under(Mean("mean", False, reference=mixed((4, 5, 4), seed=3)))[1].ablated  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "n, most, sizes",
+    [(41, 40, [20, 21]), (81, 40, [27] * 3), (7, 3, [2, 2, 3]), (42, 40, [40, 2]), (3, 2, [2, 1]),
+     (1, 40, [1]), (40, 40, [40]), (2, 1, [1, 1])],
+)  # fmt: skip
+def test_no_part_is_one_prompt_alone_where_that_can_be_helped(n, most, sizes):
+    parts = parts_of(families.prompts(n), most)
+    assert [len(part) for part in parts] == sizes
+    assert [row for part in parts for row in part] == list(range(n))
