@@ -16,7 +16,9 @@ from torch import Tensor
 from acdc.forward import PatchedForward
 from acdc.prompts import Prompts
 
-Seen = tuple[Prompts, Float[Tensor, "batch query pos"]]  # a head's attention on some prompts
+Seen = tuple[
+    Prompts, Float[Tensor, "_ _ _"]
+]  # a part's prompts, and a head's attention on them: batch query key
 
 
 def head_attention(parts: Sequence[Seen]) -> dict[str, float]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from acdc.ablation import RESAMPLE
 from acdc.bridge import LoadedModel
 from acdc.circuit import Circuit
-from acdc.data import Data
+from acdc.data import Data, Floats
 from acdc.forward import PatchedForward, layers, trace
 from acdc.names import parse
 from acdc.prompts import Prompts
@@ -92,8 +92,8 @@ class Runs:
         """What a function says of each part, together."""
         return self.joined([of(f) for f in self.parts])
 
-    def joined(self, parts: Sequence[Scores]) -> Scores:
-        """By prompt, in order: what all parts have."""
+    def joined(self, parts: Sequence[dict[str, Floats]]) -> dict[str, Floats]:
+        """By prompt, in order: what all parts have. Parts may have different numbers of prompts."""
         return {
             name: self.data.join([own[name] for own in parts])
             for name in parts[0]

@@ -147,7 +147,7 @@ def _mean_of(logits: Tensor, ids: Sequence[Sequence[int]]) -> Tensor:
 
 
 def moving(
-    parts: Sequence[tuple[Prompts, Float[Tensor, "b pos pos"], Float[Tensor, "b vocab"]]],
+    parts: Sequence[tuple[Prompts, Float[Tensor, "_ _ _"], Float[Tensor, "_ vocab"]]],
 ) -> float | None:
     """Correlation (Pearson) of attention to a named token with what is added to its logit.
 

@@ -86,6 +86,19 @@ def test_same_seed_same_bytes(job):
     assert json.dumps(described(job)) == json.dumps(described(job))
 
 
+@torch.inference_mode()
+def test_parts_change_nothing(job):
+    """Eight prompts, at once and in parts of three, three and two."""
+    data = Data(job.data.model, job.data.graph, job.data.prompts, job.data.ablation, part=3)
+    assert data.n_parts == 3
+    whole, apart = (
+        describe_heads(everything(job), own, job.loaded, 0)["heads"] for own in (job.data, data)
+    )
+    for name, entry in whole.items():
+        for score, value in entry["scores"].items():
+            assert apart[name]["scores"][score] == pytest.approx(value, abs=1e-4), (name, score)
+
+
 def test_patterns_are_bounded(job, monkeypatch):
     """Room for 40 triangles: two prompts of 16 heads; for 5: one prompt of five heads."""
     cells = job.data.n_pos * (job.data.n_pos + 1) // 2
