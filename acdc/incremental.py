@@ -24,12 +24,9 @@ from torch import Tensor
 from acdc.data import Data
 from acdc.forward import PatchedForward, stream_of
 from acdc.masked import Record, masked_run
-from acdc.metrics import Bound, Metric, Readouts
-from acdc.model import Model
+from acdc.metrics import Metric
+from acdc.readout import Reading, Readout, Reference
 from acdc.writers import Writers
-
-VOCAB_BLOCK = 4096  # columns of the unembedding at a time: keeps the logits of a batch in cache
-READOUT_ROWS = 256  # rows (variants x prompts) read out at a time, so a failed guess wastes little
 
 
 @dataclass(frozen=True)
@@ -67,77 +64,6 @@ class Trial:
     def row(self, reader: int, variant: int) -> int:
         """Row of a reader's tensors that a variant has."""
         return self.rows[reader][variant] if reader in self.rows else variant
-
-
-class Readout:
-    """A metric from the inputs of the final norm, paying for the vocabulary only where needed.
-
-    The parts are read out together: the unembedding is the largest matrix of most models, and is
-    gone through once for all prompts.
-    """
-
-    def __init__(self, model: Model, parts: Sequence[Bound]) -> None:
-        self.model, self.parts = model, parts
-        self.sizes = [len(bound.prompts) for bound in parts]
-        self.weights = [self._weights(bound.readouts) for bound in parts]
-
-    def _weights(self, form: Readouts | None) -> tuple[Tensor, Tensor] | None:
-        """The linear read-out of the normed input: direction and constant, a prompt each."""
-        if form is None or form.direction is None:
-            return None
-        constant = form.direction.new_zeros(len(form.direction))
-        if self.model.b_U is not None:
-            constant = form.direction @ self.model.b_U
-        return form.direction @ self.model.W_U.T, constant
-
-    def __call__(self, inputs: Sequence[Float[Tensor, "n _ d_model"]]) -> Float[Tensor, " n"]:
-        """Metric of n variants from a part's inputs each, summed over all prompts, in float64."""
-        plain = self.parts[0].readouts is None or self.model.logit_cap is not None
-        sums = self._plain(inputs) if plain else self._fast(inputs)
-        return torch.stack(sums).sum(0)
-
-    def _plain(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        logits = (self.model.unembed(x) for x in inputs)
-        return [
-            bound.of_logits(own).double().sum(-1)
-            for bound, own in zip(self.parts, logits, strict=True)
-        ]
-
-    def _fast(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        ys = [self.model.ln_final(x) for x in inputs]
-        totals = [y.new_zeros(y.shape[:-1]) for y in ys]
-        forms = [form for bound in self.parts if (form := bound.readouts) is not None]
-        if forms[0].needs_vocabulary:
-            together = ys[0] if len(ys) == 1 else torch.cat(ys, 1)
-            totals = list(self._logsumexp(together).split(self.sizes, 1))
-        sums = []
-        for form, weights, y, total in zip(forms, self.weights, ys, totals, strict=True):
-            linear = y.new_zeros(y.shape[:-1])
-            if weights is not None:
-                linear = (y * weights[0]).sum(-1) + weights[1]
-            few = y[..., :0] if form.tokens is None else self._named(y, form.tokens)
-            sums.append(form.combine(linear, total, few).double().sum(-1))
-        return sums
-
-    def _logsumexp(self, y: Tensor) -> Tensor:
-        """Over the vocabulary, a block of it at a time."""
-        model = self.model
-        maxima, sums = [], []
-        for start in range(0, model.W_U.shape[1], VOCAB_BLOCK):
-            part = slice(start, start + VOCAB_BLOCK)
-            z = y @ model.W_U[:, part]
-            if model.b_U is not None:
-                z += model.b_U[part]
-            maxima.append(z.amax(-1))
-            sums.append(z.sub_(maxima[-1][..., None]).exp_().sum(-1))
-        peak, mass = torch.stack(maxima, -1), torch.stack(sums, -1)
-        top = peak.amax(-1)
-        return top + (mass * (peak - top[..., None]).exp()).sum(-1).log()
-
-    def _named(self, y: Tensor, tokens: Tensor) -> Tensor:
-        """Logits of a few tokens of each prompt."""
-        few = torch.einsum("nbd,dbc->nbc", y, self.model.W_U[:, tokens])
-        return few if self.model.b_U is None else few + self.model.b_U[tokens]
 
 
 class Start:
@@ -306,13 +232,17 @@ class State:
 
     def _cut_inputs(self, trial: Trial) -> None:
         """Inputs (and q, k, v) of the cut readers: one row for each number of own cuts."""
+        drops = dict[tuple[tuple[int, ...], int], Tensor]()  # gates of a layer share their writers
         for reader in dict.fromkeys(cut.reader for cut in trial.cuts):
             own = [cut.reader == reader for cut in trial.cuts]
             trial.rows[reader] = (np.cumsum(own) * (own if trial.single else 1)).tolist()
             span = self.span[reader]
             single = [c.writers for c in trial.cuts if c.reader == reader]
             if trial.cuts[0].gate:
-                lost = torch.stack([self._drop_of(w, span) for w in single])
+                for w in single:
+                    if (w, span) not in drops:
+                        drops[w, span] = self._drop_of(w, span)
+                lost = torch.stack([drops[w, span] for w in single])
             else:
                 writers = [w for (w,) in single]
                 current, ablated = self.start.writers, self.forward.ablated
@@ -447,15 +377,27 @@ def _shared(x: Tensor, other: Tensor) -> bool:
 class States:
     """The states of all parts, moved together: a decision is made from the mean of all prompts."""
 
-    def __init__(self, data: Data, metric: Metric, mask: NDArray[np.bool_] | None = None) -> None:
-        """`mask` [writers, readers] is the circuit to begin with; None: all edges."""
+    def __init__(
+        self, data: Data, metric: Metric, mask: NDArray[np.bool_] | None = None,
+        bounds: bool = False,
+    ) -> None:  # fmt: skip
+        """`mask` [writers, readers] is the circuit to begin with; None: all edges.
+
+        With `bounds` values are known as intervals before they are read, where the metric allows.
+        """
         self.graph, self.metric, self.n = data.graph, metric, len(data)
         self.dtype = data.model.dtype
         start = self.graph.legal if mask is None else mask
         self.parts = [State(forward, start) for forward in data]
         self.readout = Readout(data.model, [forward.bound(metric) for forward in data])
-        # of the circuit so far
-        self.value = self.readout([part.final for part in self.parts]).item() / self.n
+        finals = [part.final for part in self.parts]
+        self.near: Reference | None = None  # what intervals begin with
+        if bounds and self.readout.bounded:
+            value, (own,) = self.readout.with_logits(finals)
+            self.near = Reference.of(data.model, own)
+        else:
+            value = self.readout(finals)
+        self.value = value.item() / self.n  # of the circuit so far
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -480,16 +422,18 @@ class States:
         """See State.trial; one a part."""
         return [state.trial(cuts, single) for state in self.parts]
 
+    def read(self, trials: Sequence[Trial]) -> Reading:
+        """The metric of each variant of a trial, as far as it is asked for."""
+        finals = [trial.final for trial in trials if trial.final is not None]
+        return Reading(self.readout, finals, self.value, self.near)
+
     def values(self, trials: Sequence[Trial]) -> Iterator[float]:
         """Metric of each variant in turn, computed a few at a time, so stopping early saves."""
-        finals = [trial.final for trial in trials if trial.final is not None]
-        step = max(1, READOUT_ROWS // self.n)
-        for start in range(0, len(trials[0].cuts), step):
-            some = self.readout([final[start : start + step] for final in finals])
-            yield from (value / self.n for value in some.tolist())
+        reading = self.read(trials)
+        yield from (reading.exact(k) for k in range(len(trials[0].cuts)))
 
     def commit(self, trials: Sequence[Trial], variant: int, value: float) -> None:
-        """See State.commit; `value` is what `values` said of the variant."""
+        """See State.commit; `value` is that of the variant, exact."""
         if trials[0].single:
             raise ValueError("a trial of single cuts has no circuit so far to move to")
         for state, trial in zip(self.parts, trials, strict=True):
@@ -498,12 +442,21 @@ class States:
 
     def tensors(self) -> dict[str, Tensor]:
         """See State.tensors; named by part."""
-        parts = enumerate(self.parts)
-        return {f"{i}/{name}": t for i, s in parts for name, t in s.tensors().items()}
+        found = {} if self.near is None else self.near.tensors()
+        own = {"near": found, **{str(i): s.tensors() for i, s in enumerate(self.parts)}}
+        return {f"{part}/{name}": t for part, all_of in own.items() for name, t in all_of.items()}
 
     def restore(self, mask: NDArray[np.bool_], value: float, tensors: Mapping[str, Tensor]) -> None:
         """See State.restore."""
+
+        def of(part: int | str) -> dict[str, Tensor]:
+            prefix = f"{part}/"
+            return {n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)}
+
         for i, state in enumerate(self.parts):
-            own = {n.partition("/")[2]: t for n, t in tensors.items() if n.startswith(f"{i}/")}
-            state.restore(mask, own)
+            state.restore(mask, of(i))
+        if self.near is not None:
+            model = self.near.model
+            own = {name: t.to(model.device) for name, t in of("near").items()}
+            self.near = Reference(model, **own)
         self.value = value

@@ -31,6 +31,9 @@ from acdc.errors import InputError
 from acdc.prompts import Prompts
 
 Need = Literal["answers", "wrong"]
+Combine = Callable[[Tensor, Tensor, Tensor], Tensor]
+# (linear read-out, least and most of the logsumexp, logits) -> least and most of the value
+Between = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class Readouts:
     direction: Float[Tensor, "batch vocab"] | None  # the linear read-out of the logits
     needs_vocabulary: bool  # whether logsumexp and `tokens` are read at all
     tokens: Int[Tensor, "batch few"] | None
-    combine: Callable[[Tensor, Tensor, Tensor], Tensor]
+    combine: Combine
+    between: Between | None = None  # without it every value has to be read out
 
     def of_logits(self, logits: Float[Tensor, "*n batch vocab"]) -> Float[Tensor, "*n batch"]:
         """The plain form."""
@@ -157,7 +161,17 @@ def two_sided(metric: Metric) -> Metric:
         assert metric.readouts is not None  # used only then
         own = metric.readouts(prompts, clean_logits)
         clean = own.of_logits(clean_logits)
-        return replace(own, combine=lambda *parts: (own.combine(*parts) - clean).abs())
+
+        def between(*parts: Tensor) -> tuple[Tensor, Tensor]:
+            assert own.between is not None  # used only then
+            low, high = own.between(*parts)
+            below, above = low - clean, high - clean
+            return torch.maximum(below, -above).clamp_min(0), torch.maximum(-below, above)
+
+        return replace(
+            own, combine=lambda *parts: (own.combine(*parts) - clean).abs(),
+            between=None if own.between is None else between,
+        )  # fmt: skip
 
     def value(logits: Tensor, prompts: Prompts, clean_logits: Tensor) -> Tensor:
         assert plain is not None  # used only then
@@ -178,7 +192,16 @@ def _kl(prompts: Prompts, clean_logits: Tensor) -> Readouts:
     log_p = clean_logits.log_softmax(-1)
     p = log_p.exp()
     negative_entropy = (p * log_p).sum(-1)
-    return Readouts(p, True, None, lambda linear, total, few: negative_entropy - linear + total)
+
+    def combine(linear: Tensor, total: Tensor, few: Tensor) -> Tensor:
+        return negative_entropy - linear + total
+
+    return Readouts(p, True, None, combine, _rising(combine))
+
+
+def _rising(combine: Combine) -> Between:
+    """Least and most of what rises with the logsumexp."""
+    return lambda linear, low, high, few: (combine(linear, low, few), combine(linear, high, few))
 
 
 def _kl_reverse(logits: Tensor, prompts: Prompts, clean_logits: Tensor) -> Tensor:
@@ -211,18 +234,28 @@ def _logit_diff(prompts: Prompts, logits: Tensor) -> Readouts:
 
 def _prob_diff(prompts: Prompts, logits: Tensor) -> Readouts:
     tokens, signs = _signed(prompts.answers, prompts.wrong, logits)
+    right, wrong = signs.clamp_min(0), (-signs).clamp_min(0)
+
+    def share(few: Tensor, total: Tensor, of: Tensor) -> Tensor:
+        return ((few - total[..., None]).exp() * of).sum(-1)
+
+    def between(linear: Tensor, low: Tensor, high: Tensor, few: Tensor) -> tuple[Tensor, Tensor]:
+        least = share(few, high, right) - share(few, low, wrong)
+        return least, share(few, low, right) - share(few, high, wrong)
+
     return Readouts(
-        None, True, tokens,
-        lambda linear, total, few: ((few - total[..., None]).exp() * signs).sum(-1),
-    )  # fmt: skip
+        None, True, tokens, lambda linear, total, few: share(few, total, signs), between
+    )
 
 
 def _nll(prompts: Prompts, logits: Tensor) -> Readouts:
     tokens, signs = _signed(prompts.answers, [()] * len(prompts), logits)
     absent = signs.log()  # 0 for an answer, -inf for padding
-    return Readouts(
-        None, True, tokens, lambda linear, total, few: total - (few + absent).logsumexp(-1)
-    )
+
+    def combine(linear: Tensor, total: Tensor, few: Tensor) -> Tensor:
+        return total - (few + absent).logsumexp(-1)
+
+    return Readouts(None, True, tokens, combine, _rising(combine))
 
 
 def _signed(

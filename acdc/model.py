@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -22,6 +23,7 @@ from acdc.graph import KV, Graph
 
 Part = Literal["q", "k", "v"]
 T = TypeVar("T")
+GRAM_BLOCK = 4096  # columns of the unembedding at a time
 
 
 @dataclass(frozen=True)
@@ -235,6 +237,15 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Unembedding:
+    """What the columns w of W_U have in common, and how far they go."""
+
+    mean: Float[Tensor, " d_model"]
+    gram: Float[Tensor, "d_model d_model"]  # sum of (w - mean)(w - mean)'
+    longest: Float[Tensor, ""]  # |w| or |w - mean|, whichever is more, of all of them
+
+
+@dataclass(frozen=True)
 class Model:
     """Sizes and weights of one transformer."""
 
@@ -262,6 +273,17 @@ class Model:
     def d_vocab(self) -> int:
         """Number of tokens."""
         return self.W_E.shape[0]
+
+    @cached_property
+    def unembedding(self) -> Unembedding:
+        """Made once, at about the price of a forward pass."""
+        mean, d = self.W_U.mean(1), self.d_model
+        gram, longest = self.W_U.new_zeros(d, d), self.W_U.norm(dim=0).max()
+        for block in self.W_U.split(GRAM_BLOCK, dim=1):
+            own = block - mean[:, None]
+            gram += own @ own.T
+            longest = torch.maximum(longest, own.norm(dim=0).max())
+        return Unembedding(mean, gram, longest)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -462,7 +484,11 @@ class Model:
 
     def unembed(self, x: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n vocab_out"]:
         """Logits from the input of the final norm."""
-        return self.capped(_linear(self.ln_final(x), self.W_U, self.b_U))
+        return self.capped(self.logits(self.ln_final(x)))
+
+    def logits(self, y: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n vocab_out"]:
+        """Logits before a cap, from what the unembedding sees."""
+        return _linear(y, self.W_U, self.b_U)
 
     def capped(self, logits: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         """Logits as the model gives them, from those before its cap, if it has one."""

@@ -28,10 +28,12 @@ from acdc.errors import InputError
 from acdc.graph import Graph
 from acdc.incremental import Cut, States
 from acdc.metrics import Metric, two_sided
+from acdc.readout import Interval, Reading
 
 ReaderOrder = Literal["layer", "head"]
 SenderHeads = Literal["descending", "ascending", "random"]
 TIE = 1e-6  # in the metric's unit
+Effects = Literal["bounds", "exact"]
 Reason = Literal["tested", "disconnected", "gate removed", "skipped"]
 
 
@@ -80,10 +82,12 @@ class Decision:
     order: int  # place among all tests, from 0
     reader: int
     writer: int | None  # None: the reader's gate
-    effect: float  # metric_after - metric_now, signed so that positive = worse
-    after: float  # metric after the removal, in the metric's own sign
+    # metric_after - metric_now, signed so that positive = worse: the middle of where it must lie
+    effect: float
+    after: float  # metric after the removal, in the metric's own sign; as `effect`
     kept: bool  # effect >= threshold; with a budget, error >= allowance and effect > 0
     tie: bool  # within TIE of that, or a unit of rounding: chance could have decided otherwise
+    within: float = 0.0  # how far `effect` may be off at most; 0 where it was computed
 
     def name(self, graph: Graph) -> str:
         """Name of the edge, or of the reader whose gate it is."""
@@ -105,6 +109,7 @@ class Step:
     n_settled: int  # edges whose fate is decided
     n_tests: int
     n_passes: int  # batched passes so far
+    n_read: int  # variants whose metric was computed so far, those past a failed test included
     mask: NDArray[np.bool_]  # [writers, readers] so far
     n_skipped: int = 0  # edges of this visit cut untested, being off the shortlist
     damage: float = 0.0  # what that cost, signed so that positive = worse
@@ -166,6 +171,7 @@ def acdc(
     order: Order | None = None,
     chunk: int | None = None,
     guide: Guide | None = None,
+    effects: Effects = "bounds",
 ) -> Iterator[Step]:
     """Search; yields one frozen Step a visit, and the mask of the last one is the circuit.
 
@@ -174,9 +180,12 @@ def acdc(
     batch (None: adapts to how often edges are kept, and to memory); it changes the time, not the
     result.
     A `guide` does change the result; what its shortlist skips is cut when its reader is reached.
+    With effects="bounds" most tests of a metric of the whole vocabulary are decided by an interval
+    that their effect must lie in (acdc/readout.py), and only the rest are computed, those of kept
+    edges always; "exact" computes all. The circuit is the same.
     FloatingPointError if the metric becomes NaN or infinite.
     """
-    return Search(data, metric, threshold, order, chunk, guide).steps()
+    return Search(data, metric, threshold, order, chunk, guide, effects).steps()
 
 
 def _stage(graph: Graph, reader: int) -> tuple[int, str]:
@@ -204,11 +213,12 @@ class Search:
         order: Order | None = None,
         chunk: int | None = None,
         guide: Guide | None = None,
+        effects: Effects = "bounds",
     ) -> None:
         self.order, self.guide = order or Order(), guide or Guide()
         graph = self.graph = data.graph
         start = graph.legal if self.guide.start is None else self.guide.start & graph.legal
-        self.state = States(data, metric, start)
+        self.state = States(data, metric, start, bounds=effects == "bounds")
         self.threshold, self.chunk, self.batch_bytes = threshold, chunk, data.batch_bytes
         self.order_of_senders = sender_order(graph, self.order)
         visits = itinerary(graph, self.order, self.guide.shortlist is not None)
@@ -226,7 +236,7 @@ class Search:
             self.allowed = self._allowances(threshold)
         self.metric, self.sign = self.state.value, metric.sign
         self.guess = 16  # how many tests in a row are expected to pass
-        self.n_visits = self.n_tests = self.n_tried = self.n_passes = 0
+        self.n_visits = self.n_tests = self.n_tried = self.n_passes = self.n_read = 0
         self.n_kept = self.n_settled = 0
 
     @torch.inference_mode()
@@ -245,7 +255,8 @@ class Search:
     # ---- coming back -----------------------------------------------------------------------------
 
     COUNTERS = (
-        "metric", "guess", "n_visits", "n_tests", "n_tried", "n_passes", "n_kept", "n_settled",
+        "metric", "guess", "n_visits", "n_tests", "n_tried", "n_passes", "n_read", "n_kept",
+        "n_settled",
     )  # fmt: skip
 
     @property
@@ -393,7 +404,7 @@ class Search:
         mask.setflags(write=False)
         return Step(
             visit, tests, reason, self.metric, int(mask.sum()), self.n_kept, self.n_settled,
-            self.n_tests, self.n_passes, mask,
+            self.n_tests, self.n_passes, self.n_read, mask,
         )  # fmt: skip
 
     def _run(self, cuts: Sequence[Cut]) -> Iterator[Decision]:
@@ -415,19 +426,54 @@ class Search:
 
     def _try(self, batch: Sequence[Cut]) -> list[Decision]:
         """Tests up to the first kept edge; what passed before it is committed."""
-        state = self.state
-        trial, before = state.trial(batch), state.value
-        self.n_passes += 1
-        tests: list[Decision] = []
-        for cut, after in zip(batch, state.values(trial), strict=True):
-            tests.append(self._test(cut, before, after))
-            if tests[-1].kept:
-                break
-            before = after
-        accepted = len(tests) - tests[-1].kept
+        trial = self.state.trial(batch)
+        reading = self.state.read(trial)
+        kept = next((k for k, cut in enumerate(batch) if self._keeps(cut, k, reading)), None)
+        accepted = len(batch) if kept is None else kept
+        value = reading.exact(accepted - 1)
+        tests = [
+            self._decision(cut, reading.between(k - 1), reading.between(k), k == kept)
+            for k, cut in enumerate(batch[: accepted + (kept is not None)])
+        ]
         if accepted:
-            state.commit(trial, accepted - 1, before)
+            self.state.commit(trial, accepted - 1, value)
+        self.state.near = reading.reference
+        self.n_passes += 1
+        self.n_read += reading.n_read
         return tests
+
+    def _keeps(self, cut: Cut, k: int, reading: Reading) -> bool:
+        """Whether cut k of a batch fails, all before it being made; for that it is read out."""
+        if self._surely_passes(cut, reading.between(k - 1), reading.between(k)):
+            return False
+        before, after = reading.both(k)
+        limit, effect = self._limit(cut), self._effect(cut, before, after)
+        if isinstance(self.threshold, Budget):
+            kept = after >= limit and effect > 0
+        else:
+            kept = effect >= limit
+        if not kept:
+            reading.renew(k)
+        return kept
+
+    def _surely_passes(self, cut: Cut, before: Interval, after: Interval) -> bool:
+        """Whether the cut is made wherever in these intervals the metrics lie; no tie is."""
+        limit = self._limit(cut) - self._rounding(before, after)
+        worst = _difference(self.sign, before, after)[1]
+        if isinstance(self.threshold, Budget):
+            return after[1] < limit or worst <= 0
+        return worst < limit
+
+    def _limit(self, cut: Cut) -> float:
+        """What decides: of the effect, or with a budget of the error after it."""
+        if isinstance(self.threshold, Budget):
+            return self.allowed[cut.reader, None if cut.gate else cut.writers[0]]
+        return self.threshold
+
+    def _rounding(self, before: Interval, after: Interval) -> float:
+        """Within which chance could decide otherwise."""
+        largest = max(map(abs, (*before, *after)))
+        return max(TIE, torch.finfo(self.state.dtype).eps * largest)
 
     def _effect(self, cut: Cut, before: float, after: float) -> float:
         effect = self.sign * (after - before)
@@ -436,14 +482,20 @@ class Search:
             raise FloatingPointError(f"the metric is {after} after a cut into {name}")
         return effect
 
-    def _test(self, cut: Cut, before: float, after: float) -> Decision:
-        effect = self._effect(cut, before, after)
-        writer = None if cut.gate else cut.writers[0]
-        if isinstance(self.threshold, Budget):
-            limit = self.allowed[cut.reader, writer]
-            kept, gap = after >= limit and effect > 0, abs(after - limit)
-        else:
-            kept, gap = effect >= self.threshold, abs(effect - self.threshold)
-        tie = gap < max(TIE, torch.finfo(self.state.dtype).eps * max(abs(before), abs(after)))
+    def _decision(self, cut: Cut, before: Interval, after: Interval, kept: bool) -> Decision:
+        low, high = _difference(self.sign, before, after)
+        effect, value = (low + high) / 2, sum(after) / 2
+        what = value if isinstance(self.threshold, Budget) else effect
+        exact = high == low
+        tie = exact and abs(what - self._limit(cut)) < self._rounding(before, after)
         self.n_tried += 1
-        return Decision(self.n_tried - 1, cut.reader, writer, effect, after, kept, tie)
+        writer = None if cut.gate else cut.writers[0]
+        return Decision(
+            self.n_tried - 1, cut.reader, writer, effect, value, kept, tie, (high - low) / 2
+        )
+
+
+def _difference(sign: int, before: Interval, after: Interval) -> Interval:
+    """Least and most of sign * (after - before)."""
+    low, high = after[0] - before[1], after[1] - before[0]
+    return (low, high) if sign > 0 else (-high, -low)

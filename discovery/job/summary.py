@@ -34,6 +34,8 @@ def facts(result: dict[str, Any], folder: Path) -> list[tuple[str, str]]:
     ]  # fmt: skip
     if "n_tests" in result:
         text = f"{result['n_tests']:,} in {result['n_passes']:,} batched passes"
+        if "n_read" in result:  # not said before 2026-12
+            text += f", {result['n_read']:,} variants read out"
         found.append(("tests", text))
     if "n_edges_requested" in result:
         found.append(("asked for", f"{result['n_edges_requested']:,} edges"))

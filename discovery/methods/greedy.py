@@ -31,6 +31,7 @@ class ACDC(Method):
     sender_heads: Literal["descending", "ascending", "random"] = "descending"
     gates: bool = True
     chunk: Count | None = None
+    effects: Literal["bounds", "exact"] = "bounds"
     guide: str | None = None
     guide_steps: Count = 5
     weakest_first: bool = False

@@ -67,7 +67,7 @@ def _search(
     method: ACDC, data: Data, metric: Metric, rule: float | Budget, guide: Guide, seed: int
 ) -> Search:
     order = Order(method.reader_order, method.sender_heads, method.gates, seed)
-    return Search(data, metric, rule, order, method.chunk, guide)
+    return Search(data, metric, rule, order, method.chunk, guide, method.effects)
 
 
 def reach(
@@ -196,6 +196,7 @@ def _found(
         "n_gates_kept": sum(row["kept"] for row in gates),
         "n_ties": sum(row["tie"] for row in rows),
         "n_passes": search.n_passes,
+        "n_read": search.n_read,
     }
     if method.shortlist is not None:
         counts |= dict(zip(("n_skipped", "skipped_damage"), skipped, strict=True))
@@ -228,6 +229,7 @@ def _metrics_row(graph: Graph, step: SearchStep) -> Row:
         "n_settled": step.n_settled,
         "n_tests": step.n_tests,
         "n_passes": step.n_passes,
+        "n_read": step.n_read,
         "n_skipped": step.n_skipped,
         "damage": step.damage,
     }
@@ -239,6 +241,7 @@ def _edge_row(graph: Graph, test: Decision) -> Row:
         "edge": test.name(graph),
         "kind": "gate" if test.writer is None else "edge",
         "effect": test.effect,
+        "within": test.within,
         "metric": test.after,
         "kept": test.kept,
         "tie": test.tie,

@@ -1,7 +1,6 @@
 """The state of a search: every trial is a run of the mask, and nothing drifts on the way down."""
 
 import math
-from dataclasses import replace
 
 import families
 import numpy as np
@@ -9,9 +8,8 @@ import pytest
 import torch
 from toys import or_gate, or_prompts
 
-from acdc import incremental
 from acdc.data import Data
-from acdc.incremental import Cut, Readout, States
+from acdc.incremental import Cut, States
 from acdc.masked import masked_run
 from acdc.metrics import METRICS
 
@@ -125,65 +123,6 @@ def test_what_nothing_reads_is_dead():
     state.enter(0, "mlp")
     assert part.span[graph.reader(0, "mlp")] == 4  # keys and values read it everywhere
     assert part.kept[q] == list(range(graph.senders[q]))
-
-
-@pytest.mark.parametrize("name", METRICS)
-@pytest.mark.parametrize("block", [7, 50, 4096])
-@pytest.mark.parametrize("family", ["gpt2", "pythia", "attention_only"])
-def test_a_metric_is_read_out_alike_in_blocks_of_the_vocabulary(name, block, family, monkeypatch):
-    monkeypatch.setattr(incremental, "VOCAB_BLOCK", block)
-    model, prompts = families.view(family), families.prompts()
-    bias = torch.linspace(-1, 1, model.d_vocab, dtype=torch.float64)
-    for b_U in (None, bias):
-        model = replace(model, b_U=b_U)
-        x = torch.randn(4, 3, model.d_model, generator=torch.Generator().manual_seed(2)).double()
-        x[1] *= 30  # logits far apart: exp of a difference would overflow if not taken off
-        bound = METRICS[name].bind(prompts, model.unembed(x[0]))
-        wanted = bound.of_logits(model.unembed(x)).sum(-1)
-        torch.testing.assert_close(Readout(model, [bound])([x]), wanted, atol=1e-9, rtol=1e-9)
-
-
-def test_only_what_needs_the_vocabulary_reads_it(monkeypatch):
-    def never(*_):
-        raise AssertionError("the whole vocabulary was read")
-
-    model, prompts = families.view("gpt2"), families.prompts()
-    x = torch.randn(2, 3, model.d_model, dtype=torch.float64)
-    monkeypatch.setattr(type(model), "unembed", never)
-    for name, needs in (("logit_diff", False), ("kl", True), ("prob_diff", True), ("nll", True)):
-        readout = Readout(model, [METRICS[name].bind(prompts, torch.zeros(3, 50).double())])
-        readout([x])  # in blocks where it must
-        with monkeypatch.context() as patch:
-            patch.setattr(Readout, "_logsumexp", never)
-            if not needs:
-                readout([x])
-                continue
-            with pytest.raises(AssertionError, match="was read"):
-                readout([x])
-
-
-def test_values_are_read_a_few_at_a_time_and_only_as_asked_for(monkeypatch):
-    model = families.view("gpt2")
-    data = Data(model, model.graph(), families.prompts(n=3, length=4))
-    state = States(data, METRICS["kl"])
-    logits, asked, plain = len(data.graph.readers) - 1, [], Readout.__call__
-
-    def values(self, inputs):
-        asked.append([len(x) for x in inputs])
-        return plain(self, inputs)
-
-    trial = state.trial([Cut(logits, (w,)) for w in range(5)])
-    whole = list(state.values(trial))
-    monkeypatch.setattr(Readout, "__call__", values)
-    for rows, step in ((1, 1), (6, 2), (7, 2), (300, 100)):  # of three prompts each
-        monkeypatch.setattr(incremental, "READOUT_ROWS", rows)
-        asked.clear()
-        assert list(state.values(trial)) == pytest.approx(whole, abs=1e-12)
-        assert asked == [[min(step, 5 - i)] for i in range(0, 5, step)]
-    asked.clear()
-    monkeypatch.setattr(incremental, "READOUT_ROWS", 6)
-    next(state.values(trial))
-    assert asked == [[2]]
 
 
 def test_a_variant_takes_its_live_inputs_at_the_widest_tensor():

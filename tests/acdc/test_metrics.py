@@ -2,12 +2,10 @@
 
 import math
 
-import families
 import pytest
 import torch
 
 from acdc.errors import InputError
-from acdc.incremental import Readout
 from acdc.metrics import METRICS, Metric, correct, top1, two_sided
 from acdc.prompts import Prompts
 
@@ -97,17 +95,6 @@ def test_signs():
     for name, low in better.items():
         metric = METRICS[name]
         assert metric.lower_is_better is low and metric.sign == (1 if low else -1)
-
-
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
-@pytest.mark.parametrize("name", METRICS)
-def test_readout_by_blocks_of_the_vocabulary_is_the_metric(family, name, monkeypatch):
-    monkeypatch.setattr("acdc.incremental.VOCAB_BLOCK", 7)  # does not divide the 50 tokens
-    model, prompts = families.view(family), families.prompts()
-    metric = families.run(model, model.graph(), prompts).bound(METRICS[name])
-    x = 3 * torch.randn(5, len(prompts), model.d_model, dtype=torch.float64)
-    plain = metric.of_logits(model.unembed(x)).sum(-1)
-    torch.testing.assert_close(Readout(model, [metric])([x]), plain, atol=1e-11, rtol=0)
 
 
 def test_refusals():
