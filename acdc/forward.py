@@ -146,12 +146,18 @@ class PatchedForward:
     corrupt: Trace  # lean
     ablation: Ablation = RESAMPLE  # fitted
     rows: tuple[int, ...] = ()  # the prompts' places among all of the data
+    token: int = 0  # of the answers, which is read here
     _bound: dict[Metric, Bound] = field(default_factory=dict, repr=False)
 
     @property
     def n_pos(self) -> int:
         """Tokens of a prompt."""
         return self.prompts.clean.shape[1]
+
+    @property
+    def n_new(self) -> int:
+        """How many prompts begin here: each counts once, at the first token of its answer."""
+        return 0 if self.token else len(self.prompts)
 
     @cached_property
     def ablated(self) -> Writers:

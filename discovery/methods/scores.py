@@ -27,20 +27,18 @@ class IFR(Scoring):
         return 3.0
 
     def scores(self, data: Any, metric: Any, seed: int) -> Scores:
-        """See Scoring.scores; never negative."""
+        """See Scoring.scores; never negative. The mean over the tokens of answers, then prompts."""
         from discovery.flow.scores import edge_flow
 
         prompts = data.prompts
-        right = prompts.answers if prompts.has_answers else None
-        named = (right, prompts.wrong if right is not None and prompts.has_wrong else None)
         scores = np.zeros(data.graph.legal.shape)
-        for rows in prompts.by_length().values():  # a mean over prompts, as each length's is
-            right, wrong = (
-                None if tokens is None else [tokens[i] for i in rows] for tokens in named
-            )
-            some = prompts.take(rows).clean
-            flow = edge_flow(data.model, data.graph, some, right=right, wrong=wrong)
-            scores += flow.scores * (len(rows) / len(prompts))
+        for (_, forced), rows in prompts.alike().items():
+            for token in range(forced + 1):
+                some = prompts.take(rows).reading(token)
+                right = some.answers if prompts.has_answers else None
+                wrong = some.wrong if right is not None and prompts.has_wrong else None
+                flow = edge_flow(data.model, data.graph, some.clean, right=right, wrong=wrong)
+                scores += flow.scores * (len(rows) / (len(prompts) * (forced + 1)))
         return scores
 
 

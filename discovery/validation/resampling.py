@@ -9,12 +9,14 @@ others carry may come from any prompt of the task. Three questions, since the dr
 
 and a stronger claim, `agree`: what the circuit reads of the reference prompt itself (kept edges out
 of `input`) may come from any prompt that agrees with it on named features, drawn by each node.
-Drawn from the prompts of one part, with replacement, the reference included.
+Drawn from the prompts of one part, with replacement, the reference included; all tokens of an
+answer see the same draws.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Literal
 
@@ -140,6 +142,10 @@ def scrub_circuit(
     for _ in range(draws):
         parts = []
         for forward, ids in zip(bench.data, classes, strict=True):
+            if forward.token == 0:
+                first = deepcopy(rng)
+            else:
+                rng = deepcopy(first)
             cuts = ResampledCuts(forward, how, rng, ids if agree else None)
             tokens = forward.prompts.clean
             logits = run_live(forward.model, forward.graph, tokens, mask, cuts)
