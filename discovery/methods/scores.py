@@ -59,7 +59,18 @@ class Attribution(Scoring):
         return data.with_backward(BACKWARD[self.backward])
 
 
-class EAP(Attribution):
+class AlongReaders(Attribution):
+    """Gradients at readers, times what heads put out behind a norm of their sum, or before it."""
+
+    post_norm: Literal["share", "ignored"] = "share"
+
+    @property
+    def label(self) -> str:
+        """See Scoring.label."""
+        return super().label + (", post_norm=ignored" if self.post_norm == "ignored" else "")
+
+
+class EAP(AlongReaders):
     """Edge attribution patching (Syed et al. 2023): gradients at the clean run."""
 
     name: str = "eap"
@@ -72,10 +83,10 @@ class EAP(Attribution):
         """See Scoring.scores."""
         from acdc.attribution import eap
 
-        return eap(self.ruled(data), metric)
+        return eap(self.ruled(data), metric, self.post_norm)
 
 
-class EAPIG(Attribution):
+class EAPIG(AlongReaders):
     """EAP with gradients integrated along the input (Hanna et al. 2024)."""
 
     name: str = "eap_ig"
@@ -89,13 +100,14 @@ class EAPIG(Attribution):
         """See Scoring.scores."""
         from acdc.attribution import eap_ig
 
-        return eap_ig(self.ruled(data), metric, self.steps)
+        return eap_ig(self.ruled(data), metric, self.steps, self.post_norm)
 
 
-class EAPIGActivations(EAPIG):
+class EAPIGActivations(Attribution):
     """EAP with gradients integrated along activations (EAP-IG's second variant)."""
 
     name: str = "eap_ig_activations"
+    steps: Count = 5
 
     def passes(self, graph: Any) -> float | None:
         """See Method.passes."""

@@ -135,16 +135,14 @@ def scrub_circuit(
 
     `agree` names features (Prompts.features) on which the circuit's own inputs need only agree.
     """
-    drawn, classes = (
-        list[Values](),
-        bench.data.each(lambda forward: feature_classes(forward, agree)),
-    )
+    drawn, first = list[Values](), rng
+    classes = bench.data.each(lambda forward: feature_classes(forward, agree))
     for _ in range(draws):
         parts = []
         for forward, ids in zip(bench.data, classes, strict=True):
             if forward.token == 0:
                 first = deepcopy(rng)
-            else:
+            else:  # the draws of the first token again
                 rng = deepcopy(first)
             cuts = ResampledCuts(forward, how, rng, ids if agree else None)
             tokens = forward.prompts.clean
