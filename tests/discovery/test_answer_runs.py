@@ -19,6 +19,7 @@ from discovery.settings.run import RouteSettings
 from discovery.studies.route import read_question
 from discovery.tasks import pairs
 from discovery.validation.bench import make_bench
+from discovery.validation.held_out import held_out
 from discovery.validation.resampling import resampled_baseline, scrub_circuit
 from discovery.validation.runs import read_found, validate_runs
 
@@ -116,23 +117,27 @@ def asked(tmp_path, *more):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder, said = tmp_path_factory.mktemp("sequence"), []
-    chosen = asked(folder, "metric=nll", "method=eap", "method.n_edges=60", "test=12", "seed=3")
+    chosen = asked(folder, "metric=nll", "method=eap", "method.n_edges=15", "test=12", "seed=3")
     discover(chosen, folder / "run", [], said.append)
     return chosen, read_run(folder / "run"), "\n".join(said)
 
 
-def test_a_run_measures_whole_answers(run):
-    """The model's own value and accuracy again, from one plain pass of prompt and answer."""
-    chosen, found, said = run
-    loaded = load_model(chosen)
-    prompts = task_prompts(chosen.task, loaded, chosen.seed, ("answers",))
+def plainly(loaded, prompts):
+    """(nll, whether all is right) of each answer, from plain passes of prompt and answer."""
     values, right = [], []
     for ids, forced, last in zip(prompts.rows(), prompts.forced, prompts.answers, strict=True):
         answer = [*ids[len(ids) - forced :], *last]
-        logits = loaded.bridge(torch.tensor([ids]))[0, -1 - forced :]
-        log_p = logits.detach().log_softmax(-1)
-        values.append(-float(log_p[range(len(answer)), answer].sum()))
+        logits = loaded.bridge(torch.tensor([ids]))[0, -1 - forced :].detach()
+        values.append(-float(logits.log_softmax(-1)[range(len(answer)), answer].sum()))
         right.append(logits.argmax(-1).tolist() == answer)
+    return values, right
+
+
+def test_a_run_measures_whole_answers(run):
+    chosen, found, said = run
+    loaded = load_model(chosen)
+    prompts = task_prompts(chosen.task, loaded, chosen.seed, ("answers",))
+    values, right = plainly(loaded, prompts)
     assert len(values) == 20 and set(prompts.forced) == {0, 1, 2} and 0 < sum(right) < 20
     result = found.result
     assert result["metric_clean"] == pytest.approx(np.mean(values), abs=1e-4)
@@ -150,12 +155,18 @@ def test_searched_and_held_out_prompts_have_other_questions(run):
     assert "held out: 12 to test on" in said
 
 
-def test_a_run_is_validated(run):
-    (one,) = validate_runs(
-        read_found([run[1].folder]), checked(FullEvaluation, validation()), print
-    )
+@pytest.mark.parametrize("words", [("budget=0.001",), pytest.param((), marks=pytest.mark.slow)])
+def test_a_run_is_validated(run, words):
+    """What takes no time, and everything."""
+    asked = checked(FullEvaluation, validation(*words))
+    (one,) = validate_runs(read_found([run[1].folder]), asked, lambda text: None)
     saved = json.loads((one.folder / "validation.json").read_text())
-    assert saved["n_prompts"] == 80 and saved["verdicts"]
+    assert saved["n_prompts"] == 80 and saved["verdicts"] and bool(saved["left_out"]) == bool(words)
+    chosen, loaded = run[0], load_model(run[0])
+    used = task_prompts(chosen.task, loaded, chosen.seed, ("answers",))
+    values, right = plainly(loaded, held_out(chosen, loaded, [used], 80, asked.seed))
+    assert saved["model_values"]["score"] == pytest.approx(-np.mean(values), abs=1e-4)
+    assert saved["model_values"]["accuracy"] == pytest.approx(np.mean(right))
 
 
 @pytest.mark.parametrize(
