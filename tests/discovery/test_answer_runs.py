@@ -13,6 +13,7 @@ from acdc.errors import InputError
 from discovery.choices.fields import checked
 from discovery.job.build import load_model, task_prompts
 from discovery.job.pipeline import discover
+from discovery.job.splits import new_rows
 from discovery.runs.folder import read_run
 from discovery.settings.evaluation import FullEvaluation
 from discovery.settings.run import RouteSettings
@@ -150,9 +151,12 @@ def test_a_run_measures_whole_answers(run):
     assert heads["prompts"][0]["answers"] == [str(prompts.reading(0).answers[0][0])]
 
 
-def test_searched_and_held_out_prompts_have_other_questions(run):
-    chosen, _, said = run
-    assert "held out: 12 to test on" in said
+def test_held_out_prompts_are_other_questions_not_other_answers(run, tmp_path):
+    lines = [IDS | {"answers": [answer]} for answer in ([7, 8], [7, 9], 5)]
+    lines += [{"clean_ids": [1, 2, 3, 5], "corrupt_ids": [1, 9, 3, 5], "answers": [[7, 8]]}]
+    prompts = pairs.load(write(tmp_path, lines), **GIVEN)
+    assert new_rows(prompts, [prompts.take([0])]) == [3]
+    assert "held out: 12 to test on" in run[2]
 
 
 @pytest.mark.parametrize("words", [("budget=0.001",), pytest.param((), marks=pytest.mark.slow)])
