@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 import two_variables as toy
 
 from acdc.metrics import LOGIT_DIFF
