@@ -5,10 +5,13 @@ negated): positive = cutting the edge makes the loss worse, so the edge helps. E
 2023, arXiv 2310.10348) is the first-order estimate (a'_u - a_u) . dm/dx_v, where a_u is writer u's
 clean output, a'_u what a cut edge carries and x_v reader v's input; EAP-IG (Hanna et al. 2024,
 arXiv 2403.17806) averages the gradient over runs between clean and corrupted. `exact` cuts every
-edge once. Where data come with rules (acdc/backward.py), these stand for the gradient in all but
-`exact`. Losses are summed over prompts and divided once by their number, so a score does not
-depend on how prompts are batched. Gradients are taken one layer at a time from the kept residual
-streams, so memory is that of one layer. Knows no circuits, tasks or files.
+edge once. Where a norm follows the sum of a layer's heads, a_u of a head is its share of it
+(acdc/model.py), or with `post_norm="ignored"` what it puts out before the norm, as EAP-IG's code
+has it, the gradient being that behind it. Where data come with rules (acdc/backward.py), these
+stand for the gradient in all but `exact`. Losses are summed over prompts and divided once by their
+number, so a score does not depend on how prompts are batched. Gradients are taken one layer at a
+time from the kept residual streams, so memory is that of one layer. Knows no circuits, tasks or
+files.
 """
 
 from __future__ import annotations
@@ -23,49 +26,54 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from acdc.ablation import Ablation
 from acdc.backward import FrozenNorm
 from acdc.data import POINT_ROWS, Data
 from acdc.errors import InputError
-from acdc.forward import PatchedForward, head_values, stream_of
+from acdc.forward import PatchedForward, before_norm, head_values, stream_of
 from acdc.graph import Graph
 from acdc.incremental import Cut, States
 from acdc.metrics import Metric
 from acdc.model import Norm
+from acdc.writers import Writers
 
 Scores = NDArray[np.float64]  # [writers, readers], 0 where there is no edge
 RunsOf = Literal["all_components", "own_writer"]
+PostNorm = Literal["share", "ignored"]
 BATCH_SHARE = 4  # single cuts take this part of what a batch of a search may
 
 
 # ---- methods -------------------------------------------------------------------------------------
 
 
-def eap(data: Data, metric: Metric) -> Scores:
+def eap(data: Data, metric: Metric, post_norm: PostNorm = "share") -> Scores:
     """Edge attribution patching: gradients at the clean run. [writers, readers], the loss's unit.
 
-    One backward pass. InputError for KL and its like, whose gradient at the clean run is zero.
+    One backward pass. InputError for KL and its like, whose gradient at the clean run is zero, and
+    for `post_norm="ignored"` with an ablation that is made from all prompts.
     """
     _refuse_flat(metric, "eap", "eap_ig or exact, or metric=logit_diff")
     return _mean_of_parts(
-        data, metric, 1, lambda total, f: total.add([stream[None] for stream in f.clean.streams])
-    )
+        data, metric, 1, lambda total, f: total.add([stream[None] for stream in f.clean.streams]),
+        post_norm,
+    )  # fmt: skip
 
 
-def eap_ig(data: Data, metric: Metric, steps: int) -> Scores:
+def eap_ig(data: Data, metric: Metric, steps: int, post_norm: PostNorm = "share") -> Scores:
     """EAP with integrated gradients along the input. [writers, readers], the loss's unit.
 
     Gradients are averaged over runs whose `input` is a' + k/steps (a - a'), k = 0..steps-1: the
     corrupted end is included, the clean one is not. With many steps the scores of the edges out of
-    `input` add up to loss(run from a') - loss(clean). InputError unless steps >= 1, and under zero
-    ablation: norms have no usable gradient at a zero input.
+    `input` add up to loss(run from a') - loss(clean). InputError unless steps >= 1, under zero
+    ablation (norms have no usable gradient at a zero input), and as `eap` for `post_norm`.
     """
     _check_steps(steps)
-    return _along_the_input(data, metric, [k / steps for k in range(steps)])
+    return _along_the_input(data, metric, [k / steps for k in range(steps)], post_norm)
 
 
-def clean_corrupted(data: Data, metric: Metric) -> Scores:
+def clean_corrupted(data: Data, metric: Metric, post_norm: PostNorm = "share") -> Scores:
     """EAP with the mean of the gradients at both ends of `eap_ig`'s path; refuses as that does."""
-    return _along_the_input(data, metric, [0.0, 1.0])
+    return _along_the_input(data, metric, [0.0, 1.0], post_norm)
 
 
 def eap_ig_activations(
@@ -177,7 +185,9 @@ def _blocks(forward: PatchedForward, points: Sequence[float]) -> Iterator[Tensor
     yield from column[:, None, None, None].split(max(1, POINT_ROWS // len(forward.prompts)))
 
 
-def _along_the_input(data: Data, metric: Metric, points: Sequence[float]) -> Scores:
+def _along_the_input(
+    data: Data, metric: Metric, points: Sequence[float], post_norm: PostNorm
+) -> Scores:
     """EAP with the gradient's mean over runs whose input is a' + point (a - a')."""
     if data.ablation.name == "zero":
         raise InputError(
@@ -191,7 +201,7 @@ def _along_the_input(data: Data, metric: Metric, points: Sequence[float]) -> Sco
         for block in _blocks(forward, points):
             total.add(_complete(forward, [ablated + block * (clean - ablated)]))
 
-    return _mean_of_parts(data, metric, len(points), add)
+    return _mean_of_parts(data, metric, len(points), add, post_norm)
 
 
 @torch.no_grad()
@@ -295,11 +305,10 @@ def _loss(forward: PatchedForward, metric: Metric, x: Tensor) -> Tensor:
 class _Total:
     """(a'_u - a_u) . dm/dx_v summed over one part's prompts and the runs added so far."""
 
-    def __init__(self, forward: PatchedForward, metric: Metric) -> None:
+    def __init__(self, forward: PatchedForward, metric: Metric, post_norm: PostNorm) -> None:
         self.forward, self.metric = forward, metric
-        with torch.no_grad():  # corrupted minus clean
-            change = forward.ablated.with_(forward.clean.writers, torch.sub)
-            self.delta = change.dense()
+        with torch.no_grad():
+            self.delta = _change(forward, post_norm).dense()
         self.sums = np.zeros(forward.graph.legal.shape)
 
     def add(
@@ -329,13 +338,29 @@ class _Total:
             self.add(_complete(forward, [*kept, here]), writers, component.stream)
 
 
+def _change(forward: PatchedForward, post_norm: PostNorm) -> Writers:
+    """What every writer puts out, corrupted minus clean."""
+    if post_norm == "share" or not forward.graph.joint:
+        return forward.ablated.with_(forward.clean.writers, torch.sub)
+    clean, corrupt = (
+        before_norm(forward.model, ids) for ids in (forward.prompts.clean, forward.prompts.corrupt)
+    )
+    return forward.ablation.of(clean, corrupt, forward.rows).with_(clean, torch.sub)
+
+
 def _mean_of_parts(
-    data: Data, metric: Metric, runs: int, add: Callable[[_Total, PatchedForward], None]
-) -> Scores:
+    data: Data, metric: Metric, runs: int, add: Callable[[_Total, PatchedForward], None],
+    post_norm: PostNorm = "share",
+) -> Scores:  # fmt: skip
     """Scores summed by `add` over the parts, as the mean over `runs` and over all prompts."""
+    if post_norm == "ignored" and type(data.ablation).fit is not Ablation.fit:
+        raise InputError(
+            f"post_norm=ignored with ablation={data.ablation.name}: what cut edges carry is made"
+            " from all prompts, of heads behind the norm; use resample, other or zero"
+        )
     sums = np.zeros(data.graph.legal.shape)
     for forward in data:
-        total = _Total(forward, metric)
+        total = _Total(forward, metric, post_norm)
         add(total, forward)
         sums += total.sums
     return _finite(sums / (runs * len(data)))

@@ -1,9 +1,10 @@
 """Prompts of any number, worked on in parts between a clean and a corrupted run.
 
 A part is as many prompts as are run together; all of a part have one length, so nothing is padded.
-Every figure is the mean over all prompts, and what is said of each prompt stands in the order of
-the prompts, whatever the parts. Runs are held where memory allows (acdc/memory.py), else each
-part's are made anew when its turn comes, and let go after it.
+An answer of several tokens is read a token at a time, each a part of its own, and what is said of
+the prompt is the sum over them. Every figure is the mean over all prompts, and what is said of each
+prompt stands in the order of the prompts, whatever the parts. Runs are held where memory allows
+(acdc/memory.py), else each part's are made anew when its turn comes, and let go after it.
 """
 
 from __future__ import annotations
@@ -58,7 +59,12 @@ class Data:
         self.host = hold and host
         self.batch_bytes = batch_bytes
         self.prompts = prompts.to(model.device)
-        self._rows = parts_of(prompts, part)
+        # of each part the prompts, and the token of their answers that is read
+        self._parts = [
+            (rows, token)
+            for rows in groups_of(prompts, part)
+            for token in range(prompts.forced[rows[0]] + 1)
+        ]
         self._runs: dict[int, tuple[Trace, Trace]] = {}  # held ones, whatever cut edges carry
         self._forwards: dict[int, PatchedForward] = {}
         self.ablation = ablation
@@ -74,9 +80,18 @@ class Data:
         return len(self.prompts)
 
     @property
+    def groups(self) -> list[Rows]:
+        """Prompts that are run together."""
+        return [rows for rows, token in self._parts if token == 0]
+
+    @property
     def n_parts(self) -> int:
-        """How many parts there are."""
-        return len(self._rows)
+        """How many parts there are: of each group one a token of its answers."""
+        return len(self._parts)
+
+    def parts_of(self, group: int) -> list[int]:
+        """The parts of a group's prompts, one a token of their answers."""
+        return [i for i, (rows, _) in enumerate(self._parts) if rows == self.groups[group]]
 
     @property
     def n_pos(self) -> int:
@@ -91,10 +106,11 @@ class Data:
         """One part's runs."""
         if index in self._forwards:
             return self._forwards[index]
-        rows = self._rows[index]
-        clean, corrupt = self._held(index) or self._run(rows)
+        rows, token = self._parts[index]
+        prompts = self.prompts_of(index)
+        clean, corrupt = self._held(index) or self._run(prompts)
         forward = PatchedForward(
-            self.model, self.graph, self.prompts.take(rows), clean, corrupt, self.ablation, rows
+            self.model, self.graph, prompts, clean, corrupt, self.ablation, rows, token
         )
         if self.hold and not self.host:
             self._runs[index], self._forwards[index] = (clean, corrupt), forward
@@ -108,13 +124,13 @@ class Data:
         return _moved(runs, self.model.device) if runs is not None and self.host else runs
 
     def prompts_of(self, index: int) -> Prompts:
-        """One part's prompts, all of one length."""
-        return self.prompts.take(self._rows[index])
+        """One part's prompts, all of one length and with answers of one token."""
+        rows, token = self._parts[index]
+        return self.prompts.take(rows).reading(token)
 
-    def _run(self, rows: Rows) -> tuple[Trace, Trace]:
+    def _run(self, prompts: Prompts) -> tuple[Trace, Trace]:
         # whoever asks first, gradients may have to pass these tensors later
         with torch.inference_mode(False), torch.no_grad():
-            prompts = self.prompts.take(rows)
             clean = trace(self.model, prompts.clean)
             clean = replace(clean, patterns=())
             corrupt = clean
@@ -142,10 +158,11 @@ class Data:
             for i in range(self.n_parts):
                 yield self[i].corrupt.writers
             return
-        reference = ablation.reference.to(self.model.device)
-        for rows in parts_of(reference, self.part):
+        reference = Data(self.model, self.graph, ablation.reference, part=self.part, hold=False)
+        for i in range(reference.n_parts):
             with torch.inference_mode(False), torch.no_grad():
-                yield trace(self.model, reference.take(rows).clean, lean=True).writers
+                tokens = reference.prompts_of(i).clean
+                yield trace(self.model, tokens, lean=True).writers
 
     def with_backward(self, rules: Backward) -> Data:
         """The same runs of the same model, whose gradients follow rules; ValueError if they do."""
@@ -166,12 +183,13 @@ class Data:
         An ablation that saw all keeps what it saw.
         """
         most = min(len(self), -(-n // self.part) * self.part)
-        other, rows = copy(self), [tuple(i for i in own if i < most) for own in self._rows]
-        other._rows = [own for own in rows if own]  # a part without them comes after all with
+        other = copy(self)
+        few = [(tuple(i for i in own if i < most), token) for own, token in self._parts]
+        other._parts = [part for part in few if part[0]]  # one without them comes after all with
         other.prompts = self.prompts.take(range(most))
-        if other._rows != self._rows[: len(other._rows)]:  # lengths are mixed, and parts are cut
-            runs = {i: run for i, run in self._runs.items() if i < len(other._rows)}
-            sizes = [range(len(own)) for own in other._rows]
+        if other._parts != self._parts[: other.n_parts]:  # lengths are mixed, and parts are cut
+            runs = {i: run for i, run in self._runs.items() if i < other.n_parts}
+            sizes = [range(len(own)) for own, _ in other._parts]
             other._runs = {i: (a.part(sizes[i]), b.part(sizes[i])) for i, (a, b) in runs.items()}
             other._forwards = {}
         return other
@@ -199,18 +217,15 @@ class Data:
         """What `look` says of each part, in order."""
         return [look(forward) for forward in self]
 
-    def join(self, parts: Sequence[NDArray], axis: int = 0) -> NDArray:
-        """What each part says of its prompts along an axis, in the order of all prompts."""
-        return np.take(np.concatenate(parts, axis), self._places, axis)
+    def join(self, parts: Sequence[NDArray], axis: int = 0, of: np.ufunc = np.add) -> NDArray:
+        """What each part says of its prompts along an axis, in the order of all prompts.
 
-    @property
-    def _places(self) -> NDArray[np.int64]:
-        """Of each prompt: its place among those of the parts one after the other."""
-        return np.argsort(np.concatenate(self._rows))
-
-    def logits(self, run: Callable[[PatchedForward], Tensor]) -> Tensor:
-        """[prompts, vocab]: of all parts together."""
-        return torch.cat(self.each(run))[torch.as_tensor(self._places)]
+        Of an answer of several tokens it is the sum over them, or what else `of` makes of them.
+        """
+        places = np.concatenate([rows for rows, _ in self._parts])
+        order = np.argsort(places, kind="stable")
+        first = np.flatnonzero(np.diff(places[order], prepend=-1))
+        return of.reduceat(np.take(np.concatenate(parts, axis), order, axis), first, axis)
 
     def values(self, metric: Metric, run: Callable[[PatchedForward], Tensor]) -> Floats:
         """[prompts]: the metric of any run of the parts, in its own unit and sign."""
@@ -233,20 +248,20 @@ class Data:
         )
 
 
-def parts_of(prompts: Prompts, most: int) -> list[Rows]:
-    """Rows to be run together: of one length, at most so many, in the order of the first of each.
+def groups_of(prompts: Prompts, most: int) -> list[Rows]:
+    """Rows to be run together: alike, at most so many, in the order of the first of each.
 
-    Prompts of one length are neighbours. No part is one prompt alone where that can be helped: it
-    would have no other to be resampled from, so all parts of its length are made alike instead.
+    Prompts of one length are neighbours. No group is one prompt alone where that can be helped: it
+    would have no other to be resampled from, so all groups of its kind are made alike instead.
     """
-    parts = list[Rows]()
-    for own in prompts.by_length().values():
+    groups = list[Rows]()
+    for own in prompts.alike().values():
         n = -(-len(own) // most)
         ends = [min(most * i, len(own)) for i in range(n + 1)]
         if most > 2 and len(own) % most == 1:
             ends = [len(own) * i // n for i in range(n + 1)]
-        parts += [tuple(own[start:end]) for start, end in pairwise(ends)]
-    return sorted(parts)
+        groups += [tuple(own[start:end]) for start, end in pairwise(ends)]
+    return sorted(groups)
 
 
 def _moved(runs: tuple[Trace, Trace], device: torch.device) -> tuple[Trace, Trace]:

@@ -107,6 +107,17 @@ def trace(model: Model, tokens: Int[Tensor, "batch pos"], lean: bool = False) ->
     return Trace(writers, model.unembed(x[:, -1]), seen, tuple(patterns))
 
 
+def before_norm(model: Model, tokens: Int[Tensor, "batch pos"]) -> Writers:
+    """What every writer of a plain run puts out, heads before a norm that follows their sum."""
+    z, rest, weights = list[Tensor](), [model.embed(tokens)], list[Tensor]()
+    for i, layer in enumerate(layers(model, tokens)):
+        attn, x = model.blocks[i].attn, layer.before[None]
+        z.append(raw_heads(model, i, x, x, x, tokens.shape[1])[0])
+        rest += [] if layer.mlp is None else [layer.mlp]
+        weights.append(attn.W_O if attn.norm is None else attn.norm.W_O)
+    return Writers(model.graph(), tuple(weights), torch.stack(z), torch.stack(rest))
+
+
 def head_values(
     model: Model, layer: int, x_q: Tensor, x_k: Tensor, x_v: Tensor, n: int
 ) -> tuple[Tensor, Tensor]:
@@ -146,12 +157,18 @@ class PatchedForward:
     corrupt: Trace  # lean
     ablation: Ablation = RESAMPLE  # fitted
     rows: tuple[int, ...] = ()  # the prompts' places among all of the data
+    token: int = 0  # of the answers, which is read here
     _bound: dict[Metric, Bound] = field(default_factory=dict, repr=False)
 
     @property
     def n_pos(self) -> int:
         """Tokens of a prompt."""
         return self.prompts.clean.shape[1]
+
+    @property
+    def n_new(self) -> int:
+        """How many prompts begin here: each counts once, at the first token of its answer."""
+        return 0 if self.token else len(self.prompts)
 
     @cached_property
     def ablated(self) -> Writers:

@@ -425,7 +425,7 @@ class States:
     def read(self, trials: Sequence[Trial]) -> Reading:
         """The metric of each variant of a trial, as far as it is asked for."""
         finals = [trial.final for trial in trials if trial.final is not None]
-        return Reading(self.readout, finals, self.value, self.near)
+        return Reading(self.readout, finals, self.n, self.value, self.near)
 
     def values(self, trials: Sequence[Trial]) -> Iterator[float]:
         """Metric of each variant in turn, computed a few at a time, so stopping early saves."""

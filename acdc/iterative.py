@@ -109,7 +109,7 @@ def circuit_scores(
     total, loss, n = np.zeros(mask.shape), 0.0, 0
     ones = torch.ones(mask.shape)
     for forward in batch:
-        change, n = None, n + len(forward.prompts)
+        change, n = None, n + forward.n_new
         for k in reversed(range(1, points + 1)):
             run = MaskedRun(forward, ones, mask, k / points)
             change = run.change if change is None else change

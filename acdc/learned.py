@@ -148,7 +148,7 @@ def _slope(
         run = MaskedRun(forward, whole, active)
         losses = loss_of(forward, run.logits)
         total += run.gradient(losses).double().cpu()[edges]
-        loss, n = loss + float(losses.detach().sum()), n + len(forward.prompts)
+        loss, n = loss + float(losses.detach().sum()), n + forward.n_new
     if not (math.isfinite(loss) and bool(total.isfinite().all())):
         raise FloatingPointError("the loss or its gradient is NaN or infinite")
     return total / n, loss / n

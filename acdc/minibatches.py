@@ -14,7 +14,7 @@ from acdc.data import Data
 from acdc.errors import InputError
 from acdc.forward import PatchedForward
 
-Piece = tuple[int, range]  # a part of the data, and which of its prompts
+Piece = tuple[int, range]  # a group of the data, and which of its prompts
 
 
 class Minibatches:
@@ -40,22 +40,20 @@ class Minibatches:
         return len(self.batches)
 
     def at(self, step: int) -> Iterator[PatchedForward]:
-        """The parts of the minibatch of a step, counted from 0."""
+        """The parts of the minibatch of a step, counted from 0; of each prompt its whole answer."""
         turn, place = divmod(step, len(self))
         order = np.random.default_rng([self.seed, turn]).permutation(len(self))
-        return (self._piece(*piece) for piece in self.batches[int(order[place])])
-
-    def _piece(self, part: int, some: range) -> PatchedForward:
-        """A part, or some of a larger one."""
-        forward = self.data[part]
-        return forward if len(some) == len(forward.prompts) else forward.piece(some)
+        for group, some in self.batches[int(order[place])]:
+            for part in self.data.parts_of(group):
+                forward = self.data[part]
+                yield forward if len(some) == len(forward.prompts) else forward.piece(some)
 
 
 def _pieces(data: Data, most: int) -> Iterator[Piece]:
-    """All prompts, at most so many of a part at a time."""
-    for part in range(data.n_parts):
-        n = len(data.prompts_of(part))
-        yield from ((part, range(i, min(i + most, n))) for i in range(0, n, most))
+    """All prompts, at most so many of a group at a time."""
+    for group, rows in enumerate(data.groups):
+        n = len(rows)
+        yield from ((group, range(i, min(i + most, n))) for i in range(0, n, most))
 
 
 def _packed(pieces: Sequence[Piece], size: int) -> list[list[Piece]]:

@@ -63,7 +63,7 @@ class Optimal(Ablation):
             for forward in batches.at(step):
                 run = MaskedRun(forward.under(ablation), mask, graph.legal)
                 run.gradient(forward.bound(KL).of_logits(run.logits))
-                total, n = total + run.cut_gradient(), n + len(forward.prompts)
+                total, n = total + run.cut_gradient(), n + forward.n_new
             if not bool(total.isfinite().all()):
                 raise FloatingPointError(f"ablation={self.name}: a gradient is NaN or infinite")
             slope = scaled(by_constant(mean, total / n), scale)

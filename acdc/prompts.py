@@ -32,6 +32,9 @@ class Prompts:
     column is a distance from the end. Padding is never run: acdc/data.py puts prompts of one length
     together. Attention is causal, so tokens after `answer_position` cannot matter; they are cut off
     here and the answer position is the last one of what remains.
+
+    An answer of several tokens is teacher-forced: all but the last of them end both prompts
+    (`forced`). It is read a token at a time, each being what follows a shorter prompt (`reading`).
     """
 
     clean: Int[Tensor, "batch pos"]
@@ -39,7 +42,7 @@ class Prompts:
     # per prompt: token ids that are right, and those they are compared with; empty if not named
     answers: tuple[tuple[int, ...], ...]
     wrong: tuple[tuple[int, ...], ...]
-    answer_position: int  # column of the position whose next-token logits are read
+    answer_position: int  # column whose next-token logits are read, the last one where several are
     # name of a token (such as "io") -> its column in each prompt; for reviewing, not for search
     marks: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     # what of a prompt a part of the model may be said to carry: name (such as "order") -> its value
@@ -48,6 +51,8 @@ class Prompts:
     # what the task has to tell about its making (dropped names, mode, ...), printed; a "warning" is
     # a sentence of its own
     notes: Mapping[str, int | str] = field(default_factory=dict)
+    # per prompt: how many of its last tokens are of its answer; () = none of any
+    forced: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         n, length = self.clean.shape
@@ -64,9 +69,20 @@ class Prompts:
             )
         if len(self.answers) != n or len(self.wrong) != n:
             raise InputError(f"prompts: {len(self.answers)} answers for {n} prompts")
+        if self.forced and len(self.forced) != n:
+            raise InputError(f"prompts: {len(self.forced)} numbers of forced tokens, {n} prompts")
+        if any(forced and wrong for forced, wrong in zip(self.forced, self.wrong, strict=False)):
+            raise InputError("prompts: an answer of several tokens is not compared with wrong ones")
+        object.__setattr__(self, "forced", self.forced or (0,) * n)
         end = self.answer_position + 1
         clean, corrupt = self.clean[:, :end], self.corrupt[:, :end]
         _check_padding(clean, corrupt)
+        sizes = (clean != PAD).sum(1).tolist()
+        for row, (forced, size) in enumerate(zip(self.forced, sizes, strict=True)):
+            if not 0 <= forced < size:
+                raise InputError(
+                    f"prompts: forced={forced} leaves nothing of prompt {row + 1}'s {size} tokens"
+                )
         spare = int((clean == PAD).all(0).sum())  # columns in which no prompt has begun
         object.__setattr__(self, "clean", clean[:, spare:])
         object.__setattr__(self, "corrupt", corrupt[:, spare:])
@@ -85,6 +101,7 @@ class Prompts:
         marks: Mapping[str, Sequence[int]] | None = None,
         features: Mapping[str, Sequence[int]] | None = None,
         notes: Mapping[str, int | str] | None = None,
+        forced: Sequence[int] = (),
     ) -> Prompts:
         """Prompts of any lengths, each ending at its answer; marks count its own tokens from 0.
 
@@ -99,7 +116,7 @@ class Prompts:
                 for name, own in (marks or {}).items()
             },
             features={name: tuple(own) for name, own in (features or {}).items()},
-            notes=notes or {},
+            notes=notes or {}, forced=tuple(forced),
         )  # fmt: skip
 
     def __len__(self) -> int:
@@ -113,15 +130,54 @@ class Prompts:
     @property
     def extent(self) -> str:
         """Lengths in words: "15", or "12 to 15"."""
-        least, most = min(self.lengths), max(self.lengths)
-        return str(most) if least == most else f"{least} to {most}"
+        return _range(self.lengths)
 
-    def by_length(self) -> dict[int, list[int]]:
-        """Rows of each length, in order; the shortest first."""
-        groups: dict[int, list[int]] = {length: [] for length in sorted(set(self.lengths))}
-        for row, length in enumerate(self.lengths):
-            groups[length].append(row)
+    @property
+    def asked(self) -> str:
+        """Prompts in words, answers apart: "8 of 12 to 15 tokens with answers of 1 to 3"."""
+        few = f" with answers of {_range([n + 1 for n in self.forced])}" if any(self.forced) else ""
+        return f"{len(self)} of {self.reading(0).extent} tokens{few}"
+
+    def alike(self) -> dict[tuple[int, int], list[int]]:
+        """Rows that may be run together, by length and forced tokens; the shortest first."""
+        kinds = list(zip(self.lengths, self.forced, strict=True))
+        groups: dict[tuple[int, int], list[int]] = {kind: [] for kind in sorted(set(kinds))}
+        for row, kind in enumerate(kinds):
+            groups[kind].append(row)
         return groups
+
+    @property
+    def lengths_read(self) -> list[int]:
+        """Tokens of every reading of every prompt: what a run of all of them goes through."""
+        pairs = zip(self.lengths, self.forced, strict=True)
+        return [length - less for length, forced in pairs for less in range(forced + 1)]
+
+    def reading(self, token: int) -> Prompts:
+        """All prompts up to where this token of their answers is read, counted from 0.
+
+        The token that is forced there is then the answer. InputError for an answer without it.
+        """
+        if token > min(self.forced):
+            raise InputError(f"reading={token}: an answer has only {min(self.forced) + 1} tokens")
+        if not any(self.forced):
+            return self
+        ends = [n - forced + token for n, forced in zip(self.lengths, self.forced, strict=True)]
+        rows, width = range(len(self)), self.clean.shape[1]
+
+        def tokens(ids: Int[Tensor, "batch pos"]) -> list[list[int]]:
+            return [ids[i, width - self.lengths[i] :].tolist() for i in rows]
+
+        clean = tokens(self.clean)
+        found = Prompts.of_rows(
+            [clean[i][: ends[i]] for i in rows],
+            [row[: ends[i]] for i, row in enumerate(tokens(self.corrupt))],
+            [(clean[i][ends[i]],) if self.forced[i] > token else self.answers[i] for i in rows],
+            self.wrong,
+            {m: [at[i] - width + self.lengths[i] for i in rows] for m, at in self.marks.items()},
+            self.features,
+            self.notes,
+        )
+        return found.to(self.clean.device)
 
     def tokens(self, row: int) -> list[int]:
         """One clean prompt, without padding."""
@@ -187,7 +243,7 @@ class Prompts:
 
         return replace(
             self, clean=self.clean[chosen], corrupt=self.corrupt[chosen],
-            answers=of(self.answers), wrong=of(self.wrong),
+            answers=of(self.answers), wrong=of(self.wrong), forced=of(self.forced),
             marks={name: of(values) for name, values in self.marks.items()},
             features={name: of(values) for name, values in self.features.items()},
         )  # fmt: skip
@@ -197,15 +253,15 @@ class Prompts:
 
         What causal scrubbing resamples from (Chan et al. 2022) asked of a search. Partners come
         from a random order of the prompts, the next ones of each: none is its own, or equal in
-        tokens, and every prompt is partner as often as the next. Partners are of one length; with
-        align="marks" they also have the same marked positions. InputError where a prompt has too
-        few.
+        tokens, and every prompt is partner as often as the next. Partners are of one length, with
+        answers of as many tokens, each its own; with align="marks" they also have the same marked
+        positions. InputError where a prompt has too few.
         """
         places = list(zip(*self.marks.values(), strict=True)) if align == "marks" else []
         groups: dict[tuple[int, ...], list[int]] = {}
         for row in np.random.default_rng(seed).permutation(len(self)).tolist():
             own = places[row] if places else ()
-            groups.setdefault((self.lengths[row], *own), []).append(row)
+            groups.setdefault((self.lengths[row], self.forced[row], *own), []).append(row)
         partners = np.zeros((draws, len(self)), np.int64)
         for group in groups.values():
             for i, row in enumerate(group):
@@ -215,8 +271,10 @@ class Prompts:
 
     def _partners(self, row: int, others: list[int], draws: int, align: Align) -> list[int]:
         """The first of `others` whose tokens differ from this row's."""
-        own = self.clean[row]
-        found = list(islice((o for o in others if not torch.equal(self.clean[o], own)), draws))
+        end = self.clean.shape[1] - self.forced[row]  # prompts are to differ, not answers alone
+        own = self.clean[row, :end]
+        unlike = (o for o in others if not torch.equal(self.clean[o, :end], own))
+        found = list(islice(unlike, draws))
         if len(found) < draws:
             where = " with the same marked positions" if align == "marks" else ""
             if len(set(self.lengths)) > 1:
@@ -246,9 +304,15 @@ def together(first: Prompts, *others: Prompts) -> Prompts:
         first, clean=torch.cat([wide(p.clean) for p in every]),
         corrupt=torch.cat([wide(p.corrupt) for p in every]), answer_position=width - 1,
         answers=of(lambda p: p.answers), wrong=of(lambda p: p.wrong),
+        forced=of(lambda p: p.forced),
         marks={m: of(partial(columns, m)) for m in first.marks},
         features={f: of(lambda p, f=f: p.features[f]) for f in first.features},
     )  # fmt: skip
+
+
+def _range(numbers: Sequence[int]) -> str:
+    least, most = min(numbers), max(numbers)
+    return str(most) if least == most else f"{least} to {most}"
 
 
 def _padded(rows: Sequence[Sequence[int]], width: int) -> Int[Tensor, "batch pos"]:

@@ -51,7 +51,6 @@ class Readout:
     def __init__(self, model: Model, parts: Sequence[Bound]) -> None:
         self.model, self.parts = model, parts
         self.sizes = [len(bound.prompts) for bound in parts]
-        self.n_prompts = sum(self.sizes)
         self.forms = [form for bound in parts if (form := bound.readouts) is not None]
         self.weights = [self._weights(form) for form in self.forms]
         self.plain = not self.forms or model.logit_cap is not None
@@ -242,15 +241,16 @@ class Reading:
     """The mean metric of a trial's variants: intervals where they are known, exact when asked."""
 
     def __init__(
-        self, readout: Readout, finals: Sequence[Float[Tensor, "n _ d_model"]], before: float,
-        reference: Reference | None,
+        self, readout: Readout, finals: Sequence[Float[Tensor, "n _ d_model"]], n_prompts: int,
+        before: float, reference: Reference | None,
     ) -> None:  # fmt: skip
         """`finals` is what each part's final norm sees; `before` the value of variant -1.
 
         Without a reference nothing is known before it is read.
         """
         self.readout, self.finals, self.reference = readout, finals, reference
-        self.n, self.most = len(finals[0]), max(1, READOUT_ROWS // readout.n_prompts)
+        self.n_prompts, self.n = n_prompts, len(finals[0])
+        self.most = max(1, READOUT_ROWS // sum(readout.sizes))
         self.values = {-1: before}  # those that were read
         self.ends = dict[int, Interval]()
         self.logits = dict[int, Logits]()  # of the last that were read
@@ -270,7 +270,7 @@ class Reading:
         if variant not in self.ends:
             part = self._part(variant, self.most)
             ends = self.readout.between([x[part] for x in self.finals], self.reference)
-            low, high = ((end / self.readout.n_prompts).tolist() for end in ends)
+            low, high = ((end / self.n_prompts).tolist() for end in ends)
             self.ends |= dict(enumerate(zip(low, high, strict=True), variant))
         return self.ends[variant]
 
@@ -305,5 +305,5 @@ class Reading:
         else:
             found, logits = self.readout.with_logits(inputs)
             self.logits = dict(enumerate(logits, first))
-        means = (found / self.readout.n_prompts).tolist()
+        means = (found / self.n_prompts).tolist()
         self.values |= dict(enumerate(means, first))

@@ -74,7 +74,7 @@ class Task:
         return len(self.prompts)
 
     def __repr__(self) -> str:
-        prompts = self.prompts
+        prompts = self.prompts.reading(0)
         first = describe_ids(self.model.loaded, prompts.tokens(0))
         return (
             f"Task({self.choice.label!r}: {len(prompts)} prompts of {prompts.extent} tokens"

@@ -88,6 +88,9 @@ def _subject(one: Found, asked: ExplainSettings, cache: Cache | None, say: Say) 
     used = build_prompts(run, loaded)
     seen = [used, *(p for part, p in split(run, loaded, used).items() if part == "tune")]
     prompts = held_out(run, loaded, seen, asked.prompts, asked.seed, FEWEST)
+    if any(prompts.forced):
+        say("of answers of several tokens the first is explained")
+        prompts = prompts.reading(0)
     ablation = run_ablation(run.ablation, run, loaded, used)
 
     def bench(rows: range) -> Any:

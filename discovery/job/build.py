@@ -17,7 +17,7 @@ from acdc.pretrained import Outline
 from acdc.prompts import Prompts
 from discovery.ablations.choices import AblationChoice
 from discovery.settings.run import ModelSettings, Settings
-from discovery.tasks.choices import PairsTask, Task
+from discovery.tasks.choices import OwnTask, PairsTask, Task
 
 REFERENCE_SEED = 2_000_003  # apart from the seeds of the run's own prompts
 
@@ -96,7 +96,10 @@ def make_ablation(choice: AblationChoice, task: Task, loaded: LoadedModel, seed:
             # of a file: the lines of the search, so that none held out has a part in it
             fresh = task.more(n or 1) if task.draws else task
             return task_prompts(fresh, loaded, seed + REFERENCE_SEED if task.draws else seed)
-        file = PairsTask(path=path, n=n, prepend_bos=task.prepend_bos, part=None)
+        asked = {"answers": task.answers} if isinstance(task, OwnTask) else {}
+        file = PairsTask.model_validate(
+            {"path": path, "n": n, "prepend_bos": task.prepend_bos, "part": None, **asked}
+        )
         file.check("ablation")
         return task_prompts(file, loaded, seed)
 

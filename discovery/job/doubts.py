@@ -81,5 +81,4 @@ def rounding(loaded: LoadedModel, data: Data, metric: Metric) -> float:
         other = loaded.plain_logits(prompts.clean)[:, -1].double()
         error = (forward.bound(metric).of_logits(own).double() - true).abs()
         errors.append(error + (exact.of_logits(other) - true).abs())
-    error = torch.cat(errors)
-    return (error.square().mean().sqrt() / len(error) ** 0.5).item()
+    return (torch.cat(errors).square().sum().sqrt() / len(data)).item()

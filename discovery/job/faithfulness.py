@@ -8,7 +8,7 @@ shares of KL and of the error of single prompts that the circuit takes away, and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,8 +58,7 @@ class Measured:
 
 def measure(data: Data, metric: Metric, mask: NDArray[np.bool_]) -> Measured:
     """Model, circuit and empty circuit on all prompts, a part at a time."""
-    parts = [_of_part(forward, metric, mask, _can_cut(data)) for forward in data]
-    values = {name: data.join([p[name] for p in parts]) for name in parts[0]}
+    values = _joined(data, [_of_part(f, metric, mask, _can_cut(data)) for f in data])
     scores = {run: _task_scores(values, run) for run in ("model", "circuit", "empty")}
     scores = {run: own for run, own in scores.items() if own}
     model = values["model"]
@@ -97,7 +96,7 @@ def _of_part(
     for run, own in logits.items():
         found[run], found[f"{run} error"] = floats(bound.of_logits(own)), floats(bound.error(own))
         found[f"{run} kl"] = floats(kl.of_logits(own))
-        for name, hits in task_values(forward.prompts, own).items():
+        for name, hits in _hits(forward.prompts, own).items():
             found[f"{run} {name}"] = hits
     return found
 
@@ -126,8 +125,24 @@ def evaluate(
     return found
 
 
-def task_values(prompts: Prompts, logits: torch.Tensor) -> dict[str, Values]:
-    """[prompts] each: accuracy and top1 (0 or 1), logit_diff (logits), where answers are named."""
+def _joined(data: Data, parts: Sequence[Mapping[str, Values]]) -> dict[str, Values]:
+    """By prompt; an answer of several tokens is right if all of them are."""
+    hits = ("accuracy", "top1")
+    return {
+        name: data.join([p[name] for p in parts], of=np.minimum if name.endswith(hits) else np.add)
+        for name in parts[0]
+    }
+
+
+def task_values(data: Data, run: Callable[[PatchedForward], torch.Tensor]) -> dict[str, Values]:
+    """[prompts] each, of any run of the parts.
+
+    Accuracy and top1 (0 or 1), logit_diff (logits), where answers are named.
+    """
+    return _joined(data, data.each(lambda forward: _hits(forward.prompts, run(forward))))
+
+
+def _hits(prompts: Prompts, logits: torch.Tensor) -> dict[str, Values]:
     if not prompts.has_answers:
         return {}
     values = {
@@ -139,9 +154,9 @@ def task_values(prompts: Prompts, logits: torch.Tensor) -> dict[str, Values]:
     return values
 
 
-def task_scores(prompts: Prompts, logits: torch.Tensor) -> dict[str, float]:
+def task_scores(data: Data, run: Callable[[PatchedForward], torch.Tensor]) -> dict[str, float]:
     """Means of `task_values`."""
-    return {name: float(v.mean()) for name, v in task_values(prompts, logits).items()}
+    return {name: float(v.mean()) for name, v in task_values(data, run).items()}
 
 
 def _task_scores(values: Mapping[str, Values], run: str) -> dict[str, float]:

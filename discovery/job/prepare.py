@@ -117,9 +117,12 @@ class Job:
 
     @cached_property
     def own_pairs(self) -> Data:
-        """The first prompts with the task's own corrupt ones, which tell what heads do."""
+        """The first prompts with the task's own corrupt ones, which tell what heads do.
+
+        Of an answer of several tokens they tell it of the first.
+        """
         settings, needs = self.settings, self.metric.needs
-        prompts = task_prompts(settings.task, self.loaded, settings.seed, needs)
+        prompts = task_prompts(settings.task, self.loaded, settings.seed, needs).reading(0)
         if torch.equal(prompts.corrupt.cpu(), self.data.prompts.corrupt.cpu()):
             return self.data.at_least(1)
         return Data(self.loaded.model, self.data.graph, prompts, part=self.plan.part).at_least(1)
@@ -132,11 +135,11 @@ class Job:
         held = [f"{len(d)} to {part} on" for part, d in self.held_out.items()]
         lines.append(f"held out: {' and '.join(held) or 'none'}")
         lines.append(f"{self.loaded.model.name} on the task:")
-        clean = data.logits(lambda forward: forward.clean.logits)
-        lines.append(f"  {'clean':8}{_score_line(task_scores(data.prompts, clean))}")
+        clean = task_scores(data, lambda forward: forward.clean.logits)
+        lines.append(f"  {'clean':8}{_score_line(clean)}")
         if data.prompts.has_corrupt:
-            corrupt = data.logits(lambda forward: forward.corrupt.logits)
-            lines.append(f"  {'corrupt':8}{_score_line(task_scores(data.prompts, corrupt))}")
+            corrupt = task_scores(data, lambda forward: forward.corrupt.logits)
+            lines.append(f"  {'corrupt':8}{_score_line(corrupt)}")
         return "\n".join(lines)
 
 
@@ -152,8 +155,9 @@ def prepare(settings: Settings, cache: Cache | None = None) -> Job:
     metric.check(data.prompts)
     tuned, works = settings.aim is not None, settings.method.works
     beside = settings.tune if tuned else 0
-    prompts, tokens = data.prompts, sum(data.prompts.lengths)
-    shape = Shape(loaded.model, len(data), data.n_pos, prompts.has_corrupt, beside, tokens)
+    prompts, lengths = data.prompts, data.prompts.lengths_read
+    beside = -(-beside * len(lengths) // len(data))  # taken to be alike
+    shape = Shape(loaded.model, len(lengths), data.n_pos, prompts.has_corrupt, beside, sum(lengths))
     works = "targeted" if tuned and works == "search" else works
     how = plan(shape, works, settings.memory_gib)
     data = data.arranged(how.part, how.hold, how.batch_bytes, how.host)
@@ -175,11 +179,12 @@ def load(settings: ModelSettings, cache: Cache | None = None) -> LoadedModel:
 def describe_prompts(loaded: LoadedModel, prompts: Prompts) -> str:
     """What the task made, with its first pair."""
     notes = "".join(f", {k} {v}" for k, v in prompts.notes.items() if k != "warning")
-    lines = [f"prompts: {len(prompts)} of {prompts.extent} tokens{notes}"]
+    lines = [f"prompts: {prompts.asked}{notes}"]
     lines += [f"warning: {v}" for k, v in prompts.notes.items() if k == "warning"]
-    lines.append(f"  {'clean':8}{describe_ids(loaded, prompts.tokens(0))}")
+    first = prompts.reading(0)
+    lines.append(f"  {'clean':8}{describe_ids(loaded, first.tokens(0))}")
     if prompts.has_corrupt:
-        lines.append(f"  {'corrupt':8}{describe_ids(loaded, prompts.swapped().tokens(0))}")
+        lines.append(f"  {'corrupt':8}{describe_ids(loaded, first.swapped().tokens(0))}")
     return "\n".join(lines)
 
 

@@ -63,12 +63,12 @@ def unseen(
 
 
 def new_rows(prompts: Prompts, seen: Collection[Prompts]) -> list[int]:
-    """Of the prompts, those whose clean tokens are not among those seen."""
-    known = {row for one in seen for row in one.rows()}
-    return [i for i, row in enumerate(prompts.rows()) if row not in known]
+    """Of the prompts, those whose clean tokens, without answers, are not among those seen."""
+    known = {row for one in seen for row in one.reading(0).rows()}
+    return [i for i, row in enumerate(prompts.reading(0).rows()) if row not in known]
 
 
 def with_company(prompts: Prompts) -> Prompts:
-    """Those whose length another has too: resampling has nothing to draw for the others."""
-    rows = sorted(row for own in prompts.by_length().values() if len(own) > 1 for row in own)
+    """Those that others are alike: resampling has nothing to draw for the rest."""
+    rows = sorted(row for own in prompts.alike().values() if len(own) > 1 for row in own)
     return prompts.take(rows) if rows else prompts

@@ -27,20 +27,18 @@ class IFR(Scoring):
         return 3.0
 
     def scores(self, data: Any, metric: Any, seed: int) -> Scores:
-        """See Scoring.scores; never negative."""
+        """See Scoring.scores; never negative. The mean over the tokens of answers, then prompts."""
         from discovery.flow.scores import edge_flow
 
         prompts = data.prompts
-        right = prompts.answers if prompts.has_answers else None
-        named = (right, prompts.wrong if right is not None and prompts.has_wrong else None)
         scores = np.zeros(data.graph.legal.shape)
-        for rows in prompts.by_length().values():  # a mean over prompts, as each length's is
-            right, wrong = (
-                None if tokens is None else [tokens[i] for i in rows] for tokens in named
-            )
-            some = prompts.take(rows).clean
-            flow = edge_flow(data.model, data.graph, some, right=right, wrong=wrong)
-            scores += flow.scores * (len(rows) / len(prompts))
+        for (_, forced), rows in prompts.alike().items():
+            for token in range(forced + 1):
+                some = prompts.take(rows).reading(token)
+                right = some.answers if prompts.has_answers else None
+                wrong = some.wrong if right is not None and prompts.has_wrong else None
+                flow = edge_flow(data.model, data.graph, some.clean, right=right, wrong=wrong)
+                scores += flow.scores * (len(rows) / (len(prompts) * (forced + 1)))
         return scores
 
 
@@ -61,7 +59,18 @@ class Attribution(Scoring):
         return data.with_backward(BACKWARD[self.backward])
 
 
-class EAP(Attribution):
+class AlongReaders(Attribution):
+    """Gradients at readers, times what heads put out behind a norm of their sum, or before it."""
+
+    post_norm: Literal["share", "ignored"] = "share"
+
+    @property
+    def label(self) -> str:
+        """See Scoring.label."""
+        return super().label + (", post_norm=ignored" if self.post_norm == "ignored" else "")
+
+
+class EAP(AlongReaders):
     """Edge attribution patching (Syed et al. 2023): gradients at the clean run."""
 
     name: str = "eap"
@@ -74,10 +83,10 @@ class EAP(Attribution):
         """See Scoring.scores."""
         from acdc.attribution import eap
 
-        return eap(self.ruled(data), metric)
+        return eap(self.ruled(data), metric, self.post_norm)
 
 
-class EAPIG(Attribution):
+class EAPIG(AlongReaders):
     """EAP with gradients integrated along the input (Hanna et al. 2024)."""
 
     name: str = "eap_ig"
@@ -91,13 +100,14 @@ class EAPIG(Attribution):
         """See Scoring.scores."""
         from acdc.attribution import eap_ig
 
-        return eap_ig(self.ruled(data), metric, self.steps)
+        return eap_ig(self.ruled(data), metric, self.steps, self.post_norm)
 
 
-class EAPIGActivations(EAPIG):
+class EAPIGActivations(Attribution):
     """EAP with gradients integrated along activations (EAP-IG's second variant)."""
 
     name: str = "eap_ig_activations"
+    steps: Count = 5
 
     def passes(self, graph: Any) -> float | None:
         """See Method.passes."""

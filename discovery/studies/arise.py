@@ -190,8 +190,7 @@ def point(
     rng, began = np.random.default_rng(job.settings.seed), time.perf_counter()
     with torch.no_grad():
         test = job.held_out["test"]
-        logits = test.logits(lambda forward: forward.clean.logits)
-        values = task_values(test.prompts, logits)
+        values = task_values(test, lambda forward: forward.clean.logits)
         faithfulness = faithful(test, job.metric, final.mask, rng)
         heads = role_scores(job.loaded, job.settings.seed)
     scores = {name: mean_interval(own, rng) for name, own in values.items()}

@@ -72,8 +72,12 @@ def other_data_set(settings: ComponentsSettings, loaded: LoadedModel) -> Prompts
 def importances(
     settings: ComponentsSettings, prompts: Prompts, loaded: LoadedModel
 ) -> ComponentFlow:
-    """Flow through every component on every prompt, from what `start` says; a length at a time."""
-    groups = list(prompts.by_length().values())
+    """Flow through every component on every prompt, from what `start` says; a length at a time.
+
+    Of an answer of several tokens the first is asked.
+    """
+    prompts = prompts.reading(0)
+    groups = list(prompts.alike().values())
     parts = list[ComponentFlow]()
     for some in map(prompts.take, groups):
         parts.append(component_flow(

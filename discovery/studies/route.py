@@ -54,7 +54,7 @@ def read_question(settings: RouteSettings, loaded: LoadedModel) -> Question:
     if settings.task is None:
         ids = _encoded(settings, loaded)
         return Question(ids, _position(settings.position, len(ids)), target, contrast)
-    prompts = task_prompts(settings.task, loaded, settings.seed)
+    prompts = task_prompts(settings.task, loaded, settings.seed).reading(0)
     if settings.prompt >= len(prompts):
         raise InputError(
             f"prompt={settings.prompt}: the task has {len(prompts)} prompts, so allowed are"

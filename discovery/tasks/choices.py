@@ -128,7 +128,8 @@ class OwnTask(Task):
     length: Count | None = None
     part: Part | None = "search"  # None: every row
     held_out: Annotated[str, Field(min_length=1)] | None = None  # where else the other parts are
-    answers: Literal["single", "first"] = "single"  # of several tokens: refused, or the first asked
+    # of several tokens: refused, the first that differs asked, or all of the right one
+    answers: Literal["single", "first", "sequence"] = "single"
     corrupt: str = "given"  # or other, or swap:MARK; see tasks/counterfactuals.py
 
     def source(self) -> Any:

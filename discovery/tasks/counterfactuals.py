@@ -72,7 +72,8 @@ def _candidates(
 ) -> Iterator[list[int] | None]:
     """From each partner: None where its text would be split otherwise; ends with the first good."""
     for other in others:
-        if line.answers and set(line.answers) & set(other.answers):
+        same = line.forced == other.forced and set(line.answers) & set(other.answers)
+        if line.answers and same:
             continue
         if mark is None:
             new = other.clean

@@ -2,7 +2,8 @@
 
 Knows no file and no other line. What is wrong is told in one sentence that begins with the line's
 place. Answers of several tokens are asked at the first token where right and wrong ones differ
-(`answers="first"`): what they share before it is put at the end of both prompts.
+(`answers="first"`): what they share before it is put at the end of both prompts. Or the right one
+is asked whole, teacher-forced (`answers="sequence"`), and wrong ones are not.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from discovery.tasks.tokens import (
     with_bos,
 )
 
-Answers = Literal["single", "first"]
+Answers = Literal["single", "first", "sequence"]
 Span = tuple[int, int]  # first and last token
 KEYS = (
     "clean", "corrupt", "clean_ids", "corrupt_ids", "answers", "wrong", "answer_position", "marks",
@@ -67,6 +68,7 @@ class Line:
     is_text: bool
     several: bool = False  # whether an answer has several tokens
     shared: int = 0  # tokens that all of them begin with, put at the end of the prompt
+    forced: tuple[int, ...] = ()  # of the one right answer all but its last token
 
 
 def understand(reader: Reader, number: int, item: dict[str, object]) -> Line:
@@ -77,21 +79,22 @@ def understand(reader: Reader, number: int, item: dict[str, object]) -> Line:
         raise InputError(f"{where}: unknown field {unknown[0]!r}; allowed: {', '.join(KEYS)}")
     clean, corrupt = _prompt_ids(reader, where, item)
     position = _position(where, item, len(clean))
-    answers, wrong, shared, several = _answers(reader, where, item)
+    asked = _answers(reader, where, item)
     blank = position == len(clean) - 1 and any(
         str(item.get(key, ""))[-1:].isspace() for key in ("clean", "corrupt")
     )
     marks = _marks(reader, where, item, clean, position)
-    whole = _prefixed(reader, [*clean[: position + 1], *shared])
-    added = len(whole) - position - 1 - len(shared)
+    whole = _prefixed(reader, [*clean[: position + 1], *asked.shared])
+    added = len(whole) - position - 1 - len(asked.shared)
     if corrupt is not None:
-        corrupt = _prefixed(reader, [*corrupt[: position + 1], *shared])
+        corrupt = _prefixed(reader, [*corrupt[: position + 1], *asked.shared])
         if len(corrupt) != len(whole):
             raise InputError(f"{where}: BOS begins one of clean and corrupt only")
     return Line(
-        number, whole, corrupt, answers, wrong, blank,
+        number, whole, corrupt, asked.answers, asked.wrong, blank,
         {name: (first + added, last + added) for name, (first, last) in marks.items()},
-        _variables(reader, where, item), _split(where, item), "clean" in item, several, len(shared),
+        _variables(reader, where, item), _split(where, item), "clean" in item, asked.several,
+        len(asked.shared), asked.forced,
     )  # fmt: skip
 
 
@@ -195,29 +198,49 @@ def _token_id(reader: Reader, where: str, key: str, value: object) -> int:
 # ---- answers -------------------------------------------------------------------------------------
 
 
-def _answers(
-    reader: Reader, where: str, item: dict[str, object]
-) -> tuple[tuple[int, ...], tuple[int, ...], list[int], bool]:
-    """Right and wrong tokens, what stands before them all, and whether any had several tokens."""
+@dataclass(frozen=True)
+class Asked:
+    """The token that is asked, and what stands before it."""
+
+    answers: tuple[int, ...]  # right ones
+    wrong: tuple[int, ...] = ()
+    several: bool = False  # whether any answer has several tokens
+    shared: tuple[int, ...] = ()  # what right and wrong answers begin with
+    forced: tuple[int, ...] = ()  # what the one right answer begins with, itself asked
+
+
+def _answers(reader: Reader, where: str, item: dict[str, object]) -> Asked:
     named = {key: _targets(reader, where, item, key) for key in ("answers", "wrong")}
+    if reader.answers == "sequence":
+        return _whole(where, named["answers"])
     every = [ids for some in named.values() for ids in some]
-    shared = _shared(every) if named["wrong"] else []
+    shared = _shared(every) if named["wrong"] else ()
     at = len(shared)
     answers, wrong = (tuple(dict.fromkeys(ids[at] for ids in named[key])) for key in named)
     both = [token for token in answers if token in wrong]
     if both:
         raise InputError(f"{where}: token {both[0]} is both in answers and in wrong")
-    return answers, wrong, shared, any(len(ids) > 1 for ids in every)
+    return Asked(answers, wrong, any(len(ids) > 1 for ids in every), shared)
 
 
-def _shared(every: Sequence[Sequence[int]]) -> list[int]:
+def _whole(where: str, right: Sequence[tuple[int, ...]]) -> Asked:
+    """The one answer, all of its tokens."""
+    if len(right) > 1:
+        raise InputError(
+            f"{where}: answers holds {len(right)} answers; task.answers=sequence asks for one"
+        )
+    ids = right[0] if right else ()
+    return Asked(ids[-1:], several=len(ids) > 1, forced=ids[:-1])
+
+
+def _shared(every: Sequence[Sequence[int]]) -> tuple[int, ...]:
     """What all of them begin with, and end after."""
     shared = list[int]()
     for tokens in zip(*(ids[:-1] for ids in every), strict=False):  # as long as the shortest
         if len(set(tokens)) > 1:
             break
         shared.append(tokens[0])
-    return shared
+    return tuple(shared)
 
 
 def _targets(
@@ -226,7 +249,9 @@ def _targets(
     """Ids of each of `answers` or `wrong`; empty if the field is absent and not needed."""
     if key not in item:
         if reader.needs[key]:
-            raise InputError(f"{where}: field {key!r} is missing, and the chosen metric needs it")
+            whole = reader.answers == "sequence" and key == "answers"
+            by = "task.answers=sequence" if whole else "the chosen metric"
+            raise InputError(f"{where}: field {key!r} is missing, and {by} needs it")
         return []
     found = [_target(reader, where, key, value) for value in _items(where, key, item[key])]
     twice = [ids for ids, count in Counter(found).items() if count > 1]
@@ -237,7 +262,7 @@ def _targets(
 
 
 def _target(reader: Reader, where: str, key: str, value: object) -> tuple[int, ...]:
-    if isinstance(value, list) and reader.answers == "first":
+    if isinstance(value, list) and reader.answers != "single":
         return tuple(_token_id(reader, where, key, token) for token in _items(where, key, value))
     if not isinstance(value, str):
         if not isinstance(value, int) or isinstance(value, bool):
@@ -250,7 +275,8 @@ def _target(reader: Reader, where: str, key: str, value: object) -> tuple[int, .
     ids = encode(reader.tokenizer, value)
     if reader.answers == "single" or not ids or reader.tokenizer.unk_token_id in ids:
         what = f"{where}: {key} holds {value!r}"
-        more = "" if len(ids) < 2 else "; task.answers=first asks for the first that differs"
+        more = "; task.answers=first asks for the first that differs, sequence for all of them"
+        more = "" if len(ids) < 2 else more
         ids = [require_single_token(reader.tokenizer, value, what, more)]
     return tuple(_token_id(reader, where, key, token) for token in ids)
 

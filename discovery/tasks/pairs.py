@@ -87,11 +87,16 @@ def load(
         check_count(n)
     if prepend_bos:
         bos_id(tokenizer)  # refuses before the file is read
+    if needs_wrong and answers == "sequence":
+        raise InputError(
+            "task.answers=sequence: the metric compares with wrong answers, which are not asked a"
+            " token at a time; take metric=nll or kl, or task.answers=first"
+        )
     rows: Source = Lines(Path(source)) if isinstance(source, (str, Path)) else source
-    needs, wanted_by = {"answers": needs_answers, "wrong": needs_wrong}, corrupt_for
+    needs = {"answers": needs_answers or answers == "sequence", "wrong": needs_wrong}
     made = corrupt != GIVEN
     reader = Reader(
-        rows.where, tokenizer, d_vocab, prepend_bos, needs, None if made else wanted_by, answers
+        rows.where, tokenizer, d_vocab, prepend_bos, needs, None if made else corrupt_for, answers
     )
     lines: list[Line] = rows.read(partial(understand, reader))
     _check_alike(reader, lines)
@@ -150,7 +155,7 @@ def _of_length(name: str, lines: list[Line], length: int | None) -> list[Line]:
 
 
 def _several(lines: Sequence[Line]) -> dict[str, int | str]:
-    """How many answers were cut to one token, and how many prompts got tokens that they share."""
+    """How many answers have several tokens, and how many prompts got tokens that they share."""
     several, shared = (sum(map(bool, own)) for own in zip(*((x.several, x.shared) for x in lines),
                                                           strict=True))  # fmt: skip
     cut = {"lines_with_answers_of_several_tokens": several} if several else {}
@@ -203,11 +208,12 @@ def _sample(name: str, lines: list[Line], n: int | None, seed: int) -> list[Line
 def _collect(lines: list[Line], notes: Mapping[str, int | str]) -> Prompts:
     marks = {name: [line.marks[name][1] for line in lines] for name in lines[0].marks}
     return Prompts.of_rows(
-        [line.clean for line in lines],
-        [line.corrupt or line.clean for line in lines],
+        [[*line.clean, *line.forced] for line in lines],
+        [[*(line.corrupt or line.clean), *line.forced] for line in lines],
         [line.answers for line in lines],
         [line.wrong for line in lines],
         marks={**marks, END: [len(line.clean) - 1 for line in lines]},
         features={name: [x.variables[name] for x in lines] for name in lines[0].variables},
         notes=notes,
+        forced=[len(line.forced) for line in lines],
     )

@@ -40,7 +40,7 @@ class Values:
 
     score: Floats  # [prompts], higher = better
     kl: Floats  # [prompts], KL(model || this), nats
-    correct: Floats  # [prompts], 1 if right (acdc.metrics.correct)
+    correct: Floats  # [prompts], 1 if right (acdc.metrics.correct), in all tokens of the answer
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,11 @@ class Bench:
 
     def joined(self, parts: Sequence[Values]) -> Values:
         """The values of all parts, prompts in order."""
-        return Values(*(self.data.join([getattr(v, name) for v in parts]) for name in NAMES))
+        own = {name: [getattr(v, name) for v in parts] for name in NAMES}
+        return Values(
+            self.data.join(own["score"]), self.data.join(own["kl"]),
+            self.data.join(own["correct"], of=np.minimum),
+        )  # fmt: skip
 
     def values(self, forward: PatchedForward, logits: torch.Tensor) -> Values:
         """Values of logits [batch, vocab] on a part's prompts."""
@@ -134,7 +138,7 @@ class Bench:
 
     def of_length(self, length: int) -> Bench:
         """The prompts of one length; InputError if there are none."""
-        rows = self.data.prompts.by_length().get(length)
+        rows = [i for i, own in enumerate(self.data.prompts.lengths) if own == length]
         if not rows:
             raise InputError(f"no prompt has {length} tokens")
         paired = None if self.paired is None else self.paired.take(rows)
@@ -147,11 +151,11 @@ class Bench:
         return Bench(self.data.under(ablation), self.score)
 
     def permuted(self, feature: str, rng: np.random.Generator) -> Bench:
-        """The same prompts with one feature's values permuted over each part's."""
+        """The same prompts with one feature's values permuted over each group's."""
         features = self.data.prompts.features
-        values = self.data.join(
-            self.data.each(lambda forward: rng.permutation(forward.prompts.features[feature]))
-        )
+        values = np.array(features[feature])
+        for rows in map(list, self.data.groups):
+            values[rows] = rng.permutation(values[rows])
         permuted = {**features, feature: tuple(values.tolist())}
         return Bench(self.data.with_features(permuted), self.score)
 

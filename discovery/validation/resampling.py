@@ -9,12 +9,14 @@ others carry may come from any prompt of the task. Three questions, since the dr
 
 and a stronger claim, `agree`: what the circuit reads of the reference prompt itself (kept edges out
 of `input`) may come from any prompt that agrees with it on named features, drawn by each node.
-Drawn from the prompts of one part, with replacement, the reference included.
+Drawn from the prompts of one part, with replacement, the reference included; all tokens of an
+answer see the same draws.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Literal
 
@@ -133,13 +135,15 @@ def scrub_circuit(
 
     `agree` names features (Prompts.features) on which the circuit's own inputs need only agree.
     """
-    drawn, classes = (
-        list[Values](),
-        bench.data.each(lambda forward: feature_classes(forward, agree)),
-    )
+    drawn, first = list[Values](), rng
+    classes = bench.data.each(lambda forward: feature_classes(forward, agree))
     for _ in range(draws):
         parts = []
         for forward, ids in zip(bench.data, classes, strict=True):
+            if forward.token == 0:
+                first = deepcopy(rng)
+            else:  # the draws of the first token again
+                rng = deepcopy(first)
             cuts = ResampledCuts(forward, how, rng, ids if agree else None)
             tokens = forward.prompts.clean
             logits = run_live(forward.model, forward.graph, tokens, mask, cuts)

@@ -10,7 +10,7 @@ import torch
 from acdc import attribution
 from acdc.ablation import ABLATIONS, OTHER, Mean
 from acdc.attribution import random_scores
-from acdc.data import Data, parts_of
+from acdc.data import Data, floats, groups_of
 from acdc.errors import InputError
 from acdc.gradient import MaskedRun
 from acdc.iterative import How as Rounds
@@ -45,7 +45,7 @@ def data(ablation="resample", part=3, prompts=PROMPTS, family="llama", **how):
 
 def apart(whole):
     """The same prompts, a data set a length, and the rows of each."""
-    groups = list(whole.prompts.by_length().values())
+    groups = list(whole.prompts.alike().values())
     model, graph = whole.model, whole.graph
     parts = [Data(model, graph, whole.prompts.take(rows), whole.ablation, 99) for rows in groups]
     return parts, groups
@@ -65,7 +65,7 @@ def test_shorter_prompts_end_where_the_others_do():
     assert some.clean.tolist() == [[PAD, 1, 2], [3, 4, 5]]
     assert some.corrupt.tolist() == [[PAD, 1, 9], [3, 4, 6]]
     assert (some.lengths, some.extent, some.answer_position) == ((2, 3), "2 to 3", 2)
-    assert some.by_length() == {2: [0], 3: [1]} and some.rows() == [(1, 2), (3, 4, 5)]
+    assert some.alike() == {(2, 0): [0], (3, 0): [1]} and some.rows() == [(1, 2), (3, 4, 5)]
     assert some.marks == {"a": (1, 1)}  # columns: clean[row, column] is the marked token
     short = some.take([0])
     assert short.clean.tolist() == [[1, 2]] and short.marks == {"a": (0,)}
@@ -110,8 +110,8 @@ def test_partners_have_the_same_length():
 
 
 def test_a_part_has_one_length_and_what_is_said_stands_in_the_order_of_the_prompts():
-    assert parts_of(PROMPTS, 2) == [(0, 2), (1, 4), (3, 6), (5,), (7,)]
-    assert parts_of(PROMPTS.take([0, 2, 7]), 2) == [(0, 1), (2,)]
+    assert groups_of(PROMPTS, 2) == [(0, 2), (1, 4), (3, 6), (5,), (7,)]
+    assert groups_of(PROMPTS.take([0, 2, 7]), 2) == [(0, 1), (2,)]
     whole = data()
     assert [len(set(whole.prompts_of(i).lengths)) for i in range(whole.n_parts)] == [1, 1, 1]
     assert whole.n_pos == 6
@@ -120,11 +120,11 @@ def test_a_part_has_one_length_and_what_is_said_stands_in_the_order_of_the_promp
     for i, forward in enumerate(whole):
         at = list(forward.prompts.marks["last"])
         assert at == [forward.n_pos - 2] * len(at) and forward.rows == whole[i].rows
-    logits = whole.logits(lambda f: f.clean.logits)
+    logits = whole.join(whole.each(lambda f: floats(f.clean.logits)))
     for row, tokens in enumerate(PROMPTS.rows()):
         (alone,) = data(prompts=mixed().take([row]))
         assert alone.prompts.rows() == [tokens]
-        torch.testing.assert_close(logits[row], alone.clean.logits[0], atol=1e-10, rtol=0)
+        np.testing.assert_allclose(logits[row], alone.clean.logits[0], atol=1e-10, rtol=0)
 
 
 @pytest.mark.parametrize("hold", [True, False])
@@ -248,6 +248,6 @@ def test_a_mean_needs_reference_prompts_of_every_length():
      (1, 40, [1]), (40, 40, [40]), (2, 1, [1, 1])],
 )  # fmt: skip
 def test_no_part_is_one_prompt_alone_where_that_can_be_helped(n, most, sizes):
-    parts = parts_of(families.prompts(n), most)
+    parts = groups_of(families.prompts(n), most)
     assert [len(part) for part in parts] == sizes
     assert [row for part in parts for row in part] == list(range(n))

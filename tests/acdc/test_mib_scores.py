@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 
@@ -19,23 +19,20 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from acdc.ablation import Ablation
 from acdc.attribution import clean_corrupted, eap, eap_ig, exact
 from acdc.bridge import load_pretrained
 from acdc.data import Data
-from acdc.forward import trace
 from acdc.graph import Graph
-from acdc.metrics import LOGIT_DIFF, Metric
+from acdc.metrics import LOGIT_DIFF
 from acdc.model import Model
 from acdc.prompts import Prompts
-from acdc.writers import Writers
 
 BESIDE = Path(__file__).parents[2] / "../shared/data"
 FOLDER = Path(os.environ.get("CIRCUIT_DISCOVERY_DATA", BESIDE)) / "mib"
 pytestmark = pytest.mark.skipif(
     not (FOLDER / "gpt2_like").is_dir(), reason=f"no figures of MIB in {FOLDER}"
 )
-Scoring = Callable[[Data, Metric], NDArray[np.float64]]
+Scoring = Callable[..., NDArray[np.float64]]
 METHODS: dict[str, tuple[Scoring, float]] = {  # and what theirs are multiplied by
     "EAP": (eap, 12), "EAP-IG-inputs": (partial(eap_ig, steps=5), 12),
     "clean-corrupted": (clean_corrupted, 12), "exact": (exact, -1),
@@ -105,42 +102,11 @@ def test_scores_of_gemma_2_are_theirs_where_no_norm_follows_the_writer(method):
     assert max(far[edge] for edge in heads) > 1e-3
 
 
-class AsInput(Ablation):
-    """The embedding's change is what a head adds before the norm that follows the heads."""
-
-    name = "a head as input"
-
-    def __init__(self, some: Data, layer: int, head: int) -> None:
-        self.model, self.layer, self.head = some.model, layer, head
-        self.tokens = {rows: some.prompts.take(rows) for rows in map(tuple, some._rows)}
-
-    def of(self, clean: Writers, corrupt: Writers, rows: Sequence[int]) -> Writers:
-        own = self.tokens[tuple(rows)]
-        change = self.before_norm(own.corrupt) - self.before_norm(own.clean)
-        return Writers(
-            clean.graph, clean.W_O, clean.z, torch.cat([clean.rest[:1] + change, clean.rest[1:]])
-        )
-
-    def before_norm(self, tokens: torch.Tensor) -> torch.Tensor:
-        model, layer, head = self.model, self.layer, self.head
-        x, n = trace(model, tokens).streams[2 * layer], tokens.shape[1]
-        group = model.kv_head(head)
-        q, k, v = (
-            model.project(layer, part, own, x, n)
-            for part, own in (("q", head), ("k", group), ("v", group))
-        )
-        return model.pattern(layer, head, q, k) @ v @ model.blocks[layer].attn.norm.W_O[head]
-
-
-def test_their_scores_of_gemma_2s_heads_leave_the_norm_out():
-    """(corrupt - clean) before the norm, times the gradient after it: so MIB's code has it."""
+@pytest.mark.parametrize("method", ["EAP", "EAP-IG-inputs", "clean-corrupted"])
+def test_scores_of_gemma_2_are_theirs_with_the_norm_ignored(method):
+    """All edges, heads' too."""
+    score, factor = METHODS[method]
     some = data("gemma2_like")
-    graph, wanted, found = some.graph, theirs("gemma2_like", "EAP"), dict[str, float]()
-    for layer in range(graph.n_layers):
-        for head in range(graph.n_heads):
-            scores = by_edge(graph, eap(some.under(AsInput(some, layer, head)), LOGIT_DIFF))
-            name = f"a{layer}.h{head}->"
-            found |= {
-                e: scores[f"input->{e.removeprefix(name)}"] for e in wanted if e.startswith(name)
-            }
-    assert off(found, {edge: 12 * wanted[edge] for edge in found}) < 1e-6
+    found = score(some, LOGIT_DIFF, post_norm="ignored")
+    scaled = {edge: factor * value for edge, value in theirs("gemma2_like", method).items()}
+    assert off(by_edge(some.graph, found), scaled) < 1e-6

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 import two_variables as toy
 
 from acdc.metrics import LOGIT_DIFF
@@ -73,7 +74,7 @@ def test_the_outside_carries_the_sources(planted):
     bench, n = planted.test, 32
     sources = proxy.sources_of(n, 2, np.random.default_rng(0))
     empty = proxy.outside(bench, planted.graph.legal & False, sources)
-    logits = bench.data.logits(lambda f: f.clean.logits)
+    logits = torch.cat(bench.data.each(lambda f: f.clean.logits))
     for base, source, score in zip(empty.base, empty.source, empty.score, strict=True):
         one = bench.data.prompts.take([int(base)])
         own = LOGIT_DIFF.bind(one, logits[[source]]).of_logits(logits[[source]])
