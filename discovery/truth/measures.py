@@ -86,11 +86,6 @@ def precision_at_size(scores: Scores, true: Items) -> float:
     return float(((above & true).sum() + places * (tied & true).sum() / tied.sum()) / n)
 
 
-def scores_of_circuits(circuits: Sequence[Items]) -> Scores:
-    """In how many of them each item is: a ranking, where they are nested."""
-    return np.sum(np.array(circuits, dtype=float), axis=0)
-
-
 @dataclass(frozen=True)
 class Median:
     """A median with its bootstrap interval."""
