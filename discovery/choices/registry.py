@@ -57,6 +57,7 @@ KNOWN: dict[str, dict[str, str]] = {
         "optimal": "discovery.ablations.choices:Optimal",
     },
     "truth": {
+        "compiled": "discovery.truth.compiled:cases",
         "constructed": "discovery.truth.constructed:cases",
     },
 }
