@@ -18,6 +18,7 @@ COMMANDS = {
     "explain": "how the circuit that a run found does its task",
     "arise": "how a circuit comes about over the checkpoints of a training",
     "consensus": "which of a run's edges come back on other prompts?",
+    "truth": "which method finds circuits that are known?",
     "scrub": "causal scrubbing of a bracket classifier or of induction heads",
     "aggregate": "the summary of a sweep's folder, made again",
     "dashboard": "runs as a local web page",

@@ -38,8 +38,8 @@ README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs" / "pages").glob("*.md"))]
 sys.path.append(str(ROOT / "scripts"))
 NAMES = ("circuits", "command", "compare", "components", "route", "validate", "aggregate",
-         "dashboard", "export")  # fmt: skip
-circuits, command, compare, components, route, validate, aggregate, dashboard, export = map(
+         "dashboard", "export", "truth")  # fmt: skip
+circuits, command, compare, components, route, validate, aggregate, dashboard, export, truth = map(
     importlib.import_module, NAMES
 )
 
@@ -144,6 +144,7 @@ READ = {
     "consensus": lambda config, words: checked(ConsensusSettings, _less_run(config)),
     "arise": lambda config, words: read_as(AriseSettings, command.plain(config)),
     "explain": lambda config, words: checked(ExplainSettings, _less_run(config)),
+    "truth": lambda config, words: truth.questions(command.plain(config)),
     "scrub": lambda config, words: read_scrub_settings(command.plain(config)),
 }
 

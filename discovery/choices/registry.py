@@ -56,6 +56,10 @@ KNOWN: dict[str, dict[str, str]] = {
         "noise": "discovery.ablations.noise:Noise",
         "optimal": "discovery.ablations.choices:Optimal",
     },
+    "truth": {
+        "compiled": "discovery.truth.compiled:cases",
+        "constructed": "discovery.truth.constructed:cases",
+    },
 }
 KEY = {"model": "kind"}  # the field that holds a group's name; elsewhere "name"
 

@@ -132,7 +132,9 @@ class Exact(Scoring):
 
         from acdc.attribution import exact
 
-        with tqdm(total=data.graph.n_edges, unit="edge", dynamic_ncols=True) as bar:
+        with tqdm(
+            total=data.graph.n_edges, unit="edge", leave=None, dynamic_ncols=True
+        ) as bar:  # it stays unless it is within another
 
             def progress(done: int, total: int) -> None:
                 bar.update(done - bar.n)

@@ -158,6 +158,23 @@ class CompareSettings(Fields):
         return named
 
 
+class TruthSettings(Fields):
+    """Which methods are tried on which circuits that are known (conf/truth.yaml)."""
+
+    methods: Annotated[tuple[str, ...], Field(min_length=1)]  # as they are named
+    sets: Annotated[tuple[str, ...], Field(min_length=1)]
+    ablations: Annotated[tuple[str, ...], Field(min_length=1)]
+    seeds: Count  # draws of each set: of prompts, and of models where these are drawn
+    seed: Least  # of the bootstrap
+    threads: Count | None
+
+    @field_validator("sets", "ablations")
+    @classmethod
+    def _known(cls, named: tuple[str, ...], info: Any) -> tuple[str, ...]:
+        group = {"sets": "truth", "ablations": "ablation"}[str(info.field_name)]
+        return tuple(registry.check(group, name) for name in named)
+
+
 class AriseSettings(Settings):
     """How a circuit arises over the checkpoints of a training (conf/arise.yaml)."""
 

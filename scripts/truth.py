@@ -1,0 +1,76 @@
+"""Which method finds circuits that are known?
+
+    python scripts/truth.py
+    python scripts/truth.py methods=[acdc,"eap_ig method.steps=20"] sets=[constructed] seeds=2
+
+Configuration is in conf/truth.yaml. Writes truth.json, truth.png and truth.svg into the run folder.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import hydra
+from command import CONF, asked, hydra_words, plain, refusals_as_exit, shown, this_run
+from hydra import compose
+from omegaconf import DictConfig
+
+from discovery.choices.fields import checked
+from discovery.methods import Method
+from discovery.runs.folder import RunFolder, termination_as_exit
+from discovery.settings.run import TruthSettings, read_settings
+from discovery.show.tables import markdown
+
+
+def questions(fields: dict[str, Any]) -> tuple[TruthSettings, list[Method]]:
+    """What is asked, and each method as its own file and its own words say."""
+    settings = checked(TruthSettings, fields)
+    methods = []
+    for words in settings.methods:
+        name, *more = words.split()
+        composed = compose("config", asked([f"method={name}", *more]))
+        methods.append(read_settings(plain(composed)).method)
+    return settings, methods
+
+
+def run(fields: dict[str, Any], folder: Path, overrides: list[str]) -> None:
+    """Try every method on every case, write, print."""
+    settings, methods = questions(fields)
+    import torch  # seconds, for settings that hold
+    from tqdm.auto import tqdm
+
+    from discovery.show.drawing import save_figure
+    from discovery.truth import bench
+    from discovery.truth.drawing import figure_of
+
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    with termination_as_exit(), RunFolder.create(folder, fields, overrides) as record:
+        found, why = list[bench.Judged](), dict[tuple[str, str, str], str]()
+        cases = list(bench.every_case(settings.sets, settings.ablations, settings.seeds))
+        for name, seed, case in tqdm(cases, unit="case", dynamic_ncols=True):
+            why.setdefault((name, case.ablation, case.name), case.why)
+            found += [bench.judged(name, case, method, seed) for method in methods]
+        record.write("truth.json", bench.as_json(found, why, settings.seed))
+        figure = figure_of(found)
+        save_figure(figure, folder, "truth", "svg")
+        picture = save_figure(figure, folder, "truth", "png")
+        print("medians [95 % interval] over circuits and draws")
+        print(f"\n{markdown(bench.rows(found, settings.seed))}")
+        print(f"AUROC of edges, circuit by circuit\n\n{markdown(bench.by_circuit(found))}")
+        for sentence in bench.refused(found):
+            print(f"not tried  {sentence}")
+        print(f"picture  {shown(picture)}\nresults  {shown(record.path('truth.json'))}")
+
+
+@hydra.main(version_base="1.3", config_path=CONF, config_name="truth")
+def main(config: DictConfig) -> None:
+    """One table."""
+    with refusals_as_exit():
+        run(plain(config), *this_run())
+
+
+if __name__ == "__main__":
+    hydra_words()
+    main()
