@@ -237,7 +237,7 @@ def true_edges(model: Model, prompts: Prompts, ablation: str) -> Mask:
         for writer, reader in cut:
             mask[writer, reader] = False
         with torch.no_grad():
-            return data.logits(lambda forward: forward.run(mask))
+            return torch.cat(data.each(lambda forward: forward.run(mask)))
 
     def differs(one: Tensor, other: Tensor) -> bool:
         return bool((one - other).abs().max() > NOTHING)
