@@ -29,7 +29,7 @@ def case(request):
 def logits(case, masks):
     data = Data(case.model, case.graph, case.prompts, ABLATIONS[case.ablation])
     with torch.no_grad():
-        return [data.logits(lambda f, m=m: f.run(m)) for m in masks]
+        return [torch.cat(data.each(lambda f, m=m: f.run(m))) for m in masks]
 
 
 def test_the_model_does_the_task_and_so_does_the_circuit(case):
