@@ -16,16 +16,21 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-try:
-    from tracr.compiler import compiling, lib  # pyright: ignore[reportMissingImports]
-    from tracr.rasp import rasp  # pyright: ignore[reportMissingImports]
-except ImportError:  # edges do not need it
-    compiling = lib = rasp = None
+
+def _of_tracr(module: str) -> Any:
+    try:
+        return import_module(f"tracr.{module}")
+    except ImportError:  # edges do not need it
+        return None
+
+
+compiling, lib, rasp = map(_of_tracr, ("compiler.compiling", "compiler.lib", "rasp.rasp"))
 
 OUT = Path(__file__).resolve().parents[1] / "discovery" / "truth" / "programs"
 LETTERS, NUMBERS, BRACKETS = ["a", "b", "c"], [1, 2, 3, 4, 5], ["(", ")"]

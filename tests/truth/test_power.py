@@ -1,5 +1,7 @@
 """Validation on circuits that are known: what is drawn, and that true and false are told apart."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -62,8 +64,6 @@ def test_shares_of_the_table():
 
 
 def test_too_few_prompts_are_one_sentence(case):
-    from dataclasses import replace
-
     few = replace(case, prompts=case.prompts.take(range(SEARCHED + 10)))
     with pytest.raises(InputError, match="holds out 10 prompts; 76 are needed"):
         list(power.tested("constructed", few, LITTLE, 0))
