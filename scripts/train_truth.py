@@ -7,7 +7,7 @@ what is swapped of the false ones must not matter. One loss, the cross-entropy o
 
     python scripts/train_truth.py                   # every program, into the folder that is shipped
     python scripts/train_truth.py sum --out tried   # one of them, elsewhere
-    python scripts/train_truth.py --table           # the table of docs/pages/trained_truth.md
+    python scripts/train_truth.py --table           # writes that of docs/pages/trained_truth.md
 
 A case is written if every figure of it is at least 99 % on prompts that training never saw; if not,
 it is trained again from the start with twice the steps, three times at most. One thread, so that
@@ -38,6 +38,7 @@ from discovery.truth.trained.network import config_of, model_of, swapped_logits
 from discovery.truth.trained.programs import PROGRAMS, Program
 
 BATCH, LEARNING_RATE, WEIGHT_DECAY, WARM_UP_STEPS = 64, 4e-3, 0.01, 50
+PAGE = Path(__file__).parents[1] / "docs" / "pages" / "trained_truth.md"
 HELD_OUT = 1000  # fresh prompts for the closing figures
 COLUMNS = ("accuracy", "interchange", "edge", "strict", "alone", "mixed")
 
@@ -135,6 +136,13 @@ def table(folder: Path) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def with_table(page: str, lines: str) -> str:
+    """A page whose one table is this one."""
+    before, *_ = page.partition("\n|")
+    after = page.rpartition("|\n")[2]
+    return f"{before}\n{lines}\n{after}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("programs", nargs="*", metavar="PROGRAM", help="all if none")
@@ -143,13 +151,15 @@ def main() -> int:
         "--steps", type=int, default=300, help="training steps, doubled where needed"
     )
     parser.add_argument("--seed", type=int, default=0, help="decides start weights and data")
-    parser.add_argument("--table", action="store_true", help="print the table, train nothing")
+    parser.add_argument(
+        "--table", action="store_true", help="write the page's table, train nothing"
+    )
     given = parser.parse_args()
     unknown = [name for name in given.programs if name not in PROGRAMS]
     if unknown:
         parser.error(f"no program {unknown[0]!r}: allowed are {', '.join(PROGRAMS)}")
     if given.table:
-        print(table(given.out))
+        write_bytes(PAGE, with_table(PAGE.read_text(), table(given.out)).encode())
         return 0
     torch.set_num_threads(1)
     done = [

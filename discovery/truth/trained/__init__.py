@@ -39,7 +39,7 @@ def case(name: str, program: Program, seed: int, folder: Path = FOLDER) -> Case:
     graph = model.graph()
     return Case(
         name=name, model=model, graph=graph, prompts=pairs(program, seed),
-        edges=graph.mask(program.edges), ablation="resample", metric="kl",
+        edges=graph.mask(program.edges), ablation="resample", metric="logit_diff",
         why=f"{program.says} Trained with every edge swapped at random: the answer follows the"
         " program for the true ones, q, k and v told apart, and the others must not change it.",
         source="scripts/train_truth.py, after Gupta et al. 2024 (arXiv:2407.14494)",
