@@ -18,6 +18,7 @@ from command import CONF, asked, hydra_words, plain, refusals_as_exit, shown, th
 from hydra import compose
 from omegaconf import DictConfig
 
+from acdc.errors import InputError
 from discovery.choices.fields import checked
 from discovery.methods import Method
 from discovery.runs.folder import RunFolder, termination_as_exit
@@ -69,7 +70,10 @@ def run(fields: dict[str, Any], folder: Path, overrides: list[str]) -> None:
         if some:
             validated = list[power.Tested]()
             for name, seed, case in tqdm(some, unit="case", dynamic_ncols=True):
-                validated += power.tested(name, case, FullEvaluation(), seed)
+                try:
+                    validated += power.tested(name, case, FullEvaluation(), seed)
+                except InputError as error:
+                    print(f"not validated  {error}")
                 record.write("power.json", power.as_json(validated))
             print(f"validation of true and of false circuits\n\n{markdown(power.rows(validated))}")
         print(f"picture  {shown(picture)}\nresults  {shown(record.path('truth.json'))}")
