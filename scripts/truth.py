@@ -1,9 +1,11 @@
-"""Which method finds circuits that are known?
+"""Which method finds circuits that are known, and does validation know them from false ones?
 
     python scripts/truth.py
+    python scripts/truth.py methods=[acdc] validation=1
     python scripts/truth.py methods=[acdc,"eap_ig method.steps=20"] sets=[constructed] seeds=2
 
-Configuration is in conf/truth.yaml. Writes truth.json, truth.png and truth.svg into the run folder.
+Configuration is in conf/truth.yaml. Writes truth.json, truth.png and truth.svg into the run folder;
+with validation also power.json.
 """
 
 from __future__ import annotations
@@ -16,9 +18,11 @@ from command import CONF, asked, hydra_words, plain, refusals_as_exit, shown, th
 from hydra import compose
 from omegaconf import DictConfig
 
+from acdc.errors import InputError
 from discovery.choices.fields import checked
 from discovery.methods import Method
 from discovery.runs.folder import RunFolder, termination_as_exit
+from discovery.settings.evaluation import FullEvaluation
 from discovery.settings.run import TruthSettings, read_settings
 from discovery.show.tables import markdown
 
@@ -41,14 +45,15 @@ def run(fields: dict[str, Any], folder: Path, overrides: list[str]) -> None:
     from tqdm.auto import tqdm
 
     from discovery.show.drawing import save_figure
-    from discovery.truth import bench
+    from discovery.truth import bench, power
     from discovery.truth.drawing import figure_of
 
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     with termination_as_exit(), RunFolder.create(folder, fields, overrides) as record:
         found, why = list[bench.Judged](), dict[tuple[str, str, str], str]()
-        cases = list(bench.every_case(settings.sets, settings.ablations, settings.seeds))
+        asked_for = settings.sets, settings.ablations, settings.seeds, settings.circuits
+        cases = list(bench.every_case(*asked_for))
         for name, seed, case in tqdm(cases, unit="case", dynamic_ncols=True):
             why.setdefault((name, case.ablation, case.name), case.why)
             found += [bench.judged(name, case, method, seed) for method in methods]
@@ -61,6 +66,16 @@ def run(fields: dict[str, Any], folder: Path, overrides: list[str]) -> None:
         print(f"AUROC of edges, circuit by circuit\n\n{markdown(bench.by_circuit(found))}")
         for sentence in bench.refused(found):
             print(f"not tried  {sentence}")
+        some = [one for one in cases if one[1] < settings.validation]
+        if some:
+            validated = list[power.Tested]()
+            for name, seed, case in tqdm(some, unit="case", dynamic_ncols=True):
+                try:
+                    validated += power.tested(name, case, FullEvaluation(), seed)
+                except InputError as error:
+                    print(f"not validated  {error}")
+                record.write("power.json", power.as_json(validated))
+            print(f"validation of true and of false circuits\n\n{markdown(power.rows(validated))}")
         print(f"picture  {shown(picture)}\nresults  {shown(record.path('truth.json'))}")
 
 

@@ -59,6 +59,8 @@ KNOWN: dict[str, dict[str, str]] = {
     "truth": {
         "compiled": "discovery.truth.compiled:cases",
         "constructed": "discovery.truth.constructed:cases",
+        "trained": "discovery.truth.trained:cases",
+        "published": "discovery.truth.published:cases",
     },
 }
 KEY = {"model": "kind"}  # the field that holds a group's name; elsewhere "name"

@@ -86,7 +86,9 @@ class FullEvaluation(HeldOut):
     fewest: ClassVar[int] = FEWEST
     kind: Literal["full"] = "full"
     prompts: int | str = 200
-    budget: Amount | None = 5  # minutes a circuit; what takes longer is left out; None: nothing is
+    budget: Amount | None = (
+        5.0  # minutes a circuit; what takes longer is left out; None: nothing is
+    )
     margin: Annotated[float, Field(gt=0, lt=1)] = 0.1  # share of the effect: less is no difference
     eps: Annotated[float, Field(gt=0, lt=0.5)] = 0.1  # of equivalence: P(better) within 1/2 -+ eps
     chunk: Count = 40

@@ -164,7 +164,9 @@ class TruthSettings(Fields):
     methods: Annotated[tuple[str, ...], Field(min_length=1)]  # as they are named
     sets: Annotated[tuple[str, ...], Field(min_length=1)]
     ablations: Annotated[tuple[str, ...], Field(min_length=1)]
+    circuits: Annotated[tuple[str, ...], Field(min_length=1)] | None  # of the sets; None: all
     seeds: Count  # draws of each set: of prompts, and of models where these are drawn
+    validation: Least  # of these draws so many whose circuits, true and false, are validated too
     seed: Least  # of the bootstrap
     threads: Count | None
 

@@ -72,13 +72,14 @@ class Answer:
 
 
 def data_of(case: Case, seed: int) -> Data:
-    """The case's prompts, cut edges carrying what its truth is of."""
+    """The prompts that methods see, cut edges carrying what its truth is of."""
     choice = registry.load("ablation", registry.check("ablation", case.ablation))()
-    prompts = choice.pair(case.prompts, seed)
-    return Data(case.model, case.graph, prompts, choice.make(_no_references, seed))
+    prompts = choice.pair(case.searched, seed)
+    return Data(case.model, case.graph, prompts, choice.make(no_references, seed))
 
 
-def _no_references(path: str | None, n: int | None) -> Any:
+def no_references(path: str | None, n: int | None) -> Any:
+    """A truth set has none: InputError."""
     raise InputError("ablations: a truth set has no other prompts to take a mean over")
 
 
@@ -142,20 +143,26 @@ def judged(name: str, case: Case, method: Method, seed: int) -> Judged:
 
 
 def every_case(
-    sets: Sequence[str], ablations: Sequence[str], seeds: int
+    sets: Sequence[str], ablations: Sequence[str], seeds: int, circuits: Sequence[str] | None = None
 ) -> Iterator[tuple[str, int, Case]]:
-    """(set, seed, case) of all that is asked for. InputError if that is nothing."""
-    some = False
+    """(set, seed, case) of all that is asked for, `circuits` None being every one.
+
+    InputError if that is nothing.
+    """
+    some, known = False, list[str]()
     for name in sets:
         make = registry.load("truth", registry.check("truth", name))
         for seed in range(seeds):
             for case in make(seed):
-                if case.ablation in ablations:
+                known.append(f"{case.name} under {case.ablation}")
+                if case.ablation in ablations and (circuits is None or case.name in circuits):
                     some = True
                     yield name, seed, case
     if not some:
+        wanted = "" if circuits is None else f"circuits={list(circuits)}, "
         raise InputError(
-            f"ablations={list(ablations)}: no case of sets={list(sets)} has a truth under them"
+            f"{wanted}ablations={list(ablations)}: nothing of sets={list(sets)} is such; there are"
+            f" {', '.join(dict.fromkeys(known))}"
         )
 
 

@@ -12,6 +12,8 @@ from acdc.graph import Graph
 from acdc.model import Model
 from acdc.prompts import Prompts
 
+SEARCHED = 32  # prompts
+
 
 @dataclass(frozen=True)
 class Case:
@@ -31,6 +33,17 @@ class Case:
     metric: str  # as `ablation`
     why: str
     source: str  # who made it: a paper, a compiler, a script
+
+    @property
+    def searched(self) -> Prompts:
+        """The first prompts: what methods see."""
+        return self.prompts.take(range(min(SEARCHED, len(self.prompts))))
+
+    @property
+    def held_out(self) -> Prompts | None:
+        """The other prompts, to validate on; None where there are none."""
+        rest = range(SEARCHED, len(self.prompts))
+        return self.prompts.take(rest) if rest else None
 
 
 CaseSet = Callable[[int], Iterator[Case]]  # of a seed

@@ -4,7 +4,8 @@ Every coordinate of the stream is a direction with a name, such as "tokens:a" or
 part writes and reads are the directions at which its weights are not 0, so the edges of the program
 are read off: a writer is joined to a reader where it writes what the other reads, on a path from
 `input` to `logits`. Those are the edges that can matter; which of them do depends on what cut edges
-carry: see `true_edges`. Attention is causal and the answer is that of the last position.
+carry: see `mattering`, which was asked once, and is shipped. Attention is causal and the answer is
+that of the last position.
 """
 
 from __future__ import annotations
@@ -25,13 +26,15 @@ from torch import Tensor
 from acdc.ablation import ABLATIONS
 from acdc.circuit import Circuit
 from acdc.data import Data
+from acdc.graph import frozen
 from acdc.model import MLP, NO_NORM, Attention, Block, Model
 from acdc.prompts import Prompts
-from discovery.truth.case import Case
+from discovery.truth.case import SEARCHED, Case
 
 FOLDER = Path(__file__).with_name("programs")
+EDGES = "edges.json"  # program -> ablation -> names of its true edges
 SOURCE = "compiled by tracr (Lindner et al. 2023), scripts/make_compiled.py"
-N = 16  # prompts
+N = SEARCHED + 200  # prompts
 APART = 0.15  # the least by which clean and corrupt differ, where the answer is a number
 NOTHING = 1e-6  # what a cut changes of the logits that is rounding (weights are float32's)
 
@@ -91,7 +94,7 @@ def cases(seed: int) -> Iterator[Case]:
         model, tokens, outputs = load(name)
         prompts = draw(program, tokens, outputs, np.random.default_rng([seed, i]))
         for ablation in ("resample", "mean", "zero"):
-            edges = true_edges(model, prompts, ablation)
+            edges = true_edges(name, ablation)
             why = f"{program.text}; of the edges that the compilation has, those that can matter."
             yield Case(
                 name, model, model.graph(), prompts, edges, ablation, "logit_diff", why, SOURCE
@@ -221,15 +224,24 @@ def _read(model: Model, reader: int) -> Mask:
     return (columns != 0).any(-1).numpy()
 
 
-def true_edges(model: Model, prompts: Prompts, ablation: str) -> Mask:
+def true_edges(name: str, ablation: str) -> Mask:
+    """[writers, readers]: what `mattering` said."""
+    shipped = json.loads((FOLDER / EDGES).read_text(encoding="utf-8"))
+    return frozen(load(name)[0].graph().mask(shipped[name][ablation]))
+
+
+def mattering(name: str, ablation: str) -> Mask:
     """[writers, readers]: of the compiled edges those that change the logits when they are cut.
 
-    From the circuit of all compiled edges, alone or together with one other. Cut edges carry what
-    `ablation` says; a direction that holds the same in both runs carries nothing under `resample`.
+    From the circuit of all compiled edges, alone or together with one other, on N pairs of
+    sequences whatever is drawn later. Cut edges carry what `ablation` says: a direction that holds
+    the same in both runs carries nothing under `resample`.
     """
+    model, tokens, outputs = load(name)
+    prompts = draw(PROGRAMS[name], tokens, outputs, np.random.default_rng(0))
     graph = model.graph()
     edges = np.argwhere(compiled_edges(model)).tolist()
-    data = Data(model, graph, prompts, ABLATIONS[ablation])
+    data = Data(model, graph, prompts, ABLATIONS[ablation], part=N)
     whole = compiled_edges(model)
 
     def logits(*cut: list[int]) -> Tensor:

@@ -18,10 +18,10 @@ from torch import Tensor
 from acdc.model import Model
 from acdc.prompts import Prompts
 from discovery.truth.building import F64, Head, Neurons, Plan, build
-from discovery.truth.case import Case
+from discovery.truth.case import SEARCHED, Case
 
 SHARP = 30.0  # scores that decide
-N = 16  # prompts
+N = SEARCHED + 200  # prompts
 SOURCE = "by construction, discovery/truth/constructed.py"
 LAYERS, HEADS = 3, 3
 

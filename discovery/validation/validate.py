@@ -60,22 +60,12 @@ RANDOM, LIKELY, SHAPE = "random circuits", "likely circuits", "its shape on othe
 
 
 @dataclass
-class Validator:
+class Tests:
     """What all circuits of one model and task share: the bench, and random circuits by size."""
 
     settings: FullEvaluation
-    loaded: LoadedModel
     bench: Bench
     null_edges: int  # of the random circuits: at least as many as any circuit has
-
-    @classmethod
-    def on(
-        cls, settings: FullEvaluation, run: Settings, loaded: LoadedModel, prompts: Prompts,
-        ablation: Ablation, null_edges: int,
-    ) -> Validator:  # fmt: skip
-        """On held-out prompts, paired as the run's ablation asks, with its graph and ablation."""
-        bench = bench_of(run, loaded, prompts, ablation, settings.seed, settings.chunk)
-        return cls(settings, loaded, bench, null_edges)
 
     def rng(self, part: int) -> np.random.Generator:
         """One stream of chance for each part, whatever the others do."""
@@ -119,15 +109,11 @@ class Validator:
         return self.few.scores(likely_masks(self.few, self.null_edges, size, self.rng(10)))
 
     @torch.inference_mode()
-    def validate(
-        self, run: Settings, circuit: Circuit, used: Prompts,
-        classes: Mapping[str, Sequence[str]], search_seconds: float, progress: Progress,
-    ) -> dict[str, Any]:  # fmt: skip
-        """Everything of validation.json but the run's name.
-
-        `search_seconds` is what the run's search took, for an estimate of its repetitions.
-        """
-        mask, budget = circuit.mask, Budget(self.settings.budget, progress)
+    def of(
+        self, circuit: Circuit, classes: Mapping[str, Sequence[str]], budget: Budget
+    ) -> dict[str, Any]:
+        """What of validation.json is about the circuit alone, whoever found it."""
+        mask = circuit.mask
         with budget("equivalence"):
             values, tests, cost = self._against_the_model(mask)
         with budget("faithfulness"):
@@ -138,7 +124,6 @@ class Validator:
         tests += self._against_other_features(mask, cost, budget)
         complete = self._completeness(mask, classes, cost, budget)
         minimal = self._minimality(mask, complete, cost, budget)
-        stable = self._stability(run, circuit, used, search_seconds, budget)
         tests += [] if minimal is None else [minimal.edges, minimal.nodes]
         bench = self.bench
         return {
@@ -166,10 +151,8 @@ class Validator:
             "tests": [asdict(t) for t in tests],
             "completeness": None if complete is None else asdict(complete),
             "minimality": None if minimal is None else {"partners": minimal.partners},
-            "stability": None if stable is None else asdict(stable),
+            "stability": None,
             "left_out": [asdict(one) for one in budget.left_out],
-            "cost": self._cost(mask),
-            "seconds": budget.seconds,
         }
 
     def _against_the_model(self, mask: Mask) -> tuple[Values, list[TestResult], _Cost]:
@@ -359,6 +342,41 @@ class Validator:
             return minimality_tests(
                 bench, mask, self.rng(6), partners, wanted.draws, self.settings.level
             )
+
+
+@dataclass
+class Validator(Tests):
+    """The tests, and what only a run that found the circuit can be asked."""
+
+    loaded: LoadedModel
+
+    @classmethod
+    def on(
+        cls, settings: FullEvaluation, run: Settings, loaded: LoadedModel, prompts: Prompts,
+        ablation: Ablation, null_edges: int,
+    ) -> Validator:  # fmt: skip
+        """On held-out prompts, paired as the run's ablation asks, with its graph and ablation."""
+        bench = bench_of(run, loaded, prompts, ablation, settings.seed, settings.chunk)
+        return cls(settings, bench, null_edges, loaded)
+
+    @torch.inference_mode()
+    def validate(
+        self, run: Settings, circuit: Circuit, used: Prompts,
+        classes: Mapping[str, Sequence[str]], search_seconds: float, progress: Progress,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Everything of validation.json but the run's name.
+
+        `search_seconds` is what the run's search took, for an estimate of its repetitions.
+        """
+        budget = Budget(self.settings.budget, progress)
+        found = self.of(circuit, classes, budget)
+        stable = self._stability(run, circuit, used, search_seconds, budget)
+        return found | {
+            "stability": None if stable is None else asdict(stable),
+            "left_out": [asdict(one) for one in budget.left_out],
+            "cost": self._cost(circuit.mask),
+            "seconds": budget.seconds,
+        }
 
     def _stability(
         self, run: Settings, circuit: Circuit, used: Prompts, search_seconds: float,

@@ -91,8 +91,12 @@ def test_medians_are_over_circuits_and_draws():
 
 
 def test_no_truth_under_these_ablations():
-    with pytest.raises(InputError, match="ablations=.*noise"):
+    with pytest.raises(InputError, match="ablations=.*noise.*or under zero"):
         list(bench.every_case(["constructed"], ["noise"], 1))
+    with pytest.raises(InputError, match="circuits=.*nor.*lookup under mean"):
+        list(bench.every_case(["constructed"], ["zero"], 1, ["nor"]))
+    (one,) = bench.every_case(["constructed"], ["zero"], 1, ["or"])
+    assert one[2].name == "or"
 
 
 def test_the_command(here, tmp_path):
