@@ -20,6 +20,7 @@ COMMANDS = {
     "consensus": "which of a run's edges come back on other prompts?",
     "scrub": "causal scrubbing of a bracket classifier or of induction heads",
     "aggregate": "the summary of a sweep's folder, made again",
+    "mib": "MIB's track: evaluate scores, submit circuits, check a submission",
     "dashboard": "runs as a local web page",
     "export": "a run, or two, as one HTML file",
 }

@@ -26,6 +26,7 @@ from discovery.settings.evaluation import FullEvaluation
 from discovery.settings.explanation import ExplainSettings
 from discovery.settings.run import (
     AriseSettings,
+    MibSettings,
     RouteSettings,
     read_as,
     read_scrub_settings,
@@ -144,6 +145,7 @@ READ = {
     "consensus": lambda config, words: checked(ConsensusSettings, _less_run(config)),
     "arise": lambda config, words: read_as(AriseSettings, command.plain(config)),
     "explain": lambda config, words: checked(ExplainSettings, _less_run(config)),
+    "mib": lambda config, words: read_as(MibSettings, command.plain(config)),
     "scrub": lambda config, words: read_scrub_settings(command.plain(config)),
 }
 
@@ -160,7 +162,7 @@ def composed(name, words):
     words = [word for word in words if word not in ("-m", "--multirun")]
     if name == "route":
         words = [route.quoted(word) for word in words]
-    if name in ("discover", "compare", "route", "components", "arise"):
+    if name in ("discover", "compare", "route", "components", "arise", "mib"):
         words = command.asked(words)
     command.check_words([*words, *["-m"] * many])
     parsed = OverridesParser.create().parse_overrides(words)
@@ -206,6 +208,9 @@ def check(words, monkeypatch):
     name, rest = Path(rest[0]).stem, [word for word in rest[1:] if word != "..."]
     if name in FILES and any(word.startswith("circuit=") for word in rest):
         composed("discover", validate.of_file(rest, *FILES[name]))
+    elif name == "mib":
+        assert rest[0] == "evaluate"
+        composed(name, rest[1:])
     elif name in READ:
         composed(name, rest)
     elif name in ("dashboard", "export", "aggregate"):

@@ -14,7 +14,7 @@ from discovery.methods.method import Method, Work
 
 
 class Given(Method):
-    """The circuit of a file in EAP-IG's format (a run's circuit.json, MIB's, one's own)."""
+    """The circuit of a file in EAP-IG's formats, JSON or .pt (a run's circuit.json, MIB's)."""
 
     name: str = "given"
     asks_prompts: ClassVar[bool] = False
@@ -34,9 +34,9 @@ class Given(Method):
         self, data: Any, metric: Any, seed: int, resume: Resume | None = None
     ) -> Iterator[Step | Found]:
         """See Method.find. InputError if the file's edges are not this model's."""
-        from acdc.circuit import Circuit
+        from acdc.circuit_files import load
 
-        found = Circuit.load(self.circuit, data.graph)
+        found = load(self.circuit, data.graph)
         if not found.n_edges:
             raise InputError(f"circuit={self.circuit}: no edge of it is in the graph")
         yield Found(found.mask, found.scores, "as the file says", ranks=False)

@@ -8,6 +8,7 @@ method, metric, ablation) is looked up in discovery/choices/registry.py and chec
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -156,6 +157,24 @@ class CompareSettings(Fields):
             such = {"methods": "[eap_ig,random]", "targets": "[0.8,0.9]"}[str(info.field_name)]
             raise ValueError(f"{info.field_name}=[]: name at least one, such as {such}")
         return named
+
+
+class MibSettings(ModelSettings):
+    """MIB's evaluation of scores (conf/mib.yaml)."""
+
+    task: SerializeAsAny[Task]
+    scores: Annotated[str, Field(min_length=1)]  # a file, JSON or .pt, or a run folder
+    rule: Literal["top_n", "greedy"] = "top_n"
+    helpful: Literal["positive", "negative"] = "positive"  # sign of the score of an edge that helps
+    cut: Literal["patching", "mean_clean", "zero", "zero_folded"] = "patching"
+    memory_gib: Amount | None = None
+
+    @field_validator("scores")
+    @classmethod
+    def _there(cls, scores: str) -> str:
+        if not Path(scores).exists():
+            raise ValueError(f"scores={scores!r}: neither a file nor a run folder")
+        return scores
 
 
 class AriseSettings(Settings):
