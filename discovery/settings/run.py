@@ -149,6 +149,12 @@ class CompareSettings(Fields):
     targets: tuple[Share, ...] = (0.5, 0.8, 0.9, 0.95)
     curves: bool = True
     rule: Literal["top_n", "greedy"] = "top_n"
+    files: tuple[Annotated[str, Field(min_length=1)], ...] = ()  # of circuits or scores, or folders
+
+    @field_validator("files", mode="before")
+    @classmethod
+    def _one_or_many(cls, named: Any) -> Any:
+        return () if named is None else (named,) if isinstance(named, str) else named
 
     @field_validator("methods", "targets")
     @classmethod
