@@ -3,8 +3,9 @@
     patching     the corrupt run (all that MIB evaluates with)
     mean_clean   the mean at each position over the clean prompts; ours is over the corrupt ones
     zero         nothing, as ours
-    zero_folded  nothing but what their processing leaves behind: value biases, which it folds into
-                 the attention's output bias, and learned positions, which belong to no writer
+    zero_folded  nothing but what their processing leaves behind: value biases (the norm's before
+                 them too), which it folds into the attention's output bias, and learned positions,
+                 which belong to no writer
 
 Of prompts of several lengths `mean_clean` has means for each length; theirs are over the padded
 batch. Their plain `mean`, one vector for all nodes, is not imitated.
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from acdc.ablation import ABLATIONS, Ablation
 from acdc.errors import InputError
-from acdc.model import NO_NORM, Model
+from acdc.model import NO_NORM, Block, Model
 from acdc.prompts import Prompts
 from acdc.writers import Writers
 
@@ -65,15 +66,21 @@ class FoldedZero(Ablation):
 
 def left_behind(model: Model) -> Left:
     """See FoldedZero. InputError where a norm makes the embedding or the heads no sum."""
-    biased = any(block.attn.b_V is not None for block in model.blocks)
-    for there, of in ((model.W_pos is not None and model.ln_embed is not NO_NORM, "embedding"),
-                      (biased and model.graph().joint, "heads")):  # fmt: skip
+    values = [_of_layer(model, block) for block in model.blocks]
+    for there, of in (
+        (model.W_pos is not None and model.ln_embed is not NO_NORM, "embedding"),
+        (any(own.any() for own in values) and model.graph().joint, "heads"),
+    ):
         if there:
             raise InputError(f"cut=zero_folded: a norm follows this model's {of}; take cut=zero")
-    groups = [model.kv_head(head) for head in range(model.n_heads)]
-    values = [
-        torch.zeros_like(block.attn.W_O[:, :, 0]) if block.attn.b_V is None
-        else block.attn.b_V[groups]
-        for block in model.blocks
-    ]  # fmt: skip
     return Left(torch.stack(values), model.W_pos)
+
+
+def _of_layer(model: Model, block: Block) -> Float[Tensor, "head d_head"]:
+    """The value that every query head gets wherever it looks: of the norm's bias, and its own."""
+    values = torch.zeros_like(block.attn.W_V[:, 0])
+    if block.ln1.bias is not None:
+        values = values + torch.einsum("d, kdh -> kh", block.ln1.bias, block.attn.W_V)
+    if block.attn.b_V is not None:
+        values = values + block.attn.b_V
+    return values[[model.kv_head(head) for head in range(model.n_heads)]]

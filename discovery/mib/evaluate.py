@@ -18,20 +18,16 @@ from numpy.typing import NDArray
 
 from acdc.bridge import LoadedModel
 from acdc.circuit import Circuit
-from acdc.circuit_files import load
 from acdc.curve import Curve, FaithfulnessCurves, faithfulness_curves
 from acdc.data import Data
-from acdc.errors import InputError
 from acdc.graph import Graph
 from acdc.memory import Shape, plan
 from acdc.metrics import LOGIT_DIFF
 from acdc.selection import Rule, select
 from discovery.job.build import task_prompts
-from discovery.methods import Found
 from discovery.mib.cuts import cut_edges
-from discovery.runs.json_files import read_json
+from discovery.mib.scores import read_scores
 from discovery.settings.run import MibSettings
-from discovery.studies.compare import ranking
 
 WHO = "circuits mib evaluate"  # needs corrupt prompts, in messages
 
@@ -44,28 +40,6 @@ class Evaluated:
     n_prompts: int
     curves: FaithfulnessCurves
     circuits: dict[str, list[Circuit]]  # by ranking, smallest first
-
-
-def read_scores(source: Path, graph: Graph) -> NDArray[np.float64]:
-    """[writers, readers] of a run folder or of a file, JSON or .pt; edges not listed have score 0.
-
-    A run that does not rank gives its kept edges first, as in a comparison. InputError for what is
-    neither, for another model's, and where all scores are equal.
-    """
-    file = source / "circuit.json" if source.is_dir() else source
-    if not file.is_file():
-        raise InputError(f"scores={source}: neither a file nor a run folder with a circuit.json")
-    circuit = load(file, graph)
-    scores = circuit.scores
-    if source.is_dir() and not (read_json(source / "search.json") or {}).get("ranks", True):
-        scores = ranking(Found(mask=circuit.mask, scores=scores, score="", ranks=False))
-    legal = scores[graph.legal]
-    if (legal == legal[0]).all():
-        raise InputError(
-            f"scores={source}: every edge has score {legal[0]:g}, so there is no ranking; a circuit"
-            " without scores is judged by circuits validate circuit=FILE"
-        )
-    return scores
 
 
 def evaluate(settings: MibSettings, data: Data) -> Evaluated:

@@ -13,7 +13,7 @@ from mib_figures import FOLDER, MODELS, evaluation, theirs, there, words
 from acdc.circuit import Circuit
 from acdc.errors import InputError
 from acdc.graph import Graph
-from discovery.mib.evaluate import read_scores
+from discovery.mib.scores import read_scores
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "scripts"))
@@ -63,6 +63,20 @@ def test_circuits_and_curves_are_theirs(tmp_path, name, pairs, rule, suffix):
             if point["requested"] in own:
                 wanted = {theirs(name)["edges"][i] for i in own[point["requested"]]}
                 assert set(Circuit(graph, mask).edges) == wanted, (ranking, point)
+
+
+CUTS = {"mean_clean": ("mean-positional", "one_length"), "zero_folded": ("zero", "all_lengths")}
+
+
+@there
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("name", ["gpt2_like", "qwen2_like"])
+def test_their_other_interventions_are_options(tmp_path, name, cut):
+    their, pairs = CUTS[cut]
+    found, _ = evaluate(tmp_path / "run", words(name, pairs, cut=cut))
+    for ranking in ("signed", "absolute"):
+        curve = evaluation(name, pairs, their, "top_n", ranking == "absolute")
+        assert far(found[ranking], curve) < 1e-6
 
 
 @pytest.mark.parametrize(
