@@ -234,7 +234,7 @@ class Circuit:
 
     @staticmethod
     def load(path: Path | str, graph: Graph | None = None) -> Circuit:
-        """Read a circuit file; see `from_json`."""
+        """Read a JSON file; see `from_json`. acdc.circuit_files.load takes tensors too."""
         return Circuit.from_json(read_json(path), graph)
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from acdc.circuit import Circuit
 from acdc.data import Data
 from acdc.errors import InputError
+from acdc.graph import Graph
 from acdc.metrics import Metric, differ
 from acdc.selection import RANKINGS, Ranking, Rule, select
 
@@ -46,6 +47,11 @@ class Curve:
     points: tuple[Point, ...]
     cpr: float  # area under f
     cmd: float  # area under |1 - f|
+
+    @property
+    def average(self) -> float:
+        """The mean of f over the sizes (MIB's third number)."""
+        return sum(point.faithfulness for point in self.points) / len(self.points)
 
 
 @dataclass(frozen=True)
@@ -81,15 +87,17 @@ def faithfulness_curves(
     scores: NDArray[np.float64],
     rule: Rule = "top_n",
     shares: Sequence[float] = SHARES,
+    cut_in: Graph | None = None,
 ) -> FaithfulnessCurves:
     """Measure the circuits of both rankings of `scores` [writers, readers], densely.
 
-    `shares` are of all edges, increasing, in (0, 1]. InputError for malformed scores or shares, and
+    `shares` are of all edges, increasing, in (0, 1]. `cut_in`: a graph of the same edges in which
+    circuits are pruned, where not the data's own. InputError for malformed scores or shares, and
     where the metric does not tell the model from the empty circuit.
     """
     if not shares or list(shares) != sorted(set(shares)) or not 0 < shares[0] <= shares[-1] <= 1:
         raise InputError(f"shares={list(shares)}: must increase within (0, 1]")
-    graph = data.graph
+    graph = cut_in or data.graph
     sizes = [int(share * graph.n_edges) for share in shares]
     chosen = [select(graph, scores, n, ranking, rule) for ranking in RANKINGS for n in sizes]
     masks = [np.zeros_like(graph.legal), *(one.circuit.mask for one in chosen)]

@@ -21,6 +21,7 @@ COMMANDS = {
     "truth": "which method finds circuits that are known?",
     "scrub": "causal scrubbing of a bracket classifier or of induction heads",
     "aggregate": "the summary of a sweep's folder, made again",
+    "mib": "MIB's track: evaluate scores, submit circuits, check a submission",
     "dashboard": "runs as a local web page",
     "export": "a run, or two, as one HTML file",
 }

@@ -1,6 +1,7 @@
 """Several methods on one task: the table, the curves, what they share.
 
     python scripts/compare.py model=smollm2 task=ioi methods=[learned,eap_ig,random]
+    python scripts/compare.py model=smollm2 task=ioi methods=[eap_ig] files=[A.json,B.pt,FOLDER]
 
 Writes compare.json and, unless curves=false, curve.png and curve.svg into the run folder.
 """
@@ -16,6 +17,7 @@ from hydra import compose
 from omegaconf import DictConfig
 
 from discovery.choices.fields import checked
+from discovery.methods.files import of_files
 from discovery.runs.folder import RunFolder, termination_as_exit
 from discovery.settings.run import CompareSettings, Settings, read_settings
 from discovery.show.tables import markdown
@@ -43,6 +45,7 @@ def run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     """Compare, write, print."""
     fields = plain(config)
     own, methods = questions(fields, overrides)
+    elsewhere = of_files(own.files)
     from discovery.job.doubts import doubts
     from discovery.job.prepare import prepare
     from discovery.studies.compare import (  # seconds, for settings that hold
@@ -56,7 +59,7 @@ def run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
         print(job.describe())
         for sentence in doubts(job.loaded, job.data, job.metric, None):
             print(f"warning: {sentence}")
-        found, results, asked_of = [], {}, [s.method for s in methods]
+        found, results, asked_of = [], {}, [*(s.method for s in methods), *elsewhere]
         for one in compare_on(job, asked_of, own.rule, own.targets, own.curves):
             found.append(one)  # what is known is written, whatever becomes of the others
             results = as_json(found, job.data)

@@ -1,6 +1,7 @@
-"""One run, or two side by side, as one HTML file that opens anywhere.
+"""One run, or two side by side, as one HTML file that opens anywhere; or a run's circuit.
 
 python scripts/export.py RUN [RUN2] --out FILE
+python scripts/export.py RUN --out circuit.pt   # or .json (EAP-IG's forms, MIB's), or .graphml
 """
 
 from __future__ import annotations
@@ -13,11 +14,15 @@ from command import refusals_as_exit, shown
 from acdc.errors import InputError
 from discovery.dashboard.export import export_page
 from discovery.dashboard.files import run_folder
-from discovery.runs.json_files import write_bytes
+from discovery.runs.json_files import encode, write_bytes
+
+CIRCUITS = (".json", ".pt", ".graphml")
 
 
 def export(runs: list[Path], out: Path) -> None:
-    """Write the page; InputError if a folder is no run, or of two one has no circuit."""
+    """Write the page, or by the file's ending the circuit; InputError if a folder is no run, or of
+    two one has no circuit.
+    """
     for run in runs:
         if not run.is_dir():
             raise InputError(f"{run} is not a folder, so it holds no run.")
@@ -31,8 +36,29 @@ def export(runs: list[Path], out: Path) -> None:
             run_folder(root, name)
         except InputError:
             raise InputError(f"{run} is no run's folder, so there is nothing to export.") from None
+    if out.suffix in CIRCUITS:
+        write_circuit(runs, out)
+        return
     write_bytes(out, export_page(root, names).encode())
     print(f"page  {shown(out.resolve())}")
+
+
+def write_circuit(runs: list[Path], out: Path) -> None:
+    """Write the circuit of a run, in the form that the ending says; InputError if it has none."""
+    from networkx import generate_graphml
+
+    from acdc.circuit import Circuit
+    from acdc.circuit_files import read, tensors
+
+    if len(runs) > 1:
+        raise InputError(f"--out {out}: a circuit is one run's; give one, or an .html file")
+    data = read(runs[0] / "circuit.json")
+    if out.suffix == ".graphml":
+        graph = Circuit.from_json(data).to_networkx()
+        write_bytes(out, "\n".join(generate_graphml(graph)).encode() + b"\n")
+    else:
+        write_bytes(out, tensors(data) if out.suffix == ".pt" else encode(data))
+    print(f"circuit  {shown(out.resolve())}")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -42,7 +68,12 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("run", type=Path, help="a run folder, or an offline W&B run's directory")
     parser.add_argument("versus", type=Path, nargs="?", help="a second one, to compare")
-    parser.add_argument("--out", type=Path, required=True, help="the HTML file to write")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="the file to write: a page, or by its ending .json, .pt, .graphml the circuit",
+    )
     asked = parser.parse_args(arguments)
     with refusals_as_exit():
         export([r for r in (asked.run, asked.versus) if r is not None], asked.out)

@@ -39,7 +39,7 @@ def test_help_calls_a_command_by_its_name(name, tmp_path):
 
 
 def known():
-    assert len(circuits.COMMANDS) == 13
+    assert len(circuits.COMMANDS) == 14
     assert all((ROOT / "scripts" / f"{name}.py").is_file() for name in circuits.COMMANDS)
     return circuits.COMMANDS
 

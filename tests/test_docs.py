@@ -26,6 +26,7 @@ from discovery.settings.evaluation import FullEvaluation
 from discovery.settings.explanation import ExplainSettings
 from discovery.settings.run import (
     AriseSettings,
+    MibSettings,
     RouteSettings,
     read_as,
     read_scrub_settings,
@@ -38,8 +39,20 @@ README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs" / "pages").glob("*.md"))]
 sys.path.append(str(ROOT / "scripts"))
 NAMES = ("circuits", "command", "compare", "components", "route", "validate", "aggregate",
-         "dashboard", "export", "truth")  # fmt: skip
-circuits, command, compare, components, route, validate, aggregate, dashboard, export, truth = map(
+         "dashboard", "export", "truth", "mib")  # fmt: skip
+(
+    circuits,
+    command,
+    compare,
+    components,
+    route,
+    validate,
+    aggregate,
+    dashboard,
+    export,
+    truth,
+    mib,
+) = map(  # fmt: skip
     importlib.import_module, NAMES
 )
 
@@ -145,6 +158,7 @@ READ = {
     "arise": lambda config, words: read_as(AriseSettings, command.plain(config)),
     "explain": lambda config, words: checked(ExplainSettings, _less_run(config)),
     "truth": lambda config, words: truth.questions(command.plain(config)),
+    "mib": lambda config, words: read_as(MibSettings, command.plain(config)),
     "scrub": lambda config, words: read_scrub_settings(command.plain(config)),
 }
 
@@ -161,7 +175,7 @@ def composed(name, words):
     words = [word for word in words if word not in ("-m", "--multirun")]
     if name == "route":
         words = [route.quoted(word) for word in words]
-    if name in ("discover", "compare", "route", "components", "arise"):
+    if name in ("discover", "compare", "route", "components", "arise", "mib"):
         words = command.asked(words)
     command.check_words([*words, *["-m"] * many])
     parsed = OverridesParser.create().parse_overrides(words)
@@ -207,6 +221,12 @@ def check(words, monkeypatch):
     name, rest = Path(rest[0]).stem, [word for word in rest[1:] if word != "..."]
     if name in FILES and any(word.startswith("circuit=") for word in rest):
         composed("discover", validate.of_file(rest, *FILES[name]))
+    elif name == "mib" and rest[0] != "evaluate":
+        for part in ("write_submission", "check_submission"):
+            monkeypatch.setattr(mib, part, lambda *asked: None)
+        mib.submission(rest)
+    elif name == "mib":
+        composed(name, rest[1:])
     elif name in READ:
         composed(name, rest)
     elif name in ("dashboard", "export", "aggregate"):
@@ -219,7 +239,7 @@ def make_mentioned(words, folder):
     """Files that a command names, empty."""
     for word in words:
         value = word.rpartition("=")[2]
-        if re.fullmatch(r"FILE|[\w./-]+\.(jsonl?|txt|safetensors)", value):
+        if re.fullmatch(r"FILE|[\w./-]+\.(jsonl?|txt|safetensors|pt)", value):
             path = folder / value
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from acdc import circuit as plain
+from acdc import circuit_files
 from acdc.errors import InputError
 from acdc.graph import KV
 from acdc.selection import top_n
@@ -19,7 +20,7 @@ from discovery.dashboard.embed import circuit_frame
 from discovery.job.faithfulness import Measured, measure
 from discovery.job.prepare import prepare
 from discovery.job.shares import yardstick
-from discovery.runs.json_files import write_json
+from discovery.runs.json_files import write_bytes, write_json
 from discovery.show.tables import html, markdown
 
 
@@ -39,11 +40,11 @@ class Circuit(plain.Circuit):
     def load(  # pyright: ignore[reportIncompatibleMethodOverride]
         cls, path: Path | str, model: Model, kv: KV = "per_query_head", **asked: Any
     ) -> Circuit:
-        """A circuit file in EAP-IG's format (MIB's, a run's circuit.json) for this model.
+        """A circuit file in EAP-IG's formats (MIB's, a run's circuit.json), JSON or .pt.
 
         `asked` are metric and ablation. InputError if its edges are not the model's.
         """
-        data = plain.read_json(path)
+        data = circuit_files.read(path)
         read = plain.Circuit.from_json(data, model.loaded.model.graph(kv))
         score = str((data.get("about") or {}).get("score", ""))
         return cls(read.graph, read.mask, read.scores, model, score=score, **asked)
@@ -61,8 +62,12 @@ class Circuit(plain.Circuit):
         return replace(self, mask=top_n(self.graph, self.scores, n).circuit.mask)
 
     def save(self, path: Path | str) -> None:
-        """Write it in EAP-IG's format, the whole file or nothing."""
-        write_json(Path(path), self.to_json(about={"score": self.score}))
+        """Write it in EAP-IG's format, .pt by that ending, the whole file or nothing."""
+        path, data = Path(path), self.to_json(about={"score": self.score})
+        if path.suffix == circuit_files.TENSORS:
+            write_bytes(path, circuit_files.tensors(data))
+        else:
+            write_json(path, data)
 
     def evaluate(self, task: Task, metric: Any = None, ablation: Any = None) -> Evaluation:
         """How good it is on the task's prompts; new ones are `task.fresh(100)`.

@@ -11,6 +11,7 @@ from discovery.api.model import Model
 from discovery.api.tasks import Task
 from discovery.choices.fields import checked
 from discovery.job.prepare import Job, prepare
+from discovery.methods.files import of_files
 from discovery.methods.method import Method
 from discovery.settings.run import CompareSettings
 from discovery.show.tables import html, markdown
@@ -50,19 +51,24 @@ class Comparison:
 def compare(
     model: Model, task: Task, methods: Sequence[str | Method], *, metric: Any = "logit_diff",
     ablation: Any = "other", targets: Sequence[float] = (0.5, 0.8, 0.9, 0.95), curves: bool = True,
-    rule: Any = "top_n", tune: int = 64, test: int = 100, kv: str = "per_query_head",
+    rule: Any = "top_n", files: Sequence[str] = (), tune: int = 64, test: int = 100,
+    kv: str = "per_query_head",
 ) -> Comparison:  # fmt: skip
     """How many edges each method needs to recover a share of the model, and its curve over sizes.
 
-    `methods` are names or `method(...)`. Sizes are chosen on `tune` prompts, two-sided, and judged
-    on `test` others. InputError for anything that the caller can mend.
+    `methods` are names or `method(...)`, `files` circuits or scores from elsewhere. Sizes are
+    chosen on `tune` prompts, two-sided, and judged on `test` others. InputError for
+    anything that the caller can mend.
     """
     task.check_search(model)
     own = checked(
-        CompareSettings, {"methods": methods, "targets": targets, "curves": curves, "rule": rule}
+        CompareSettings,
+        {"methods": methods, "targets": targets, "curves": curves, "rule": rule, "files": files},
     )
+    elsewhere = of_files(own.files)
     shared = {"tune": tune, "test": test, "graph": {"kv": kv}}
     asked = [ask(task, one, {}, metric, ablation, **shared) for one in own.methods]
     job = prepare(asked[0], model.cache)
-    found = tuple(compare_on(job, [s.method for s in asked], own.rule, own.targets, own.curves))
+    every = [*(s.method for s in asked), *elsewhere]
+    found = tuple(compare_on(job, every, own.rule, own.targets, own.curves))
     return Comparison(job, found)

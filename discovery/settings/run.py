@@ -8,6 +8,7 @@ method, metric, ablation) is looked up in discovery/choices/registry.py and chec
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -148,6 +149,12 @@ class CompareSettings(Fields):
     targets: tuple[Share, ...] = (0.5, 0.8, 0.9, 0.95)
     curves: bool = True
     rule: Literal["top_n", "greedy"] = "top_n"
+    files: tuple[Annotated[str, Field(min_length=1)], ...] = ()  # of circuits or scores, or folders
+
+    @field_validator("files", mode="before")
+    @classmethod
+    def _one_or_many(cls, named: Any) -> Any:
+        return () if named is None else (named,) if isinstance(named, str) else named
 
     @field_validator("methods", "targets")
     @classmethod
@@ -175,6 +182,24 @@ class TruthSettings(Fields):
     def _known(cls, named: tuple[str, ...], info: Any) -> tuple[str, ...]:
         group = {"sets": "truth", "ablations": "ablation"}[str(info.field_name)]
         return tuple(registry.check(group, name) for name in named)
+
+
+class MibSettings(ModelSettings):
+    """MIB's evaluation of scores (conf/mib.yaml)."""
+
+    task: SerializeAsAny[Task]
+    scores: Annotated[str, Field(min_length=1)]  # a file, JSON or .pt, or a run folder
+    rule: Literal["top_n", "greedy"] = "top_n"
+    helpful: Literal["positive", "negative"] = "positive"  # sign of the score of an edge that helps
+    cut: Literal["patching", "mean_clean", "zero", "zero_folded"] = "patching"
+    memory_gib: Amount | None = None
+
+    @field_validator("scores")
+    @classmethod
+    def _there(cls, scores: str) -> str:
+        if not Path(scores).exists():
+            raise ValueError(f"scores={scores!r}: neither a file nor a run folder")
+        return scores
 
 
 class AriseSettings(Settings):

@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 
 from acdc.bridge import LoadedModel
 from acdc.circuit import Circuit
+from acdc.circuit_files import load as load_circuit
 from acdc.data import Data
 from acdc.errors import InputError
 from acdc.metrics import Metric
@@ -220,7 +221,7 @@ def arise(settings: AriseSettings, states: Sequence[Checkpoint], say: Say) -> It
     if "test" not in last_job.held_out:
         raise InputError("test: the task has too few prompts to hold any out; give it more")
     graph = last_job.data.graph
-    final = last_found if settings.circuit is None else Circuit.load(settings.circuit, graph)
+    final = last_found if settings.circuit is None else load_circuit(settings.circuit, graph)
     if not final.n_edges:
         raise InputError("circuit: the final circuit has no edges; nothing could overlap with it")
     say(last_job.describe())

@@ -29,7 +29,7 @@ from acdc.selection import Rule, top_n
 from discovery.job.prepare import Job
 from discovery.methods import Found, Method, Scoring, last
 from discovery.show.drawing import Shown, save_figure
-from discovery.studies.needed import Row, of_scores, of_searches
+from discovery.studies.needed import Row, of_circuit, of_scores, of_searches
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def _asked(
 ) -> tuple[Found, list[Row], float]:  # fmt: skip
     """What the method ends with, what it needs for each target, and its seconds without the last.
 
-    A method of a size of its own is asked for that alone.
+    A method of a size of its own is asked for that alone, and its circuit judged as it is.
     """
     start = time.perf_counter()
     if isinstance(method, Scoring):
@@ -96,7 +96,9 @@ def _asked(
         return found, [{**row, "seconds": round(seconds, 1)} for row in rows], seconds
     if method.sized:
         found = last(method.find(data, metric, seed))
-        return found, [], time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        row = of_circuit(method, found.mask, metric, tune, test)
+        return found, [{**row, "seconds": round(seconds, 1)}], seconds
     both = list(of_searches(method, data, metric, seed, targets, tune, test))
     return both[-1][0], [row for _, row in both], time.perf_counter() - start
 

@@ -58,8 +58,17 @@ def of_searches(
         yield found, {**row, "edges for KL": None, "seconds": seconds}
 
 
+def of_circuit(
+    method: Method, mask: NDArray[np.bool_], metric: Metric, tune: Data, test: Data
+) -> Row:
+    """The row of a circuit whose size was not chosen for a target."""
+    share = Share(tune, metric).of(mask)
+    row = _row(method, None, mask, share, metric, test)
+    return {**row, "edges for KL": None}
+
+
 def _row(
-    method: Method, target: float, mask: NDArray[np.bool_], share: float, metric: Metric,
+    method: Method, target: float | None, mask: NDArray[np.bool_], share: float, metric: Metric,
     test: Data,
 ) -> Row:  # fmt: skip
     own = measure(test, metric, mask)
@@ -67,7 +76,7 @@ def _row(
     return {
         "method": method.label,
         "target": target,
-        "edges": int(mask.sum()) if share >= target else None,
+        "edges": int(mask.sum()) if target is None or share >= target else None,
         "tune": round(share, 3),
         "error share": _rounded(own.error_share),
         "KL share": _rounded(own.kl_share),

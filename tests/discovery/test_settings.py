@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from acdc.errors import InputError
 from discovery.choices.fields import checked
-from discovery.settings.run import CompareSettings, Settings, read_settings
+from discovery.settings.run import CompareSettings, MibSettings, Settings, read_settings
 
 CONF = Path(__file__).parents[2] / "conf"
 GROUPS = ("model", "task", "graph", "method", "metric", "ablation", "evaluation", "tracking")
@@ -73,6 +73,10 @@ def test_the_defaults_of_yaml_are_those_of_python():
     asked = OmegaConf.to_container(OmegaConf.load(CONF / "compare.yaml"))
     own = {name: asked[name] for name in CompareSettings.model_fields}
     assert checked(CompareSettings, own) == CompareSettings(methods=tuple(own["methods"]))
+    asked = OmegaConf.to_container(OmegaConf.load(CONF / "mib.yaml"))
+    given = {"model": ours.model, "task": ours.task, "scores": str(CONF)}
+    own = {name: asked[name] for name in MibSettings.model_fields if name not in given}
+    assert MibSettings(**given, **own) == MibSettings(**given)
 
 
 @pytest.mark.parametrize(
