@@ -271,8 +271,8 @@ class State:
     def bytes_per_variant(self) -> int:
         """Upper estimate of what one variant of a trial holds in memory.
 
-        Of every live reader's input or activations; of a live MLP its change beside its output, and
-        what one of them makes on its way.
+        Of every live reader its input or activations, of an MLP its change beside its output, and
+        what one MLP makes on its way: five times its neurons were seen.
         """
         d_model = self.model.d_model
         widths = [d_model, *(4 * act.shape[-1] for act in self.act.values())]

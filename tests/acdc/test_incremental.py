@@ -205,7 +205,8 @@ def test_a_variant_takes_its_live_inputs_at_the_widest_tensor():
     wide = States(Data(or_gate(), or_gate().graph(), or_prompts(8)), METRICS["logit_diff"])
     wide.enter(0, "mlp")
     wide.enter(0, "attn")  # two heads; d_model 2, but q, k, v, scores and z of 1 each
-    assert wide.bytes_per_variant() == 8 * (2 + 2 * (1 + 2 + 2)) * 4 * 8
+    one = 2 + 5 * 1 + 4 * 2  # an MLP of one neuron
+    assert wide.bytes_per_variant() == 8 * ((2 + 2 * (1 + 2 + 2)) * 4 + one) * 8
 
 
 def test_what_is_kept_for_coming_back_is_what_the_clean_run_does_not_give():
