@@ -195,10 +195,22 @@ class State:
         return self.model.project(info.layer, info.part, slot, x, self.forward.n_pos)  # type: ignore[arg-type]
 
     def bytes_per_variant(self) -> int:
-        """Upper estimate of what one variant of a trial holds in memory."""
-        widths = [self.model.d_model, *(4 * act.shape[-1] for act in self.act.values())]
-        rows = sum(self.span.values()) * len(self.forward.prompts)
-        return rows * max(widths) * self.model.W_E.element_size()
+        """Upper estimate of what one variant of a trial holds in memory.
+
+        Of every live reader its input or activations, of an MLP its change beside its output, and
+        what one MLP makes on its way: five times its neurons were seen.
+        """
+        d_model = self.model.d_model
+        widths = [d_model, *(4 * act.shape[-1] for act in self.act.values())]
+        numbers, working = sum(self.span.values()) * max(widths), 0
+        for reader, span in self.span.items():
+            info = self.graph.readers[reader]
+            mlp = None if info.part != "mlp" else self.model.blocks[info.layer].mlp
+            if mlp is not None:
+                numbers += span * d_model
+                working = max(working, span * (5 * mlp.d_mlp + 4 * d_model))
+        rows = (numbers + working) * len(self.forward.prompts)
+        return rows * self.model.W_E.element_size()
 
     # ---- trying cuts -----------------------------------------------------------------------------
 

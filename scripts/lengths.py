@@ -116,7 +116,7 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--smollm2", action="store_true", help="SmolLM2-135M too")
-    parser.add_argument("--out", type=Path, default=Path("lengths"), help="folder")
+    parser.add_argument("--out", type=Path, default=Path("runs/lengths"), help="folder")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     rows = [

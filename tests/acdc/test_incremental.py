@@ -131,16 +131,21 @@ def test_a_variant_takes_its_live_inputs_at_the_widest_tensor():
     data = Data(model, model.graph(), families.prompts(n=3, length=4))
     state = States(data, METRICS["kl"])
     assert state.bytes_per_variant() == 3 * 1 * 32 * 8  # logits, one position
-    state.enter(1, "mlp")
-    assert state.bytes_per_variant() == 3 * 2 * 32 * 8
+    state.enter(1, "mlp")  # its change, and 128 neurons five times on the way
+    mlp = 32 + 5 * 128 + 4 * 32
+    assert state.bytes_per_variant() == 3 * (2 * 32 + mlp) * 8
     state.enter(1, "attn")  # 4 x q at one position, k and v at four; 4 x 8 is no wider than 32
-    assert state.bytes_per_variant() == 3 * (2 + 4 * (1 + 4 + 4)) * 32 * 8
+    assert state.bytes_per_variant() == 3 * ((2 + 4 * (1 + 4 + 4)) * 32 + mlp) * 8
+    state.enter(0, "mlp")  # at all four positions; only one MLP works at a time
+    more = 4 * (32 + 32) + 3 * (5 * 128 + 4 * 32)
+    assert state.bytes_per_variant() == 3 * ((2 + 4 * (1 + 4 + 4)) * 32 + mlp + more) * 8
     two = States(Data(model, data.graph, data.prompts, part=2), METRICS["kl"])
     assert two.bytes_per_variant() == 3 * 1 * 32 * 8
     wide = States(Data(or_gate(), or_gate().graph(), or_prompts(8)), METRICS["logit_diff"])
     wide.enter(0, "mlp")
     wide.enter(0, "attn")  # two heads; d_model 2, but q, k, v, scores and z of 1 each
-    assert wide.bytes_per_variant() == 8 * (2 + 2 * (1 + 2 + 2)) * 4 * 8
+    one = 2 + 5 * 1 + 4 * 2  # an MLP of one neuron
+    assert wide.bytes_per_variant() == 8 * ((2 + 2 * (1 + 2 + 2)) * 4 + one) * 8
 
 
 def test_what_is_kept_for_coming_back_is_what_the_clean_run_does_not_give():
