@@ -10,7 +10,7 @@ only: positions are alike in every prompt.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -84,16 +84,12 @@ def _uniform(n_pos: int, n_tokens: int) -> Callable[[int, torch.Generator], Tens
     return lambda n, generator: torch.randint(n_tokens, (n, n_pos), generator=generator)
 
 
-def _often_equal(first: int, second: int) -> Callable[[int, torch.Generator], Tensor]:
-    """Six tokens of four kinds; half the time those of two places are made the same."""
-
-    def draw(n: int, generator: torch.Generator) -> Tensor:
-        tokens = torch.randint(4, (n, 6), generator=generator)
-        same = torch.rand(n, generator=generator) < 0.5
-        tokens[:, second] = torch.where(same, tokens[:, first], tokens[:, second])
-        return tokens
-
-    return draw
+def _draw_ends(n: int, generator: torch.Generator) -> Tensor:
+    """Six tokens of four kinds; half the time the last is made the first."""
+    tokens = torch.randint(4, (n, 6), generator=generator)
+    same = torch.rand(n, generator=generator) < 0.5
+    tokens[:, 5] = torch.where(same, tokens[:, 0], tokens[:, 5])
+    return tokens
 
 
 def _at(place: int, of: Callable[[Tensor], Tensor] = lambda x: x) -> Callable[[Tensor], Tensor]:
@@ -197,19 +193,16 @@ PROGRAMS: dict[str, Program] = {
         "The sum of the tokens at two places, mod 5.", 5, ("a0.h1", "a0.h2"), (0, 3), "m0",
         lambda a, b: (a + b) % 5,
     ),
-    "equal": replace(
-        _two(
-            "1 if the tokens at two places are the same, else 0.", 4, ("a0.h2", "a0.h0"), (1, 3),
-            "m1", lambda a, b: (a == b).long(),
-        ),
-        draw=_often_equal(1, 3),
+    "equal": _two(
+        "1 if the tokens at two places are the same, else 0.", 3, ("a0.h2", "a0.h0"), (1, 3), "m1",
+        lambda a, b: (a == b).long(),
     ),
     "parity": _two(
         "1 if one of the tokens at two places is odd and the other even, else 0.", 6,
         ("a0.h3", "a1.h1"), (0, 4), "m1", lambda a, b: (a + b) % 2, of=lambda x: x % 2,
     ),
     "ends": Program(
-        "1 if the last token is the first one, else 0.", 6, 4, _often_equal(0, 5),
+        "1 if the last token is the first one, else 0.", 6, 4, _draw_ends,
         (
             _fetch("a0.h1", 0),
             Variable(
