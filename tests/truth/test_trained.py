@@ -23,7 +23,7 @@ from discovery.truth.trained.programs import PROGRAMS
 sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 _script = importlib.import_module("train_truth")
 cuts, train = _script.cuts, _script.train
-SHIPPED = [name for name in PROGRAMS if (FOLDER / name).is_dir()]
+SHIPPED = list(PROGRAMS)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,6 @@ BY_HAND = [  # program, prompt, its answer, source, edges that are cut, the answ
     ("maximum", [0, 3, 0, 0, 5, 0], 5, [0, 6, 0, 0, 1, 0], [0], 6),
     ("sum", [4, 0, 0, 3, 0, 0], 2, [1, 0, 0, 1, 0, 0], [1], 0),
     ("equal", [0, 2, 0, 2, 0, 0], 1, [0, 3, 0, 2, 0, 0], [2], 0),
-    ("parity", [3, 0, 0, 0, 4, 0], 1, [1, 0, 0, 0, 5, 0], [0], 1),
     ("ends", [2, 0, 0, 0, 0, 2], 1, [0, 0, 0, 0, 0, 1], [1], 0),
     ("successor", [0, 0, 0, 0, 9, 0], 0, [0, 0, 0, 0, 3, 0], [1], 4),
     ("count", [1, 1, 0, 1, 1, 0, 0], 1, [1, 1, 1, 1, 1, 0, 0], [0], 2),
