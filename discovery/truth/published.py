@@ -89,8 +89,6 @@ def cases(seed: int) -> Iterator[Case]:
     The model of docstring is not on the hub in a form that is read here, nor is its task: hand both
     to `for_model`.
     """
-    import torch
-
     from discovery.choices.registry import load
     from discovery.models.choices import HFModel
 
@@ -102,7 +100,7 @@ def cases(seed: int) -> Iterator[Case]:
         ) from error
     for circuit in (IOI, GREATER_THAN):
         task = load("task", circuit.name)(n=N)
-        yield for_model(circuit, loaded.model.to(torch.float32), task.build(loaded, seed))
+        yield for_model(circuit, loaded.model, task.build(loaded, seed))
 
 
 # ---- how edges are drawn -------------------------------------------------------------------------

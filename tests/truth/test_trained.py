@@ -23,7 +23,7 @@ from discovery.truth.trained.programs import PROGRAMS
 sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 _script = importlib.import_module("train_truth")
 cuts, train = _script.cuts, _script.train
-SHIPPED = [name for name in PROGRAMS if (FOLDER / name).is_dir()]
+SHIPPED = list(PROGRAMS)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,6 @@ BY_HAND = [  # program, prompt, its answer, source, edges that are cut, the answ
     ("maximum", [0, 3, 0, 0, 5, 0], 5, [0, 6, 0, 0, 1, 0], [0], 6),
     ("sum", [4, 0, 0, 3, 0, 0], 2, [1, 0, 0, 1, 0, 0], [1], 0),
     ("equal", [0, 2, 0, 2, 0, 0], 1, [0, 3, 0, 2, 0, 0], [2], 0),
-    ("parity", [3, 0, 0, 0, 4, 0], 1, [1, 0, 0, 0, 5, 0], [0], 1),
     ("ends", [2, 0, 0, 0, 0, 2], 1, [0, 0, 0, 0, 0, 1], [1], 0),
     ("successor", [0, 0, 0, 0, 9, 0], 0, [0, 0, 0, 0, 3, 0], [1], 4),
     ("count", [1, 1, 0, 1, 1, 0, 0], 1, [1, 1, 1, 1, 1, 0, 0], [0], 2),
@@ -129,8 +128,7 @@ def test_a_program_is_one_way_and_every_edge_of_it_can_change_the_answer(name):
     program, n = PROGRAMS[name], 400
     tokens = program.draw(n, torch.Generator().manual_seed(0))
     assert tokens.shape == (n, program.n_pos) and int(tokens.max()) < program.n_tokens
-    graph = model_of(name, config_of(6, 10), native_weights(untrained_bridge(config_of(6, 10))))
-    graph.graph().mask(program.edges)  # every edge exists
+    load(name).graph().mask(program.edges)  # every edge exists
     plain, all_cut = program.answers(tokens), torch.ones(n, len(program.edges), dtype=torch.bool)
     assert int(plain.max()) < program.n_tokens
     source = tokens.roll(1, 0)
@@ -181,12 +179,12 @@ def test_what_is_drawn_to_be_cut_is_none_some_and_all():
 def test_the_figures_of_a_case_hold_again_on_fresh_prompts(name):
     program, written = PROGRAMS[name], json.loads((FOLDER / name / "case.json").read_text())
     generator = torch.Generator().manual_seed(12345)
-    found = figures(program, load(name), program.draw(300, generator), generator)
+    found = figures(program, load(name), program.draw(100, generator), generator)
     assert tuple(written["edges"]) == program.edges
     assert found.keys() == written["figures"].keys()
     for key, value in written["figures"].items():
         assert value >= ACCEPTED
-        assert found[key] >= ACCEPTED - 0.02, key  # of 300: three standard errors below 99 %
+        assert found[key] >= ACCEPTED - 0.03, key  # of 100: three standard errors below 99 %
 
 
 def test_each_figure_is_of_the_edges_that_it_says(monkeypatch):
