@@ -2,7 +2,7 @@
 
     python scripts/truth.py
     python scripts/truth.py methods=[acdc] validation=1
-    python scripts/truth.py methods=[acdc,"eap_ig method.steps=20"] sets=[constructed] seeds=2
+    python scripts/truth.py 'methods=[acdc,"eap_ig method.steps=20"]' sets=[constructed] seeds=2
 
 Configuration is in conf/truth.yaml. Writes truth.json, truth.png and truth.svg into the run folder;
 with validation also power.json.

@@ -2,8 +2,9 @@
 
 A method that gives scores is a ranking by their size (`ranking` of its settings: absolute or
 signed). A search by threshold is the circuits that it finds over a grid of thresholds, shares of
-what cutting all edges does to the metric. Nodes are heads and MLPs: of a ranking a node counts as
-its best edge does, in or out, of a circuit if an edge touches it.
+what cutting all edges does; it searches by the metric's error, which counts what overshoots too.
+Nodes are heads and MLPs: of a ranking a node counts as its best edge does, in or out, of a circuit
+if an edge touches it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from acdc.data import Data
 from acdc.errors import InputError
+from acdc.metrics import two_sided
 from discovery.choices import registry
 from discovery.methods import Method, Scoring, last
 from discovery.truth.case import Case
@@ -59,7 +61,7 @@ class Judged:
     n_true: int  # edges
     n_edges: int  # of the model
     edges: Agreement | None  # None: the method does not work here
-    nodes: Agreement | None
+    nodes: Agreement | None  # None: nor does it, or every node is true
     why_not: str = ""
 
 
@@ -94,6 +96,7 @@ def answer(method: Method, case: Case, seed: int) -> Answer:
         return Answer(np.abs(scores) if method.ranking == "absolute" else scores)
     if "threshold" not in type(method).model_fields:
         raise InputError(f"methods: {method.name} neither scores edges nor takes a threshold")
+    metric = two_sided(metric)  # an edge whose cut overshoots is true as well
     model, empty = data.circuits(metric, [case.graph.legal, np.zeros_like(case.graph.legal)])
     whole = abs(float(model.mean() - empty.mean()))
     own = getattr(method, "threshold", None)
@@ -105,8 +108,8 @@ def answer(method: Method, case: Case, seed: int) -> Answer:
     return Answer(np.sum(circuits, axis=0, dtype=float), circuits)
 
 
-def agreements(said: Answer, case: Case) -> tuple[Agreement, Agreement]:
-    """Of edges and of nodes."""
+def agreements(said: Answer, case: Case) -> tuple[Agreement, Agreement | None]:
+    """Of edges and of nodes; None where every node is true, as of a model of one head."""
     legal, graph = case.graph.legal, case.graph
     scores = np.where(np.abs(said.scores) > ROUNDING * np.abs(said.scores).max(), said.scores, 0.0)
     edges = _agreement(scores[legal], [m[legal] for m in said.circuits], case.edges[legal])
@@ -119,7 +122,10 @@ def agreements(said: Answer, case: Case) -> tuple[Agreement, Agreement]:
     for reader, into in zip(graph.readers, best.max(axis=0), strict=True):
         own = list(reader.nodes)
         of_nodes[own] = np.maximum(of_nodes[own], into)
-    return edges, _agreement(of_nodes[1:], [nodes(m) for m in said.circuits], nodes(case.edges))
+    true = nodes(case.edges)
+    if true.all():
+        return edges, None
+    return edges, _agreement(of_nodes[1:], [nodes(m) for m in said.circuits], true)
 
 
 def _agreement(scores: Scores, circuits: Sequence[Items], true: Items) -> Agreement:
@@ -187,7 +193,7 @@ def _row(name: str, ablation: str, method: str, own: Sequence[Judged], seed: int
     done = [one for one in own if one.edges is not None]
     cells = dict[str, str | None].fromkeys(COLUMNS)
     for i, (column, (kind, measure)) in enumerate(COLUMNS.items()):
-        if done:
+        if any(getattr(one, kind) is not None for one in done):
             cells[column] = _told(_by_case(done, kind, measure), np.random.default_rng([seed, i]))
     seconds = float(np.median([one.seconds for one in own]))
     return {
@@ -199,7 +205,8 @@ def _row(name: str, ablation: str, method: str, own: Sequence[Judged], seed: int
 def _by_case(done: Sequence[Judged], kind: str, measure: str) -> Mapping[str, list[float]]:
     out = dict[str, list[float]]()
     for one in done:
-        out.setdefault(one.case, []).append(getattr(getattr(one, kind), measure))
+        if getattr(one, kind) is not None:
+            out.setdefault(one.case, []).append(getattr(getattr(one, kind), measure))
     return out
 
 

@@ -12,6 +12,7 @@ from discovery.methods.greedy import ACDC
 from discovery.methods.method import Method
 from discovery.methods.scores import EAPIG, Random, Scoring
 from discovery.truth import bench
+from discovery.truth.compiled import cases as compiled_cases
 from discovery.truth.constructed import cases
 
 
@@ -63,6 +64,17 @@ def test_exact_search_finds_one_branch_of_an_or():
     assert bench.judged("constructed", case, EAPIG(n_edges=1), 0).edges.auroc == 1
 
 
+def test_what_only_overshoots_is_found_and_a_model_of_true_nodes_has_no_node_roc():
+    """Less what is closed: without it the balance is too high, which a signed search would take."""
+    compiled = {(c.name, c.ablation): c for c in compiled_cases(0)}
+    found = bench.judged("compiled", compiled["balance", "zero"], ACDC(), 0)
+    assert found.edges.auroc == 1
+    one = bench.judged("compiled", compiled["count", "zero"], ACDC(), 0)
+    assert one.nodes is None and one.edges is not None and not one.why_not
+    (row,) = bench.rows([one], 0)
+    assert row["node AUROC"] is None and row["edge AUROC"] is not None
+
+
 def test_a_threshold_of_ones_own_is_one_circuit():
     assert len(bench.answer(ACDC(threshold=0.1), case_of("or"), 0).circuits) == 1
 
@@ -100,7 +112,12 @@ def test_no_truth_under_these_ablations():
 
 
 def test_the_command(here, tmp_path):
-    words = ['methods=[acdc,"eap_ig method.steps=3",random]', "ablations=[resample]", "seeds=1"]
+    words = [
+        'methods=[acdc,"eap_ig method.steps=3",random]',
+        "sets=[constructed]",
+        "ablations=[resample]",
+        "seeds=1",
+    ]
     code, out, err = here("truth.py", *words, f"hydra.run.dir={tmp_path / 'run'}")
     assert code == 0, err
     found = json.loads((tmp_path / "run" / "truth.json").read_text())
