@@ -34,6 +34,12 @@ KNOWN: dict[str, dict[str, str]] = {
         "greater_than": "discovery.tasks.choices:GreaterThanTask",
         "pairs": "discovery.tasks.choices:PairsTask",
         "hf_dataset": "discovery.tasks.choices:HFDatasetTask",
+        "mib_ioi": "discovery.tasks.choices:MibIOI",
+        "mib_mcqa": "discovery.tasks.choices:MibMCQA",
+        "mib_arc_easy": "discovery.tasks.choices:MibArcEasy",
+        "mib_arc_challenge": "discovery.tasks.choices:MibArcChallenge",
+        "mib_arithmetic_addition": "discovery.tasks.choices:MibAddition",
+        "mib_arithmetic_subtraction": "discovery.tasks.choices:MibSubtraction",
     },
     "model": {
         "induction": "discovery.models.choices:InductionModel",

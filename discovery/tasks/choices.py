@@ -241,7 +241,7 @@ class HFDatasetTask(OwnTask):
         from discovery.tasks.hf_dataset import check_fields, check_path
 
         super().check(field)
-        check_path(f"{field}.path", self.path)
+        check_path(f"{field}.path", self.path, self.held_out)
         check_fields(f"{field}.fields", self.fields)
 
     def fingerprint(self) -> Hashable:
@@ -257,3 +257,94 @@ class HeldOutDataset(HFDatasetTask):
     def parts(self) -> tuple[Part, ...]:
         """See OwnTask.parts."""
         return "tune", "test"
+
+
+class MibTask(OwnTask):
+    """One of MIB's tasks; its defaults are their code's, see tasks/mib.py."""
+
+    path: Annotated[str, Field(min_length=1)] | None = None  # a local copy; None: the hub's
+    rows: Annotated[str, Field(min_length=1)] = "train"
+    held_out: Annotated[str, Field(min_length=1)] | None = "validation"
+    n: Count | None = 100  # the first; None: all
+    answers: Literal["single"] = "single"  # pyright: ignore[reportIncompatibleVariableOverride]
+    prepend_bos: Literal[False] = False  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def build(
+        self, loaded: Any, seed: int, needs: Collection[str] = (), corrupt_for: str | None = None
+    ) -> Any:
+        """See Task.build: the first n rows of a search, in order."""
+        from dataclasses import replace
+
+        from discovery.tasks import mib, pairs
+
+        items = mib.items_of(self.name, self.path, self.rows, loaded.tokenizer)
+        told = {f"rows dropped: {why}": n for why, n in items.dropped.items()}
+        if self.n is not None and len(items.items) < self.n:
+            raise InputError(f"{items.name}: task.n={self.n}, but only {len(items.items)} are left")
+        first = replace(items, items=items.items[: self.n])
+        prompts = pairs.load(
+            first, tokenizer=loaded.tokenizer, d_vocab=loaded.d_vocab, n=None,
+            seed=seed, length=self.length, prepend_bos=False, needs_answers=True, needs_wrong=True,
+            corrupt_for=corrupt_for, part=self.part, parts=self.parts, corrupt=self.corrupt,
+        )  # fmt: skip
+        return replace(prompts, notes={**prompts.notes, **told})
+
+    def elsewhere(self) -> OwnTask:
+        """See OwnTask.elsewhere: another split."""
+        return HeldOutMib.model_validate(
+            {**self.model_dump(), "rows": self.held_out, "held_out": None}
+        )
+
+    def check(self, field: str) -> None:
+        """See Task.check."""
+        from discovery.tasks.hf_dataset import check_library, check_path
+
+        super().check(field)
+        if self.path is not None:
+            check_path(f"{field}.path", self.path, self.held_out)
+        check_library(self.name)
+
+
+class HeldOutMib(MibTask):
+    """A split that none is searched on of."""
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """See OwnTask.parts."""
+        return "tune", "test"
+
+
+class MibIOI(MibTask):
+    """Indirect objects; the corrupt prompt swaps the second subject for the indirect object."""
+
+    name: str = "mib_ioi"
+
+
+class MibMCQA(MibTask):
+    """Colours to choose from; the corrupt prompt has other letters."""
+
+    name: str = "mib_mcqa"
+
+
+class MibArcEasy(MibTask):
+    """Questions with four answers; as mib_mcqa."""
+
+    name: str = "mib_arc_easy"
+
+
+class MibArcChallenge(MibTask):
+    """Harder ones."""
+
+    name: str = "mib_arc_challenge"
+
+
+class MibAddition(MibTask):
+    """Sums; the corrupt prompt is another sum."""
+
+    name: str = "mib_arithmetic_addition"
+
+
+class MibSubtraction(MibTask):
+    """Differences; as mib_arithmetic_addition."""
+
+    name: str = "mib_arithmetic_subtraction"

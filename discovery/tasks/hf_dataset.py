@@ -46,7 +46,7 @@ class DatasetRows:
 
     def read(self, make: Callable[[int, dict[str, object]], Made]) -> list[Made]:
         """What `make` makes of each row; InputError naming all rows that are refused."""
-        rows = enumerate(_loaded(self.path, self.subset, self.rows))
+        rows = enumerate(loaded(self.path, self.subset, self.rows))
         made = collect(partial(self._one, make, number, row) for number, row in rows)
         if not made:
             raise InputError(f"{self.name}: the data set has no rows")
@@ -69,20 +69,31 @@ class DatasetRows:
         return make(number, item)
 
 
-def check_path(field: str, path: str) -> None:
-    """Raise InputError for what reads like a file or a folder and is none."""
+def check_path(field: str, path: str, held_out: str | None = None) -> None:
+    """Raise InputError for what reads like a file or folder and is none, or a file with splits."""
     place = Path(path)
+    if place.suffix in FORMATS and place.is_file() and held_out is not None:
+        whole = field.rpartition(".")[0]
+        raise InputError(
+            f"{whole}.held_out={held_out!r}: {path} is one file, which has no other split; give"
+            f" {whole}.held_out=null, or a folder"
+        )
     is_local = place.suffix in FORMATS or path.startswith((".", "/", "~"))
     if is_local and not place.exists():
         raise InputError(f"{field}={path!r}: there is no such file or folder")
 
 
-def check_fields(field: str, fields: Mapping[str, str]) -> None:
-    """Raise InputError unless `datasets` is there, and the fields are those of a line."""
+def check_library(task: str) -> None:
+    """Raise InputError unless `datasets` is installed."""
     if find_spec("datasets") is None:
         raise InputError(
-            "task=hf_dataset needs the library datasets: pip install 'circuit-discovery[datasets]'"
+            f"task={task} needs the library datasets: pip install 'circuit-discovery[datasets]'"
         )
+
+
+def check_fields(field: str, fields: Mapping[str, str]) -> None:
+    """Raise InputError unless `datasets` is there, and the fields are those of a line."""
+    check_library("hf_dataset")
     for name in fields:
         group, _, rest = name.partition(".")
         if (group not in KEYS) or (group in GROUPS) != bool(rest):
@@ -108,8 +119,8 @@ def _column(where: str, field: str, name: str, row: Mapping[str, Any]) -> Any:
     return value
 
 
-def _loaded(path: str, subset: str | None, rows: str) -> Any:
-    """The rows; InputError in one sentence for whatever the library says."""
+def loaded(path: str, subset: str | None, rows: str, revision: str | None = None) -> Any:
+    """A split's rows, at a revision of the hub's; InputError in one sentence for what is wrong."""
     import datasets  # pyright: ignore[reportMissingImports]
 
     place = Path(path)
@@ -123,7 +134,7 @@ def _loaded(path: str, subset: str | None, rows: str) -> Any:
             return datasets.load_from_disk(path)
         if not place.exists():
             _check_hub(path)
-        return datasets.load_dataset(path, subset, split=rows)
+        return datasets.load_dataset(path, subset, split=rows, revision=revision)
     except InputError:
         raise
     except Exception as error:  # a data set may fail in any way

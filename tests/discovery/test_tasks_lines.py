@@ -253,7 +253,7 @@ FIELDS = {
 def hub(monkeypatch):
     """A stand-in for the library and the hub behind it."""
 
-    def load_dataset(path, subset=None, *, split, data_files=None):
+    def load_dataset(path, subset=None, *, split, revision=None, data_files=None):
         if split != "train":
             raise ValueError(f"Unknown split {split!r}.\nShould be one of ['train'].")
         return ROWS
