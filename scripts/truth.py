@@ -53,7 +53,9 @@ def run(fields: dict[str, Any], folder: Path, overrides: list[str]) -> None:
     with termination_as_exit(), RunFolder.create(folder, fields, overrides) as record:
         found, why = list[bench.Judged](), dict[tuple[str, str, str], str]()
         asked_for = settings.sets, settings.ablations, settings.seeds, settings.circuits
-        cases = list(bench.every_case(*asked_for))
+        cases, missing = bench.every_case(*asked_for)
+        for sentence in missing:
+            print(f"skipped  {sentence}")
         for name, seed, case in tqdm(cases, unit="case", dynamic_ncols=True):
             why.setdefault((name, case.ablation, case.name), case.why)
             found += [bench.judged(name, case, method, seed) for method in methods]

@@ -10,7 +10,7 @@ if an edge touches it.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -150,26 +150,35 @@ def judged(name: str, case: Case, method: Method, seed: int) -> Judged:
 
 def every_case(
     sets: Sequence[str], ablations: Sequence[str], seeds: int, circuits: Sequence[str] | None = None
-) -> Iterator[tuple[str, int, Case]]:
-    """(set, seed, case) of all that is asked for, `circuits` None being every one.
+) -> tuple[list[tuple[str, int, Case]], list[str]]:
+    """(set, seed, case) of all that is asked for, `circuits` None being every one; and why whole
+    sets cannot be had here, such as one whose model is not on this machine.
 
-    InputError if that is nothing.
+    InputError if nothing is left.
     """
-    some, known = False, list[str]()
+    some, known, missing = list[tuple[str, int, Case]](), list[str](), list[str]()
     for name in sets:
         make = registry.load("truth", registry.check("truth", name))
-        for seed in range(seeds):
-            for case in make(seed):
-                known.append(f"{case.name} under {case.ablation}")
-                if case.ablation in ablations and (circuits is None or case.name in circuits):
-                    some = True
-                    yield name, seed, case
+        try:
+            own = [(name, seed, case) for seed in range(seeds) for case in make(seed)]
+        except InputError as error:
+            missing.append(str(error))
+            continue
+        known += [f"{case.name} under {case.ablation}" for _, _, case in own]
+        some += [
+            one
+            for one in own
+            if one[2].ablation in ablations and (circuits is None or one[2].name in circuits)
+        ]
+    if not some and missing:
+        raise InputError("; ".join(missing))
     if not some:
         wanted = "" if circuits is None else f"circuits={list(circuits)}, "
         raise InputError(
             f"{wanted}ablations={list(ablations)}: nothing of sets={list(sets)} is such; there are"
             f" {', '.join(dict.fromkeys(known))}"
         )
+    return some, missing
 
 
 # ---- the table -----------------------------------------------------------------------------------

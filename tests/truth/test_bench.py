@@ -104,11 +104,23 @@ def test_medians_are_over_circuits_and_draws():
 
 def test_no_truth_under_these_ablations():
     with pytest.raises(InputError, match="ablations=.*noise.*or under zero"):
-        list(bench.every_case(["constructed"], ["noise"], 1))
+        bench.every_case(["constructed"], ["noise"], 1)
     with pytest.raises(InputError, match="circuits=.*nor.*lookup under mean"):
-        list(bench.every_case(["constructed"], ["zero"], 1, ["nor"]))
-    (one,) = bench.every_case(["constructed"], ["zero"], 1, ["or"])
-    assert one[2].name == "or"
+        bench.every_case(["constructed"], ["zero"], 1, ["nor"])
+    (one,), missing = bench.every_case(["constructed"], ["zero"], 1, ["or"])
+    assert one[2].name == "or" and not missing
+
+
+def test_a_set_that_is_not_here_is_skipped_with_a_sentence(monkeypatch):
+    def away(*_):
+        raise InputError("model.name='gpt2': not here")
+
+    monkeypatch.setattr("discovery.models.choices.HFModel.load", away)
+    found, (sentence,) = bench.every_case(["published", "constructed"], ["zero"], 1, ["or"])
+    assert [case.name for _, _, case in found] == ["or"]
+    assert sentence.startswith("sets=published needs GPT-2 small")
+    with pytest.raises(InputError, match="sets=published needs GPT-2 small"):
+        bench.every_case(["published"], ["zero"], 1)
 
 
 def test_the_command(here, tmp_path):
