@@ -86,14 +86,24 @@ class _Stream:
         turned = tuple((part, first, weights.T) for part, first, weights in wires)
         return self.reads(turned, width).T
 
+    def table(self, rows: Mapping[str, Tensor]) -> Tensor:
+        """[entries, stream]: what each entry puts into the parts."""
+        wires = tuple((part, 0, values) for part, values in rows.items())
+        return self.writes(wires, len(next(iter(rows.values()))))
+
+
+def _widths(plan: Plan) -> tuple[int, int]:
+    """Of a head and of an MLP: as wide as the widest asks for."""
+    wires = [w for h in plan.heads.values() for w in (*h.q, *h.k, *h.v)]
+    d_head = max([4, *(first + weights.shape[1] for _, first, weights in wires)])
+    return d_head, max([8, *(len(m.bias) for m in plan.mlps.values())])
+
 
 def build(plan: Plan, rng: np.random.Generator) -> Model:
     """The model; idle weights and the rotation are drawn from `rng`."""
     stream = _Stream({**plan.parts, "idle": IDLE})
     d, idle = stream.size, stream.at("idle")
-    d_head = max([4, *(first + w.shape[1] for h in plan.heads.values()
-                       for first, w in [(w[1], w[2]) for w in (*h.q, *h.k, *h.v)])])  # fmt: skip
-    d_mlp = max([8, *(len(m.bias) for m in plan.mlps.values())])
+    d_head, d_mlp = _widths(plan)
 
     def noise(*shape: int) -> Tensor:
         return torch.as_tensor(rng.normal(size=shape)) * LOUD
@@ -139,14 +149,10 @@ def build(plan: Plan, rng: np.random.Generator) -> Model:
         )  # fmt: skip
         return Block(NO_NORM, attention, NO_NORM, mlp(layer))
 
-    def table(rows: Mapping[str, Tensor]) -> Tensor:
-        wires = tuple((part, 0, values) for part, values in rows.items())
-        return stream.writes(wires, len(next(iter(rows.values()))))
-
-    W_pos, width = table(plan.places), max(first + w.shape[1] for _, first, w in plan.logits)
+    W_pos, width = stream.table(plan.places), max(first + w.shape[1] for _, first, w in plan.logits)
     return Model(
         name=plan.name, n_heads=plan.n_heads, n_kv_heads=plan.n_heads, parallel=False,
-        n_ctx=len(W_pos), embed_scale=1.0, W_E=whispering(table(plan.tokens)) @ turn,
+        n_ctx=len(W_pos), embed_scale=1.0, W_E=whispering(stream.table(plan.tokens)) @ turn,
         W_pos=whispering(W_pos) @ turn, blocks=tuple(map(block, range(plan.n_layers))),
         ln_final=NO_NORM, W_U=turn.T @ stream.reads(plan.logits, width), b_U=None,
     )  # fmt: skip

@@ -27,7 +27,7 @@ def case(request):
 
 
 def logits(case, masks):
-    data = Data(case.model, case.graph, case.prompts, ABLATIONS[case.ablation])
+    data = Data(case.model, case.graph, case.searched, ABLATIONS[case.ablation])
     with torch.no_grad():
         return [torch.cat(data.each(lambda f, m=m: f.run(m))) for m in masks]
 
@@ -66,7 +66,7 @@ def test_every_true_edge_matters_alone_or_with_one_more_cut(case):
     alone = {case.graph.edge_name(*e) for e in true if changes(e) > 1e-3}
     for edge in true:
         if case.graph.edge_name(*edge) not in alone:
-            assert max(changes(edge, other) for other in true if other != edge) > 1e-3
+            assert any(changes(edge, other) > 1e-3 for other in true if other != edge)
     spare = len(true) - len(alone)
     if case.name == "or":  # one branch is enough
         assert spare == len(true) - 1

@@ -63,7 +63,7 @@ def test_rows_with_masks_of_their_own_are_the_patched_forward_one_by_one(untrain
             pairs(PROGRAMS["maximum"], 0, n=1), clean=tokens[[row]], corrupt=source[[row]]
         )
         data = Data(model, graph, prompts, RESAMPLE)
-        twin = data.logits(lambda f, row=row: f.run(graph.legal & ~cut[row].numpy()))
+        twin = torch.cat(data.each(lambda f, row=row: f.run(graph.legal & ~cut[row].numpy())))
         assert torch.allclose(ours[row], twin[0], atol=1e-9)
     assert (ours - plain_logits(model, tokens)).abs().max() > 0.1  # cuts are seen
 
@@ -215,7 +215,7 @@ def test_the_true_edges_alone_do_the_task_and_each_is_needed():
         right = np.array(case.prompts.answers)[:, 0]
 
         def share(mask, data=data, right=right):
-            return (data.logits(lambda f: f.run(mask)).argmax(1).numpy() == right).mean()
+            return (torch.cat(data.each(lambda f: f.run(mask))).argmax(1).numpy() == right).mean()
 
         assert share(case.graph.legal) >= 0.96 and share(case.edges) >= 0.96, case.name
         assert share(case.graph.legal & ~case.edges) < 0.2, case.name
