@@ -6,6 +6,7 @@ import families
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from acdc import readout
 from acdc.ablation import ABLATIONS
@@ -15,7 +16,7 @@ from acdc.metrics import METRICS, two_sided
 from acdc.model import NO_NORM
 from acdc.prompts import Prompts
 from acdc.readout import Readout, Reference
-from acdc.search import Budget, Search
+from acdc.search import Budget, Checkpoint, Search
 
 BOUNDED = ["kl", "nll", "prob_diff"]
 
@@ -249,11 +250,13 @@ def test_every_decision_is_the_plain_searchs(case, monkeypatch):
 
 
 @pytest.mark.usefixtures("small")
-def test_a_search_by_intervals_goes_on_from_a_checkpoint():
+def test_a_search_by_intervals_goes_on_from_a_checkpoint_that_was_a_file(tmp_path):
     whole, search = (searches("llama", "kl", 0.02, torch.float32)[0] for _ in range(2))
     lines = [str(step) for step in whole.steps()]
     for done, _ in enumerate(search.steps(), start=1):
         if search.at_rest and done % 3 == 0:
             again = searches("llama", "kl", 0.02, torch.float32)[0]
-            again.restore(search.checkpoint())
+            saved = search.checkpoint()
+            save_file(dict(saved.tensors), tmp_path / "state.safetensors")
+            again.restore(Checkpoint(saved.about, load_file(tmp_path / "state.safetensors")))
             assert [str(step) for step in again.steps()] == lines[done:]
