@@ -21,6 +21,12 @@ class IFR(Scoring):
     unit: ClassVar[str | None] = "share of the flow"
     works: ClassVar[Work] = "runs"
     rule: Literal["top_n", "greedy"] = "greedy"  # pyright: ignore[reportIncompatibleVariableOverride]
+    weights: Literal["flow", "uniform"] = "flow"
+
+    @property
+    def label(self) -> str:
+        """See Scoring.label."""
+        return self.name + (", weights=uniform" if self.weights == "uniform" else "")
 
     def passes(self, graph: Any) -> float | None:
         """See Method.passes."""
@@ -28,18 +34,24 @@ class IFR(Scoring):
 
     def scores(self, data: Any, metric: Any, seed: int) -> Scores:
         """See Scoring.scores; never negative. The mean over the tokens of answers, then prompts."""
-        from discovery.flow.scores import edge_flow
-
         prompts = data.prompts
         scores = np.zeros(data.graph.legal.shape)
         for (_, forced), rows in prompts.alike().items():
             for token in range(forced + 1):
-                some = prompts.take(rows).reading(token)
-                right = some.answers if prompts.has_answers else None
-                wrong = some.wrong if right is not None and prompts.has_wrong else None
-                flow = edge_flow(data.model, data.graph, some.clean, right=right, wrong=wrong)
-                scores += flow.scores * (len(rows) / (len(prompts) * (forced + 1)))
+                own = self._alike(data, prompts.take(rows).reading(token))
+                scores += own * (len(rows) / (len(prompts) * (forced + 1)))
         return scores
+
+    def _alike(self, data: Any, prompts: Any) -> Scores:
+        """The mean over prompts of one length."""
+        from discovery.flow.scores import edge_flow
+        from discovery.flow.uniform import uniform_shares
+
+        if self.weights == "uniform":
+            return uniform_shares(data.model, data.graph, prompts.clean)
+        right = prompts.answers if prompts.has_answers else None
+        wrong = prompts.wrong if right is not None and prompts.has_wrong else None
+        return edge_flow(data.model, data.graph, prompts.clean, right=right, wrong=wrong).scores
 
 
 class Attribution(Scoring):

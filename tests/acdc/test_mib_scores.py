@@ -26,6 +26,7 @@ from acdc.graph import Graph
 from acdc.metrics import LOGIT_DIFF
 from acdc.model import Model
 from acdc.prompts import Prompts
+from discovery.methods.scores import IFR
 
 BESIDE = Path(__file__).parents[2] / "../shared/data"
 FOLDER = Path(os.environ.get("CIRCUIT_DISCOVERY_DATA", BESIDE)) / "mib"
@@ -110,3 +111,15 @@ def test_scores_of_gemma_2_are_theirs_with_the_norm_ignored(method):
     found = score(some, LOGIT_DIFF, post_norm="ignored")
     scaled = {edge: factor * value for edge, value in theirs("gemma2_like", method).items()}
     assert off(by_edge(some.graph, found), scaled) < 1e-6
+
+
+# ---- information flow routes: their processing is what differs -----------------------------------
+
+
+@pytest.mark.parametrize("name", [*PLAIN, "gemma2_like"])
+def test_shares_with_uniform_weights_are_theirs(name):
+    """Biases folded, LayerNorm models centred, positions nobody's, Gemma 2's heads unnormed."""
+    some = data(name)
+    found = IFR(weights="uniform").scores(some, LOGIT_DIFF, 0)
+    found = by_edge(some.graph, found)
+    assert off(found, theirs(name, "information-flow-routes")) < PLAIN.get(name, 1e-6)
