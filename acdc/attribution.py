@@ -130,6 +130,26 @@ def exact(data: Data, metric: Metric, progress: Callable[[int, int], None] | Non
     return _finite(scores)
 
 
+def batch_means(score: Callable[[Data], Scores], data: Data, size: int) -> Scores:
+    """A score of prompts as EAP-IG's and MIB's code weighs them: means over batches of `size`.
+
+    There a loss is the mean of its batch and batches add up, so a prompt of a short last one counts
+    size / (prompts in it) times as much as another. In the unit of `score`: without a short one,
+    and with fewer prompts than `size`, it is the same. InputError for an ablation that is made from
+    all prompts, which would be made from each part's.
+    """
+    n, short = len(data), len(data) % size
+    if not short or n < size:
+        return score(data)
+    if type(data.ablation).fit is not Ablation.fit:
+        raise InputError(
+            f"batch_means={size} with ablation={data.ablation.name}: what cut edges carry is made"
+            " from all prompts; use resample, other or zero"
+        )
+    full, last = data.take(range(n - short)), data.take(range(n - short, n))
+    return (score(full) * (n - short) + score(last) * size) / n
+
+
 def random_scores(graph: Graph, seed: int) -> Scores:
     """Standard normal noise on every edge: what a method has to beat. [writers, readers]."""
     noise = np.random.default_rng(seed).standard_normal(graph.legal.shape)

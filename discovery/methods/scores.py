@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -58,17 +59,22 @@ class Attribution(Scoring):
     """Effects estimated by a gradient, or by what stands in for it (acdc/backward.py)."""
 
     backward: Literal["exact", "gim", "relp"] = "exact"
+    batch_means: Count | None = None
 
     @property
     def label(self) -> str:
         """See Scoring.label."""
-        return self.name if self.backward == "exact" else f"{self.name}, backward={self.backward}"
+        own = [] if self.backward == "exact" else [f"backward={self.backward}"]
+        own += [] if self.batch_means is None else [f"batch_means={self.batch_means}"]
+        return ", ".join([self.name, *own])
 
-    def ruled(self, data: Any) -> Any:
-        """The data with these rules."""
+    def weighed(self, score: Callable[[Any], Scores], data: Any) -> Scores:
+        """The score of the data with these rules, prompts counting alike or by their batch."""
+        from acdc.attribution import batch_means
         from acdc.backward import BACKWARD
 
-        return data.with_backward(BACKWARD[self.backward])
+        ruled = data.with_backward(BACKWARD[self.backward])
+        return batch_means(score, ruled, self.batch_means) if self.batch_means else score(ruled)
 
 
 class AlongReaders(Attribution):
@@ -95,7 +101,7 @@ class EAP(AlongReaders):
         """See Scoring.scores."""
         from acdc.attribution import eap
 
-        return eap(self.ruled(data), metric, self.post_norm)
+        return self.weighed(lambda d: eap(d, metric, self.post_norm), data)
 
 
 class EAPIG(AlongReaders):
@@ -112,7 +118,7 @@ class EAPIG(AlongReaders):
         """See Scoring.scores."""
         from acdc.attribution import eap_ig
 
-        return eap_ig(self.ruled(data), metric, self.steps, self.post_norm)
+        return self.weighed(lambda d: eap_ig(d, metric, self.steps, self.post_norm), data)
 
 
 class EAPIGActivations(Attribution):
@@ -129,7 +135,7 @@ class EAPIGActivations(Attribution):
         """See Scoring.scores."""
         from acdc.attribution import eap_ig_activations
 
-        return eap_ig_activations(self.ruled(data), metric, self.steps)
+        return self.weighed(lambda d: eap_ig_activations(d, metric, self.steps), data)
 
 
 class Exact(Scoring):

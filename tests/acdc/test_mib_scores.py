@@ -19,7 +19,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from acdc.attribution import clean_corrupted, eap, eap_ig, exact
+from acdc.attribution import batch_means, clean_corrupted, eap, eap_ig, exact
 from acdc.bridge import load_pretrained
 from acdc.data import Data
 from acdc.graph import Graph
@@ -62,9 +62,9 @@ def by_edge(graph: Graph, scores: NDArray[np.float64]) -> dict[str, float]:
     return {graph.edge_name(*edge): scores[edge] for edge in edges}
 
 
-def theirs(name: str, method: str) -> dict[str, float]:
-    found = json.loads((FOLDER / name / "scores.json").read_text())
-    (run,) = (r for r in found["runs"] if r["key"] == f"all_lengths/{method}/patching/batch12")
+def theirs(name: str, method: str, batch: int = 12) -> dict[str, float]:
+    found, key = json.loads((FOLDER / name / "scores.json").read_text()), "all_lengths"
+    (run,) = (r for r in found["runs"] if r["key"] == f"{key}/{method}/patching/batch{batch}")
     return dict(zip(found["edges"], run["scores"], strict=True))
 
 
@@ -84,6 +84,17 @@ def test_scores_are_theirs(name, method):
     scaled = {edge: factor * value for edge, value in theirs(name, method).items()}
     found = data(name)
     assert off(by_edge(found.graph, score(found, LOGIT_DIFF)), scaled) < PLAIN[name]
+
+
+@pytest.mark.parametrize("method", ["EAP", "EAP-IG-inputs"])
+def test_the_weights_of_a_short_last_batch_are_theirs(method):
+    """12 pairs in batches of 5, 5 and 2; without the option the two differ."""
+    score, _ = METHODS[method]
+    scaled = {edge: 5 * value for edge, value in theirs("gpt2_like", method, 5).items()}
+    some = data("gpt2_like")
+    one = partial(score, metric=LOGIT_DIFF)
+    assert off(by_edge(some.graph, batch_means(one, some, 5)), scaled) < 1e-8
+    assert off(by_edge(some.graph, one(some)), scaled) > 0.1
 
 
 # ---- Gemma 2: a norm follows the sum of a layer's heads ------------------------------------------
