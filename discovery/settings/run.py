@@ -168,7 +168,8 @@ class CompareSettings(Fields):
 class TruthSettings(Fields):
     """Which methods are tried on which circuits that are known (conf/truth.yaml)."""
 
-    methods: Annotated[tuple[str, ...], Field(min_length=1)]  # as they are named
+    methods: tuple[str, ...]  # as they are named
+    files: tuple[Annotated[str, Field(min_length=1)], ...] = ()  # of scores or circuits, or folders
     sets: Annotated[tuple[str, ...], Field(min_length=1)]
     ablations: Annotated[tuple[str, ...], Field(min_length=1)]
     circuits: Annotated[tuple[str, ...], Field(min_length=1)] | None  # of the sets; None: all
@@ -182,6 +183,12 @@ class TruthSettings(Fields):
     def _known(cls, named: tuple[str, ...], info: Any) -> tuple[str, ...]:
         group = {"sets": "truth", "ablations": "ablation"}[str(info.field_name)]
         return tuple(registry.check(group, name) for name in named)
+
+    @model_validator(mode="after")
+    def _something(self) -> TruthSettings:
+        if not self.methods and not self.files:
+            raise ValueError("methods=[] and files=[]: name at least one")
+        return self
 
 
 class MibSettings(ModelSettings):
