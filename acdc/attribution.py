@@ -30,7 +30,7 @@ from acdc.ablation import Ablation
 from acdc.backward import FrozenNorm
 from acdc.data import POINT_ROWS, Data
 from acdc.errors import InputError
-from acdc.forward import PatchedForward, before_norm, head_values, stream_of
+from acdc.forward import PatchedForward, head_values, stream_of
 from acdc.graph import Graph
 from acdc.incremental import Cut, States
 from acdc.metrics import Metric
@@ -362,10 +362,8 @@ def _change(forward: PatchedForward, post_norm: PostNorm) -> Writers:
     """What every writer puts out, corrupted minus clean."""
     if post_norm == "share" or not forward.graph.joint:
         return forward.ablated.with_(forward.clean.writers, torch.sub)
-    clean, corrupt = (
-        before_norm(forward.model, ids) for ids in (forward.prompts.clean, forward.prompts.corrupt)
-    )
-    return forward.ablation.of(clean, corrupt, forward.rows).with_(clean, torch.sub)
+    clean, ablated = forward.before_norm()
+    return ablated.with_(clean, torch.sub)
 
 
 def _mean_of_parts(
@@ -373,11 +371,6 @@ def _mean_of_parts(
     post_norm: PostNorm = "share",
 ) -> Scores:  # fmt: skip
     """Scores summed by `add` over the parts, as the mean over `runs` and over all prompts."""
-    if post_norm == "ignored" and type(data.ablation).fit is not Ablation.fit:
-        raise InputError(
-            f"post_norm=ignored with ablation={data.ablation.name}: what cut edges carry is made"
-            " from all prompts, of heads behind the norm; use resample, other or zero"
-        )
     sums = np.zeros(data.graph.legal.shape)
     for forward in data:
         total = _Total(forward, metric, post_norm)

@@ -199,6 +199,7 @@ class MibSettings(ModelSettings):
     rule: Literal["top_n", "greedy"] = "top_n"
     helpful: Literal["positive", "negative"] = "positive"  # sign of the score of an edge that helps
     cut: Literal["patching", "mean_clean", "zero", "zero_folded"] = "patching"
+    post_norm: Literal["share", "ignored"] = "share"
     memory_gib: Amount | None = None
 
     @field_validator("scores")
