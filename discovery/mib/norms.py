@@ -3,7 +3,7 @@
 There an edge carries what a head puts out before the norm, and each reader norms for itself what it
 gets of a layer, kept and cut mixed:
 
-    x_v = biases + sum over other u of in(u, v) + sum over layers of norm(sum over heads of in(u, v))
+    x_v = biases + sum over other u of in(u, v) + sum over layers of norm(sum of heads in(u, v))
 
 where in(u, v) is u's output in this run if the edge is kept, and what a cut edge carries if not. So
 heads of a layer act together even where none is kept in full. Without such a norm this is what
