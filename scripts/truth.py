@@ -63,13 +63,14 @@ def run(fields: dict[str, Any], folder: Path, overrides: list[str]) -> None:
             why.setdefault((name, case.ablation, case.name), case.why)
             tried = [*methods, *of_circuit(settings.files, case.name)]
             found += [bench.judged(name, case, method, seed) for method in tried]
-        record.write("truth.json", bench.as_json(found, why, settings.seed))
+        told = bench.as_json(found, why, settings.seed)
+        record.write("truth.json", told)
         figure = figure_of(found)
         save_figure(figure, folder, "truth", "svg")
         picture = save_figure(figure, folder, "truth", "png")
         print("medians [95 % interval] over circuits and draws")
-        print(f"\n{markdown(bench.rows(found, settings.seed))}")
-        print(f"AUROC of edges, circuit by circuit\n\n{markdown(bench.by_circuit(found))}")
+        print(f"\n{markdown(told['table'])}")
+        print(f"AUROC of edges, circuit by circuit\n\n{markdown(told['circuits'])}")
         for sentence in bench.refused(found):
             print(f"not tried  {sentence}")
         some = [one for one in cases if one[1] < settings.validation]
