@@ -24,8 +24,9 @@ from torch import Tensor
 from acdc.data import Data
 from acdc.forward import PatchedForward, stream_of
 from acdc.masked import Record, masked_run
+from acdc.intervals import Reference, Split
 from acdc.metrics import Metric
-from acdc.readout import Reading, Readout, Reference
+from acdc.readout import UNKNOWN, Interval, Reading, Readout
 from acdc.writers import Writers
 
 
@@ -257,8 +258,7 @@ class State:
                 lost = torch.stack([drops[w, span] for w in single])
             else:
                 writers = [w for (w,) in single]
-                current, ablated = self.start.writers, self.forward.ablated
-                lost = current.take(writers, span) - ablated.take(writers, span)
+                lost = self.start.writers.take(writers, span, less=self.forward.ablated)
             x = self.x[reader]
             trial.x[reader] = torch.cat([x[None], x - (lost if trial.single else lost.cumsum(0))])
             if reader in self.act:
@@ -267,8 +267,7 @@ class State:
 
     def _drop_of(self, writers: Sequence[int], span: int) -> Tensor:
         """What cutting some writers at once takes away."""
-        current, ablated = self.start.writers, self.forward.ablated
-        return current.total(writers, span) - ablated.total(writers, span)
+        return self.start.writers.total(writers, span, less=self.forward.ablated)
 
     def _push_heads(self, trial: Trial, layer: int) -> None:
         """Recompute the readers that see a changed writer, then their heads."""
@@ -402,14 +401,27 @@ class States:
         start = self.graph.legal if mask is None else mask
         self.parts = [State(forward, start) for forward in data]
         self.readout = Readout(data.model, [forward.bound(metric) for forward in data])
-        finals = [part.final for part in self.parts]
         self.near: Reference | None = None  # what intervals begin with
         if bounds and self.readout.bounded:
-            value, (own,) = self.readout.with_logits(finals)
-            self.near = Reference.of(data.model, own)
+            value, (own,) = self.readout.with_logits(self._finals)
+            likely = [own.q.amax(0), *(_likeliest(f) for f in data)]
+            self.near = Reference.of(Split.of(data.model, torch.stack(likely).amax(0)), own)
         else:
-            value = self.readout(finals)
-        self.value = value.item() / self.n  # of the circuit so far
+            value = self.readout(self._finals)
+        mean = value.item() / self.n
+        self.ends: Interval = mean, mean  # least and most of the value of the circuit so far
+
+    @property
+    def value(self) -> float:
+        """Metric of the circuit so far, exact."""
+        if self.ends[0] != self.ends[1]:
+            mean = self.readout(self._finals).item() / self.n
+            self.ends = mean, mean
+        return self.ends[0]
+
+    @property
+    def _finals(self) -> list[Float[Tensor, "1 _ d_model"]]:
+        return [part.final for part in self.parts]
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -436,21 +448,22 @@ class States:
 
     def read(self, trials: Sequence[Trial]) -> Reading:
         """The metric of each variant of a trial, as far as it is asked for."""
-        finals = [trial.final for trial in trials if trial.final is not None]
-        return Reading(self.readout, finals, self.n, self.value, self.near)
+        changed = [trial.final for trial in trials if trial.final is not None]
+        finals = [torch.cat(pair) for pair in zip(self._finals, changed, strict=True)]
+        return Reading(self.readout, finals, self.n, self.ends, self.near)
 
     def values(self, trials: Sequence[Trial]) -> Iterator[float]:
         """Metric of each variant in turn, computed a few at a time, so stopping early saves."""
         reading = self.read(trials)
         yield from (reading.exact(k) for k in range(len(trials[0].cuts)))
 
-    def commit(self, trials: Sequence[Trial], variant: int, value: float) -> None:
-        """See State.commit; `value` is that of the variant, exact."""
+    def commit(self, trials: Sequence[Trial], variant: int, ends: Interval = UNKNOWN) -> None:
+        """See State.commit; `ends` are the least and most of the variant's value."""
         if trials[0].single:
             raise ValueError("a trial of single cuts has no circuit so far to move to")
         for state, trial in zip(self.parts, trials, strict=True):
             state.commit(trial, variant)
-        self.value = value
+        self.ends = ends
 
     def tensors(self) -> dict[str, Tensor]:
         """See State.tensors; named by part."""
@@ -458,7 +471,9 @@ class States:
         own = {"near": found, **{str(i): s.tensors() for i, s in enumerate(self.parts)}}
         return {f"{part}/{name}": t for part, all_of in own.items() for name, t in all_of.items()}
 
-    def restore(self, mask: NDArray[np.bool_], value: float, tensors: Mapping[str, Tensor]) -> None:
+    def restore(
+        self, mask: NDArray[np.bool_], ends: Interval, tensors: Mapping[str, Tensor]
+    ) -> None:
         """See State.restore."""
 
         def of(part: int | str) -> dict[str, Tensor]:
@@ -468,7 +483,13 @@ class States:
         for i, state in enumerate(self.parts):
             state.restore(mask, of(i))
         if self.near is not None:
-            model = self.near.model
+            model = self.near.split.model
             own = {name: t.to(model.device) for name, t in of("near").items()}
-            self.near = Reference(model, **own)
-        self.value = value
+            self.near = Reference.from_tensors(model, **own)
+        self.ends = ends
+
+
+def _likeliest(forward: PatchedForward) -> Float[Tensor, " vocab_out"]:
+    """How likely each token is on the prompt where it is most, in the clean or corrupt run."""
+    runs = forward.clean.logits, forward.corrupt.logits
+    return torch.stack([logits.softmax(-1).amax(0) for logits in runs]).amax(0)

@@ -23,7 +23,7 @@ from acdc.graph import KV, Graph
 
 Part = Literal["q", "k", "v"]
 T = TypeVar("T")
-GRAM_BLOCK = 4096  # columns of the unembedding at a time
+COLUMNS = 4096  # columns of the unembedding at a time
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,6 @@ class Unembedding:
     """What the columns w of W_U have in common, and how far they go."""
 
     mean: Float[Tensor, " d_model"]
-    gram: Float[Tensor, "d_model d_model"]  # sum of (w - mean)(w - mean)'
     longest: Float[Tensor, ""]  # |w| or |w - mean|, whichever is more, of all of them
 
 
@@ -276,14 +275,11 @@ class Model:
 
     @cached_property
     def unembedding(self) -> Unembedding:
-        """Made once, at about the price of a forward pass."""
-        mean, d = self.W_U.mean(1), self.d_model
-        gram, longest = self.W_U.new_zeros(d, d), self.W_U.norm(dim=0).max()
-        for block in self.W_U.split(GRAM_BLOCK, dim=1):
-            own = block - mean[:, None]
-            gram += own @ own.T
-            longest = torch.maximum(longest, own.norm(dim=0).max())
-        return Unembedding(mean, gram, longest)
+        """Made once."""
+        mean, longest = self.W_U.mean(1), self.W_U.norm(dim=0).max()
+        for block in self.W_U.split(COLUMNS, dim=1):
+            longest = torch.maximum(longest, (block - mean[:, None]).norm(dim=0).max())
+        return Unembedding(mean, longest)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -51,12 +51,13 @@ class Writers:
         return self.take([writer])[0]
 
     def take(
-        self, writers: Sequence[int], span: int = 0, rows: Int[Tensor, "*k batch"] | None = None
-    ) -> Float[Tensor, "n batch span d_model"]:
+        self, writers: Sequence[int], span: int = 0, rows: Int[Tensor, "*k batch"] | None = None,
+        less: Writers | None = None,
+    ) -> Float[Tensor, "n batch span d_model"]:  # fmt: skip
         """Some writers' outputs, in the order given, at the last `span` positions (0: all).
 
         `rows` puts other prompts' in the place of each prompt's: [batch] for all writers alike, or
-        [n, batch].
+        [n, batch]. With `less`, how much more it is than that run's.
         """
         where = slice(-span, None) if span else slice(None)
         places = torch.arange(self.n_prompts) if rows is None else rows
@@ -66,24 +67,21 @@ class Writers:
             self.rest.shape[3],
         )  # fmt: skip
         for layer, at, parts in self._by_place(writers):
-            if layer is None:
-                source: Tensor = self.rest
-                weight = None
-            else:
-                source, weight = self.z[layer], self.W_O[layer][parts]
-            source = source[:, :, where]
             if rows is None:
-                got = source[parts]
+                got = self._some(layer, parts, where, less)
             else:
+                source = (self.rest if layer is None else self.z[layer])[:, :, where]
                 got = source[torch.tensor(parts)[:, None], places[at]]
-            out[at] = (
-                got if weight is None else (got.flatten(1, 2) @ weight).unflatten(1, got.shape[1:3])
-            )
+            if layer is not None:
+                weight = self.W_O[layer][parts]
+                got = (got.flatten(1, 2) @ weight).unflatten(1, got.shape[1:3])
+            out[at] = got
         return out
 
     def total(
-        self, writers: Sequence[int], span: int = 0, rows: Int[Tensor, " batch"] | None = None
-    ) -> Float[Tensor, "batch span d_model"]:
+        self, writers: Sequence[int], span: int = 0, rows: Int[Tensor, " batch"] | None = None,
+        less: Writers | None = None,
+    ) -> Float[Tensor, "batch span d_model"]:  # fmt: skip
         """Sum of some writers' outputs; as `take`, but heads of a layer are summed by one product.
 
         An empty sum is zero.
@@ -92,8 +90,7 @@ class Writers:
         some = self.rest[0, :, where] if rows is None else self.rest[0][rows][:, where]
         out = torch.zeros_like(some)
         for layer, _, parts in self._by_place(writers):
-            source = (self.rest if layer is None else self.z[layer])[:, :, where]
-            got = source if len(parts) == len(source) else source[parts]
+            got = self._some(layer, parts, where, less)
             got = got if rows is None else got[:, rows]
             if layer is None:
                 out = out + got.sum(0)
@@ -101,6 +98,14 @@ class Writers:
                 weight = self.W_O[layer][parts].flatten(0, 1)
                 out = out + got.permute(1, 2, 0, 3).flatten(2) @ weight
         return out
+
+    def _some(
+        self, layer: int | None, parts: list[int], where: slice, less: Writers | None
+    ) -> Float[Tensor, "n batch span width"]:
+        """Heads of a layer before W_O, or some of `rest`; less another run's."""
+        source = (self.rest if layer is None else self.z[layer])[:, :, where]
+        got = source if parts == list(range(len(source))) else source[parts]
+        return got if less is None else got - less._some(layer, parts, where, None)
 
     def dense(self) -> Float[Tensor, "writer batch pos d_model"]:
         """All outputs. Large: d_model numbers a writer, prompt and position."""
