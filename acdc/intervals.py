@@ -13,8 +13,8 @@ and first moment m = sum q x (one vector a prompt gives it),
 since exp(x) is at least 1 + x and, as phi(R) = (exp(R) - 1 - R) / R^2 rises, at most
 1 + x + phi(R) x^2 for all x <= R, which |dy| times the largest column of the tail bounds; and
 Q = r dy (sum over the tail l w w') dy bounds the sum of q x^2, where l says how likely each token
-may be and r how much likelier one of the tail is at the reference than that. To this comes
-rounding, see `Reference.rounding`.
+is taken to be, and r how much likelier than that one of the tail is at the reference. To this
+comes rounding, see `Reference.rounding`.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from torch import Tensor
 from acdc.model import Model
 
 HEAD = 1024  # tokens of the head
-LEAST = 1e-2  # over the vocabulary's size: what no token is taken to be likelier than
-STALE = 4.0  # times likelier than expected that a token of the tail may be
+LEAST = 0.1  # over the vocabulary's size: what every token's probability is taken to reach
+STALE = 16.0  # times likelier than was expected that a token of the tail may be
 BLOCK = 4096  # columns of the unembedding at a time
 SAFE = 1.001  # a bound is made so much wider, for what its own sums round
 
@@ -52,18 +52,14 @@ class Logits:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The vocabulary in two: a head, gone through token by token, and a tail, bounded as one.
-
-    Both by how likely each token is on some prompt of the runs that it was made of. Making what it
-    holds costs about a forward pass, so it is made anew only where it has become wrong.
-    """
+    """The vocabulary in two: a head, gone through token by token, and a tail, bounded as one."""
 
     model: Model
-    likely: Float[Tensor, " vocab_out"]
+    likely: Float[Tensor, " vocab_out"]  # how likely each token is taken to be on any prompt
 
     @classmethod
     def of(cls, model: Model, likely: Float[Tensor, " vocab_out"]) -> Split:
-        """By the largest probabilities of each token; none is taken to be quite impossible."""
+        """By the largest probability of each token that was seen; none is quite impossible."""
         return cls(model, likely.clamp_min(LEAST / len(likely)))
 
     @cached_property
@@ -72,24 +68,18 @@ class Split:
         return self.likely.topk(min(HEAD, len(self.likely) - 1)).indices
 
     @cached_property
-    def of_tail(self) -> Float[Tensor, " vocab_out"]:
-        """How likely the tail's tokens may be; 0 in the head."""
-        return self.likely.index_fill(0, self.head, 0.0)
-
-    @cached_property
     def columns(self) -> Float[Tensor, "d_model head"]:
         """Of the head, the mean column taken off."""
         return self.model.W_U[:, self.head] - self.model.unembedding.mean[:, None]
 
     @cached_property
     def gram(self) -> Float[Tensor, "d_model d_model"]:
-        """Sum over the tail of l (w - mean)(w - mean)'."""
-        model = self.model
+        """Sum over the tail of l (w - mean)(w - mean)'. Costs about a forward pass."""
+        model, tail = self.model, self.likely.index_fill(0, self.head, 0.0)
         gram = model.W_U.new_zeros(model.d_model, model.d_model)
-        blocks = model.W_U.split(BLOCK, dim=1), self.of_tail.split(BLOCK)
-        for w, weights in zip(*blocks, strict=True):
-            own = (w - model.unembedding.mean[:, None]) * weights.sqrt()
-            gram += own @ own.T
+        for w, weights in zip(model.W_U.split(BLOCK, 1), tail.split(BLOCK), strict=True):
+            root = (w - model.unembedding.mean[:, None]) * weights.sqrt()
+            gram += root @ root.T
         return gram
 
 
@@ -103,23 +93,18 @@ class Reference:
     q: Float[Tensor, "prompts head"]
     tail: Float[Tensor, " prompts"]  # mass of all other tokens
     moment: Float[Tensor, "prompts d_model"]  # and the sum of their q times their columns
-    ratio: Float[Tensor, " prompts"]  # how much likelier one of them is than the split expects
+    ratio: Float[Tensor, " prompts"]  # how much likelier one of them is than the split says
 
     @classmethod
     def of(cls, split: Split, run: Logits) -> Reference:
-        """Intervals begin here; if the split has become wrong, with another."""
-        found = cls._of(split, run)
-        if float(found.ratio.max()) <= STALE:
-            return found
-        return cls._of(Split.of(split.model, torch.maximum(split.likely, run.q.amax(0))), run)
-
-    @classmethod
-    def _of(cls, split: Split, run: Logits) -> Reference:
-        head, model = run.q[:, split.head], split.model
-        rest = run.q.index_fill(1, split.head, 0.0)
+        """Intervals begin here; where the split has become wrong, with another."""
+        likely = run.q.amax(0)
+        if float((likely / split.likely).index_fill_(0, split.head, 0.0).max()) > STALE:
+            split = Split.of(split.model, torch.maximum(split.likely, likely))
+        rest, model = run.q.index_fill(1, split.head, 0.0), split.model
         moment = rest @ model.W_U.T - rest.sum(-1)[:, None] * model.unembedding.mean
         ratio = (rest / split.likely).amax(-1)
-        return cls(split, run.y, run.total, head, rest.sum(-1), moment, ratio)
+        return cls(split, run.y, run.total, run.q[:, split.head], rest.sum(-1), moment, ratio)
 
     def tensors(self) -> dict[str, Tensor]:
         """All but the model."""

@@ -483,8 +483,13 @@ class Model:
         return self.capped(self.logits(self.ln_final(x)))
 
     def logits(self, y: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n vocab_out"]:
-        """Logits before a cap, from what the unembedding sees."""
-        return _linear(y, self.W_U, self.b_U)
+        """Logits before a cap, from what the unembedding sees.
+
+        Columns of W_U lie together in memory (they are rows of the head's weights), so for the few
+        rows that are asked for the product is quicker from their side.
+        """
+        z = (self.W_U.T @ y.flatten(0, -2).T).T.contiguous().unflatten(0, y.shape[:-1])
+        return z if self.b_U is None else z + self.b_U
 
     def capped(self, logits: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         """Logits as the model gives them, from those before its cap, if it has one."""

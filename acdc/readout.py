@@ -151,11 +151,12 @@ class Reading:
 
     def __init__(
         self, readout: Readout, finals: Sequence[Float[Tensor, "n _ d_model"]], n_prompts: int,
-        before: Interval, reference: Reference | None,
+        before: Interval, reference: Reference | None, block: int = 0,
     ) -> None:  # fmt: skip
         """`finals` is what each part's final norm sees, of variant -1 first; `before` its value.
 
-        Without a reference nothing else is known before it is read.
+        Without a reference nothing else is known before it is read. `block` is how many variants
+        were read at once when it was last asked for one.
         """
         self.readout, self.finals, self.reference = readout, finals, reference
         self.n_prompts, self.n = n_prompts, len(finals[0]) - 1
@@ -163,7 +164,7 @@ class Reading:
         self.values = dict[int, float]()  # those that were read
         self.ends = {-1: before}
         self.logits = dict[int, Logits]()  # of the last that were read
-        self.block = 0  # how many were read at the last time
+        self.block = block
 
     @property
     def n_read(self) -> int:
@@ -192,15 +193,20 @@ class Reading:
         return self.between(variant)[0]
 
     def both(self, variant: int) -> Interval:
-        """The values of the variant before and of this one, read together."""
-        if not self._known(variant - 1) and not self._known(variant):
-            self.block = 2
-            self._read(variant - 1, self._part(variant - 1, 2))
+        """The values of the variant before and of this one.
+
+        Who asks again where the last answer ended has more and more read at once.
+        """
+        if not (self._known(variant - 1) and self._known(variant)):
+            first = variant if self._known(variant - 1) else variant - 1
+            follows = self.block > 0 and first == variant
+            self.block = min(2 * self.block, self.most) if follows else 2
+            self._read(first, self._part(first, self.block))
         return self.exact(variant - 1), self.exact(variant)
 
     def renew(self, variant: int) -> None:
-        """Begin the intervals of later variants at this one, if it was just read."""
-        if self.reference is not None and variant in self.logits:
+        """Begin the intervals of later variants at this one, if it is the last that was read."""
+        if self.reference is not None and variant == max(self.logits, default=None):
             self.reference = Reference.of(self.reference.split, self.logits[variant])
             self.ends = {k: ends for k, ends in self.ends.items() if k < variant}
 

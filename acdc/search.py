@@ -270,7 +270,8 @@ class Search:
             raise ValueError("a checkpoint is taken between groups of visits")
         cut = [np.flatnonzero(self.graph.legal & ~m).tolist() for m in (self.mask, self.state.mask)]
         about = {name: getattr(self, name) for name in self.COUNTERS}
-        about |= {"ends": list(self.state.ends), "cut": cut[0], "cut_ahead": cut[1]}
+        about |= {"ends": list(self.state.ends), "block": self.state.block}
+        about |= {"cut": cut[0], "cut_ahead": cut[1]}
         return Checkpoint(about, self.state.tensors())
 
     @torch.inference_mode()
@@ -283,7 +284,7 @@ class Search:
         for mask, name in zip(masks, ("cut", "cut_ahead"), strict=True):
             mask.flat[about[name]] = False
         self.mask = masks[0]
-        low, high = about["ends"]
+        (low, high), self.state.block = about["ends"], about["block"]
         self.state.restore(masks[1], (low, high), checkpoint.tensors)
 
     # ---- visits ----------------------------------------------------------------------------------
@@ -439,21 +440,20 @@ class Search:
         ]
         if accepted:
             self.state.commit(trial, accepted - 1, reading.between(accepted - 1))
-        self.state.near = reading.reference
+        self.state.learn(reading, failed=kept is not None)
         self.n_passes += 1
         self.n_read += reading.n_read
         return tests
 
     def _keeps(self, cut: Cut, k: int, reading: Reading) -> bool:
         """Whether cut k of a batch fails, all before it being made; for that it is read out."""
-        if self._surely_passes(cut, reading.between(k - 1), reading.between(k)):
-            return False
-        before, after = reading.both(k)
-        limit, effect = self._limit(cut), self._effect(cut, before, after)
-        if isinstance(self.threshold, Budget):
-            kept = after >= limit and effect > 0
-        else:
+        kept = False
+        if not self._surely_passes(cut, reading.between(k - 1), reading.between(k)):
+            before, after = reading.both(k)
+            limit, effect = self._limit(cut), self._effect(cut, before, after)
             kept = effect >= limit
+            if isinstance(self.threshold, Budget):
+                kept = after >= limit and effect > 0
         if not kept:
             reading.renew(k)
         return kept
