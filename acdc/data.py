@@ -34,6 +34,7 @@ Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]  # [writers, readers]
 Rows = tuple[int, ...]
 T = TypeVar("T")
+Run = Callable[[PatchedForward, Mask], Tensor]  # a part's logits [batch, vocab], through a mask
 PART = 32  # prompts run together, unless said otherwise
 POINT_ROWS = 64  # prompts x points of a path in one pass of an attribution
 BATCH_BYTES = 1 << 30  # what one batch of trial cuts may hold, all parts together
@@ -231,11 +232,13 @@ class Data:
         """[prompts]: the metric of any run of the parts, in its own unit and sign."""
         return self.join(self.each(lambda f: floats(f.bound(metric).of_logits(run(f)))))
 
-    def circuits(self, metric: Metric, masks: Sequence[Mask]) -> Floats:
+    def circuits(
+        self, metric: Metric, masks: Sequence[Mask], run: Run = PatchedForward.run
+    ) -> Floats:
         """[masks, prompts]: the metric of each circuit. A part's runs are made once for all."""
         return self.join(
             self.each(
-                lambda f: np.array([floats(f.bound(metric).of_logits(f.run(m))) for m in masks])
+                lambda f: np.array([floats(f.bound(metric).of_logits(run(f, m))) for m in masks])
             ),
             axis=1,
         )

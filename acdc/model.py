@@ -10,7 +10,7 @@ float64 throughout. Knows neither TransformerLens nor files; see acdc/bridge.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, TypeVar
@@ -24,6 +24,7 @@ from acdc.graph import KV, Graph
 Part = Literal["q", "k", "v"]
 T = TypeVar("T")
 COLUMNS = 4096  # columns of the unembedding at a time
+HOST = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -323,6 +324,21 @@ class Model:
         pairs = zip(near.blocks, self.blocks, strict=True)
         return replace(near, blocks=tuple(replace(new, mlp=old.mlp) for new, old in pairs))
 
+    def spread(self, devices: Sequence[torch.device]) -> Model:
+        """Over several devices: MLPs' weights so that each has its part, all else on the first.
+
+        The first has MLPs while its part lasts. Activations go to the weights (see `mlp_out`).
+        """
+        sizes = [_nbytes(block.mlp) for block in self.blocks]
+        part = _nbytes(self) / len(devices)
+        filled = _nbytes(self) - sum(sizes)  # what is no MLP
+        blocks = list[Block]()
+        for size, block in zip(sizes, self.offloaded(devices[0]).blocks, strict=True):
+            there = devices[min(int(filled / part), len(devices) - 1)]
+            blocks.append(replace(block, mlp=_map(block.mlp, lambda t, d=there: t.to(d))))
+            filled += size
+        return replace(self.offloaded(devices[0]), blocks=tuple(blocks))
+
     def mlp(self, layer: int) -> MLP | Experts:
         """A layer's MLP on the model's device; ValueError if it has none."""
         mlp = self.blocks[layer].mlp
@@ -472,11 +488,17 @@ class Model:
         return out if attn.b_O is None else out + attn.b_O
 
     def mlp_out(self, layer: int, x: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_model"]:
-        """Output of the writer m{layer} for its reader's input (before the norm)."""
-        block, mlp = self.blocks[layer], self.mlp(layer)
+        """Output of the writer m{layer} for its reader's input (before the norm).
+
+        Weights in the host's memory come to a card; to another card the activations go.
+        """
+        block, own = self.blocks[layer], self.blocks[layer].mlp
         if block.ln2 is None:
             raise ValueError(f"layer {layer} has no norm before its MLP")
-        return block.mlp_norm(mlp(block.ln2(x)))
+        y = block.ln2(x)
+        if own is None or own.W_out.device in (self.device, HOST):
+            return block.mlp_norm(self.mlp(layer)(y))
+        return block.mlp_norm(own(y.to(own.W_out.device)).to(self.device))
 
     def unembed(self, x: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n vocab_out"]:
         """Logits from the input of the final norm."""
@@ -507,6 +529,18 @@ def _by_head(
     """Rows of some heads, shaped to go with tensors of `ndim` axes, the first of them the heads."""
     rows = table[heads]
     return rows if isinstance(heads, int) else rows.view(len(heads), *[1] * (ndim - 2), -1)
+
+
+def _nbytes(node: object) -> int:
+    """Of all tensors in nested dataclasses and tuples."""
+    sizes = list[int]()
+
+    def count(tensor: Tensor) -> Tensor:
+        sizes.append(tensor.nbytes)
+        return tensor
+
+    _map(node, count)
+    return sum(sizes)
 
 
 def _map(node: T, cast: Callable[[Tensor], Tensor]) -> T:
