@@ -129,7 +129,14 @@ class Bench:
 
     def scores(self, masks: Sequence[Mask]) -> Floats:
         """[masks, prompts]: the score of each circuit."""
-        return np.array([self.circuit(mask).score for mask in masks])
+        metric = SCORES[self.score]
+        return -metric.sign * self.data.circuits(metric, masks)
+
+    def scored(self, final: Callable[[PatchedForward], torch.Tensor]) -> Floats:
+        """[prompts]: the score alone of any run of the parts, from what the final norm sees."""
+        metric = SCORES[self.score]
+        parts = self.data.each(lambda forward: floats(forward.values(metric, final(forward))))
+        return -metric.sign * self.data.join(parts)
 
     def first(self, n: int) -> Bench:
         """A bench of the first prompts: n or a few more, or all if there are fewer."""

@@ -20,7 +20,7 @@ from acdc.attribution import eap
 from acdc.graph import Graph
 from discovery.statistics.random_circuits import random_mask
 from discovery.validation.bench import SCORES, Bench, Floats, Mask
-from discovery.validation.resampling import scrub_circuit
+from discovery.validation.resampling import scrubbed_score
 
 
 def random_masks(graph: Graph, n_edges: int, size: int, rng: np.random.Generator) -> list[Mask]:
@@ -45,7 +45,7 @@ def shape_masks(graph: Graph, mask: Mask, size: int, rng: np.random.Generator) -
 
 def scrubbed_scores(bench: Bench, masks: Sequence[Mask], rng: np.random.Generator) -> Floats:
     """[masks, prompts]: the score of each, all else resampled, one shared draw."""
-    return np.array([scrub_circuit(bench, m, "shared", 1, rng).score[:, 0] for m in masks])
+    return np.array([scrubbed_score(bench, mask, rng) for mask in masks])
 
 
 def misplaced(graph: Graph, mask: Mask, rng: np.random.Generator) -> Mask:

@@ -66,7 +66,8 @@ def completeness(
         for subset in subsets:
             writers = [nodes[i] for i in subset]
             masks = [without(mask, writers), without(bench.graph.legal, writers)]
-            known[subset] = (bench.circuit(masks[0]).score, bench.circuit(masks[1]).score)
+            kept, rest = bench.scores(masks)
+            known[subset] = kept, rest
         return [abs(float((known[s][0] - known[s][1])[half].mean())) for s in subsets]
 
     here = set(names[n] for n in nodes)
@@ -168,9 +169,8 @@ class _Trial:
         """[cuts]: the partner chosen on one half of the prompts, the effect on the other."""
         squares = []
         for writers in self.partners:
-            before = self.bench.circuit(without(whole, writers)).score
-            after = self.bench.scores([without(cut, writers) for cut in cuts])
-            squares.append(np.square(after - before))
+            before, *after = self.bench.scores([without(one, writers) for one in (whole, *cuts)])
+            squares.append(np.square(np.array(after) - before))
         each = np.array(squares)  # [partners, cuts, prompts]
         best = each[:, :, self.half].mean(-1).argmax(0)
         return each[:, :, ~self.half].mean(-1)[best, np.arange(len(cuts))]

@@ -50,7 +50,14 @@ from discovery.validation.knockouts import (
     minimality_tests,
 )
 from discovery.validation.resamples import Stability, stability
-from discovery.validation.resampling import HOWS, How, Scrubbed, resampled_baseline, scrub_circuit
+from discovery.validation.resampling import (
+    HOWS,
+    How,
+    Scrubbed,
+    resampled_baseline,
+    scrub_circuit,
+    scrubbed_score,
+)
 from discovery.validation.rungs import NONE, OWN, TWINS
 
 FORWARDS = 3  # plain passes and scrub samples that are timed
@@ -224,7 +231,7 @@ class Tests:
             self.settings.chance, self.settings.level, self.few, self.margin
         )  # fmt: skip
         graph, model = bench.graph, bench.model.score
-        kept = bench.circuit(mask).score
+        kept = bench.scores([mask])[0]
         shape = shape_masks(graph, mask, chance.misplaced, self.rng(4))
         one, many = cost.kept * bench.n, chance.circuits
 
@@ -235,7 +242,7 @@ class Tests:
             return sufficiency(own, others, model, margin, level=level)
 
         def needed() -> TestResult:
-            without = bench.circuit(complement(graph, mask)).score
+            without = bench.scores([complement(graph, mask)])[0]
             return partial_necessity(
                 without, self.random_removed, model, bench.empty.score, margin, level=level
             )
@@ -298,11 +305,9 @@ class Tests:
                 continue
             with budget(part):
                 rng = self.rng(200 + i)
-                own = scrub_circuit(bench, mask, "shared", 1, rng, [name]).score.mean()
+                own = scrubbed_score(bench, mask, rng, [name]).mean()
                 null = [
-                    scrub_circuit(
-                        bench.permuted(name, rng), mask, "shared", 1, rng, [name]
-                    ).score.mean()
+                    scrubbed_score(bench.permuted(name, rng), mask, rng, [name]).mean()
                     for _ in range(settings.scrubbing.permuted)
                 ]
                 result = null_percentile(float(own), np.array(null), settings.level)

@@ -10,7 +10,7 @@ import torch
 from acdc.ablation import ABLATIONS
 from acdc.data import Data
 from acdc.forward import stream_of
-from acdc.live import plan
+from acdc.live import plan, untouched
 from acdc.masked import masked_run
 
 
@@ -50,8 +50,28 @@ def test_any_circuit_is_what_its_dense_twin_says(loaded, kv, ablation):
     one = np.zeros_like(graph.legal)
     one[0, -1] = True
     masks = [graph.legal & (noise < share) for share in (0.05, 0.15, 0.3, 0.5, 0.8, 0.97)]
-    for mask in (*masks, knocked, one, *(graph.legal & ~m for m in masks)):
+    first = graph.reader(1, "q")
+    late = masks[2] | (graph.legal & (np.arange(len(graph.readers)) < first + 1))
+    for mask in (*masks, knocked, one, late, *(graph.legal & ~m for m in masks)):
         torch.testing.assert_close(forward.run(mask), masked_run(forward, mask), atol=1e-10, rtol=0)
+
+
+def test_what_no_cut_comes_before_is_not_run_again(loaded):
+    graph = loaded.model.graph()
+    forward = families.run(loaded.model, graph, families.prompts())
+    mask = graph.legal.copy()
+    head = graph.head(1, 0)
+    mask[0, graph.reader(1, "v", 0)] = False  # the first cut
+    alone = 1 if not graph.joint else graph.n_heads
+    expected = np.arange(len(graph.writers)) < head
+    expected[head + alone : graph.head(1, graph.n_heads)] = True
+    expected[graph.head(1, graph.n_heads) :] = False
+    if graph.parallel and graph.has_mlp:
+        expected[graph.mlp(1)] = True  # it does not see the heads
+    assert untouched(graph, mask).tolist() == expected.tolist()
+    assert untouched(graph, graph.legal).all()
+    assert not (plan(graph, mask, 5, expected).readers[: graph.reader(1, "q")]).any()
+    assert (forward.run(mask) - forward.clean.logits).abs().max() > 1e-4
 
 
 def test_cuts_at_the_answer_position_only(loaded):
