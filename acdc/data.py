@@ -235,12 +235,19 @@ class Data:
         """[prompts]: the metric of any run of the parts, in its own unit and sign."""
         return self.join(self.each(lambda f: floats(f.bound(metric).of_logits(run(f)))))
 
-    def circuits(self, metric: Metric, masks: Sequence[Mask]) -> Floats:
-        """[masks, prompts]: the metric of each circuit. A part's runs are made once for all."""
-        return self.join(
-            self.each(lambda f: np.array([floats(f.values(metric, f.final(m))) for m in masks])),
-            axis=1,
-        )
+    def circuits(self, metric: Metric, masks: Sequence[Mask], alike: Mask | None = None) -> Floats:
+        """[masks, prompts]: the metric of each circuit. A part's runs are made once for all.
+
+        Circuits share what they have in common with the circuit `alike`, if given; else what no cut
+        comes before.
+        """
+
+        def part(forward: PatchedForward) -> Floats:
+            known = None if alike is None else forward.known(alike)
+            finals = (forward.final(mask, known=known) for mask in masks)
+            return np.array([floats(forward.values(metric, final)) for final in finals])
+
+        return self.join(self.each(part), axis=1)
 
     def errors(self, metric: Metric, masks: Sequence[Mask]) -> Floats:
         """[masks, prompts]: how far each circuit is from the model; see Bound.error."""

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from acdc.ablation import RESAMPLE, Ablation
 from acdc.graph import Graph
-from acdc.live import run_live
+from acdc.live import Known, plan, run_live
 from acdc.metrics import Bound, Metric
 from acdc.model import Model
 from acdc.prompts import Prompts
@@ -233,13 +233,23 @@ class PatchedForward:
         return self.model.unembed(self.final(mask, at))
 
     def final(
-        self, mask: NDArray[np.bool_], at: Literal["all", "answer"] = "all"
-    ) -> Float[Tensor, "batch d_model"]:
-        """As `run`, what the final norm sees: enough for `values`."""
+        self, mask: NDArray[np.bool_], at: Literal["all", "answer"] = "all",
+        known: Known | None = None,
+    ) -> Float[Tensor, "batch d_model"]:  # fmt: skip
+        """As `run`, what the final norm sees: enough for `values`.
+
+        `known` is of a circuit that shares much with this one; None: of the model.
+        """
         streams = self.clean.streams if at == "answer" else None
-        return run_live(
-            self.model, self.graph, self.prompts.clean, mask, self.cuts, streams, self.clean.writers
-        )
+        known = known or Known.of_model(self.graph, self.clean.writers)
+        tokens = self.prompts.clean
+        return run_live(self.model, self.graph, tokens, mask, self.cuts, streams, known)
+
+    def known(self, mask: NDArray[np.bool_]) -> Known:
+        """What the writers of a circuit put out, for `final` of others like it."""
+        record, graph = self.clean.writers.map(torch.zeros_like), self.graph
+        run_live(self.model, graph, self.prompts.clean, mask, self.cuts, record=record)
+        return Known(mask, plan(graph, mask, self.n_pos).writers, record)
 
 
 class PairedCuts:

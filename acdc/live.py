@@ -81,12 +81,27 @@ def plan(graph: Graph, mask: Mask, n_pos: int, given: NDArray[np.bool_] | None =
     return Plan(writers, readers)
 
 
-def untouched(graph: Graph, mask: Mask) -> NDArray[np.bool_]:
-    """[writers]: which put out what they do in the model, since no edge before them is cut."""
-    whole = (mask == graph.legal).all(0)
+@dataclass(frozen=True)
+class Known:
+    """What a circuit's writers put out, for runs of others that are alike below some edge."""
+
+    mask: Mask  # of the circuit
+    spans: NDArray[np.int64]  # [writers]: how many last positions of each are known
+    writers: Writers
+
+    @classmethod
+    def of_model(cls, graph: Graph, writers: Writers) -> Known:
+        """Of a run of the model itself."""
+        n_pos = writers.rest.shape[2]
+        return cls(graph.legal, np.full(len(graph.writers), n_pos), writers)
+
+
+def unchanged(graph: Graph, mask: Mask, other: Mask) -> NDArray[np.bool_]:
+    """[writers]: which put out the same in both circuits, as the same edges lead to them."""
+    same = (mask == other).all(0)
     out = np.ones(len(graph.writers), bool)
     for r, info in enumerate(graph.readers):
-        if not (whole[r] and out[: graph.senders[r]].all()):
+        if not (same[r] and out[mask[:, r]].all()):
             out[list(info.shapes)] = False
     return out
 
@@ -98,16 +113,16 @@ def run_live(
     mask: Mask,
     cuts: Cuts,
     before: Float[Tensor, "stream batch pos d_model"] | None = None,
-    own: Writers | None = None,
+    known: Known | None = None,
+    record: Writers | None = None,
 ) -> Float[Tensor, "batch d_model"]:
     """What the final norm sees at the last position in the circuit `mask` on these tokens.
 
     With `before`, a full run's streams (Trace.streams), only the last position is the circuit's;
-    keys and values of the positions before it are that run's. With `own`, what the model's run on
-    these tokens writes, nothing is run again that no cut comes before; kept edges out of `input`
-    must then carry its output.
+    keys and values of the positions before it are that run's. What is `known` of a run on the same
+    tokens with the same cuts is not run again. Outputs go into `record`, where there is one.
     """
-    return _Run(model, graph, tokens, mask, cuts, before, own).final()
+    return _Run(model, graph, tokens, mask, cuts, before, known, record).final()
 
 
 class _Run:
@@ -115,13 +130,16 @@ class _Run:
 
     def __init__(
         self, model: Model, graph: Graph, tokens: Tensor, mask: Mask, cuts: Cuts,
-        before: Tensor | None, own: Writers | None,
+        before: Tensor | None, known: Known | None, record: Writers | None,
     ) -> None:  # fmt: skip
-        self.model, self.graph, self.mask, self.cuts, self.own = model, graph, mask, cuts, own
+        self.model, self.graph, self.mask, self.cuts = model, graph, mask, cuts
+        self.known, self.record = known, record
         self.tokens, self.n_pos, self.before = tokens, tokens.shape[1], before
         self.widest = self.n_pos if before is None else 1
-        nothing = np.zeros(len(graph.writers), bool)
-        self.given = nothing if own is None else untouched(graph, mask)
+        self.given = np.zeros(len(graph.writers), bool)
+        if known is not None:
+            wanted = plan(graph, mask, self.widest).writers
+            self.given = unchanged(graph, mask, known.mask) & (wanted <= known.spans)
         self.plan = plan(graph, mask, self.widest, self.given)
         spans = dict.fromkeys((self.widest, 1))
         self.stores = {s: _Store(graph, mask, self.plan, s, tokens, model) for s in spans}
@@ -142,8 +160,8 @@ class _Run:
 
     def _mlp_output(self, layer: int) -> Tensor:
         graph, span = self.graph, int(self.plan.writers[self.graph.mlp(layer)])
-        if self.own is not None and self.given[graph.mlp(layer)]:
-            return self.own.rest[1 + layer, :, -span:]
+        if self.known is not None and self.given[graph.mlp(layer)]:
+            return self.known.writers.rest[1 + layer, :, -span:]
         return self.model.mlp_out(layer, self._read([graph.reader(layer, "mlp")], span)[0][0])
 
     def _heads(self, layer: int) -> None:
@@ -158,8 +176,8 @@ class _Run:
                 self._write_heads(layer, heads, self._head_group(layer, heads, inputs))
         for span in self.stores:
             heads = np.flatnonzero((spans == span) & given).tolist()
-            if heads and self.own is not None:
-                self._write_heads(layer, heads, self.own.z[layer, heads][:, :, -span:])
+            if heads and self.known is not None:
+                self._write_heads(layer, heads, self.known.writers.z[layer, heads][:, :, -span:])
 
     def _head_inputs(self, layer: int, groups: Mapping[int, list[int]]) -> _Inputs:
         """What these heads read: q at their span, k and v at the widest; one sum a span."""
@@ -198,15 +216,19 @@ class _Run:
 
     def _write(self, writer: int, out: Tensor) -> None:
         """Of `input` or an MLP: [batch, its span, d_model]."""
-        offset = self.cuts.offset
+        offset, place, span = self.cuts.offset, self.graph.place(writer)[0] + 1, out.shape[1]
+        if self.record is not None:
+            self.record.rest[place, :, -span:] = out
         if offset is not None:
-            out = out - offset.rest[self.graph.place(writer)[0] + 1][:, -out.shape[1] :]
+            out = out - offset.rest[place, :, -span:]
         for store in self.stores.values():
             store.write(writer, out)
 
     def _write_heads(self, layer: int, heads: list[int], z: Tensor) -> None:
         """[head, batch, their span, d_head], before W_O."""
         offset = self.cuts.offset
+        if self.record is not None:
+            self.record.z[layer, heads, :, -z.shape[2] :] = z
         if offset is not None:
             z = z - offset.z[layer, heads][:, :, -z.shape[2] :]
         weight, first = self.model.blocks[layer].attn.W_O, self.graph.head(layer, 0)

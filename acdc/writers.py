@@ -82,19 +82,22 @@ class Writers:
         return out
 
     def total(
-        self, writers: Sequence[int], span: int = 0, rows: Int[Tensor, " batch"] | None = None
+        self, writers: Sequence[int], span: int = 0, rows: Int[Tensor, "*k batch"] | None = None
     ) -> Float[Tensor, "batch span d_model"]:
         """Sum of some writers' outputs; as `take`, but heads of a layer are summed by one product.
 
         An empty sum is zero.
         """
         where = slice(-span, None) if span else slice(None)
-        some = self.rest[0, :, where] if rows is None else self.rest[0][rows][:, where]
-        out = torch.zeros_like(some)
-        for layer, _, parts in self._by_place(writers):
+        n = self.n_prompts if rows is None else rows.shape[-1]
+        out = self.rest.new_zeros(n, *self.rest[0, 0, where].shape)
+        for layer, at, parts in self._by_place(writers):
             source = (self.rest if layer is None else self.z[layer])[:, :, where]
-            got = source if len(parts) == len(source) else source[parts]
-            got = got if rows is None else got[:, rows]
+            if rows is not None and rows.ndim == 2:
+                got = source[torch.tensor(parts)[:, None], rows[at]]
+            else:
+                got = source if len(parts) == len(source) else source[parts]
+                got = got if rows is None else got[:, rows]
             if layer is None:
                 out = out + got.sum(0)
             else:

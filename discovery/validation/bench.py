@@ -127,10 +127,10 @@ class Bench:
         """Values with the edges of `mask` kept and all others cut."""
         return self.run(lambda forward: forward.run(mask))
 
-    def scores(self, masks: Sequence[Mask]) -> Floats:
-        """[masks, prompts]: the score of each circuit."""
+    def scores(self, masks: Sequence[Mask], alike: Mask | None = None) -> Floats:
+        """[masks, prompts]: the score of each circuit; `alike` as in Data.circuits."""
         metric = SCORES[self.score]
-        return -metric.sign * self.data.circuits(metric, masks)
+        return -metric.sign * self.data.circuits(metric, masks, alike)
 
     def scored(self, final: Callable[[PatchedForward], torch.Tensor]) -> Floats:
         """[prompts]: the score alone of any run of the parts, from what the final norm sees."""
@@ -148,6 +148,10 @@ class Bench:
         rows = [i for i, own in enumerate(self.data.prompts.lengths) if own == length]
         if not rows:
             raise InputError(f"no prompt has {length} tokens")
+        return self.take(rows)
+
+    def take(self, rows: Sequence[int]) -> Bench:
+        """Some of the prompts; nothing of theirs is run yet."""
         paired = None if self.paired is None else self.paired.take(rows)
         return Bench(self.data.take(rows), self.score, paired)
 

@@ -26,12 +26,12 @@ from jaxtyping import Int
 from torch import Tensor
 
 from acdc.forward import PatchedForward, bias_streams, stream_of
-from acdc.live import run_live
+from acdc.live import Known, run_live
 from discovery.validation.bench import NAMES, Bench, Floats, Mask, Values
 
 How = Literal["shared", "per node", "per edge"]
 HOWS: tuple[How, ...] = ("shared", "per node", "per edge")
-EDGE_ROWS = 512  # edges x prompts gathered at a time
+EDGE_ROWS = 4096  # edges x prompts gathered at a time
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class ResampledCuts:
         for start in range(0, len(cut), step):
             some = cut[start : start + step].tolist()
             rows = torch.as_tensor(self.rng.integers(self.n, size=(len(some), self.n)))
-            total = total + writers.take(some, span, rows).sum(0)
+            total = total + writers.total(some, span, rows)
         return total
 
 
@@ -170,7 +170,7 @@ def _finals(
                 forward.prompts.clean,
                 mask,
                 cuts,
-                own=None if agree else forward.clean.writers,
+                known=None if agree else Known.of_model(forward.graph, forward.clean.writers),
             ),
         )
 
