@@ -482,6 +482,13 @@ class Model:
             raise ValueError(f"layer {layer} has no norm before its MLP")
         return block.mlp_norm(mlp(block.ln2(x)))
 
+    def neurons(self, layer: int, x: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_mlp"]:
+        """What W_out's rows are of, for its reader's input; ValueError for experts."""
+        block, mlp = self.blocks[layer], self.mlp(layer)
+        if block.ln2 is None or isinstance(mlp, Experts):
+            raise ValueError(f"layer {layer} has no neurons that all tokens meet")
+        return mlp.hidden(block.ln2(x))
+
     def unembed(self, x: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n vocab_out"]:
         """Logits from the input of the final norm."""
         return self.capped(self.logits(self.ln_final(x)))
