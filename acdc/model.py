@@ -500,6 +500,13 @@ class Model:
             return block.mlp_norm(self.mlp(layer)(y))
         return block.mlp_norm(own(y.to(own.W_out.device)).to(self.device))
 
+    def neurons(self, layer: int, x: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_mlp"]:
+        """What W_out's rows are of, for its reader's input; ValueError for experts."""
+        block, mlp = self.blocks[layer], self.mlp(layer)
+        if block.ln2 is None or isinstance(mlp, Experts):
+            raise ValueError(f"layer {layer} has no neurons that all tokens meet")
+        return mlp.hidden(block.ln2(x))
+
     def unembed(self, x: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n vocab_out"]:
         """Logits from the input of the final norm."""
         return self.capped(self.logits(self.ln_final(x)))

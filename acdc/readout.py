@@ -51,14 +51,17 @@ class Readout:
 
     def __call__(self, inputs: Sequence[Float[Tensor, "n _ d_model"]]) -> Float64[Tensor, " n"]:
         """Metric of n variants from a part's inputs each, summed over all prompts, in float64."""
+        return sum_of(self.each(inputs))
+
+    def each(self, inputs: Sequence[Float[Tensor, "n _ d_model"]]) -> list[Float[Tensor, "n _"]]:
+        """Metric of n variants, a part's prompts each: from a part's inputs each."""
         if self.plain:
             logits = (self.model.unembed(x) for x in inputs)
-            parts = zip(self.parts, logits, strict=True)
-            return sum_of([bound.of_logits(own) for bound, own in parts])
+            return [bound.of_logits(own) for bound, own in zip(self.parts, logits, strict=True)]
         ys = self.normed(inputs)
-        if not self.forms[0].needs_vocabulary:
-            return self._of(ys, torch.zeros_like(torch.cat(ys, 1)[..., 0]))
-        return self._of(ys, self._logsumexp(torch.cat(ys, 1)))
+        y = torch.cat(ys, 1)
+        whole = self.forms[0].needs_vocabulary
+        return self._of(ys, self._logsumexp(y) if whole else torch.zeros_like(y[..., 0]))
 
     def with_logits(
         self, inputs: Sequence[Float[Tensor, "n _ d_model"]]
@@ -68,13 +71,13 @@ class Readout:
         y = torch.cat(ys, 1)
         z = self.model.logits(y)
         total = z.logsumexp(-1)
-        return self._of(ys, total), [Logits(*own) for own in zip(y, z, total, strict=True)]
+        return sum_of(self._of(ys, total)), [Logits(*own) for own in zip(y, z, total, strict=True)]
 
-    def _of(self, ys: Sequence[Tensor], totals: Float[Tensor, "n prompts"]) -> Tensor:
+    def _of(self, ys: Sequence[Tensor], totals: Float[Tensor, "n prompts"]) -> list[Tensor]:
         """From normed inputs and their log-sum-exp."""
         split = totals.split(self.sizes, 1)
         parts = zip(self.forms, self.linear(ys), split, self.named(ys), strict=True)
-        return sum_of([form.combine(*own) for form, *own in parts])
+        return [form.combine(*own) for form, *own in parts]
 
     def normed(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """What the unembedding sees of each part."""

@@ -63,10 +63,10 @@ def completeness(
     known: dict[tuple[int, ...], tuple[Floats, Floats]] = {}
 
     def gaps(subsets: Sequence[tuple[int, ...]]) -> list[float]:
-        for subset in subsets:
-            writers = [nodes[i] for i in subset]
-            masks = [without(mask, writers), without(bench.graph.legal, writers)]
-            known[subset] = (bench.circuit(masks[0]).score, bench.circuit(masks[1]).score)
+        gone = [[nodes[i] for i in subset] for subset in subsets]
+        kept = bench.scores([without(mask, writers) for writers in gone], alike=mask)
+        rest = bench.scores([without(bench.graph.legal, writers) for writers in gone])
+        known.update(zip(subsets, zip(kept, rest, strict=True), strict=True))
         return [abs(float((known[s][0] - known[s][1])[half].mean())) for s in subsets]
 
     here = set(names[n] for n in nodes)
@@ -168,9 +168,9 @@ class _Trial:
         """[cuts]: the partner chosen on one half of the prompts, the effect on the other."""
         squares = []
         for writers in self.partners:
-            before = self.bench.circuit(without(whole, writers)).score
-            after = self.bench.scores([without(cut, writers) for cut in cuts])
-            squares.append(np.square(after - before))
+            masks = [without(one, writers) for one in (whole, *cuts)]
+            before, *after = self.bench.scores(masks, alike=masks[0])
+            squares.append(np.square(np.array(after) - before))
         each = np.array(squares)  # [partners, cuts, prompts]
         best = each[:, :, self.half].mean(-1).argmax(0)
         return each[:, :, ~self.half].mean(-1)[best, np.arange(len(cuts))]

@@ -29,12 +29,12 @@ from discovery.settings.run import Settings
 from discovery.statistics.against_random import null_percentile, partial_necessity, sufficiency
 from discovery.statistics.equivalence import effect_margin, equivalence, mean_equivalence
 from discovery.statistics.independence import independence
-from discovery.statistics.random_circuits import complement
+from discovery.statistics.random_circuits import complement, random_masks
 from discovery.statistics.result import TestResult
 from discovery.statistics.search_worst import EXACT_UP_TO, Effort
 from discovery.validation.bench import Bench, Floats, Mask, Values, two_sided
 from discovery.validation.budget import Budget, Progress
-from discovery.validation.chance import likely_masks, random_masks, scrubbed_scores, shape_masks
+from discovery.validation.chance import likely_masks, scrubbed_scores, shape_masks
 from discovery.validation.faithfulness import (
     Cell,
     faithfulness_cells,
@@ -50,10 +50,18 @@ from discovery.validation.knockouts import (
     minimality_tests,
 )
 from discovery.validation.resamples import Stability, stability
-from discovery.validation.resampling import HOWS, How, Scrubbed, resampled_baseline, scrub_circuit
+from discovery.validation.resampling import (
+    HOWS,
+    How,
+    Scrubbed,
+    resampled_baseline,
+    scrub_circuit,
+    scrubbed_score,
+)
 from discovery.validation.rungs import NONE, OWN, TWINS
 
 FORWARDS = 3  # plain passes and scrub samples that are timed
+TIMED = 8  # prompts of them
 EACH_EDGE = 12  # how many runs one takes in which every edge draws for itself, roughly
 ATTRIBUTION = 6  # how many runs of a model less the circuit one backward pass takes, roughly
 RANDOM, LIKELY, SHAPE = "random circuits", "likely circuits", "its shape on other heads"
@@ -224,7 +232,7 @@ class Tests:
             self.settings.chance, self.settings.level, self.few, self.margin
         )  # fmt: skip
         graph, model = bench.graph, bench.model.score
-        kept = bench.circuit(mask).score
+        kept = bench.scores([mask])[0]
         shape = shape_masks(graph, mask, chance.misplaced, self.rng(4))
         one, many = cost.kept * bench.n, chance.circuits
 
@@ -235,7 +243,7 @@ class Tests:
             return sufficiency(own, others, model, margin, level=level)
 
         def needed() -> TestResult:
-            without = bench.circuit(complement(graph, mask)).score
+            without = bench.scores([complement(graph, mask)])[0]
             return partial_necessity(
                 without, self.random_removed, model, bench.empty.score, margin, level=level
             )
@@ -298,11 +306,9 @@ class Tests:
                 continue
             with budget(part):
                 rng = self.rng(200 + i)
-                own = scrub_circuit(bench, mask, "shared", 1, rng, [name]).score.mean()
+                own = scrubbed_score(bench, mask, rng, [name]).mean()
                 null = [
-                    scrub_circuit(
-                        bench.permuted(name, rng), mask, "shared", 1, rng, [name]
-                    ).score.mean()
+                    scrubbed_score(bench.permuted(name, rng), mask, rng, [name]).mean()
                     for _ in range(settings.scrubbing.permuted)
                 ]
                 result = null_percentile(float(own), np.array(null), settings.level)
@@ -403,8 +409,8 @@ class Validator(Tests):
                 )  # fmt: skip
 
     def _cost(self, mask: Mask) -> dict[str, float]:
-        """Seconds of a plain pass and of one scrub sample of the first part, and their ratio."""
-        bench = self.bench.first(1)
+        """Seconds of a plain pass and of one scrub sample of a few prompts, and their ratio."""
+        bench = self.bench.take(range(min(TIMED, self.bench.n)))
         data, rng = bench.data, self.rng(8)
         tokens = [data.prompts_of(i).clean for i in range(data.n_parts)]
         plain, sample = list[float](), dict[str, list[float]]()

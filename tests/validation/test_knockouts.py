@@ -10,13 +10,12 @@ from toys import or_gate, or_prompts
 
 from acdc.ablation import ABLATIONS
 from acdc.attribution import eap
-from discovery.statistics.random_circuits import random_mask
+from discovery.statistics.random_circuits import random_mask, random_masks
 from discovery.statistics.search_worst import Effort
 from discovery.validation.bench import SCORES, make_bench, two_sided, without
 from discovery.validation.chance import (
     likely_masks,
     misplaced,
-    random_masks,
     scrubbed_scores,
     shape_masks,
 )
