@@ -39,7 +39,7 @@ class Discovered:
 
     @cached_property
     def circuit(self) -> Circuit:
-        """The circuit; its scores are what circuit.json says."""
+        """The circuit; its scores are what circuit.json says, and scores.npz beside it."""
         path, kv = self.folder / "circuit.json", self.settings.graph.kv
         return Circuit.load(path, self.task.model, kv, **self.asked)
 
@@ -50,7 +50,7 @@ class Discovered:
 
     @cached_property
     def tests(self) -> tuple[Mapping[str, Any], ...]:
-        """Edges that were tested or scored, in order: edge, effect, kept."""
+        """Edges that were tested, in order, or the strongest of scores: edge, effect, kept."""
         return tuple(read_lines(self.folder / "edges.jsonl"))
 
     @cached_property

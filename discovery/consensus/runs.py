@@ -39,10 +39,10 @@ def consensus(folder: Path, asked: ConsensusSettings, say: Say) -> dict[str, Any
 
     InputError for a run that is not finished, or was found on too few prompts.
     """
-    settings, circuit = _read(folder, asked)
+    settings = _read(folder, asked)
     job = prepare(settings)
     graph = job.data.graph
-    own = Circuit.from_json(circuit, graph)
+    own = Circuit.load(folder / "circuit.json", graph)
     first = own.mask
     out = folder / FOLDER
     out.mkdir(exist_ok=True)
@@ -67,11 +67,9 @@ def consensus(folder: Path, asked: ConsensusSettings, say: Say) -> dict[str, Any
     return found
 
 
-def _read(folder: Path, asked: ConsensusSettings) -> tuple[Settings, Mapping[str, Any]]:
-    """The run's settings, as large as its circuit came to be, and that circuit."""
-    done = read_finished(folder)
-    settings, run = done.settings, done.run
-    assert run.circuit is not None  # it is finished
+def _read(folder: Path, asked: ConsensusSettings) -> Settings:
+    """The run's settings, as large as its circuit came to be."""
+    settings = read_finished(folder).settings
     method: Method = settings.method
     if not method.asks_prompts:
         raise InputError(
@@ -83,7 +81,7 @@ def _read(folder: Path, asked: ConsensusSettings) -> tuple[Settings, Mapping[str
     for factor in asked.times:
         method.times(factor)  # refused here rather than after the model is loaded
     threads = settings.threads if asked.threads is None else asked.threads
-    return settings.model_copy(update={"method": method, "threads": threads}), run.circuit
+    return settings.model_copy(update={"method": method, "threads": threads})
 
 
 def _circuits(job: Job, asked: ConsensusSettings) -> Iterator[Mask]:
