@@ -17,6 +17,7 @@ from discovery.api.ask import ask
 from discovery.api.circuit import Circuit
 from discovery.api.model import Model
 from discovery.api.tasks import Task
+from discovery.dashboard.embed import circuit_html
 from discovery.job import pipeline
 from discovery.job.summary import page, table
 from discovery.methods.method import Method
@@ -98,7 +99,9 @@ def discover(
     )  # fmt: skip
     holds = TemporaryDirectory(prefix="circuit-") if folder is None else None
     place = Path(folder if holds is None else f"{holds.name}/run").absolute()  # pyright: ignore[reportArgumentType]
-    result = pipeline.discover(settings, place, [], say or _nothing, cache=model.cache)
+    result = pipeline.discover(
+        settings, place, [], say or _nothing, cache=model.cache, page=circuit_html
+    )
     asked = {"metric": metric, "ablation": ablation}
     return Discovered(place, task, settings, result, asked, holds)
 

@@ -20,6 +20,7 @@ from discovery.consensus.second import Second, beside
 from discovery.consensus.settings import ConsensusSettings
 from discovery.job.faithfulness import measure
 from discovery.job.finished import read_finished
+from discovery.job.mirror import run_name, tags
 from discovery.job.prepare import Job, prepare
 from discovery.methods import Method
 from discovery.runs.folder import termination_as_exit
@@ -51,8 +52,8 @@ def consensus(folder: Path, asked: ConsensusSettings, say: Say) -> dict[str, Any
         termination_as_exit(),
         start_tracker(
             settings.tracking.mode, folder=out, project=settings.tracking.project,
-            config=asked.model_dump(), name=f"consensus {folder.name}", group=None,
-            job_type="consensus", tags=[settings.method.name],
+            config=asked.model_dump(), name=run_name(settings, "consensus"),
+            group=None, job_type="consensus", tags=tags(settings),
         ) as tracker,
     ):  # fmt: skip
         masks = np.array([m[graph.legal] for m in _circuits(job, asked)])
@@ -63,7 +64,7 @@ def consensus(folder: Path, asked: ConsensusSettings, say: Say) -> dict[str, Any
         write_json(out / "circuit.json", _circuit(graph, often, kept).to_json())
         picture = _draw(out, graph, often, kept, found)
         flat = {k: v for k, v in found.items() if isinstance(v, (int, float, str))}
-        tracker.finish(Outcome(flat, (), picture, out / "consensus.json"))
+        tracker.finish(Outcome(flat, pictures={"core": picture}, files=[out / "consensus.json"]))
     return found
 
 

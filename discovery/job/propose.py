@@ -131,8 +131,9 @@ class _Work:
         """Record one step."""
         self.run.append_edges(step.edges)
         if step.row:
-            self.run.append_metrics({**step.row, "seconds": round(self.seconds, 3)})
-            self.tracker.log(step.row, step=self.number)
+            row = {**step.row, "seconds": round(self.seconds, 3)}
+            self.run.append_metrics(row)
+            self.tracker.log(row, step=self.number)
         self.number += 1
         wait = max(EVERY_SECONDS, self.cost / OVERHEAD)
         if step.checkpoint is not None and time.perf_counter() - self.saved > wait:

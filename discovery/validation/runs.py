@@ -15,6 +15,7 @@ from acdc.errors import InputError
 from discovery.ablations.choices import AblationChoice
 from discovery.job.build import build_prompts
 from discovery.job.finished import read_finished
+from discovery.job.mirror import run_name, tags
 from discovery.job.prepare import Cache, load
 from discovery.job.splits import split
 from discovery.runs.folder import termination_as_exit
@@ -22,6 +23,7 @@ from discovery.runs.json_files import write_json
 from discovery.runs.tracking import Outcome, start_tracker
 from discovery.settings.evaluation import FullEvaluation
 from discovery.settings.run import Settings
+from discovery.validation.figures import figures
 from discovery.validation.held_out import held_out, run_ablation
 from discovery.validation.report import write_report
 from discovery.validation.validate import Validator
@@ -124,8 +126,8 @@ def _validate(one: Found, validator: Validator, used: Any, say: Say) -> Validate
         termination_as_exit(),
         start_tracker(
             tracking.mode, folder=one.folder, project=tracking.project,
-            config=validator.settings.model_dump(), name=f"validate {one.folder.name}", group=None,
-            job_type="validation", tags=[one.settings.method.name],
+            config=validator.settings.model_dump(), name=run_name(one.settings, "validate"),
+            group=None, job_type="validation", tags=tags(one.settings),
         ) as tracker,
     ):  # fmt: skip
         validation = {
@@ -142,9 +144,21 @@ def _validate(one: Found, validator: Validator, used: Any, say: Say) -> Validate
         validation["verdicts"] = [vars(v) for v in found]
         write_json(one.folder / "validation.json", validation)
         page = write_report(one.folder, validation, found)
-        summary = {f"{v.name} holds": str(v.holds) for v in found}
-        tracker.finish(Outcome(summary, (), None, one.folder / "validation.json", page))
+        tracker.finish(_outcome(one.folder, validation, found, page))
     return Validated(one.folder, validation, found, page)
+
+
+def _outcome(
+    folder: Path, validation: Mapping[str, Any], found: Sequence[Verdict], page: Path
+) -> Outcome:
+    rows = [{"property": v.question, "holds": str(v.holds), "figures": v.figures} for v in found]
+    return Outcome(
+        {f"{v.name} holds": str(v.holds) for v in found},
+        tables={"verdicts": rows},
+        pictures={name: folder / f"{name}.png" for name in figures(validation)},
+        pages={"report": page.read_text(encoding="utf-8")},
+        files=[folder / "validation.json"],
+    )
 
 
 def classes(heads: Mapping[str, Mapping[str, float]]) -> dict[str, list[str]]:
