@@ -35,6 +35,7 @@ from discovery.job.enough import Steps, enough, with_prompts
 from discovery.job.faithfulness import Measured, as_fields, evaluate, measure
 from discovery.job.holds import holds, verdict
 from discovery.job.mirror import head_rows, run_name, summary, tags
+from discovery.job.origin import commit
 from discovery.job.prepare import Cache, Job, prepare
 from discovery.job.propose import Proposed, asked, propose
 from discovery.job.shares import carried
@@ -242,6 +243,7 @@ def _result(
         "prompts_at_a_time": job.plan.part,
         "config_hash": run.config_hash,
         "versions": _versions(),
+        "commit": commit(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {settings.device}",
     }
 

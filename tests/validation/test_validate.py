@@ -70,7 +70,7 @@ def test_the_folder_holds_everything(validated):
         }
         page = one.report.read_text()
         assert page.count("<svg") == len(figures)
-        assert not re.search(r'(src|href)="(?!#)|url\((?!#)|@import', page)
+        assert not re.search(r'(src|href)="(?!#|data:image)|url\((?!#)|@import', page)
         for verdict in one.verdicts:
             assert verdict.name in page
 
@@ -160,7 +160,10 @@ def test_held_out_lines_of_ones_own(tmp_path):
     used = task_prompts(run.task, loaded, run.seed)
     assert len(held_out(run, loaded, [used], 8, 0)) == 8
     with pytest.raises(InputError, match="prompts=9: .*own.jsonl has only 8 .*prompts=8 or fewer"):
-        held_out(run, loaded, [used], 9, 0)
+        held_out(run, loaded, [used], 9, 0, fewest=5)
+    with pytest.raises(InputError, match="only 8 .*of 4 that.*at least 76.*prompts=FILE") as few:
+        held_out(run, loaded, [used], 200, 0)
+    assert "or fewer" not in str(few.value)
 
 
 def written_pairs(path, count, seed=0):
@@ -263,9 +266,7 @@ def check_what_wandb_has(folder):
     for name in ("validation_ladder", "validation_matrix"):
         assert validation.media(validation.summary[name]["path"])[:4] == b"\x89PNG"
     saved = json.loads((folder / "validation.json").read_text())["verdicts"]
-    assert [row["property"] for row in validation.table("verdicts")] == [
-        v["question"] for v in saved
-    ]
+    assert [row["figures"] for row in validation.table("verdicts")] == [v["figures"] for v in saved]
 
 
 def test_runs_that_cannot_be_validated(runs, tmp_path):
