@@ -26,7 +26,6 @@ from acdc.circuit import SCORES
 from acdc.data import Data
 from acdc.errors import InputError
 from acdc.memory import GIB
-from acdc.metrics import Metric
 from discovery.choices.given import PREFIX
 from discovery.choices.labels import model_folder, task_file
 from discovery.heads.describe import describe_heads
@@ -38,7 +37,7 @@ from discovery.job.mirror import head_rows, run_name, summary, tags
 from discovery.job.origin import commit
 from discovery.job.prepare import Cache, Job, prepare
 from discovery.job.propose import Proposed, asked, propose
-from discovery.job.shares import carried
+from discovery.job.summary import caption, title
 from discovery.methods import Done
 from discovery.runs.folder import RunFolder, termination_as_exit
 from discovery.runs.json_files import read_json
@@ -135,7 +134,7 @@ def _discover(
         run.write("heads.json", heads)
     result = _result(settings, run, job, proposed, measured, clock, statistics.median(plain))
     result["warnings"] = warnings
-    picture = _draw(run, proposed, metric, result)
+    picture = _draw(run, proposed, result)
     run.write("result.json", result)
     tracker.finish(_outcome(run, proposed, result, heads, picture, page))
     return result
@@ -286,7 +285,7 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{n: version(n) for n in names}}
 
 
-def _draw(run: RunFolder, proposed: Proposed, metric: Metric, result: Mapping[str, Any]) -> Path:
+def _draw(run: RunFolder, proposed: Proposed, result: Mapping[str, Any]) -> Path:
     circuit, graph = proposed.circuit, proposed.circuit.graph
     layout = Layout(graph.n_layers, graph.n_heads, graph.n_kv_heads, graph.has_mlp)
     drawn = [
@@ -295,8 +294,8 @@ def _draw(run: RunFolder, proposed: Proposed, metric: Metric, result: Mapping[st
     ]
     picture, _ = draw_circuit(
         run.folder, layout, drawn,
-        title=_title(result),
-        subtitle=_subtitle(result, metric),
+        title=title(result),
+        subtitle=caption(result),
         width="|score|" if proposed.found.ranks else "|effect|",
     )  # fmt: skip
     return picture
@@ -312,7 +311,7 @@ def _outcome(
     rows = head_rows(heads)
     pages = {}
     if page is not None:
-        pages["circuit_page"] = page(read_json(run.path("circuit.json")) or {}, _title(result))
+        pages["circuit_page"] = page(read_json(run.path("circuit.json")) or {}, title(result))
     return Outcome(
         summary(result) | sizes,
         proposed.found.edges,
@@ -321,26 +320,6 @@ def _outcome(
         pages=pages,
         files=[run.path(name) for name in ("circuit.json", SCORES) if run.size(name)],
     )
-
-
-def _title(result: Mapping[str, Any]) -> str:
-    return f"Circuit for {result['task']} in {result['model']}"
-
-
-def _subtitle(result: Mapping[str, Any], metric: Metric) -> str:
-    """How it was found and how good it is: on the test prompts, where there are any."""
-    part = "test" if "test" in result["splits"] else "search"
-    own, size = result["splits"][part], result["threshold"]
-    how = result["method"] if size is None else f"{result['method']}, threshold {size:g}"
-    how += "" if result["target"] is None else f", target {result['target']:g}"
-    how += f": {result['n_edges']} of {result['n_edges_total']:,} edges"
-    if own["circuit"] is None:
-        return f"{how}, not evaluated: the task has no corrupt prompts"
-    where = f"{own['n']} {'new' if part == 'test' else 'searched'} prompts"
-    how += f"; on {where} {metric.name} {own['circuit']:.3g} {metric.unit}"
-    if own["faithfulness"] is None:
-        return f"{how}, faithfulness undefined"
-    return f"{how}, faithfulness {own['faithfulness']:.1%} (0%: {carried(result['ablation'])})"
 
 
 class _Clock:

@@ -232,12 +232,16 @@ def says(one: Validated) -> str:
 
 
 def table(validated: Sequence[Validated]) -> list[dict[str, str]]:
-    """A row a property, a column a run: + shown to hold, - shown to fail, ? not decided."""
+    """The verdicts, and a row a property: + shown to hold, - shown to fail, ? not decided."""
     signs = {True: "+", False: "-", None: "?"}
     rows: dict[str, dict[str, str]] = {}
     names = [f"{one.validation['method']} ({one.validation['n_edges']})" for one in validated]
     if len(set(names)) < len(names):
         names = [f"{name}, {i}" for i, name in enumerate(names, 1)]
+    decided = {
+        n: one.validation["decision"]["verdict"] for n, one in zip(names, validated, strict=True)
+    }
+    rows["verdict"] = {"property": "verdict", **decided}
     for name, one in zip(names, validated, strict=True):
         for verdict in one.verdicts:
             blank = {"property": verdict.name, **dict.fromkeys(names, "")}  # if it was not asked
