@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -18,11 +19,14 @@ from acdc.errors import InputError
 from discovery.dashboard.contents import Plain, told_apart
 from discovery.dashboard.runs import details
 
-SCRIPTS = (
-    "dom.js", "charts.js", "runs.js", "grid.js", "circuit.js", "search.js", "validation.js",
-    "compare.js", "sweep.js", "heads.js", "route.js", "methods.js", "components.js", "main.js",
-)  # fmt: skip
-STYLES = ("style.css", "views.css", "heads.css")
+
+def _text(name: str) -> str:
+    return files("discovery.dashboard").joinpath("page", name).read_text(encoding="utf-8")
+
+
+# as the page links them, in its order
+SCRIPTS = tuple(re.findall(r'<script defer src="([\w.]+)"', _text("index.html")))
+STYLES = tuple(re.findall(r'<link rel="stylesheet" href="([\w.]+)"', _text("index.html")))
 
 
 def export_page(root: Path, runs: Sequence[str]) -> str:
@@ -64,10 +68,6 @@ def inlined(scripts: Sequence[str], styles: Sequence[str], data: Any) -> tuple[s
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n<style>{style}</style>',
         f'<script type="application/json" id="data">{inside}</script>\n<script>{script}</script>',
     )
-
-
-def _text(name: str) -> str:
-    return files("discovery.dashboard").joinpath("page", name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

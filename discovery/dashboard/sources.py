@@ -44,6 +44,10 @@ class Source(Protocol):
         """A page of the run's own, one of its details' `pages`; InputError if there is none."""
         ...
 
+    def write_notes(self, run: str, given: object) -> Plain:
+        """Replace the run's notes; InputError where there can be none, or not these."""
+        ...
+
 
 class Folder:
     """Run folders and offline W&B runs below a root; names are paths from there."""
@@ -64,6 +68,9 @@ class Folder:
 
     def page(self, run: str, name: str) -> bytes:
         return runs.page(self._root, run, name)
+
+    def write_notes(self, run: str, given: object) -> Plain:
+        return runs.write_notes(self._root, run, given)
 
 
 class Project:
@@ -114,6 +121,9 @@ class Project:
 
     def page(self, run: str, name: str) -> bytes:
         raise InputError("The pages of a W&B run are on its server.")
+
+    def write_notes(self, run: str, given: object) -> Plain:
+        raise InputError(runs.NO_NOTES)
 
     def _refresh(self) -> None:
         try:

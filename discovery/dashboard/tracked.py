@@ -15,6 +15,7 @@ from acdc.errors import InputError
 from acdc.names import Name, parse
 from discovery.dashboard import contents
 from discovery.dashboard.contents import Plain, inner, number, pretty, text, whole
+from discovery.dashboard.run_fields import run_fields
 from discovery.runs.wandb_log import TrackedRun
 
 RESULT = ("n_edges_total", "metric_circuit", "faithfulness")  # in the summary of a finished search
@@ -57,7 +58,7 @@ def summary(name: str, run: TrackedRun, views: Sequence[str]) -> Plain:
     line = contents.summary({"config": run.config}, result, last)
     for key in NAMES:
         line[key] = line[key] or text(run.config.get(key), 200)
-    return found | line
+    return found | line | {"fields": run_fields({"config": run.config}, run.summary)}
 
 
 def details(run: TrackedRun, line: Plain) -> Plain:

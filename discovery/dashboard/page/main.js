@@ -53,12 +53,12 @@ function here() {
 
 function drawNavigation() {
   const { page } = here();
-  const [left, right] = list.chosen;
+  const several = list.chosen.length > 1;
   const link = (name, title, to) => el("a", { href: to, "aria-current": page === name ? "page" : null }, title);
-  const compare = right || (page === "compare")
-    ? link("compare", "Compare", right ? address("compare", left, right) : location.hash)
-    : el("span", { class: "quiet", title: "Tick two runs in the table" }, "Compare: tick two runs");
-  document.getElementById("nav").replaceChildren(link("", "Runs", "#/"), link("sweep", "Sweep", "#/sweep"), compare);
+  const compare = several || (page === "compare")
+    ? link("compare", "Compare", several ? address("compare", ...list.chosen) : location.hash)
+    : el("span", { class: "quiet", title: "Tick runs in the table" }, "Compare: tick runs");
+  document.getElementById("nav").replaceChildren(link("", "Runs", listAddress()), link("sweep", "Sweep", "#/sweep"), compare);
 }
 
 async function draw() {
@@ -80,26 +80,26 @@ async function draw() {
   document.body.dataset.ready = page || "runs";
 }
 
-async function runsRoute() {
-  const runs = await loadRuns();
-  const page = runsPage(runs);
+async function runsRoute(parts, options) {
+  const mine = drawn;
+  readView(options);
+  const page = runsPage(await loadRuns());
   document.title = "Circuits";
-  if (!store) follow(page, drawn, JSON.stringify(runs));
+  if (!store) follow(page, mine);
   return page;
 }
 
 // Asks again for as long as the page stays; draws only what is new.
-function follow(page, mine, before) {
+function follow(page, mine, wait = POLL) {
   setTimeout(async () => {
     if (mine !== drawn) return;
-    let now = before;
+    const start = performance.now();
     try {
       const runs = document.hidden ? null : await loadRuns();
-      now = runs ? JSON.stringify(runs) : before;
-      if (mine === drawn && now !== before) page.update(runs);
+      if (runs && mine === drawn) page.update(runs);
     } catch { /* the server is away; the next turn tells */ }
-    follow(page, mine, now);
-  }, POLL);
+    follow(page, mine, Math.max(POLL, 10 * (performance.now() - start))); // many runs take their time
+  }, wait);
 }
 
 // A run that is still being searched is shown anew, unless somebody is using the page.
@@ -130,7 +130,7 @@ async function runRoute([id, wanted], options) {
   document.title = [title, details.summary.tracked || title === id ? null : id, "Circuits"].filter(Boolean).join(" – ");
   const tabs = has.map(([name, title]) => el("a", { href: address("run", id, name), "aria-current": view[0] === name ? "page" : null }, title));
   const content = view[3](details, options);
-  const page = el("div", {}, runHead(details), ownPages(id, details.pages ?? []),
+  const page = el("div", {}, runHead(details), notesPanel(details.summary, details.notes), ownPages(id, details.pages ?? []),
     details.problems.length ? el("ul", { class: "error", "aria-label": "Files that cannot be read" }, details.problems.map((p) => el("li", {}, p))) : null,
     el("nav", { class: "tabs", "aria-label": "Views of the run" }, tabs), content);
   page.running = !store && details.summary.state === "running";
@@ -155,7 +155,7 @@ function runHead({ summary: s }) {
     ["ablation", s.ablation ?? "–"], [s.views.includes("search") ? "search" : "time", span(s.seconds)]].filter(([, text]) => text !== "–");
   const out = store ? null : el("a", { class: "button", href: `export?id=${encodeURIComponent(s.id)}`, download: "circuit.html" }, "Export as one file");
   return el("div", { class: "head" },
-    el("div", {}, el("h1", {}, runTitle(s)), el("p", { class: "quiet" }, `${s.id}  `, stateMark(s.state)),
+    el("div", {}, el("h1", {}, runTitle(s)), el("p", { class: "quiet" }, `${s.id}  `, stateMark(s.state, s.progress)),
       s.error ? el("p", { class: "error" }, s.error) : null),
     el("dl", {}, facts.map(([name, text]) => el("div", {}, el("dt", {}, name), el("dd", {}, text)))), out);
 }

@@ -37,11 +37,6 @@ function offer(select, values, chosen, text = (value) => value) {
   select.value = chosen;
 }
 
-// A run's parent folder, such as a sweep's.
-function folderOf(run) {
-  return run.id.split("/").slice(0, -1).join("/") || "top folder";
-}
-
 // Only answers to the same question can be compared.
 function groupOf(run) {
   const [task, model, metric, ablation] = [run.task, run.model, run.metric, run.ablation].map((name) => name ?? "?");
