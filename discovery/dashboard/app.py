@@ -13,16 +13,16 @@ import json
 from collections.abc import Sequence
 from importlib.resources import files as package_files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import HTMLResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from acdc.errors import InputError
 from discovery.dashboard.contents import Plain, told_apart
-from discovery.dashboard.export import SCRIPTS, STYLES, page_of
+from discovery.dashboard.export import SCRIPTS, STYLES, few, page_of
 from discovery.dashboard.notes import LARGEST
 from discovery.dashboard.sources import Folder, Source
 
@@ -82,6 +82,10 @@ def make_app(
     def run(id: str) -> Response:
         return _json(_details(sources, id) | {"notes": notes})
 
+    @app.get("/api/circuits")
+    def circuits(id: Annotated[list[str], Query()]) -> Response:
+        return _json([_source(sources, run).circuit(run) for run in few(id)])
+
     if notes:
 
         @app.put("/api/notes")
@@ -90,11 +94,13 @@ def make_app(
             return _json(_source(sources, id).write_notes(id, given))
 
     @app.get("/export")
-    def export(id: str, versus: str | None = None) -> Response:
-        asked = [id] if versus is None else [id, versus]
-        page = page_of({run: _details(sources, run, private=False) for run in asked})
+    def export(id: Annotated[list[str], Query()]) -> Response:
+        several = len(few(id)) > 2
+        found = {
+            run: _shared(sources, run) if several else _details(sources, run, False) for run in id
+        }
         named = {"Content-Disposition": 'attachment; filename="circuit.html"'}
-        return HTMLResponse(page, headers=named)
+        return HTMLResponse(page_of(found), headers=named)
 
     @app.get("/page")
     def page(id: str, name: str) -> Response:
@@ -111,6 +117,10 @@ def _source(sources: Sequence[Source], run: str) -> Source:
         if source.holds(run):
             return source
     raise InputError("There is no such run.")
+
+
+def _shared(sources: Sequence[Source], run: str) -> Plain:
+    return _source(sources, run).circuit(run) | {"record": {}}
 
 
 def _details(sources: Sequence[Source], run: str, private: bool = True) -> Plain:

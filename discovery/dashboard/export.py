@@ -1,4 +1,4 @@
-"""The page as one file: its style, its scripts and the data of one or two runs inside.
+"""The page as one file: its style, its scripts and the data of some runs inside.
 
 Opens from disk without a server. The file's own policy lets exactly these scripts and this style
 run, by their hashes, and nothing be loaded; run data cannot end the element it stands in.
@@ -17,7 +17,7 @@ from typing import Any
 
 from acdc.errors import InputError
 from discovery.dashboard.contents import Plain, told_apart
-from discovery.dashboard.runs import details
+from discovery.dashboard.runs import MOST_CIRCUITS, circuit, details
 
 
 def _text(name: str) -> str:
@@ -30,18 +30,34 @@ STYLES = tuple(re.findall(r'<link rel="stylesheet" href="([\w.]+)"', _text("inde
 
 
 def export_page(root: Path, runs: Sequence[str]) -> str:
-    """One or two runs below the root as a self-contained page; InputError if one does not exist.
+    """Runs below the root as a self-contained page; InputError if one does not exist.
 
-    With two runs the page opens on their comparison. Names and numbers of the runs, their config
-    and result are inside; host, process and traceback are not.
+    With two runs the page opens on their comparison, with more on what they have in common, and
+    then holds nothing else of them. Names and numbers of the runs are inside, of one or two their
+    config and result; host, process and traceback are not.
     """
-    return page_of({run: details(root, run, private=False) for run in runs})
+    several = len(few(runs)) > 2
+    return page_of(
+        {
+            run: circuit(root, run) | {"record": {}}
+            if several
+            else details(root, run, private=False)
+            for run in runs
+        }
+    )
+
+
+def few(runs: Sequence[str]) -> Sequence[str]:
+    """The runs; InputError if there are more than can be compared at once."""
+    if len(runs) > MOST_CIRCUITS:
+        raise InputError(f"{len(runs)} runs: at most {MOST_CIRCUITS} are compared at once")
+    return runs
 
 
 def page_of(found: Mapping[str, Plain]) -> str:
     """The page over these runs, each with all that its views show, by name.
 
-    InputError where two are to be compared and one of them has no circuit.
+    InputError where some are to be compared and one of them has no circuit.
     """
     for name, one in found.items():
         if len(found) > 1 and not one.get("circuit"):

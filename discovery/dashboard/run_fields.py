@@ -1,7 +1,7 @@
 """Every single value of a run's config and result by its name: what the table can show and filter.
 
-A name is the path to the value, `method.threshold`, `splits.test.faithfulness`; where config and
-result have one of the same name, the result's counts. Lists of single values are one text.
+A name is the path to the value, `method.threshold`, `splits.test.faithfulness`. Lists of single
+values are one text.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ LEFT_OUT = ("overrides",)  # they say again what the config says
 
 
 def run_fields(config: Mapping[str, Any], result: Mapping[str, Any]) -> Plain:
-    """At most MOST_FIELDS values: numbers, booleans, texts; nothing for what is null or empty."""
-    asked = config.get("config")
-    found: Plain = {}
+    """`asked` of the config and `found` of the result: numbers, booleans, texts by name.
+
+    At most MOST_FIELDS of each; nothing for what is null or empty.
+    """
+    asked, found = {}, {}
+    settings = config.get("config")
+    _collect(asked, settings if isinstance(settings, dict) else {}, "", DEEPEST)
+    _collect(asked, {"config_hash": config.get("config_hash")}, "", 1)
     _collect(found, result, "", DEEPEST)
-    _collect(found, asked if isinstance(asked, dict) else {}, "", DEEPEST)
-    _collect(found, {"config_hash": config.get("config_hash")}, "", 1)
-    return found
+    return {"asked": asked, "found": found}
 
 
 def _collect(found: Plain, part: Mapping[str, Any], before: str, depth: int) -> None:

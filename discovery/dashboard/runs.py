@@ -29,6 +29,7 @@ STUDIES = {"route": "route", "methods": "methods compared", "components": "compo
 PAGES = ("explanation.html", "report.html")  # of explain and validate
 # what the line on a run is made of
 LISTED = ("status.json", "config.json", "result.json", "metrics.jsonl", notes.FILE)
+MOST_CIRCUITS = 100  # that are compared at once, and kept
 LONGEST = 20_000  # characters of a traceback
 NO_NOTES = "The notes on a W&B run are on its server."
 PRIVATE = ("pid", "host")  # of status.json, and the traceback of its error
@@ -79,7 +80,7 @@ def _line(
         found |= notes.read_notes(root, folder)
     except InputError as error:  # of the run itself all is there
         found |= {**notes.NOTHING, "error": str(error)}
-    found |= {"fields": run_fields(config, result), "finished": bool(result)}
+    found |= {**run_fields(config, result), "finished": bool(result)}
     error = inner(status, "error")
     if error:
         found["error"] = f"{text(error.get('type'))}: {text(error.get('message'))}"
@@ -128,6 +129,27 @@ def details(root: Path, run: str, private: bool = True) -> Plain:
         found["decisions"] = view(files.read_lines, "edges.jsonl", contents.decisions)
     pages = [name for name in PAGES if private and files.exists(root, folder / name)]
     return found | {"problems": list(dict.fromkeys(problems)), "pages": pages}
+
+
+def circuit(root: Path, run: str) -> Plain:
+    """The run's summary and its circuit alone, None if it has none; InputError for no such run."""
+    root = root.resolve()
+    folder = files.run_folder(root, run)
+    found: Plain = {"summary": _summary(root, run), "circuit": None, "problems": []}
+    if files.is_logged(folder):
+        whole = logged.details(root, run, folder)
+        return found | {key: whole.get(key) for key in ("circuit", "problems")}
+    try:
+        found["circuit"] = _circuit(root, folder, files.stamp(folder, ("circuit.json",)))
+    except InputError as error:
+        found["problems"].append(str(error))
+    return found
+
+
+@lru_cache(maxsize=MOST_CIRCUITS)
+def _circuit(root: Path, folder: Path, stamp: files.Stamp) -> Plain | None:
+    """`stamp` tells one state of the file from the next."""
+    return contents.circuit(files.read_json(root, folder / "circuit.json"))
 
 
 def page(root: Path, run: str, name: str) -> bytes:

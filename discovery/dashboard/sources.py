@@ -40,6 +40,10 @@ class Source(Protocol):
         """
         ...
 
+    def circuit(self, run: str) -> Plain:
+        """The run's line, its `circuit` and `problems`; InputError if there is no such run."""
+        ...
+
     def page(self, run: str, name: str) -> bytes:
         """A page of the run's own, one of its details' `pages`; InputError if there is none."""
         ...
@@ -65,6 +69,9 @@ class Folder:
 
     def details(self, run: str, private: bool = True) -> Plain:
         return runs.details(self._root, run, private)
+
+    def circuit(self, run: str) -> Plain:
+        return runs.circuit(self._root, run)
 
     def page(self, run: str, name: str) -> bytes:
         return runs.page(self._root, run, name)
@@ -118,6 +125,10 @@ class Project:
             kept = now, tracked.details(read, self._line(read))
             self._details = {**dict(list(self._details.items())[1 - MOST_DETAILS :]), run: kept}
         return kept[1]
+
+    def circuit(self, run: str) -> Plain:
+        found = self.details(run)
+        return {key: found.get(key) for key in ("summary", "circuit", "problems")}
 
     def page(self, run: str, name: str) -> bytes:
         raise InputError("The pages of a W&B run are on its server.")

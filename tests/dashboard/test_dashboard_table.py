@@ -171,11 +171,13 @@ def test_fields_are_all_single_values_by_their_path():
     config = {"config": {"task": {"n": 3}, "seed": 1, "overrides": ["a"]}, "config_hash": "ab"}
     result = {"seed": 2, "deep": {"er": {"x": True}}, "none": None, "nan": float("nan"),
               "list": ["a", 2, [3]], "long": "x" * 999}  # fmt: skip
-    found = run_fields(config, result)
-    assert found.pop("long") == "x" * 199 + "…"
-    assert found == {"task.n": 3, "seed": 2, "deep.er.x": True, "list": "a, 2", "config_hash": "ab"}
+    fields = run_fields(config, result)
+    assert fields["asked"] == {"task.n": 3, "seed": 1, "config_hash": "ab"}
+    assert fields["found"].pop("long") == "x" * 199 + "…"
+    assert fields["found"] == {"seed": 2, "deep.er.x": True, "list": "a, 2"}
     nested: dict = {}
     for _ in range(2000):
         nested = {"a": nested}
     many = {f"f{i}": i for i in range(1000)} | {"y" * 99: 1}
-    assert len(run_fields({"config": nested}, many)) == MOST_FIELDS
+    fields = run_fields({"config": nested}, many)
+    assert len(fields["found"]) == MOST_FIELDS and fields["asked"] == {}

@@ -13,11 +13,11 @@ const VIEWS = [
   ["components", "Components", (d) => d.components, (d) => componentsView(d.components)],
   ["record", "Record", () => true, (d) => recordView(d)],
 ];
-const INSIDE = "This file holds the run's name, its numbers, its config and its result, with the paths in them; not the host, the process and the traceback.";
+const INSIDE = "This file holds the run's name, its numbers, its config, its result and its notes, with the paths in them; not the host, the process and the traceback.";
 const POLL = 2000; // milliseconds between questions about running searches
 const embedded = document.getElementById("data");
 const store = embedded && JSON.parse(embedded.textContent);
-if (store) list.chosen = store.runs.slice(0, 2).map((run) => run.id);
+if (store) list.chosen = store.runs.map((run) => run.id);
 let drawn = 0; // counts pages, so that an answer that comes late is dropped
 
 async function ask(path) {
@@ -116,10 +116,13 @@ async function sweepRoute(parts, options) {
   return sweepPage(await loadRuns(), options);
 }
 
-async function compareRoute([left, right]) {
-  const [a, b] = await Promise.all([loadRun(left ?? ""), loadRun(right ?? "")]);
+async function compareRoute(ids) {
+  const found = store ? await Promise.all(ids.map(loadRun)) : await ask(`api/circuits?${new URLSearchParams(ids.map((id) => ["id", id]))}`);
   document.title = "Compare – Circuits";
-  return comparePage(a, b);
+  const missing = found.find((d) => !d.circuit);
+  if (missing) throw new Error([`${missing.summary.id} has no circuit to compare.`, ...missing.problems].join(" "));
+  if (found.length < 2) throw new Error("Two runs or more can be compared.");
+  return found.length === 2 ? comparePage(...found) : manyPage(found);
 }
 
 async function runRoute([id, wanted], options) {
@@ -182,6 +185,6 @@ document.querySelector(".skip").addEventListener("click", (event) => {
 addEventListener("hashchange", () => {
   if (location.hash.startsWith("#/") || !location.hash) draw();
 });
-if (store?.runs.length === 2 && !location.hash) history.replaceState(null, "", address("compare", store.runs[0].id, store.runs[1].id));
+if (store?.runs.length > 1 && !location.hash) history.replaceState(null, "", address("compare", ...store.runs.map((run) => run.id)));
 if (store?.runs.length === 1 && !location.hash) history.replaceState(null, "", address("run", store.runs[0].id));
 draw();

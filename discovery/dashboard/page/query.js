@@ -11,12 +11,12 @@ const COLUMNS = {
   metric: { value: (r) => r.metric },
   ablation: { value: (r) => r.ablation },
   threshold: { value: (r) => r.threshold, look: "n" },
-  n: { value: (r) => r.fields?.["task.n"], look: "n", means: "prompts of the search" },
+  n: { value: (r) => r.asked?.["task.n"], look: "n", means: "prompts of the search" },
   seed: { value: (r) => r.seed, look: "n" },
   edges: { value: (r) => r.n_edges, look: "n" },
   faithfulness: { value: (r) => r.faithfulness, look: "n", text: percent, means: "on the prompts of the search" },
-  "held-out": { value: (r) => r.fields?.test_faithfulness, look: "n", text: percent, means: "faithfulness on prompts that the search did not see" },
-  accuracy: { value: (r) => r.fields?.test_accuracy, look: "n", text: percent, means: "of the circuit on its own, on prompts that the search did not see" },
+  "held-out": { value: (r) => r.found?.test_faithfulness, look: "n", text: percent, means: "faithfulness on prompts that the search did not see" },
+  accuracy: { value: (r) => r.found?.test_accuracy, look: "n", text: percent, means: "of the circuit on its own, on prompts that the search did not see" },
   verdict: { value: (r) => r.verdict, look: "words" },
   value: { value: (r) => r.metric_circuit, look: "n", text: (v, r) => (v === null || v === undefined ? "–" : `${r.metric ?? ""} ${shown(v)}`), means: "the circuit's metric" },
   time: { value: (r) => r.seconds, look: "n", text: span },
@@ -24,7 +24,7 @@ const COLUMNS = {
   state: { value: (r) => r.state },
   tags: { value: (r) => r.tags?.join(" "), look: "words" },
   note: { value: (r) => r.note, look: "words" },
-  hash: { value: (r) => r.fields?.config_hash },
+  hash: { value: (r) => fieldOf(r, "config_hash") },
   folder: { value: folderOf, look: "words" },
 };
 const USUAL = ["run", "model", "task", "method", "threshold", "edges", "faithfulness", "held-out", "accuracy", "verdict", "time", "started", "state"];
@@ -34,7 +34,12 @@ const TESTS = {
 
 // A column, ours or one field of the runs.
 function columnOf(name) {
-  return COLUMNS[name] ?? { value: (r) => r.fields?.[name], field: true };
+  return COLUMNS[name] ?? { value: (r) => fieldOf(r, name), field: true };
+}
+
+// Of config and result; where both have one of the name, the result's counts.
+function fieldOf(run, name) {
+  return run.found?.[name] ?? run.asked?.[name];
 }
 
 function cellText(column, run) {
@@ -47,7 +52,7 @@ function cellText(column, run) {
 // Names that a condition or a column may have: ours, and those of the fields of these runs.
 function fieldNames(runs) {
   const found = new Set();
-  for (const run of runs) for (const name in run.fields) found.add(name);
+  for (const { asked, found: results } of runs) for (const part of [asked, results]) for (const name in part) found.add(name);
   return [...found].filter((name) => !Object.hasOwn(COLUMNS, name)).sort();
 }
 

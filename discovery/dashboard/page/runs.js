@@ -30,7 +30,7 @@ function stateMark(state, progress = null) {
 function runsPage(runs) {
   const count = el("p", { class: "quiet", role: "status" });
   const wrong = el("p", { id: "filter-error", class: "error" });
-  const parts = { head: el("tr"), table: el("table", { class: "list" }) };
+  const parts = { head: el("tr"), table: el("table", { class: "list cards" }) };
   const columns = columnChoice(() => names, () => { rows.clear(); redraw(); });
   const chosen = el("div", { id: "chosen", class: "bar" });
   const rows = new Map(); // of runs, as long as their columns stay
@@ -62,10 +62,9 @@ function runsPage(runs) {
     const at = document.activeElement?.dataset?.key;
     parts.head.replaceChildren(el("th", { scope: "col" }, tickAll(some)), ...headCells(redraw));
     for (const body of [...parts.table.tBodies]) body.remove();
-    parts.table.append(...bodiesOf(some, most, rowOf, redraw));
+    parts.table.append(...(some.length ? bodiesOf(some, most, rowOf, redraw) : [emptyBody(runs.length)]));
     count.textContent = some.length === runs.length ? plural(runs.length, "run") : `${some.length} of ${plural(runs.length, "run")}`;
     if (list.cut) count.textContent += "; there are more";
-    if (!some.length) parts.table.append(emptyBody(runs.length));
     more.hidden = some.length <= most;
     more.textContent = `Show the other ${(some.length - most).toLocaleString("en")}`;
     showChosen(chosen);
