@@ -86,6 +86,10 @@ def make_app(
     def circuits(id: Annotated[list[str], Query()]) -> Response:
         return _json([_source(sources, run).circuit(run) for run in few(id)])
 
+    @app.get("/api/sweep")
+    def sweep(folder: str) -> Response:
+        return _json(_source(sources, folder).sweep(folder))
+
     if notes:
 
         @app.put("/api/notes")

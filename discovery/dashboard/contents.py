@@ -115,7 +115,10 @@ def summary(config: Plain, result: Plain, last: Plain) -> Plain:
         found["n_edges"] = number(last.get("n_kept"))
         found["metric_circuit"] = number(last.get("metric"))
         found["seconds"] = number(last.get("seconds"))
-    found |= {"progress": _progress(last), "verdict": _verdict(result.get("holds"))}
+    found |= {
+        "progress": None if result else _progress(last),
+        "verdict": _verdict(result.get("holds")),
+    }
     return found
 
 

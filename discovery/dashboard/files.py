@@ -56,13 +56,18 @@ def find_runs(root: Path) -> list[str]:
 
 def run_folder(root: Path, run: str) -> Path:
     """The resolved folder of a run named as by `find_runs`; InputError if outside or no run."""
-    parts = run.split("/")
-    plain = run == "." or all(part not in ("", ".", "..") for part in parts)
-    if plain and "\0" not in run:
-        real = _inside(root, root.joinpath(*parts))
-        if real and (_is_marked(Path(real)) or is_logged(Path(real))):
-            return Path(real)
+    folder = any_folder(root, run)
+    if folder and (_is_marked(folder) or is_logged(folder)):
+        return folder
     raise InputError("There is no such run.")
+
+
+def any_folder(root: Path, name: str) -> Path | None:
+    """The resolved folder of this name, "." for the root; None if there is none inside it."""
+    parts = name.split("/")
+    plain = name == "." or all(part not in ("", ".", "..") for part in parts)
+    real = _inside(root, root.joinpath(*parts)) if plain and "\0" not in name else None
+    return Path(real) if real else None
 
 
 def is_logged(folder: Path) -> bool:

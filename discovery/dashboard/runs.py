@@ -152,6 +152,13 @@ def _circuit(root: Path, folder: Path, stamp: files.Stamp) -> Plain | None:
     return contents.circuit(files.read_json(root, folder / "circuit.json"))
 
 
+def sweep(root: Path, folder: str) -> Plain:
+    """Points of a folder's sweep.json, None without one; InputError if it cannot be read."""
+    root = root.resolve()
+    place = files.any_folder(root, folder)
+    return {"sweep": studies.sweep(files.read_json(root, place / "sweep.json")) if place else None}
+
+
 def page(root: Path, run: str, name: str) -> bytes:
     """One of a run's PAGES, as it lies there; InputError if there is none."""
     root = root.resolve()

@@ -44,6 +44,10 @@ class Source(Protocol):
         """The run's line, its `circuit` and `problems`; InputError if there is no such run."""
         ...
 
+    def sweep(self, folder: str) -> Plain:
+        """`sweep`: the points of a folder of runs, None where none are summed up."""
+        ...
+
     def page(self, run: str, name: str) -> bytes:
         """A page of the run's own, one of its details' `pages`; InputError if there is none."""
         ...
@@ -72,6 +76,9 @@ class Folder:
 
     def circuit(self, run: str) -> Plain:
         return runs.circuit(self._root, run)
+
+    def sweep(self, folder: str) -> Plain:
+        return runs.sweep(self._root, folder)
 
     def page(self, run: str, name: str) -> bytes:
         return runs.page(self._root, run, name)
@@ -129,6 +136,9 @@ class Project:
     def circuit(self, run: str) -> Plain:
         found = self.details(run)
         return {key: found.get(key) for key in ("summary", "circuit", "problems")}
+
+    def sweep(self, folder: str) -> Plain:
+        return {"sweep": None}
 
     def page(self, run: str, name: str) -> bytes:
         raise InputError("The pages of a W&B run are on its server.")

@@ -40,6 +40,12 @@ async function loadRun(id) {
   return store.details[id];
 }
 
+// What sweep.json says of a folder of runs, if there is one.
+async function loadSweep(folder) {
+  if (store || !folder) return null;
+  return (await ask(`api/sweep?${new URLSearchParams({ folder: folder === "top folder" ? "." : folder })}`)).sweep;
+}
+
 function address(...parts) {
   return `#/${parts.map(encodeURIComponent).join("/")}`;
 }
@@ -113,7 +119,7 @@ function again(mine) {
 
 async function sweepRoute(parts, options) {
   document.title = "Sweep – Circuits";
-  return sweepPage(await loadRuns(), options);
+  return sweepPage(await loadRuns(), options, loadSweep);
 }
 
 async function compareRoute(ids) {
