@@ -94,7 +94,8 @@ def faithfulness_curves(
 
     `shares` are of all edges, increasing, in (0, 1]. `cut_in`: a graph of the same edges in which
     circuits are pruned, where not the data's own. `run` runs one in a way of its own. InputError
-    for malformed scores or shares, and where the metric does not tell the model from the empty circuit.
+    for malformed scores or shares, and where the metric does not tell the model from the empty
+    circuit.
     """
     if not shares or list(shares) != sorted(set(shares)) or not 0 < shares[0] <= shares[-1] <= 1:
         raise InputError(f"shares={list(shares)}: must increase within (0, 1]")
