@@ -34,7 +34,7 @@ from acdc.forward import PatchedForward, head_values, stream_of
 from acdc.graph import Graph
 from acdc.incremental import Cut, States
 from acdc.metrics import Metric
-from acdc.model import Norm
+from acdc.model import MLP, Model, Norm
 from acdc.writers import Writers
 
 Scores = NDArray[np.float64]  # [writers, readers], 0 where there is no edge
@@ -269,7 +269,7 @@ def _sweep(
         below = above
         if graph.has_mlp and blocked != 2 * layer + 2:
             x = streams[stream_of(graph, layer, "mlp")]
-            (gradient,) = _pull(partial(model.mlp_out, layer), above, x)
+            gradient = _pull_mlp(model, layer, x, above)
             yield graph.reader(layer, "mlp"), gradient.sum(0, keepdim=True)
             below = above + gradient
             above = above if graph.parallel else below
@@ -280,6 +280,14 @@ def _sweep(
         above = below
 
 
+def _pull_mlp(model: Model, layer: int, x: Tensor, upstream: Tensor) -> Tensor:
+    """Gradient at the MLP reader's input; the last product, being linear, is not run forward."""
+    mlp = model.mlp(layer)
+    if isinstance(mlp, MLP) and model.blocks[layer].mlp_norm.kind == "none":
+        return _pull(partial(model.neurons, layer), upstream @ mlp.W_out.T, x)[0]
+    return _pull(partial(model.mlp_out, layer), upstream, x)[0]
+
+
 def _pull_heads(
     forward: PatchedForward, layer: int, x: Tensor, upstream: Tensor
 ) -> tuple[Tensor, ...]:
@@ -288,14 +296,17 @@ def _pull_heads(
     The norm is left to `_through_norm`: autograd would run it once a reader.
     """
     graph, model, norm = forward.graph, forward.model, forward.model.blocks[layer].ln1
-    bare = replace(model, blocks=tuple(replace(b, ln1=Norm("none")) for b in model.blocks))
+    block, blocks = model.blocks[layer], list(model.blocks)
+    blocks[layer] = replace(block, ln1=Norm("none"))
+    bare = replace(model, blocks=tuple(blocks))
 
     def heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return bare.attention_out(layer, head_values(bare, layer, q, k, v, forward.n_pos)[0])
+        return head_values(bare, layer, q, k, v, forward.n_pos)[0]
 
     y = norm(x).flatten(0, 1)
     copies = [y.expand(n, *y.shape) for n in (graph.n_heads, *2 * [graph.n_kv_readers])]
-    gradients = _pull(heads, upstream.flatten(0, 1), *copies)
+    out = block.attn.W_O.mT[:, None]
+    gradients = _pull(heads, upstream.flatten(0, 1) @ out, *copies)
     return tuple(_through_norm(norm, x, g.unflatten(1, x.shape[:2])) for g in gradients)
 
 

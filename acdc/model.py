@@ -23,8 +23,8 @@ from acdc.graph import KV, Graph
 
 Part = Literal["q", "k", "v"]
 T = TypeVar("T")
+COLUMNS = 4096  # columns of the unembedding at a time
 HOST = torch.device("cpu")
-GRAM_BLOCK = 4096  # columns of the unembedding at a time
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,6 @@ class Unembedding:
     """What the columns w of W_U have in common, and how far they go."""
 
     mean: Float[Tensor, " d_model"]
-    gram: Float[Tensor, "d_model d_model"]  # sum of (w - mean)(w - mean)'
     longest: Float[Tensor, ""]  # |w| or |w - mean|, whichever is more, of all of them
 
 
@@ -277,14 +276,11 @@ class Model:
 
     @cached_property
     def unembedding(self) -> Unembedding:
-        """Made once, at about the price of a forward pass."""
-        mean, d = self.W_U.mean(1), self.d_model
-        gram, longest = self.W_U.new_zeros(d, d), self.W_U.norm(dim=0).max()
-        for block in self.W_U.split(GRAM_BLOCK, dim=1):
-            own = block - mean[:, None]
-            gram += own @ own.T
-            longest = torch.maximum(longest, own.norm(dim=0).max())
-        return Unembedding(mean, gram, longest)
+        """Made once."""
+        mean, longest = self.W_U.mean(1), self.W_U.norm(dim=0).max()
+        for block in self.W_U.split(COLUMNS, dim=1):
+            longest = torch.maximum(longest, (block - mean[:, None]).norm(dim=0).max())
+        return Unembedding(mean, longest)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -504,13 +500,25 @@ class Model:
             return block.mlp_norm(self.mlp(layer)(y))
         return block.mlp_norm(own(y.to(own.W_out.device)).to(self.device))
 
+    def neurons(self, layer: int, x: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_mlp"]:
+        """What W_out's rows are of, for its reader's input; ValueError for experts."""
+        block, mlp = self.blocks[layer], self.mlp(layer)
+        if block.ln2 is None or isinstance(mlp, Experts):
+            raise ValueError(f"layer {layer} has no neurons that all tokens meet")
+        return mlp.hidden(block.ln2(x))
+
     def unembed(self, x: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n vocab_out"]:
         """Logits from the input of the final norm."""
         return self.capped(self.logits(self.ln_final(x)))
 
     def logits(self, y: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n vocab_out"]:
-        """Logits before a cap, from what the unembedding sees."""
-        return _linear(y, self.W_U, self.b_U)
+        """Logits before a cap, from what the unembedding sees.
+
+        Columns of W_U lie together in memory (they are rows of the head's weights), so for the few
+        rows that are asked for the product is quicker from their side.
+        """
+        z = (self.W_U.T @ y.flatten(0, -2).T).T.contiguous().unflatten(0, y.shape[:-1])
+        return z if self.b_U is None else z + self.b_U
 
     def capped(self, logits: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         """Logits as the model gives them, from those before its cap, if it has one."""

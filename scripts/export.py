@@ -1,6 +1,6 @@
-"""One run, or two side by side, as one HTML file that opens anywhere; or a run's circuit.
+"""One run, two side by side, or what many share, as one HTML file; or a run's circuit.
 
-python scripts/export.py RUN [RUN2] --out FILE
+python scripts/export.py RUN [RUN ...] --out FILE
 python scripts/export.py RUN --out circuit.pt   # or .json (EAP-IG's forms, MIB's), or .graphml
 python scripts/export.py RUN --out circuit.neuronpedia.json   # an attribution graph
 """
@@ -26,7 +26,7 @@ NEURONPEDIA = ".neuronpedia.json"  # and circuit-tracer's
 
 def export(runs: list[Path], out: Path) -> None:
     """Write the page, or by the file's ending the circuit; InputError if a folder is no run, or of
-    two one has no circuit.
+    several one has no circuit.
     """
     for run in runs:
         if not run.is_dir():
@@ -85,8 +85,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="circuits export", description="Runs as one self-contained HTML file."
     )
-    parser.add_argument("run", type=Path, help="a run folder, or an offline W&B run's directory")
-    parser.add_argument("versus", type=Path, nargs="?", help="a second one, to compare")
+    parser.add_argument(
+        "run", type=Path, nargs="+",
+        help="a run folder, or an offline W&B run's directory; several are compared",
+    )  # fmt: skip
     parser.add_argument(
         "--out",
         type=Path,
@@ -96,7 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     asked = parser.parse_args(arguments)
     with refusals_as_exit():
-        export([r for r in (asked.run, asked.versus) if r is not None], asked.out)
+        export(asked.run, asked.out)
 
 
 if __name__ == "__main__":

@@ -83,6 +83,7 @@ def run(fields: dict[str, Any], folder: Path, overrides: list[str]) -> None:
                     print(f"not validated  {error}")
                 record.write("power.json", power.as_json(validated))
             print(f"validation of true and of false circuits\n\n{markdown(power.rows(validated))}")
+            print(f"the words of the verdict\n\n{power.words_table(validated)}")
         print(f"picture  {shown(picture)}\nresults  {shown(record.path('truth.json'))}")
 
 

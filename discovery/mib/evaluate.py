@@ -20,7 +20,6 @@ from acdc.bridge import LoadedModel
 from acdc.circuit import Circuit
 from acdc.curve import Curve, FaithfulnessCurves, faithfulness_curves
 from acdc.data import Data
-from acdc.forward import PatchedForward
 from acdc.graph import Graph
 from acdc.memory import Shape, plan
 from acdc.metrics import LOGIT_DIFF
@@ -50,7 +49,7 @@ def evaluate(settings: MibSettings, data: Data) -> Evaluated:
     scores = -scores if settings.helpful == "negative" else scores
     graph = replace(data.graph, joint=False)  # their pruning knows no norm that joins heads
     theirs = settings.post_norm == "ignored" and data.graph.joint
-    run = norms.run if theirs else PatchedForward.run
+    run = norms.run if theirs else None
     with torch.no_grad():
         curves = faithfulness_curves(data, LOGIT_DIFF, scores, settings.rule, cut_in=graph, run=run)
     return Evaluated(graph, len(data), curves, circuits(graph, scores, settings.rule, curves))

@@ -170,7 +170,7 @@ def test_a_single_trial_cuts_alone_whatever_else_is_in_the_batch():
             loss(data, metric, graph.legal & ~graph.mask([name])).item(), abs=1e-12
         )
     with pytest.raises(ValueError, match="single"):
-        state.commit(trial, 0, 0.0)
+        state.commit(trial, 0)
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if m != "exact"])
