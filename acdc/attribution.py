@@ -30,7 +30,7 @@ from acdc.ablation import Ablation
 from acdc.backward import FrozenNorm
 from acdc.data import POINT_ROWS, Data
 from acdc.errors import InputError
-from acdc.forward import PatchedForward, before_norm, head_values, stream_of
+from acdc.forward import PatchedForward, head_values, stream_of
 from acdc.graph import Graph
 from acdc.incremental import Cut, States
 from acdc.metrics import Metric
@@ -128,6 +128,26 @@ def exact(data: Data, metric: Metric, progress: Callable[[int, int], None] | Non
             if progress is not None:
                 progress(done, graph.n_edges)
     return _finite(scores)
+
+
+def batch_means(score: Callable[[Data], Scores], data: Data, size: int) -> Scores:
+    """A score of prompts as EAP-IG's and MIB's code weighs them: means over batches of `size`.
+
+    There a loss is the mean of its batch and batches add up, so a prompt of a short last one counts
+    size / (prompts in it) times as much as another. In the unit of `score`: without a short one,
+    and with fewer prompts than `size`, it is the same. InputError for an ablation that is made from
+    all prompts, which would be made from each part's.
+    """
+    n, short = len(data), len(data) % size
+    if not short or n < size:
+        return score(data)
+    if type(data.ablation).fit is not Ablation.fit:
+        raise InputError(
+            f"batch_means={size} with ablation={data.ablation.name}: what cut edges carry is made"
+            " from all prompts; use resample, other or zero"
+        )
+    full, last = data.take(range(n - short)), data.take(range(n - short, n))
+    return (score(full) * (n - short) + score(last) * size) / n
 
 
 def random_scores(graph: Graph, seed: int) -> Scores:
@@ -353,10 +373,8 @@ def _change(forward: PatchedForward, post_norm: PostNorm) -> Writers:
     """What every writer puts out, corrupted minus clean."""
     if post_norm == "share" or not forward.graph.joint:
         return forward.ablated.with_(forward.clean.writers, torch.sub)
-    clean, corrupt = (
-        before_norm(forward.model, ids) for ids in (forward.prompts.clean, forward.prompts.corrupt)
-    )
-    return forward.ablation.of(clean, corrupt, forward.rows).with_(clean, torch.sub)
+    clean, ablated = forward.before_norm()
+    return ablated.with_(clean, torch.sub)
 
 
 def _mean_of_parts(
@@ -364,11 +382,6 @@ def _mean_of_parts(
     post_norm: PostNorm = "share",
 ) -> Scores:  # fmt: skip
     """Scores summed by `add` over the parts, as the mean over `runs` and over all prompts."""
-    if post_norm == "ignored" and type(data.ablation).fit is not Ablation.fit:
-        raise InputError(
-            f"post_norm=ignored with ablation={data.ablation.name}: what cut edges carry is made"
-            " from all prompts, of heads behind the norm; use resample, other or zero"
-        )
     sums = np.zeros(data.graph.legal.shape)
     for forward in data:
         total = _Total(forward, metric, post_norm)

@@ -34,6 +34,7 @@ Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]  # [writers, readers]
 Rows = tuple[int, ...]
 T = TypeVar("T")
+Run = Callable[[PatchedForward, Mask], Tensor]  # a part's logits [batch, vocab], through a mask
 PART = 32  # prompts run together, unless said otherwise
 POINT_ROWS = 64  # prompts x points of a path in one pass of an attribution
 BATCH_BYTES = 1 << 30  # what one batch of trial cuts may hold, all parts together
@@ -235,14 +236,20 @@ class Data:
         """[prompts]: the metric of any run of the parts, in its own unit and sign."""
         return self.join(self.each(lambda f: floats(f.bound(metric).of_logits(run(f)))))
 
-    def circuits(self, metric: Metric, masks: Sequence[Mask], alike: Mask | None = None) -> Floats:
+    def circuits(
+        self, metric: Metric, masks: Sequence[Mask], alike: Mask | None = None,
+        run: Run | None = None,
+    ) -> Floats:  # fmt: skip
         """[masks, prompts]: the metric of each circuit. A part's runs are made once for all.
 
         Circuits share what they have in common with the circuit `alike`, if given; else what no cut
-        comes before.
+        comes before. A `run` of their own shares nothing.
         """
 
         def part(forward: PatchedForward) -> Floats:
+            if run is not None:
+                of_logits = forward.bound(metric).of_logits
+                return np.array([floats(of_logits(run(forward, mask))) for mask in masks])
             known = None if alike is None else forward.known(alike)
             finals = (forward.final(mask, known=known) for mask in masks)
             return np.array([floats(forward.values(metric, final)) for final in finals])

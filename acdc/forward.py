@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from acdc.ablation import RESAMPLE, Ablation
+from acdc.errors import InputError
 from acdc.graph import Graph
 from acdc.live import Known, plan, run_live
 from acdc.metrics import Bound, Metric
@@ -176,6 +177,20 @@ class PatchedForward:
     def ablated(self) -> Writers:
         """What cut edges carry."""
         return self.ablation.of(self.clean.writers, self.corrupt.writers, self.rows)
+
+    def before_norm(self) -> tuple[Writers, Writers]:
+        """What writers put out and what cut edges carry, heads before a norm of their sum.
+
+        InputError for an ablation that is made from all prompts, of heads behind the norm.
+        """
+        if type(self.ablation).fit is not Ablation.fit:
+            raise InputError(
+                f"post_norm=ignored with ablation={self.ablation.name}: what cut edges carry is"
+                " made from all prompts, of heads behind the norm; use resample, other or zero"
+            )
+        runs = (before_norm(self.model, x) for x in (self.prompts.clean, self.prompts.corrupt))
+        clean, corrupt = runs
+        return clean, self.ablation.of(clean, corrupt, self.rows)
 
     def under(self, ablation: Ablation) -> PatchedForward:
         """The same two runs with other values on cut edges; see also Data.under."""

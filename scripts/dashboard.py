@@ -4,7 +4,10 @@
     python scripts/dashboard.py multirun --port 8080
     python scripts/dashboard.py --wandb ENTITY/PROJECT
 
-Reads only. Needs the extra `dashboard`: pip install -c constraints.txt -e ".[dashboard]".
+    python scripts/dashboard.py runs --notes     # the page may write notes.json into run folders
+
+Reads only, but for these notes. Needs the extra `dashboard`:
+pip install -c constraints.txt -e ".[dashboard]".
 """
 
 from __future__ import annotations
@@ -65,10 +68,14 @@ def _bind(family: int, place: Any) -> OSError | None:
     return None
 
 
-def serve(folder: Path | None, project: str | None, host: str, port: int) -> None:
+def serve(
+    folder: Path | None, project: str | None, host: str, port: int, notes: bool = False
+) -> None:
     """Serve until interrupted; InputError if the question or the installation forbids it."""
     if folder is None and project is None:
         raise InputError("name a folder with runs, or a W&B project: --wandb ENTITY/PROJECT")
+    if notes and folder is None:
+        raise InputError("--notes: they are written into run folders, so name a folder with runs")
     if project is not None:
         check_project(project)
     try:
@@ -84,13 +91,13 @@ def serve(folder: Path | None, project: str | None, host: str, port: int) -> Non
     if not 0 < port < 2**16:
         raise InputError(f"--port {port}: allowed are 1 to {2**16 - 1}")
     projects = [Project(project)] if project is not None else []
-    app = make_app(folder, None if is_local(host) else ["*"], projects)
+    app = make_app(folder, None if is_local(host) else ["*"], projects, notes)
     check_address(host, port)
     if not is_local(host):
         places = [f"below {folder}"] * (folder is not None) + [f"of {project}"] * len(projects)
         print(
-            f"warning: --host {host} lets other machines read every run {' and '.join(places)},"
-            " without a password",
+            f"warning: --host {host} lets other machines read every run {' and '.join(places)}"
+            f"{' and write notes on it' if notes else ''}, without a password",
             file=sys.stderr,
         )
     shown = f"[{host}]" if ":" in host else host
@@ -110,11 +117,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--wandb", metavar="ENTITY/PROJECT", help="a W&B project, asked at most once a minute"
     )
+    parser.add_argument(
+        "--notes", action="store_true", help="let the page write notes.json into run folders"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="default: this machine only")
     parser.add_argument("--port", type=int, default=8000)
     asked = parser.parse_args(arguments)
     with refusals_as_exit():
-        serve(asked.folder, asked.wandb, asked.host, asked.port)
+        serve(asked.folder, asked.wandb, asked.host, asked.port, asked.notes)
 
 
 if __name__ == "__main__":

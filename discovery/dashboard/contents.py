@@ -115,7 +115,25 @@ def summary(config: Plain, result: Plain, last: Plain) -> Plain:
         found["n_edges"] = number(last.get("n_kept"))
         found["metric_circuit"] = number(last.get("metric"))
         found["seconds"] = number(last.get("seconds"))
+    found |= {
+        "progress": None if result else _progress(last),
+        "verdict": _verdict(result.get("holds")),
+    }
     return found
+
+
+def _progress(last: Plain) -> float | None:
+    """The share of the edges that a search has decided on, by its newest line."""
+    settled, left, kept = (number(last.get(key)) for key in ("n_settled", "n_edges", "n_kept"))
+    if settled is None or left is None or kept is None or not 0 <= settled <= settled + left - kept:
+        return None
+    return settled / (settled + left - kept) if settled + left > kept else None
+
+
+def _verdict(holds: object) -> str | None:
+    """What the sentence on whether a circuit holds comes to: "does part of the task"."""
+    said = text(holds, 300)
+    return said.partition(":")[0].removeprefix("the circuit ")[:80] if said else None
 
 
 def told_apart(lines: Sequence[Plain]) -> list[Plain]:

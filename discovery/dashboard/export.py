@@ -1,4 +1,4 @@
-"""The page as one file: its style, its scripts and the data of one or two runs inside.
+"""The page as one file: its style, its scripts and the data of some runs inside.
 
 Opens from disk without a server. The file's own policy lets exactly these scripts and this style
 run, by their hashes, and nothing be loaded; run data cannot end the element it stands in.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -16,28 +17,47 @@ from typing import Any
 
 from acdc.errors import InputError
 from discovery.dashboard.contents import Plain, told_apart
-from discovery.dashboard.runs import details
+from discovery.dashboard.runs import MOST_CIRCUITS, circuit, details
 
-SCRIPTS = (
-    "dom.js", "charts.js", "runs.js", "grid.js", "circuit.js", "search.js", "validation.js",
-    "compare.js", "sweep.js", "heads.js", "route.js", "methods.js", "components.js", "main.js",
-)  # fmt: skip
-STYLES = ("style.css", "views.css", "heads.css")
+
+def _text(name: str) -> str:
+    return files("discovery.dashboard").joinpath("page", name).read_text(encoding="utf-8")
+
+
+# as the page links them, in its order
+SCRIPTS = tuple(re.findall(r'<script defer src="([\w.]+)"', _text("index.html")))
+STYLES = tuple(re.findall(r'<link rel="stylesheet" href="([\w.]+)"', _text("index.html")))
 
 
 def export_page(root: Path, runs: Sequence[str]) -> str:
-    """One or two runs below the root as a self-contained page; InputError if one does not exist.
+    """Runs below the root as a self-contained page; InputError if one does not exist.
 
-    With two runs the page opens on their comparison. Names and numbers of the runs, their config
-    and result are inside; host, process and traceback are not.
+    With two runs the page opens on their comparison, with more on what they have in common, and
+    then holds nothing else of them. Names and numbers of the runs are inside, of one or two their
+    config and result; host, process and traceback are not.
     """
-    return page_of({run: details(root, run, private=False) for run in runs})
+    several = len(few(runs)) > 2
+    return page_of(
+        {
+            run: circuit(root, run) | {"record": {}}
+            if several
+            else details(root, run, private=False)
+            for run in runs
+        }
+    )
+
+
+def few(runs: Sequence[str]) -> Sequence[str]:
+    """The runs; InputError if there are more than can be compared at once."""
+    if len(runs) > MOST_CIRCUITS:
+        raise InputError(f"{len(runs)} runs: at most {MOST_CIRCUITS} are compared at once")
+    return runs
 
 
 def page_of(found: Mapping[str, Plain]) -> str:
     """The page over these runs, each with all that its views show, by name.
 
-    InputError where two are to be compared and one of them has no circuit.
+    InputError where some are to be compared and one of them has no circuit.
     """
     for name, one in found.items():
         if len(found) > 1 and not one.get("circuit"):
@@ -64,10 +84,6 @@ def inlined(scripts: Sequence[str], styles: Sequence[str], data: Any) -> tuple[s
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n<style>{style}</style>',
         f'<script type="application/json" id="data">{inside}</script>\n<script>{script}</script>',
     )
-
-
-def _text(name: str) -> str:
-    return files("discovery.dashboard").joinpath("page", name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

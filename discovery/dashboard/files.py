@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from acdc.errors import InputError
 
+Stamp = tuple[tuple[int, int] | None, ...]
 LARGEST = 32 * 2**20  # bytes of one file
 TAIL = 64 * 2**10  # bytes of a growing file's end, where only its last line is wanted
 DEEPEST = 12  # folders below the root
@@ -54,13 +56,18 @@ def find_runs(root: Path) -> list[str]:
 
 def run_folder(root: Path, run: str) -> Path:
     """The resolved folder of a run named as by `find_runs`; InputError if outside or no run."""
-    parts = run.split("/")
-    plain = run == "." or all(part not in ("", ".", "..") for part in parts)
-    if plain and "\0" not in run:
-        real = _inside(root, root.joinpath(*parts))
-        if real and (_is_marked(Path(real)) or is_logged(Path(real))):
-            return Path(real)
+    folder = any_folder(root, run)
+    if folder and (_is_marked(folder) or is_logged(folder)):
+        return folder
     raise InputError("There is no such run.")
+
+
+def any_folder(root: Path, name: str) -> Path | None:
+    """The resolved folder of this name, "." for the root; None if there is none inside it."""
+    parts = name.split("/")
+    plain = name == "." or all(part not in ("", ".", "..") for part in parts)
+    real = _inside(root, root.joinpath(*parts)) if plain and "\0" not in name else None
+    return Path(real) if real else None
 
 
 def is_logged(folder: Path) -> bool:
@@ -89,6 +96,18 @@ def read_last_line(root: Path, path: Path) -> dict[str, Any]:
     """The last whole line, or nothing; reads the end of the file only."""
     lines = (_read(root, path, tail=TAIL) or b"").split(b"\n")
     return _decode(lines[-2], f"{path.name}, last line") if len(lines) > 1 else {}
+
+
+def stamp(folder: Path, names: Iterable[str]) -> Stamp:
+    """What changes whenever one of these files does, or a file comes or goes."""
+    found = []
+    for path in (str(folder), *(os.path.join(folder, name) for name in names)):
+        try:
+            about = os.stat(path)
+            found.append((about.st_mtime_ns, about.st_size))
+        except OSError:
+            found.append(None)
+    return tuple(found)
 
 
 def read_bytes(root: Path, path: Path) -> bytes:

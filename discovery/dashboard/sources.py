@@ -40,8 +40,20 @@ class Source(Protocol):
         """
         ...
 
+    def circuit(self, run: str) -> Plain:
+        """The run's line, its `circuit` and `problems`; InputError if there is no such run."""
+        ...
+
+    def sweep(self, folder: str) -> Plain:
+        """`sweep`: the points of a folder of runs, None where none are summed up."""
+        ...
+
     def page(self, run: str, name: str) -> bytes:
         """A page of the run's own, one of its details' `pages`; InputError if there is none."""
+        ...
+
+    def write_notes(self, run: str, given: object) -> Plain:
+        """Replace the run's notes; InputError where there can be none, or not these."""
         ...
 
 
@@ -62,8 +74,17 @@ class Folder:
     def details(self, run: str, private: bool = True) -> Plain:
         return runs.details(self._root, run, private)
 
+    def circuit(self, run: str) -> Plain:
+        return runs.circuit(self._root, run)
+
+    def sweep(self, folder: str) -> Plain:
+        return runs.sweep(self._root, folder)
+
     def page(self, run: str, name: str) -> bytes:
         return runs.page(self._root, run, name)
+
+    def write_notes(self, run: str, given: object) -> Plain:
+        return runs.write_notes(self._root, run, given)
 
 
 class Project:
@@ -112,8 +133,18 @@ class Project:
             self._details = {**dict(list(self._details.items())[1 - MOST_DETAILS :]), run: kept}
         return kept[1]
 
+    def circuit(self, run: str) -> Plain:
+        found = self.details(run)
+        return {key: found.get(key) for key in ("summary", "circuit", "problems")}
+
+    def sweep(self, folder: str) -> Plain:
+        return {"sweep": None}
+
     def page(self, run: str, name: str) -> bytes:
         raise InputError("The pages of a W&B run are on its server.")
+
+    def write_notes(self, run: str, given: object) -> Plain:
+        raise InputError(runs.NO_NOTES)
 
     def _refresh(self) -> None:
         try:

@@ -1,4 +1,4 @@
-"""What the pages show of a comparison of methods and of an analysis of components.
+"""What the pages show of a sweep, of a comparison of methods, and of an analysis of components.
 
 As in `contents`: values checked, nothing raised for the form of what JSON holds.
 """
@@ -20,7 +20,7 @@ from discovery.dashboard.contents import (
     text,
 )
 
-MOST_METHODS, MOST_SIZES, MOST_COMPONENTS = 50, 200, 5000
+MOST_METHODS, MOST_SIZES, MOST_COMPONENTS, MOST_POINTS = 50, 200, 5000, 2000
 METHOD_NUMBERS = ("edges", "cpr", "cmd", "shared", "seconds")
 POINT_NUMBERS = ("share", "requested", "n_edges", "metric", "faithfulness")
 DIFFERENCE_NUMBERS = ("flow", "low", "high", "frequency", "adjusted_p")
@@ -48,6 +48,27 @@ def methods(data: Plain) -> Plain | None:
 
 def _points(curve: Mapping[str, Any]) -> list[Plain]:
     return [numbers(row, POINT_NUMBERS) for row in rows(curve.get("points"), MOST_SIZES)]
+
+
+def sweep(data: Plain) -> Plain | None:
+    """Points of sweep.json: means over seeds with intervals, and whose they are; None without."""
+    found = [
+        {"series": text(row.get("series"), 200), "metric": text(row.get("metric"), 60)}
+        | {"names": _names(row.get("names")), "front": row.get("front") is True}
+        | {"threshold": number(row.get("threshold"))}
+        | {key: _mean(inner(row, key)) for key in ("edges", "faithfulness", "value")}
+        for row in rows(data.get("points"), MOST_POINTS)
+    ]
+    return {"points": [one for one in found if one["edges"]]} if found else None
+
+
+def _names(value: object) -> list[str]:
+    return [name for name in (value if isinstance(value, list) else []) if isinstance(name, str)]
+
+
+def _mean(value: Mapping[str, Any]) -> Plain | None:
+    found = numbers(value, ("mean", "low", "high"))
+    return found if found["mean"] is not None else None
 
 
 def components(data: Plain) -> Plain | None:

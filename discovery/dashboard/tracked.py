@@ -15,6 +15,7 @@ from acdc.errors import InputError
 from acdc.names import Name, parse
 from discovery.dashboard import contents
 from discovery.dashboard.contents import Plain, inner, number, pretty, text, whole
+from discovery.dashboard.run_fields import run_fields
 from discovery.runs.wandb_log import TrackedRun
 
 RESULT = ("n_edges_total", "metric_circuit", "faithfulness")  # in the summary of a finished search
@@ -51,13 +52,14 @@ def summary(name: str, run: TrackedRun, views: Sequence[str]) -> Plain:
     result = {k: v for k, v in run.summary.items() if k != "metric" or isinstance(v, str)}
     passes, each = number(result.get("search_in_forwards")), number(result.get("forward_seconds"))
     result["seconds"] = {"search": None if passes is None or each is None else passes * each}
+    fields = run_fields({"config": run.config}, result)
     if not any(key in result for key in RESULT):
         result = {}
     last = {**run.summary, "seconds": run.summary.get("_runtime")}
     line = contents.summary({"config": run.config}, result, last)
     for key in NAMES:
         line[key] = line[key] or text(run.config.get(key), 200)
-    return found | line
+    return found | line | fields
 
 
 def details(run: TrackedRun, line: Plain) -> Plain:
@@ -91,7 +93,7 @@ def _about(run: TrackedRun) -> Plain:
 
 
 def search(history: Iterable[Mapping[str, Any]]) -> list[Plain]:
-    """The rows of a search; their seconds are W&B's, since its run began."""
+    """The rows of a search; where they have no seconds, W&B's since its run began."""
     rows = (row for row in history if any(key in row for key in SEARCH))
     return contents.search([{"seconds": row.get("_runtime"), **row} for row in rows])
 

@@ -21,8 +21,10 @@ def write_json(path: Path, value: Any) -> None:
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace the file, at once or not at all; InputError if the disk or the folder refuses."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with suppress(OSError):
+        temporary.unlink()  # of a process of this number that was killed
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb") as file:  # never through a link
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -21,8 +21,8 @@ PICTURES = Path(__file__).parents[2] / "build" / "dashboard"
 class Server(uvicorn.Server):
     """In a thread, on a free port."""
 
-    def __init__(self, root):
-        super().__init__(uvicorn.Config(make_app(root), port=0, log_level="error"))
+    def __init__(self, root, notes=False):
+        super().__init__(uvicorn.Config(make_app(root, notes=notes), port=0, log_level="error"))
         self.thread = threading.Thread(target=self.run, daemon=True)
 
     def __enter__(self):
@@ -37,10 +37,10 @@ class Server(uvicorn.Server):
         self.thread.join(timeout=10)
 
 
-def go(page, address, *parts):
+def go(page, address, *parts, options=""):
     """Open a page of the dashboard afresh."""
     page.goto("about:blank")
-    page.goto(address + "#/" + "/".join(quote(part, safe="") for part in parts))
+    page.goto(address + "#/" + "/".join(quote(part, safe="") for part in parts) + options)
     page.wait_for_selector("body[data-ready]")
 
 

@@ -271,7 +271,10 @@ def test_hostile_files_do_nothing(page, tmp_path, written, many_edges):
     edge = {"kind": EVIL, "layer": 0, "source": 0, "target": 0, "flow": 1}
     point = {"share": 0.5, "requested": 1, "n_edges": 1, "faithfulness": 0.5}
     written(
-        tmp_path / "evil", status={"state": "done", "error": {"type": EVIL, "message": EVIL}},
+        tmp_path / "evil",
+        notes={"note": EVIL, "tags": [EVIL[:40]], "groups": {EVIL[:40]: ["a0.h0"]}},
+        config={"config": {EVIL[:60]: EVIL}},
+        status={"state": "done", "error": {"type": EVIL, "message": EVIL}},
         result=evil, circuit=circuit, heads={EVIL: {EVIL: 0.5}}, validation={"verdicts": [verdict]},
         route={"tokens": tokens, "edges": [edge]},
         metrics=json.dumps({"reader": EVIL, "kind": EVIL, "reason": EVIL, "n_tests": 1}) + "\n",
@@ -324,7 +327,10 @@ def test_500_runs_take_one_question_and_2400_edges_are_drawn_once(
     questions = lambda: [path for path in asked if path.startswith("/api")]  # noqa: E731
     with Server(tmp_path) as address:
         go(page, address)
-        assert page.locator("[data-run]").count() == 500 and questions() == ["/api/runs"]
+        assert questions() == ["/api/runs"]
+        assert page.locator("[data-run]").count() == 100
+        page.click("text=Show the other 400")
+        assert page.locator("[data-run]").count() == 500
         assert +opened == {"status.json": 500, "result.json": 500}
         assert page.evaluate(elements) < 20 * 500
         go(page, address, "run", "run0")

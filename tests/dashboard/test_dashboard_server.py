@@ -306,6 +306,7 @@ def test_the_export_holds_the_run_and_runs_its_own_script_only(runs):
     inside, served = data["details"]["acdc_0.05"], one(runs, "acdc_0.05")
     kept, whole = (json.loads(found["record"].pop("status")) for found in (inside, served))
     assert (inside.pop("pages"), served.pop("pages")) == ([], ["report.html"])
+    assert served.pop("notes") is False
     assert inside == served and whole["host"] and whole["pid"]
     assert kept == {k: v for k, v in whole.items() if k not in ("host", "pid")}
     script, style = (
@@ -362,7 +363,7 @@ def test_export_command_refuses_in_one_sentence(runs, tmp_path, capsys):
             command("export").main([*map(str, asked), "--out", str(out)])
         assert stopped.value.code == 2 and capsys.readouterr().err.startswith(words)
     assert not out.exists()
-    asking = client(runs).get("/export", params={"id": "route", "versus": "acdc_0.5"})
+    asking = client(runs).get("/export", params={"id": ["route", "acdc_0.5"]})
     assert asking.status_code == 404 and "route has no circuit" in asking.json()["error"]
 
 

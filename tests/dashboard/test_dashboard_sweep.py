@@ -1,11 +1,17 @@
 """The sweep page: what is compared, which runs are on the front, and that the table fits."""
 
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("fastapi", reason="the extra `dashboard` is not installed")
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-from browsing import CHROMIUM, Server, go, table  # noqa: E402
+from browsing import CHROMIUM, Server, go, picture, table  # noqa: E402
+from fastapi.testclient import TestClient  # noqa: E402
 
+from discovery.dashboard.app import make_app  # noqa: E402
+
+LEGIBLE = Path(__file__).with_name("legible.js").read_text()
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
 
@@ -87,3 +93,66 @@ def test_long_names_leave_the_numbers_in_sight(page, tmp_path, written):
             box = cell.bounding_box()
             assert box["x"] + box["width"] <= place["x"] + place["width"] + 1
             assert cell.evaluate("c => c.className === 'long' || c.scrollWidth <= c.clientWidth")
+
+
+def summed_up(written, root):
+    """Three thresholds, two seeds each, and what a sweep says of them."""
+    points = []
+    for i, threshold in enumerate((0.01, 0.1, 1.0)):
+        names = [f"threshold={threshold},seed={seed}" for seed in (0, 1)]
+        for seed, name in enumerate(names):
+            more = {"threshold": threshold, "seed": seed, "test_faithfulness": 0.8 - 0.1 * seed}
+            finished(written, root / name, 100 - 40 * i + seed, 0.9 - 0.1 * i, 10.0**i, **more)
+            asked = {"seed": seed, "method": {"threshold": threshold}}
+            written(root / name, config={"config": asked})
+        mean = {"mean": 100.5 - 40 * i, "low": 99.0 - 40 * i, "high": 102.0 - 40 * i}
+        value = {"mean": 10.0**i, "low": 8.0 * 10.0**i, "high": 12.0 * 10.0**i}
+        told = {"series": "acdc", "metric": "kl", "threshold": threshold, "front": True}
+        points.append({**told, "names": names, "edges": mean, "value": value})
+    points.append({"names": "none", "edges": {"mean": "x"}})
+    written(root, sweep={"points": points})
+
+
+@pytest.mark.parametrize("page", ["light", "dark"], indirect=True)
+def test_means_thresholds_and_what_a_click_does(page, tmp_path, written):
+    summed_up(written, tmp_path / "all")
+    with Server(tmp_path) as address:
+        go(page, address, "sweep")
+        page.select_option("#measure", "kl")
+        page.wait_for_selector("[data-mean]")
+        means = page.locator("[data-mean]")
+        assert means.count() == 3 and page.locator("svg [data-run]").count() == 6
+        label = means.first.get_attribute("aria-label")
+        assert (
+            "threshold 0.01; edges 100.5" in label.replace("101", "100.5") and "[99, 102]" in label
+        )
+        texts = page.locator(".chart text").all_text_contents()
+        assert {"0.01", "0.1", "1", "kl, logarithmic"} <= set(texts)
+        assert page.locator("[data-line]").count() == 6
+        for width in (420, 1280, 1920):
+            page.set_viewport_size({"width": width, "height": 800})
+            assert page.evaluate(LEGIBLE)["problems"] == [], width
+        picture(page, "sweep_means")
+        page.fill("#sweep-filter", "held-out>=75%")  # one seed of each: no means of all runs
+        assert page.locator("svg [data-run]").count() == 3 == page.locator("[data-line]").count()
+        page.fill("#sweep-filter", "nonesuch=1")
+        assert "no run has this field" in page.inner_text(".error")
+        page.fill("#sweep-filter", "")
+        page.wait_for_selector("[data-mean]")
+        page.select_option("#press", "tick")
+        page.wait_for_selector("[data-mean]")
+        page.locator("[data-mean] path").nth(1).click()
+        assert page.locator("nav >> text=Compare").get_attribute("href").count("/") == 3
+        page.select_option("#press", "open")
+        page.wait_for_selector("[data-mean]")
+        assert "threshold%3D0.1%2Cseed%3D1" in means.nth(1).get_attribute("href")
+
+
+def test_a_sweep_that_makes_no_sense_is_none(tmp_path, written):
+    written(tmp_path / "one", sweep={"points": [3, {"edges": []}]})
+    written(tmp_path / "two", sweep="[")
+    (tmp_path / "out").symlink_to("/etc")
+    asking = TestClient(make_app(tmp_path), base_url="http://127.0.0.1")
+    for folder, found in {"one": {"points": []}, "nothing": None, "..": None, "out": None}.items():
+        assert asking.get("/api/sweep", params={"folder": folder}).json() == {"sweep": found}
+    assert "sweep.json" in asking.get("/api/sweep?folder=two").json()["error"]

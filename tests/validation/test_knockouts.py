@@ -93,7 +93,7 @@ def test_partners_reveal_what_a_backup_hides():
     effects = []
     for partners in ([[]], [[], *alone]):
         cuts = [without(both, [w]) for (w,) in alone]
-        effects.append(_Trial(bench, partners).effects(both, cuts))
+        effects.append(_Trial(bench, partners).squares(both, cuts).mean(-1))
     np.testing.assert_allclose(effects, [[0.0, 0.0], [1.0, 1.0]])
 
 

@@ -39,6 +39,12 @@ function logTicks(low, high) {
   return out.length > 8 ? out.filter((v) => /^10*$|^0\.0*1$/.test(String(v))) : out;
 }
 
+// Whether values span so much that only their logarithms can be told apart.
+function decades(values) {
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  return values.length > 1 && low > 0 && high / low >= 30;
+}
+
 // Frame, ticks and names of the axes; `area` is [left, top, right, bottom].
 function axes([left, top, right, bottom], x, y, xName, yName, percents = false) {
   const digits = percents && y.ticks.length > 1 && y.ticks[1] - y.ticks[0] < 0.01 ? 1 : 0;

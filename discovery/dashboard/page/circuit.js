@@ -10,7 +10,7 @@ function circuitView(circuit, options, about) {
   const picture = drawCircuit(circuit, `Circuit of ${plural(edges.length, "edge")}`);
   const state = { least: edges.length > 150 ? edges.length - FIRST : 0, focus: null };
   const parts = { picture, edges, marks: edgeMarks(picture, edges.length), nodes: [...picture.querySelectorAll(".node")] };
-  const box = el("div", { class: circuit.layers > 40 ? "picture" : "picture fit", tabindex: 0, role: "region", "aria-label": "Picture of the circuit" }, picture);
+  const box = pictureBox(picture, circuit, "Picture of the circuit");
   const side = sidePanel(circuit, state, update, box, about);
   const view = el("div", { class: "circuit" }, box, side.element);
 
@@ -33,6 +33,11 @@ function circuitView(circuit, options, about) {
   update({ focus: known ? asked : null });
   if (asked && !known) side.miss(asked);
   return view;
+}
+
+// The place of a picture, as wide as the window allows; a tall one is scrolled.
+function pictureBox(picture, circuit, title) {
+  return el("div", { class: circuit.layers > 40 ? "picture" : "picture fit", tabindex: 0, role: "region", "aria-label": title }, picture);
 }
 
 // Drawn edges by their number.

@@ -4,11 +4,8 @@
 const SHARES = [["in-both", "in both"], ["only-left", "only left"], ["only-right", "only right"]];
 
 function comparePage(left, right) {
-  if (!left.circuit || !right.circuit) {
-    const missing = [left, right].find((d) => !d.circuit).summary.id;
-    return el("p", { class: "error", role: "alert" }, `${missing} has no circuit to compare.`);
-  }
-  const rows = sharedEdges(left.circuit.edges, right.circuit.edges);
+  const alike = sameMeasure([left, right]);
+  const rows = sharedEdges(left.circuit.edges, right.circuit.edges, alike);
   const count = (share) => rows.filter((r) => r.share === share).length;
   const state = { share: "", focus: null, least: rows.length > 150 ? rows.length - 2 * FIRST : 0 };
   const sides = [compareSide("Left", left, rows, 0), compareSide("Right", right, rows, 1)];
@@ -27,9 +24,9 @@ function comparePage(left, right) {
     const kept = new Set(near.map((r) => r.name));
     for (const side of sides) side.show(kept, state.focus);
     clear.hidden = !state.focus;
-    above.textContent = `≥ ${percent(large.length ? large[large.length - 1].size : null)} of the largest · ${large.length} of ${plural(rows.length, "edge")}`;
+    above.textContent = `${alike ? `≥ ${percent(large.length ? large[large.length - 1].size : null)} of the largest` : `place ≥ ${percent(large.length ? large[large.length - 1].size : null)}`} · ${large.length} of ${plural(rows.length, "edge")}`;
     slider.setAttribute("aria-valuetext", above.textContent);
-    body.replaceChildren(compareTable(near));
+    body.replaceChildren(compareTable(near, alike));
     say(`${plural(near.length, "edge")} shown`);
   }
   for (const side of sides) {
@@ -45,29 +42,32 @@ function compareLayout(left, right, rows, count, sides, bars, body) {
   const jaccard = rows.length ? count("in-both") / rows.length : null;
   const same = ["layers", "heads", "mlp"].every((k) => left.circuit[k] === right.circuit[k]);
   const out = store ? null : el("a", { class: "button", download: "comparison.html",
-    href: `export?id=${encodeURIComponent(left.summary.id)}&versus=${encodeURIComponent(right.summary.id)}` }, "Export as one file");
+    href: `export?${new URLSearchParams([left, right].map((d) => ["id", d.summary.id]))}` }, "Export as one file");
   return el("div", {},
     el("div", { class: "head" }, el("div", {}, el("h1", {}, "Two circuits"),
       el("p", { class: "quiet" }, `${count("in-both")} of ${plural(rows.length, "edge")} are in both (Jaccard ${shown(jaccard)}).`),
       same ? null : el("p", { class: "error" }, "The two models have different sizes: names that are equal are not the same heads.")), out),
+    sameMeasure([left, right]) ? null : el("p", { class: "quiet" }, "Their numbers measure different things, so each edge is given by its place in its own circuit: 100 % is the strongest."),
     bars,
     el("div", { class: "pair" }, sides.map((s) => s.element)),
-    panel("Edges", body));
+    panel("Edges", body), el("div", { class: "next" }, differencePanel([left.summary, right.summary])));
 }
 
-// Largest first, each effect as a share of its own side's largest: the units may differ.
-function sharedEdges(left, right) {
+// Largest first: each effect as a share of its own side's largest, or where they do not measure the
+// same by its place in its own circuit.
+function sharedEdges(left, right, alike) {
   const found = new Map();
-  [left, right].forEach((edges, side) => edges.forEach(([writer, reader, effect]) => {
+  [left, right].forEach((edges, side) => edges.forEach(([writer, reader, effect], i) => {
     const name = `${writer}->${reader}`;
-    const row = found.get(name) ?? { name, writer, reader, effects: [null, null] };
+    const row = found.get(name) ?? { name, writer, reader, effects: [null, null], places: [null, null] };
     row.effects[side] = effect;
+    row.places[side] = percentile(i, edges.length);
     found.set(name, row);
   }));
   const rows = [...found.values()];
   for (const r of rows) r.share = r.effects[0] === null ? "only-right" : r.effects[1] === null ? "only-left" : "in-both";
   const tops = [left, right].map((edges) => Math.abs(edges[0]?.[2] ?? 0) || 1); // they come largest first
-  for (const r of rows) r.size = Math.max(...r.effects.map((e, side) => Math.abs(e ?? 0) / tops[side]));
+  for (const r of rows) r.size = alike ? Math.max(...r.effects.map((e, side) => Math.abs(e ?? 0) / tops[side])) : Math.max(...r.places.map((p) => p ?? 0));
   return rows.sort((a, b) => b.size - a.size);
 }
 
@@ -93,15 +93,16 @@ function compareSide(title, details, rows, side) {
     s.metric_circuit === null ? null : `${s.metric ?? "metric"} ${shown(s.metric_circuit)}`, s.threshold === null ? null : `threshold ${shown(s.threshold)}`];
   const element = el("section", { class: "panel", "data-side": side, "aria-label": title },
     el("h2", {}, `${title}: `, store ? s.id : el("a", { href: address("run", s.id) }, s.id)), el("p", { class: "quiet" }, facts.filter(Boolean).join(" · ")),
-    el("div", { class: details.circuit.layers > 40 ? "picture" : "picture fit", tabindex: 0, role: "region", "aria-label": `${title} circuit` }, picture));
+    pictureBox(picture, details.circuit, `${title} circuit`));
   return { element, nodes, show };
 }
 
-function compareTable(near) {
+function compareTable(near, alike) {
   const write = [0, 1].map((side) => aligned(near.map((r) => r.effects[side])));
+  const cell = (r, side) => (alike ? write[side](r.effects[side]) : percent(r.places[side]));
   return el("div", {}, cutNote(Math.min(near.length, ROWS), near.length), table("Edges of the two circuits, largest first",
     [["from", ""], ["into", ""], ["left", "n"], ["right", "n"], ["where", ""]],
-    near.slice(0, ROWS).map((r) => [r.writer, r.reader, write[0](r.effects[0]), write[1](r.effects[1]), SHARES.find(([k]) => k === r.share)[1]]), "edges"));
+    near.slice(0, ROWS).map((r) => [r.writer, r.reader, cell(r, 0), cell(r, 1), SHARES.find(([k]) => k === r.share)[1]]), "edges"));
 }
 
 function compareLegend() {

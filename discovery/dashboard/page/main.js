@@ -13,11 +13,11 @@ const VIEWS = [
   ["components", "Components", (d) => d.components, (d) => componentsView(d.components)],
   ["record", "Record", () => true, (d) => recordView(d)],
 ];
-const INSIDE = "This file holds the run's name, its numbers, its config and its result, with the paths in them; not the host, the process and the traceback.";
+const INSIDE = "This file holds the run's name, its numbers, its config, its result and its notes, with the paths in them; not the host, the process and the traceback.";
 const POLL = 2000; // milliseconds between questions about running searches
 const embedded = document.getElementById("data");
 const store = embedded && JSON.parse(embedded.textContent);
-if (store) list.chosen = store.runs.slice(0, 2).map((run) => run.id);
+if (store) list.chosen = store.runs.map((run) => run.id);
 let drawn = 0; // counts pages, so that an answer that comes late is dropped
 
 async function ask(path) {
@@ -40,6 +40,12 @@ async function loadRun(id) {
   return store.details[id];
 }
 
+// What sweep.json says of a folder of runs, if there is one.
+async function loadSweep(folder) {
+  if (store || !folder) return null;
+  return (await ask(`api/sweep?${new URLSearchParams({ folder: folder === "top folder" ? "." : folder })}`)).sweep;
+}
+
 function address(...parts) {
   return `#/${parts.map(encodeURIComponent).join("/")}`;
 }
@@ -53,12 +59,12 @@ function here() {
 
 function drawNavigation() {
   const { page } = here();
-  const [left, right] = list.chosen;
+  const several = list.chosen.length > 1;
   const link = (name, title, to) => el("a", { href: to, "aria-current": page === name ? "page" : null }, title);
-  const compare = right || (page === "compare")
-    ? link("compare", "Compare", right ? address("compare", left, right) : location.hash)
-    : el("span", { class: "quiet", title: "Tick two runs in the table" }, "Compare: tick two runs");
-  document.getElementById("nav").replaceChildren(link("", "Runs", "#/"), link("sweep", "Sweep", "#/sweep"), compare);
+  const compare = several || (page === "compare")
+    ? link("compare", "Compare", several ? address("compare", ...list.chosen) : location.hash)
+    : el("span", { class: "quiet", title: "Tick runs in the table" }, "Compare: tick runs");
+  document.getElementById("nav").replaceChildren(link("", "Runs", listAddress()), link("sweep", "Sweep", "#/sweep"), compare);
 }
 
 async function draw() {
@@ -80,26 +86,26 @@ async function draw() {
   document.body.dataset.ready = page || "runs";
 }
 
-async function runsRoute() {
-  const runs = await loadRuns();
-  const page = runsPage(runs);
+async function runsRoute(parts, options) {
+  const mine = drawn;
+  readView(options);
+  const page = runsPage(await loadRuns());
   document.title = "Circuits";
-  if (!store) follow(page, drawn, JSON.stringify(runs));
+  if (!store) follow(page, mine);
   return page;
 }
 
 // Asks again for as long as the page stays; draws only what is new.
-function follow(page, mine, before) {
+function follow(page, mine, wait = POLL) {
   setTimeout(async () => {
     if (mine !== drawn) return;
-    let now = before;
+    const start = performance.now();
     try {
       const runs = document.hidden ? null : await loadRuns();
-      now = runs ? JSON.stringify(runs) : before;
-      if (mine === drawn && now !== before) page.update(runs);
+      if (runs && mine === drawn) page.update(runs);
     } catch { /* the server is away; the next turn tells */ }
-    follow(page, mine, now);
-  }, POLL);
+    follow(page, mine, Math.max(POLL, 10 * (performance.now() - start))); // many runs take their time
+  }, wait);
 }
 
 // A run that is still being searched is shown anew, unless somebody is using the page.
@@ -113,13 +119,16 @@ function again(mine) {
 
 async function sweepRoute(parts, options) {
   document.title = "Sweep – Circuits";
-  return sweepPage(await loadRuns(), options);
+  return sweepPage(await loadRuns(), options, loadSweep);
 }
 
-async function compareRoute([left, right]) {
-  const [a, b] = await Promise.all([loadRun(left ?? ""), loadRun(right ?? "")]);
+async function compareRoute(ids) {
+  const found = store ? await Promise.all(ids.map(loadRun)) : await ask(`api/circuits?${new URLSearchParams(ids.map((id) => ["id", id]))}`);
   document.title = "Compare – Circuits";
-  return comparePage(a, b);
+  const missing = found.find((d) => !d.circuit);
+  if (missing) throw new Error([`${missing.summary.id} has no circuit to compare.`, ...missing.problems].join(" "));
+  if (found.length < 2) throw new Error("Two runs or more can be compared.");
+  return found.length === 2 ? comparePage(...found) : manyPage(found);
 }
 
 async function runRoute([id, wanted], options) {
@@ -130,7 +139,7 @@ async function runRoute([id, wanted], options) {
   document.title = [title, details.summary.tracked || title === id ? null : id, "Circuits"].filter(Boolean).join(" – ");
   const tabs = has.map(([name, title]) => el("a", { href: address("run", id, name), "aria-current": view[0] === name ? "page" : null }, title));
   const content = view[3](details, options);
-  const page = el("div", {}, runHead(details), ownPages(id, details.pages ?? []),
+  const page = el("div", {}, runHead(details), notesPanel(details.summary, details.notes), ownPages(id, details.pages ?? []),
     details.problems.length ? el("ul", { class: "error", "aria-label": "Files that cannot be read" }, details.problems.map((p) => el("li", {}, p))) : null,
     el("nav", { class: "tabs", "aria-label": "Views of the run" }, tabs), content);
   page.running = !store && details.summary.state === "running";
@@ -155,7 +164,7 @@ function runHead({ summary: s }) {
     ["ablation", s.ablation ?? "–"], [s.views.includes("search") ? "search" : "time", span(s.seconds)]].filter(([, text]) => text !== "–");
   const out = store ? null : el("a", { class: "button", href: `export?id=${encodeURIComponent(s.id)}`, download: "circuit.html" }, "Export as one file");
   return el("div", { class: "head" },
-    el("div", {}, el("h1", {}, runTitle(s)), el("p", { class: "quiet" }, `${s.id}  `, stateMark(s.state)),
+    el("div", {}, el("h1", {}, runTitle(s)), el("p", { class: "quiet" }, `${s.id}  `, stateMark(s.state, s.progress)),
       s.error ? el("p", { class: "error" }, s.error) : null),
     el("dl", {}, facts.map(([name, text]) => el("div", {}, el("dt", {}, name), el("dd", {}, text)))), out);
 }
@@ -182,6 +191,6 @@ document.querySelector(".skip").addEventListener("click", (event) => {
 addEventListener("hashchange", () => {
   if (location.hash.startsWith("#/") || !location.hash) draw();
 });
-if (store?.runs.length === 2 && !location.hash) history.replaceState(null, "", address("compare", store.runs[0].id, store.runs[1].id));
+if (store?.runs.length > 1 && !location.hash) history.replaceState(null, "", address("compare", ...store.runs.map((run) => run.id)));
 if (store?.runs.length === 1 && !location.hash) history.replaceState(null, "", address("run", store.runs[0].id));
 draw();
