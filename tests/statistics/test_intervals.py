@@ -118,3 +118,12 @@ def test_refusals():
         binomial_interval(11, 10)
     with pytest.raises(InputError, match="level=1.5"):
         mean_interval(np.arange(4.0), rng(), level=1.5)
+
+
+def test_resamples_that_hardly_differ_have_an_interval():
+    """BCa has none where no resample lies below the estimate, or above it."""
+    a = np.ones(100)
+    a[0] = 1 + 1e-9
+    found = mean_interval(a, np.random.default_rng(0))
+    assert found.low is not None and found.high is not None
+    assert 1 <= found.low <= found.high <= 1 + 1e-9 and found.estimate == pytest.approx(1)
