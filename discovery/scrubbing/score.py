@@ -22,6 +22,7 @@ from acdc.errors import InputError
 from discovery.scrubbing.samplers import class_ids
 
 BCA_UP_TO = 3000  # references; above, BCa's correction is far below the width of the interval
+ROUNDING = 1e-12  # of the largest gap: resamples that differ by less differ by nothing
 ALIKE = 2.0  # standard errors between model and baseline below which nothing is divided
 ELEMENTS = 2_000_000  # of a resampled array at a time
 
@@ -83,7 +84,7 @@ def recovered(
     value = float(fraction(baseline, model, mean))
     method = "BCa" if len(mean) <= BCA_UP_TO else "percentile"
     low, high = value, value
-    if np.ptp(baseline - mean - value * gap) > 0:
+    if np.ptp(baseline - mean - value * gap) > ROUNDING * np.abs(gap).max():
         found = bootstrap(
             (baseline, model, mean), fraction, paired=True, vectorized=True, method=method,
             confidence_level=level, n_resamples=resamples, rng=generator,

@@ -10,8 +10,10 @@ may be 0 has no interval: it is undefined, and says so.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,19 +131,21 @@ def _sums(index: NDArray[np.int64], values: Floats) -> Floats:
 def _bootstrap(
     a: Floats, b: Floats, rng: np.random.Generator, level: float, resamples: int
 ) -> tuple[float, float]:
-    """BCa limits of sum(a) / sum(b); both limits are the estimate if no resample can differ."""
+    """BCa limits of sum(a) / sum(b), percentiles where BCa has none.
+
+    Both limits are the estimate if no resample can differ.
+    """
     whole = float(a.sum() / b.sum()) if b.sum() else math.nan
     if np.allclose(a, whole * b, rtol=1e-12, atol=0):
         return whole, whole
-    found = stats.bootstrap(
-        (a, b),
-        lambda x, y, axis: x.sum(axis=axis) / y.sum(axis=axis),
-        paired=True,
-        vectorized=True,
-        n_resamples=resamples,
-        batch=max(1, CELLS // len(a)),
-        confidence_level=level,
-        method="BCa",
-        rng=rng,
-    ).confidence_interval
+    draw = partial(
+        stats.bootstrap, (a, b), lambda x, y, axis: x.sum(axis=axis) / y.sum(axis=axis),
+        paired=True, vectorized=True, n_resamples=resamples, batch=max(1, CELLS // len(a)),
+        confidence_level=level, rng=rng,
+    )  # fmt: skip
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        found = draw(method="BCa").confidence_interval
+    if math.isnan(found.low) or math.isnan(found.high):  # resamples that hardly differ
+        found = draw(method="percentile").confidence_interval
     return float(found.low), float(found.high)

@@ -22,6 +22,7 @@ ASKED: dict[Question, str] = {
     "needed": "Is every part of the circuit needed?",
 }
 GOOD: dict[Question, Word] = {"alone": "yes", "outside": "no", "needed": "yes"}
+TOLERATED = 0.2  # of what the model does beyond the empty circuit: the gap of a complete circuit
 GAP = 0.05  # between the prompts of the search and new ones, from which the former are too few
 FOUND_AGAIN = 0.5  # share of edges that are stable, below which the edge set is one of the prompts
 ENOUGH = 64  # prompts to search on
@@ -68,8 +69,24 @@ def figure(name: Question, share: Interval | None, baselines: Mapping[str, float
     return Figure(name, said, share, known)
 
 
-def decide(figures: Sequence[Figure]) -> Decision:
+def is_complete(gap: Interval, span: float) -> bool | None:
+    """Whether the worst knock-out leaves circuit and model alike; None: not decided.
+
+    `gap` is of circuit less model under it, `span` of model less empty circuit.
+    """
+    if gap.low is None or gap.high is None:
+        return None
+    least = TOLERATED * abs(span)
+    if max(abs(gap.low), abs(gap.high)) < least:
+        return True
+    return False if gap.low > least or gap.high < -least else None
+
+
+def decide(figures: Sequence[Figure], whole: bool | None = None) -> Decision:
     """The verdict: what the circuit does alone, as far as what is outside does not do it too.
+
+    `whole` is `is_complete` of the worst knock-out, None where none was tried: a circuit that lacks
+    a backup does the task alone, and differs from the model once something is gone.
 
     Whether every part is needed does not change it: a circuit with parts to spare is true, and
     larger than it must be.
@@ -83,6 +100,8 @@ def decide(figures: Sequence[Figure]) -> Decision:
         verdict = "holds in part"
     else:
         verdict = "holds" if words["outside"] == "no" else "not decided"
+    if verdict == "holds" and whole is False:
+        verdict = "holds in part"
     return Decision(verdict, tuple(figures))
 
 
@@ -118,6 +137,8 @@ def next_steps(
             f" circuits explain run={folder} parts=[backups], and make the circuit larger"
             f" ({_larger(run)})."
         )
+    if words["alone"] == "yes" and (apart := _apart(validation, run, folder)) is not None:
+        steps.append(apart)
     if (depends := _depends_on_its_prompts(validation, run)) is not None:
         steps.append(depends)
     if "not decided" in (words["alone"], words["outside"]):
@@ -133,6 +154,20 @@ def next_steps(
 def _measured(validation: Mapping[str, Any], name: str) -> bool:
     figures = validation["decision"]["figures"]
     return any(one["name"] == name and one["share"] is not None for one in figures)
+
+
+def _apart(validation: Mapping[str, Any], run: Mapping[str, Any], folder: str) -> str | None:
+    """What the worst knock-out shows, where it sets circuit and model apart."""
+    found = validation["completeness"]
+    span = validation["model_values"]["score"] - validation["empty_values"]["score"]
+    if found is None or is_complete(Interval(**found["worst_gap"]), span) is not False:
+        return None
+    gone = ", ".join(found["worst"]["nodes"][:4]) or "nothing"
+    return (
+        f"With {gone} knocked out, circuit and model part: the circuit lacks what takes over in the"
+        f" model. See what does, circuits explain run={folder} parts=[backups], and make it larger"
+        f" ({_larger(run)})."
+    )
 
 
 def _grow(validation: Mapping[str, Any], run: Mapping[str, Any]) -> str:

@@ -40,6 +40,7 @@ from discovery.validation.decision import (
     Decision,
     decide,
     figure,
+    is_complete,
     random_alone,
     random_outside,
 )
@@ -139,7 +140,8 @@ class Tests:
         budget.announce(estimate)
         rungs, more, others, complete, minimal = self._rest(mask, classes, cost, budget)
         tests, cells = [*tests, *more], (*cells, *others)
-        decision = self._decision(values, rest, [test.name for test in tests], minimal)
+        names = [test.name for test in tests]
+        decision = self._decision(values, rest, names, minimal, complete)
         tests += [] if minimal is None else [minimal.edges, minimal.nodes]
         bench = self.bench
         return {
@@ -189,8 +191,9 @@ class Tests:
         return rungs, tests, cells, complete, self._minimality(mask, complete, cost, budget)
 
     def _decision(
-        self, circuit: Values, rest: Values, done: Sequence[str], minimal: Minimality | None
-    ) -> Decision:
+        self, circuit: Values, rest: Values, done: Sequence[str], minimal: Minimality | None,
+        complete: Completeness | None,
+    ) -> Decision:  # fmt: skip
         """The three figures; baselines are of random circuits, where they were run."""
         model, empty, rng = self.bench.model.score, self.bench.empty.score, self.rng(12)
         few, level = (self.few.model.score, self.few.empty.score), 1 - self.settings.level
@@ -201,13 +204,15 @@ class Tests:
             effect = np.abs(model - empty)[minimal.rows]
             every = needed(minimal.changes, effect, rng, level)
             by_chance = needed(minimal.random_changes, effect, rng, level).estimate
+        span = float((model - empty).mean())
+        whole = None if complete is None else is_complete(complete.worst_gap, span)
         own, beside = (of(v.score, model, empty, rng, level) for of, v in
                        ((alone, circuit), (outside, rest)))  # fmt: skip
         return decide([
             figure("alone", own, {"random circuits of its size": kept}),
             figure("outside", beside, {"the model without a random circuit": removed}),
             figure("needed", every, {"edges of random paths put in": by_chance}),
-        ])  # fmt: skip
+        ], whole)  # fmt: skip
 
     def _spare(self, circuit: Circuit, minimal: Minimality) -> list[str]:
         """Edges that do not matter each for itself, least first."""

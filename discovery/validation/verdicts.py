@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from discovery.statistics.intervals import Interval
+from discovery.validation.decision import TOLERATED, is_complete
 from discovery.validation.rungs import NONE, OWN
-
-TOLERATED = 0.2  # of what the model does beyond the empty circuit: the gap that completeness allows
 
 BESIDE = ("minimality", "stability", "inputs agree")  # what the whole model does not have either
 
@@ -236,12 +236,8 @@ def _of_minimality(test: Mapping[str, Any], kind: str) -> Verdict:
 def _of_completeness(validation: Mapping[str, Any]) -> Verdict:
     found, worst = validation["completeness"], validation["completeness"]["worst"]
     gap = found["worst_gap"]
-    span = abs(validation["model_values"]["score"] - validation["empty_values"]["score"])
-    holds = None
-    if gap["low"] is not None:
-        inside = max(abs(gap["low"]), abs(gap["high"])) < TOLERATED * span
-        outside = gap["low"] > TOLERATED * span or gap["high"] < -TOLERATED * span
-        holds = True if inside else False if outside else None
+    span = validation["model_values"]["score"] - validation["empty_values"]["score"]
+    holds = is_complete(Interval(**gap), span)
     nodes = ", ".join(worst["nodes"][:8]) + (", ..." if len(worst["nodes"]) > 8 else "")
     figures = (
         f"worst K found ({found['evaluations']} sets tried): {{{nodes}}};"

@@ -141,3 +141,11 @@ def test_variance_explained_by_hand():
     assert variance_explained(activation, np.arange(4)) == pytest.approx(1)
     assert variance_explained(activation, np.zeros(4)) == 0
     assert variance_explained(np.ones((4, 2)), np.arange(4)) == 0
+
+
+def test_what_differs_from_the_model_by_rounding_only_has_an_interval():
+    model, baseline = rng(0).normal(0, 1, 20), rng(100).normal(4, 1, 20)
+    scrubbed = model[:, None].copy()
+    scrubbed[0] += 4e-16  # BCa has no limits here
+    found = recovered(model, baseline, scrubbed, "empty", rng(2), resamples=200)
+    assert found.low == found.value == found.high == pytest.approx(1)

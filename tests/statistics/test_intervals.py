@@ -118,3 +118,11 @@ def test_refusals():
         binomial_interval(11, 10)
     with pytest.raises(InputError, match="level=1.5"):
         mean_interval(np.arange(4.0), rng(), level=1.5)
+
+
+def test_resamples_that_differ_by_rounding_only_have_an_interval():
+    """BCa has none there: a circuit that is the model but for the last bit of one prompt."""
+    a, b = np.ones(100), np.ones(100)
+    a[0], b[0] = -1e-18, 0.0
+    found = ratio_of_means(a, b, np.random.default_rng(0))
+    assert (found.low, found.estimate, found.high) == (1.0, 1.0, 1.0)

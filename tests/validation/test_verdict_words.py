@@ -3,7 +3,14 @@
 import pytest
 
 from discovery.statistics.intervals import Interval
-from discovery.validation.decision import decide, figure, next_steps, random_alone, random_outside
+from discovery.validation.decision import (
+    decide,
+    figure,
+    is_complete,
+    next_steps,
+    random_alone,
+    random_outside,
+)
 from discovery.validation.verdicts import lead
 
 BANDS = {
@@ -36,12 +43,38 @@ def test_the_verdict_follows_from_the_words(alone, outside, verdict):
         assert found.figures[0].baselines == {"random": 0.1}
 
 
+def test_a_knock_out_that_sets_circuit_and_model_apart_takes_the_verdict_back():
+    figures = made(alone="yes", outside="no", needed="yes").figures
+    verdicts = {whole: decide(figures, whole).verdict for whole in (True, False, None)}
+    assert verdicts == {True: "holds", False: "holds in part", None: "holds"}
+    bad = made(alone="no", outside="no", needed="yes").figures
+    assert decide(bad, False).verdict == "does not hold"
+
+
+@pytest.mark.parametrize("low, high, whole", [
+    (-0.1, 0.1, True), (0.5, 0.9, False), (-0.9, -0.5, False), (0.1, 0.5, None), (None, None, None),
+])  # fmt: skip
+def test_a_gap_is_judged_by_a_fifth_of_the_effect(low, high, whole):
+    gap = Interval(0.0, low, high, 0.95, 20, "")
+    assert is_complete(gap, 2.0) is whole and is_complete(gap, -2.0) is whole
+
+
+def test_what_takes_over_is_named():
+    gap = vars(Interval(-1.0, -1.5, -0.8, 0.95, 20, ""))
+    found = validation(alone="yes", outside="no", needed="yes")
+    found["completeness"] = {"worst_gap": gap, "worst": {"nodes": ["a0.h1", "m0"]}}
+    (step,) = next_steps(found, RUN, "runs/one")
+    assert step.startswith("With a0.h1, m0 knocked out, circuit and model part")
+    assert "circuits explain run=runs/one parts=[backups]" in step
+
+
 def validation(stable=(0.6, 0.7), error_share=0.7, **words):
     return {
         "decision": made(**words).to_json(), "zero": "every edge cut", "n_prompts": 80,
         "n_edges": 9,
         "circuit_values": {"error_share": error_share}, "spare": ["a0.h1->logits", "m0->logits"],
-        "stability": {"low": list(stable)},
+        "stability": {"low": list(stable)}, "completeness": None,
+        "model_values": {"score": 2.0}, "empty_values": {"score": 0.0},
     }  # fmt: skip
 
 
