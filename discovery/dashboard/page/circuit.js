@@ -88,7 +88,7 @@ function pictureBox(picture, title) {
     box.scrollTo((box.scrollWidth - box.clientWidth) / 2, box.scrollHeight); // the input
   });
   first.observe(box);
-  return el("div", { class: "frame" }, box, tools);
+  return el("div", { class: "frame" }, tools, box);
 }
 
 // Drawn edges by their number.
