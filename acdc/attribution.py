@@ -30,11 +30,11 @@ from acdc.ablation import Ablation
 from acdc.backward import FrozenNorm
 from acdc.data import POINT_ROWS, Data
 from acdc.errors import InputError
-from acdc.forward import PatchedForward, before_norm, head_values, stream_of
+from acdc.forward import PatchedForward, head_values, stream_of
 from acdc.graph import Graph
 from acdc.incremental import Cut, States
 from acdc.metrics import Metric
-from acdc.model import Norm
+from acdc.model import MLP, Model, Norm
 from acdc.writers import Writers
 
 Scores = NDArray[np.float64]  # [writers, readers], 0 where there is no edge
@@ -128,6 +128,26 @@ def exact(data: Data, metric: Metric, progress: Callable[[int, int], None] | Non
             if progress is not None:
                 progress(done, graph.n_edges)
     return _finite(scores)
+
+
+def batch_means(score: Callable[[Data], Scores], data: Data, size: int) -> Scores:
+    """A score of prompts as EAP-IG's and MIB's code weighs them: means over batches of `size`.
+
+    There a loss is the mean of its batch and batches add up, so a prompt of a short last one counts
+    size / (prompts in it) times as much as another. In the unit of `score`: without a short one,
+    and with fewer prompts than `size`, it is the same. InputError for an ablation that is made from
+    all prompts, which would be made from each part's.
+    """
+    n, short = len(data), len(data) % size
+    if not short or n < size:
+        return score(data)
+    if type(data.ablation).fit is not Ablation.fit:
+        raise InputError(
+            f"batch_means={size} with ablation={data.ablation.name}: what cut edges carry is made"
+            " from all prompts; use resample, other or zero"
+        )
+    full, last = data.take(range(n - short)), data.take(range(n - short, n))
+    return (score(full) * (n - short) + score(last) * size) / n
 
 
 def random_scores(graph: Graph, seed: int) -> Scores:
@@ -249,7 +269,7 @@ def _sweep(
         below = above
         if graph.has_mlp and blocked != 2 * layer + 2:
             x = streams[stream_of(graph, layer, "mlp")]
-            (gradient,) = _pull(partial(model.mlp_out, layer), above, x)
+            gradient = _pull_mlp(model, layer, x, above)
             yield graph.reader(layer, "mlp"), gradient.sum(0, keepdim=True)
             below = above + gradient
             above = above if graph.parallel else below
@@ -260,6 +280,14 @@ def _sweep(
         above = below
 
 
+def _pull_mlp(model: Model, layer: int, x: Tensor, upstream: Tensor) -> Tensor:
+    """Gradient at the MLP reader's input; the last product, being linear, is not run forward."""
+    mlp = model.mlp(layer)
+    if isinstance(mlp, MLP) and model.blocks[layer].mlp_norm.kind == "none":
+        return _pull(partial(model.neurons, layer), upstream @ mlp.W_out.T, x)[0]
+    return _pull(partial(model.mlp_out, layer), upstream, x)[0]
+
+
 def _pull_heads(
     forward: PatchedForward, layer: int, x: Tensor, upstream: Tensor
 ) -> tuple[Tensor, ...]:
@@ -268,14 +296,17 @@ def _pull_heads(
     The norm is left to `_through_norm`: autograd would run it once a reader.
     """
     graph, model, norm = forward.graph, forward.model, forward.model.blocks[layer].ln1
-    bare = replace(model, blocks=tuple(replace(b, ln1=Norm("none")) for b in model.blocks))
+    block, blocks = model.blocks[layer], list(model.blocks)
+    blocks[layer] = replace(block, ln1=Norm("none"))
+    bare = replace(model, blocks=tuple(blocks))
 
     def heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return bare.attention_out(layer, head_values(bare, layer, q, k, v, forward.n_pos)[0])
+        return head_values(bare, layer, q, k, v, forward.n_pos)[0]
 
     y = norm(x).flatten(0, 1)
     copies = [y.expand(n, *y.shape) for n in (graph.n_heads, *2 * [graph.n_kv_readers])]
-    gradients = _pull(heads, upstream.flatten(0, 1), *copies)
+    out = block.attn.W_O.mT[:, None]
+    gradients = _pull(heads, upstream.flatten(0, 1) @ out, *copies)
     return tuple(_through_norm(norm, x, g.unflatten(1, x.shape[:2])) for g in gradients)
 
 
@@ -342,10 +373,8 @@ def _change(forward: PatchedForward, post_norm: PostNorm) -> Writers:
     """What every writer puts out, corrupted minus clean."""
     if post_norm == "share" or not forward.graph.joint:
         return forward.ablated.with_(forward.clean.writers, torch.sub)
-    clean, corrupt = (
-        before_norm(forward.model, ids) for ids in (forward.prompts.clean, forward.prompts.corrupt)
-    )
-    return forward.ablation.of(clean, corrupt, forward.rows).with_(clean, torch.sub)
+    clean, ablated = forward.before_norm()
+    return ablated.with_(clean, torch.sub)
 
 
 def _mean_of_parts(
@@ -353,11 +382,6 @@ def _mean_of_parts(
     post_norm: PostNorm = "share",
 ) -> Scores:  # fmt: skip
     """Scores summed by `add` over the parts, as the mean over `runs` and over all prompts."""
-    if post_norm == "ignored" and type(data.ablation).fit is not Ablation.fit:
-        raise InputError(
-            f"post_norm=ignored with ablation={data.ablation.name}: what cut edges carry is made"
-            " from all prompts, of heads behind the norm; use resample, other or zero"
-        )
     sums = np.zeros(data.graph.legal.shape)
     for forward in data:
         total = _Total(forward, metric, post_norm)

@@ -124,6 +124,11 @@ class _Ruled(Model):
         out, mlp = super().mlp_out(layer, x), self.blocks[layer].mlp
         return out if mlp is None or mlp.W_gate is None else _scaled(out, self.rules.gated)
 
+    def neurons(self, layer: int, x: Tensor) -> Tensor:
+        """See Model.neurons."""
+        hidden, mlp = super().neurons(layer, x), self.blocks[layer].mlp
+        return hidden if mlp is None or mlp.W_gate is None else _scaled(hidden, self.rules.gated)
+
 
 # ---- stand-ins -----------------------------------------------------------------------------------
 

@@ -10,10 +10,10 @@ identity, the layer and the size of the error.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -61,6 +61,10 @@ class LoadedModel:
         """The model on a device that is too small for it; see Model.offloaded."""
         return replace(self, model=self.model.offloaded(device))
 
+    def spread(self, devices: Sequence[torch.device]) -> LoadedModel:
+        """The model over several devices; see Model.spread."""
+        return replace(self, model=self.model.spread(devices))
+
 
 def load_pretrained(
     name: str,
@@ -69,13 +73,14 @@ def load_pretrained(
     label: str | None = None,
     check: Callable[[Outline], None] | None = None,
     revision: str | None = None,
-    offload: bool = False,
+    offload: bool | Literal["cards"] = False,
 ) -> LoadedModel:
     """Any causal language model by hub id or local folder, in evaluation mode.
 
     `label` is what it is called from then on (default: `name`). `check` sees tokenizer and sizes
     before the weights are read, and may refuse. `revision` is a branch, tag or commit of a hub id.
-    With `offload` the MLPs' weights stay in the host's memory; see Model.offloaded.
+    With `offload` the MLPs' weights stay in the host's memory (see Model.offloaded), or go to all
+    cards ("cards"; see Model.spread), of which `device` is the first.
 
     InputError if it cannot be read, weights are missing, its architecture is unknown to
     TransformerLens, an identity fails, or the device is too small.
@@ -83,25 +88,41 @@ def load_pretrained(
     outline = read_outline(name, revision)
     if check is not None:
         check(outline)
+    devices = cards(device) if offload == "cards" else [torch.device(device)]
     module = read_weights(outline, dtype)
-    if offload:
+    if offload is True:
         return from_module(module, outline.tokenizer, label or name).offloaded(device)
-    _check_room(module, torch.device(device), label or name)
+    _check_room(module, devices, label or name)
+    if offload == "cards":
+        return from_module(module, outline.tokenizer, label or name).spread(devices)
     return from_module(module.to(device), outline.tokenizer, label or name)
 
 
-def _check_room(module: Any, device: torch.device, name: str) -> None:
-    """InputError for weights that are more than a card has free."""
-    if device.type != "cuda":
-        return
-    needed = sum(w.numel() * w.element_size() for w in module.parameters())
-    free = torch.cuda.mem_get_info(device)[0]
-    if needed > free:
+def cards(device: str) -> list[torch.device]:
+    """This card and all others; InputError for what is no card, or where there is no other."""
+    first = torch.device(device)
+    if first.type != "cuda" or torch.cuda.device_count() < 2:
         raise InputError(
-            f"device={device}: the weights of {name!r} take {needed / 2**30:.2f} GiB,"
-            f" {free / 2**30:.2f} are free; take model.offload=true, which leaves the MLPs' weights"
-            " in the host's memory, or a smaller model.dtype"
+            f"model.offload=cards with device={device}: asks for a card, and another one;"
+            " model.offload=true leaves MLPs' weights in the host's memory"
         )
+    number = first.index or 0
+    others = (n for n in range(torch.cuda.device_count()) if n != number)
+    return [torch.device("cuda", n) for n in (number, *others)]
+
+
+def _check_room(module: Any, devices: Sequence[torch.device], name: str) -> None:
+    """InputError for weights that are more than the cards have free."""
+    needed = sum(w.numel() * w.element_size() for w in module.parameters()) / len(devices)
+    for device in (one for one in devices if one.type == "cuda"):
+        free = torch.cuda.mem_get_info(device)[0]
+        if needed > free:
+            raise InputError(
+                f"device={device}: the weights of {name!r} take {needed / 2**30:.2f} GiB there,"
+                f" {free / 2**30:.2f} are free; take model.offload=true, which leaves the MLPs'"
+                " weights in the host's memory, =cards, which puts them on all cards, or a smaller"
+                " model.dtype"
+            )
 
 
 def from_module(module: Any, tokenizer: Any, name: str) -> LoadedModel:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
+from zipfile import BadZipFile
 
 import networkx as nx
 import numpy as np
@@ -20,6 +22,8 @@ from acdc.errors import InputError
 from acdc.graph import Graph, Reader, frozen
 
 Own = TypeVar("Own", bound="Circuit")
+SCORES = "scores.npz"  # beside a circuit.json that lists the kept edges only
+LARGEST = 2**30  # bytes that the scores of a file may unpack to
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,6 +206,18 @@ class Circuit:
         own = {"n_kv_heads": g.n_kv_heads, "has_mlp": g.has_mlp, "kv": g.kv, "joint": g.joint}
         return {"cfg": cfg, "nodes": nodes, "edges": edges, "graph": own, **about}
 
+    def split_json(self, **about: Any) -> tuple[dict[str, Any], bytes]:
+        """The kept edges alone as `to_json`, whose member `scores` names the file for the rest.
+
+        That file, SCORES, is to lie beside it: scores [writers, readers], the names of both axes.
+        """
+        kept = replace(self, scores=np.where(self.mask, self.scores, 0.0))
+        out, readers = BytesIO(), [reader.name for reader in self.graph.readers]
+        np.savez_compressed(
+            out, scores=self.scores, writers=np.array(self.graph.writers), readers=np.array(readers)
+        )
+        return kept.to_json(scores=SCORES, **about), out.getvalue()
+
     def _ungrouped(self, reader: Reader) -> list[str]:
         if reader.part not in ("q", "k", "v"):
             return [reader.name]
@@ -234,7 +250,10 @@ class Circuit:
 
     @staticmethod
     def load(path: Path | str, graph: Graph | None = None) -> Circuit:
-        """Read a JSON file; see `from_json`. acdc.circuit_files.load takes tensors too."""
+        """Read a JSON file, and its scores beside it; see `from_json`.
+
+        acdc.circuit_files.load takes tensors too.
+        """
         return Circuit.from_json(read_json(path), graph)
 
 
@@ -245,11 +264,47 @@ def jaccard(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
 
 
 def read_json(path: Path | str) -> Any:
-    """What a circuit file holds; InputError if it cannot be read."""
+    """What a circuit file holds, all its scores among the edges; InputError if it cannot be read.
+
+    See `Circuit.split_json` for scores that lie in a file of their own.
+    """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"circuit file {path}: {error}") from error
+    if not isinstance(data, dict) or "scores" not in data:
+        return data
+    if data["scores"] != SCORES:
+        raise InputError(
+            f"circuit file {path}: scores={str(data['scores'])[:80]!r}; allowed is {SCORES!r}"
+        )
+    kept = Circuit.from_json(data)
+    scores = _read_scores(Path(path).with_name(SCORES), path, kept.graph)
+    whole = replace(kept, scores=np.where(kept.mask, kept.scores, scores)).to_json()
+    return {**{k: v for k, v in data.items() if k != "scores"}, "edges": whole["edges"]}
+
+
+def _read_scores(file: Path, named_by: Path | str, graph: Graph) -> NDArray[np.float64]:
+    """[writers, readers] of the file beside a circuit; InputError if there is none that fits."""
+    if not file.is_file():
+        raise InputError(
+            f"circuit file {named_by}: its scores are in {SCORES} beside it, which is missing; take"
+            " both along, or make one file of them: circuits export FOLDER --out circuit.json"
+        )
+    try:
+        with np.load(file, allow_pickle=False) as found:
+            size = sum(entry.file_size for entry in found.zip.infolist())
+            if size > LARGEST:
+                raise InputError(f"{file}: unpacks to {size >> 20} MiB; at most {LARGEST >> 20}")
+            scores = np.asarray(found["scores"], dtype=float)
+    except (OSError, ValueError, KeyError, BadZipFile, EOFError) as error:
+        raise InputError(f"{file}: no scores that can be read ({error})") from error
+    if scores.shape != graph.legal.shape:
+        raise InputError(
+            f"{file}: scores {scores.shape} must be [writers, readers] = {graph.legal.shape} of"
+            f" {named_by}"
+        )
+    return np.where(graph.legal, scores, 0.0)
 
 
 def _from_entries(graph: Graph, edges: Mapping[str, Mapping[str, Any]]) -> Circuit:

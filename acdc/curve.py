@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acdc.circuit import Circuit
-from acdc.data import Data
+from acdc.data import Data, Run
 from acdc.errors import InputError
 from acdc.graph import Graph
 from acdc.metrics import Metric, differ
@@ -88,12 +88,14 @@ def faithfulness_curves(
     rule: Rule = "top_n",
     shares: Sequence[float] = SHARES,
     cut_in: Graph | None = None,
+    run: Run | None = None,
 ) -> FaithfulnessCurves:
     """Measure the circuits of both rankings of `scores` [writers, readers], densely.
 
     `shares` are of all edges, increasing, in (0, 1]. `cut_in`: a graph of the same edges in which
-    circuits are pruned, where not the data's own. InputError for malformed scores or shares, and
-    where the metric does not tell the model from the empty circuit.
+    circuits are pruned, where not the data's own. `run` runs one in a way of its own. InputError
+    for malformed scores or shares, and where the metric does not tell the model from the empty
+    circuit.
     """
     if not shares or list(shares) != sorted(set(shares)) or not 0 < shares[0] <= shares[-1] <= 1:
         raise InputError(f"shares={list(shares)}: must increase within (0, 1]")
@@ -101,7 +103,7 @@ def faithfulness_curves(
     sizes = [int(share * graph.n_edges) for share in shares]
     chosen = [select(graph, scores, n, ranking, rule) for ranking in RANKINGS for n in sizes]
     masks = [np.zeros_like(graph.legal), *(one.circuit.mask for one in chosen)]
-    empty, *values = data.circuits(metric, masks).mean(1).tolist()
+    empty, *values = data.circuits(metric, masks, run=run).mean(1).tolist()
     model = float(data.values(metric, lambda forward: forward.clean.logits).mean())
     if not differ(model, empty):
         raise InputError(

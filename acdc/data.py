@@ -25,7 +25,7 @@ from acdc.backward import Backward
 from acdc.errors import InputError
 from acdc.forward import PatchedForward, Trace, trace
 from acdc.graph import Graph
-from acdc.metrics import Metric
+from acdc.metrics import Metric, two_sided
 from acdc.model import Model
 from acdc.prompts import Prompts
 from acdc.writers import Writers
@@ -34,6 +34,7 @@ Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]  # [writers, readers]
 Rows = tuple[int, ...]
 T = TypeVar("T")
+Run = Callable[[PatchedForward, Mask], Tensor]  # a part's logits [batch, vocab], through a mask
 PART = 32  # prompts run together, unless said otherwise
 POINT_ROWS = 64  # prompts x points of a path in one pass of an attribution
 BATCH_BYTES = 1 << 30  # what one batch of trial cuts may hold, all parts together
@@ -150,7 +151,7 @@ class Data:
         if ablation.reference is not None:
             self._check(self.model, ablation.reference, f"ablation={ablation.name}: its prompts")
         self.ablation = ablation.fit(self._seen_by(ablation))
-        self._forwards = {}
+        self._forwards = {i: f.under(self.ablation) for i, f in self._made()}
 
     def _seen_by(self, ablation: Ablation) -> Iterator[Writers]:
         """Runs of the reference set, or of the corrupt prompts; made as they are asked for."""
@@ -174,8 +175,12 @@ class Data:
         """The same runs of prompts that are said to have other features."""
         other = copy(self)
         other.prompts = replace(self.prompts, features=features)
-        other._forwards = {}
+        other._forwards = {i: replace(f, prompts=other.prompts_of(i)) for i, f in self._made()}
         return other
+
+    def _made(self) -> list[tuple[int, PatchedForward]]:
+        """This data's parts that were asked for already, of those that are held."""
+        return [(i, f) for i, f in self._forwards.items() if i < self.n_parts]
 
     def at_least(self, n: int) -> Data:
         """The first prompts: n, or as many more as make a part full; all where there are fewer.
@@ -231,21 +236,29 @@ class Data:
         """[prompts]: the metric of any run of the parts, in its own unit and sign."""
         return self.join(self.each(lambda f: floats(f.bound(metric).of_logits(run(f)))))
 
-    def circuits(self, metric: Metric, masks: Sequence[Mask]) -> Floats:
-        """[masks, prompts]: the metric of each circuit. A part's runs are made once for all."""
-        return self.join(
-            self.each(
-                lambda f: np.array([floats(f.bound(metric).of_logits(f.run(m))) for m in masks])
-            ),
-            axis=1,
-        )
+    def circuits(
+        self, metric: Metric, masks: Sequence[Mask], alike: Mask | None = None,
+        run: Run | None = None,
+    ) -> Floats:  # fmt: skip
+        """[masks, prompts]: the metric of each circuit. A part's runs are made once for all.
+
+        Circuits share what they have in common with the circuit `alike`, if given; else what no cut
+        comes before. A `run` of their own shares nothing.
+        """
+
+        def part(forward: PatchedForward) -> Floats:
+            if run is not None:
+                of_logits = forward.bound(metric).of_logits
+                return np.array([floats(of_logits(run(forward, mask))) for mask in masks])
+            known = None if alike is None else forward.known(alike)
+            finals = (forward.final(mask, known=known) for mask in masks)
+            return np.array([floats(forward.values(metric, final)) for final in finals])
+
+        return self.join(self.each(part), axis=1)
 
     def errors(self, metric: Metric, masks: Sequence[Mask]) -> Floats:
         """[masks, prompts]: how far each circuit is from the model; see Bound.error."""
-        return self.join(
-            self.each(lambda f: np.array([floats(f.bound(metric).error(f.run(m))) for m in masks])),
-            axis=1,
-        )
+        return self.circuits(two_sided(metric), masks)
 
 
 def groups_of(prompts: Prompts, most: int) -> list[Rows]:

@@ -25,11 +25,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from acdc.ablation import RESAMPLE, Ablation
+from acdc.errors import InputError
 from acdc.graph import Graph
-from acdc.live import run_live
+from acdc.live import Known, plan, run_live
 from acdc.metrics import Bound, Metric
 from acdc.model import Model
 from acdc.prompts import Prompts
+from acdc.readout import Readout
 from acdc.writers import Writers
 
 
@@ -159,6 +161,7 @@ class PatchedForward:
     rows: tuple[int, ...] = ()  # the prompts' places among all of the data
     token: int = 0  # of the answers, which is read here
     _bound: dict[Metric, Bound] = field(default_factory=dict, repr=False)
+    _readouts: dict[Metric, Readout] = field(default_factory=dict, repr=False)
 
     @property
     def n_pos(self) -> int:
@@ -175,6 +178,20 @@ class PatchedForward:
         """What cut edges carry."""
         return self.ablation.of(self.clean.writers, self.corrupt.writers, self.rows)
 
+    def before_norm(self) -> tuple[Writers, Writers]:
+        """What writers put out and what cut edges carry, heads before a norm of their sum.
+
+        InputError for an ablation that is made from all prompts, of heads behind the norm.
+        """
+        if type(self.ablation).fit is not Ablation.fit:
+            raise InputError(
+                f"post_norm=ignored with ablation={self.ablation.name}: what cut edges carry is"
+                " made from all prompts, of heads behind the norm; use resample, other or zero"
+            )
+        runs = (before_norm(self.model, x) for x in (self.prompts.clean, self.prompts.corrupt))
+        clean, corrupt = runs
+        return clean, self.ablation.of(clean, corrupt, self.rows)
+
     def under(self, ablation: Ablation) -> PatchedForward:
         """The same two runs with other values on cut edges; see also Data.under."""
         return replace(self, ablation=ablation)
@@ -188,7 +205,7 @@ class PatchedForward:
         """The same runs of some neighbouring prompts; nothing is copied."""
         return replace(
             self, prompts=self.prompts.take(some), clean=self.clean.part(some),
-            corrupt=self.corrupt.part(some), _bound={},
+            corrupt=self.corrupt.part(some), _bound={}, _readouts={},
             rows=self.rows[some.start : some.stop],
         )  # fmt: skip
 
@@ -196,7 +213,7 @@ class PatchedForward:
         """The corrupted prompts' run, into which cut edges carry clean outputs (denoising)."""
         return replace(
             self, prompts=self.prompts.swapped(), clean=self.corrupt, corrupt=self.clean,
-            ablation=RESAMPLE, _bound={},
+            ablation=RESAMPLE, _bound={}, _readouts={},
         )  # fmt: skip
 
     def bound(self, metric: Metric) -> Bound:
@@ -204,6 +221,17 @@ class PatchedForward:
         if metric not in self._bound:
             self._bound[metric] = metric.bind(self.prompts, self.clean.logits)
         return self._bound[metric]
+
+    def values(
+        self, metric: Metric, final: Float[Tensor, "batch d_model"]
+    ) -> Float[Tensor, " batch"]:
+        """The metric of each prompt's run, from what its final norm sees.
+
+        The vocabulary is gone through only where the metric asks for it.
+        """
+        if metric not in self._readouts:
+            self._readouts[metric] = Readout(self.model, [self.bound(metric)])
+        return self._readouts[metric].each([final[None]])[0][0]
 
     @cached_property
     def cuts(self) -> PairedCuts:
@@ -217,15 +245,33 @@ class PatchedForward:
 
         `at="answer"` cuts them at the answer position only; the others are as in the clean run.
         """
+        return self.model.unembed(self.final(mask, at))
+
+    def final(
+        self, mask: NDArray[np.bool_], at: Literal["all", "answer"] = "all",
+        known: Known | None = None,
+    ) -> Float[Tensor, "batch d_model"]:  # fmt: skip
+        """As `run`, what the final norm sees: enough for `values`.
+
+        `known` is of a circuit that shares much with this one; None: of the model.
+        """
         streams = self.clean.streams if at == "answer" else None
-        return run_live(self.model, self.graph, self.prompts.clean, mask, self.cuts, streams)
+        known = known or Known.of_model(self.graph, self.clean.writers)
+        tokens = self.prompts.clean
+        return run_live(self.model, self.graph, tokens, mask, self.cuts, streams, known)
+
+    def known(self, mask: NDArray[np.bool_]) -> Known:
+        """What the writers of a circuit put out, for `final` of others like it."""
+        record, graph = self.clean.writers.map(torch.zeros_like), self.graph
+        run_live(self.model, graph, self.prompts.clean, mask, self.cuts, record=record)
+        return Known(mask, plan(graph, mask, self.n_pos).writers, record)
 
 
 class PairedCuts:
     """Cut edges carry each prompt's own ablated value (see acdc/live.py, Cuts)."""
 
     def __init__(self, model: Model, graph: Graph, ablated: Writers) -> None:
-        self.graph, self.ablated = graph, ablated
+        self.graph, self.offset = graph, ablated
         total, seen, sums = ablated.total([]), 0, list[Tensor]()
         for place in _places(graph):
             n = graph.writers_before(*place)
@@ -235,10 +281,6 @@ class PairedCuts:
 
     def key(self, reader: int) -> None:
         """All readers of one place receive the same."""
-
-    def offset(self, writer: int) -> Tensor:
-        """The one value that all cut edges of this writer carry."""
-        return self.ablated[writer]
 
     def base(self, reader: int, kept: Sequence[int], span: int) -> Tensor:
         """The whole ablated stream: kept edges add the difference."""

@@ -23,9 +23,10 @@ from torch import Tensor
 
 from acdc.data import Data
 from acdc.forward import PatchedForward, stream_of
+from acdc.intervals import Reference, Split
 from acdc.masked import Record, masked_run
 from acdc.metrics import Metric
-from acdc.readout import Reading, Readout, Reference
+from acdc.readout import UNKNOWN, Interval, Reading, Readout
 from acdc.writers import Writers
 
 
@@ -106,6 +107,8 @@ class State:
         self.raw: dict[int, Tensor] = {}
         self.out: dict[int, Tensor] = {}
         self.kept: dict[int, list[int]] = {}  # live reader -> writers it still reads
+        # (writers, span) -> what cutting all of them takes away, as far as this stage asked
+        self.sums: dict[tuple[tuple[int, ...], int], Tensor] = {}
         # layer -> live heads (their writer indices)
         self.live: dict[int, list[int]] = {layer: [] for layer in range(self.graph.n_layers)}
         self.enter(self.graph.n_layers, "logits")
@@ -127,6 +130,7 @@ class State:
         Readers of nodes without a kept edge out are dead: their edges are dropped here.
         """
         graph = self.graph
+        self.sums.clear()
         if part == "logits":
             self._open(self._logits, 1)
         elif part == "mlp":
@@ -244,31 +248,27 @@ class State:
 
     def _cut_inputs(self, trial: Trial) -> None:
         """Inputs (and q, k, v) of the cut readers: one row for each number of own cuts."""
-        drops = dict[tuple[tuple[int, ...], int], Tensor]()  # gates of a layer share their writers
         for reader in dict.fromkeys(cut.reader for cut in trial.cuts):
             own = [cut.reader == reader for cut in trial.cuts]
             trial.rows[reader] = (np.cumsum(own) * (own if trial.single else 1)).tolist()
-            span = self.span[reader]
-            single = [c.writers for c in trial.cuts if c.reader == reader]
-            if trial.cuts[0].gate:
-                for w in single:
-                    if (w, span) not in drops:
-                        drops[w, span] = self._drop_of(w, span)
-                lost = torch.stack([drops[w, span] for w in single])
-            else:
-                writers = [w for (w,) in single]
-                current, ablated = self.start.writers, self.forward.ablated
-                lost = current.take(writers, span) - ablated.take(writers, span)
-            x = self.x[reader]
-            trial.x[reader] = torch.cat([x[None], x - (lost if trial.single else lost.cumsum(0))])
+            lost = self._lost([c for c in trial.cuts if c.reader == reader])
+            x = trial.x[reader] = lost.new_empty(len(lost) + 1, *lost.shape[1:])
+            x[0] = self.x[reader]
+            for row in range(len(lost)):
+                torch.sub(x[0 if trial.single else row], lost[row], out=x[row + 1])
             if reader in self.act:
-                new = self._project(reader, trial.x[reader][1:])
+                new = self._project(reader, x[1:])
                 trial.act[reader] = torch.cat([self.act[reader][None], new])
 
-    def _drop_of(self, writers: Sequence[int], span: int) -> Tensor:
-        """What cutting some writers at once takes away."""
-        current, ablated = self.start.writers, self.forward.ablated
-        return current.total(writers, span) - ablated.total(writers, span)
+    def _lost(self, cuts: Sequence[Cut]) -> Float[Tensor, "cut batch span d_model"]:
+        """What each cut takes out of its reader's input."""
+        current, ablated, span = self.start.writers, self.forward.ablated, self.span[cuts[0].reader]
+        if not cuts[0].gate:
+            return current.take([w for cut in cuts for w in cut.writers], span, less=ablated)
+        for cut in cuts:  # gates of a layer share their writers
+            if (cut.writers, span) not in self.sums:
+                self.sums[cut.writers, span] = current.total(cut.writers, span, less=ablated)
+        return torch.stack([self.sums[cut.writers, span] for cut in cuts])
 
     def _push_heads(self, trial: Trial, layer: int) -> None:
         """Recompute the readers that see a changed writer, then their heads."""
@@ -402,14 +402,28 @@ class States:
         start = self.graph.legal if mask is None else mask
         self.parts = [State(forward, start) for forward in data]
         self.readout = Readout(data.model, [forward.bound(metric) for forward in data])
-        finals = [part.final for part in self.parts]
         self.near: Reference | None = None  # what intervals begin with
+        self.block = 0  # how many variants were read at the last time
         if bounds and self.readout.bounded:
-            value, (own,) = self.readout.with_logits(finals)
-            self.near = Reference.of(data.model, own)
+            value, (own,) = self.readout.with_logits(self._finals)
+            likely = [own.q.amax(0), *(_likeliest(f) for f in data)]
+            self.near = Reference.of(Split.of(data.model, torch.stack(likely).amax(0)), own)
         else:
-            value = self.readout(finals)
-        self.value = value.item() / self.n  # of the circuit so far
+            value = self.readout(self._finals)
+        mean = value.item() / self.n
+        self.ends: Interval = mean, mean  # least and most of the value of the circuit so far
+
+    @property
+    def value(self) -> float:
+        """Metric of the circuit so far, exact."""
+        if self.ends[0] != self.ends[1]:
+            mean = self.readout(self._finals).item() / self.n
+            self.ends = mean, mean
+        return self.ends[0]
+
+    @property
+    def _finals(self) -> list[Float[Tensor, "1 _ d_model"]]:
+        return [part.final for part in self.parts]
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -436,21 +450,26 @@ class States:
 
     def read(self, trials: Sequence[Trial]) -> Reading:
         """The metric of each variant of a trial, as far as it is asked for."""
-        finals = [trial.final for trial in trials if trial.final is not None]
-        return Reading(self.readout, finals, self.n, self.value, self.near)
+        changed = [trial.final for trial in trials if trial.final is not None]
+        finals = [torch.cat(pair) for pair in zip(self._finals, changed, strict=True)]
+        return Reading(self.readout, finals, self.n, self.ends, self.near, self.block)
 
     def values(self, trials: Sequence[Trial]) -> Iterator[float]:
         """Metric of each variant in turn, computed a few at a time, so stopping early saves."""
         reading = self.read(trials)
         yield from (reading.exact(k) for k in range(len(trials[0].cuts)))
 
-    def commit(self, trials: Sequence[Trial], variant: int, value: float) -> None:
-        """See State.commit; `value` is that of the variant, exact."""
+    def learn(self, reading: Reading, failed: bool) -> None:
+        """Go on from where a reading ended; if a cut failed, with few at a time."""
+        self.near, self.block = reading.reference, 0 if failed else reading.block
+
+    def commit(self, trials: Sequence[Trial], variant: int, ends: Interval = UNKNOWN) -> None:
+        """See State.commit; `ends` are the least and most of the variant's value."""
         if trials[0].single:
             raise ValueError("a trial of single cuts has no circuit so far to move to")
         for state, trial in zip(self.parts, trials, strict=True):
             state.commit(trial, variant)
-        self.value = value
+        self.ends = ends
 
     def tensors(self) -> dict[str, Tensor]:
         """See State.tensors; named by part."""
@@ -458,7 +477,9 @@ class States:
         own = {"near": found, **{str(i): s.tensors() for i, s in enumerate(self.parts)}}
         return {f"{part}/{name}": t for part, all_of in own.items() for name, t in all_of.items()}
 
-    def restore(self, mask: NDArray[np.bool_], value: float, tensors: Mapping[str, Tensor]) -> None:
+    def restore(
+        self, mask: NDArray[np.bool_], ends: Interval, tensors: Mapping[str, Tensor]
+    ) -> None:
         """See State.restore."""
 
         def of(part: int | str) -> dict[str, Tensor]:
@@ -468,7 +489,13 @@ class States:
         for i, state in enumerate(self.parts):
             state.restore(mask, of(i))
         if self.near is not None:
-            model = self.near.model
+            model = self.near.split.model
             own = {name: t.to(model.device) for name, t in of("near").items()}
-            self.near = Reference(model, **own)
-        self.value = value
+            self.near = Reference.from_tensors(model, **own)
+        self.ends = ends
+
+
+def _likeliest(forward: PatchedForward) -> Float[Tensor, " vocab_out"]:
+    """How likely each token is on the prompt where it is most, in the clean or corrupt run."""
+    runs = forward.clean.logits, forward.corrupt.logits
+    return torch.stack([logits.softmax(-1).amax(0) for logits in runs]).amax(0)

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from acdc.graph import Graph, Part
 from acdc.model import Model
+from acdc.writers import Writers
 
 Mask = NDArray[np.bool_]  # [writers, readers]
 
@@ -33,12 +34,13 @@ Mask = NDArray[np.bool_]  # [writers, readers]
 class Cuts(Protocol):
     """What a circuit's readers receive over edges that are not in it."""
 
-    def key(self, reader: int) -> Hashable:
-        """Readers of one place with equal kept edges and equal keys receive the same."""
+    @property
+    def offset(self) -> Writers | None:
+        """What kept edges replace, if it is the same for all readers: they add cur - it."""
         ...
 
-    def offset(self, writer: int) -> Float[Tensor, "batch pos d_model"] | None:
-        """What a kept edge replaces, if it is the same for all readers: kept edges add cur - it."""
+    def key(self, reader: int) -> Hashable:
+        """Readers of one place with equal kept edges and equal keys receive the same."""
         ...
 
     def base(self, reader: int, kept: Sequence[int], span: int) -> Float[Tensor, "batch span d"]:
@@ -57,21 +59,51 @@ class Plan:
     readers: NDArray[np.int64]
 
 
-def plan(graph: Graph, mask: Mask, n_pos: int) -> Plan:
-    """Demand, from the logits down: k and v are needed at all positions, the rest as it is read."""
+def plan(graph: Graph, mask: Mask, n_pos: int, given: NDArray[np.bool_] | None = None) -> Plan:
+    """Demand, from the logits down: k and v are needed at all positions, the rest as it is read.
+
+    Writers that are `given` [writers] need nothing.
+    """
     writers = np.zeros(len(graph.writers), dtype=np.int64)
     readers = np.zeros(len(graph.readers), dtype=np.int64)
+    needs = np.ones(len(graph.writers), bool) if given is None else ~given
     for r in reversed(range(len(graph.readers))):
         info = graph.readers[r]
-        wanted = max((int(writers[n]) for n in info.shapes), default=1)
+        wanted = max((int(writers[n]) for n in info.shapes if needs[n]), default=0)
+        wanted = wanted if info.nodes else 1
         span = n_pos if wanted and info.part in ("k", "v") else wanted
         readers[r] = span
         if graph.joint:
-            writers[list(info.shapes)] = wanted
+            writers[list(info.shapes)] = max((int(writers[n]) for n in info.shapes), default=0)
         if span:
             kept = mask[:, r]
             writers[kept] = np.maximum(writers[kept], span)
     return Plan(writers, readers)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a circuit's writers put out, for runs of others that are alike below some edge."""
+
+    mask: Mask  # of the circuit
+    spans: NDArray[np.int64]  # [writers]: how many last positions of each are known
+    writers: Writers
+
+    @classmethod
+    def of_model(cls, graph: Graph, writers: Writers) -> Known:
+        """Of a run of the model itself."""
+        n_pos = writers.rest.shape[2]
+        return cls(graph.legal, np.full(len(graph.writers), n_pos), writers)
+
+
+def unchanged(graph: Graph, mask: Mask, other: Mask) -> NDArray[np.bool_]:
+    """[writers]: which put out the same in both circuits, as the same edges lead to them."""
+    same = (mask == other).all(0)
+    out = np.ones(len(graph.writers), bool)
+    for r, info in enumerate(graph.readers):
+        if not (same[r] and out[mask[:, r]].all()):
+            out[list(info.shapes)] = False
+    return out
 
 
 def run_live(
@@ -81,13 +113,16 @@ def run_live(
     mask: Mask,
     cuts: Cuts,
     before: Float[Tensor, "stream batch pos d_model"] | None = None,
-) -> Float[Tensor, "batch vocab"]:
-    """Logits at the last position of the circuit `mask` on these tokens.
+    known: Known | None = None,
+    record: Writers | None = None,
+) -> Float[Tensor, "batch d_model"]:
+    """What the final norm sees at the last position in the circuit `mask` on these tokens.
 
     With `before`, a full run's streams (Trace.streams), only the last position is the circuit's;
-    keys and values of the positions before it are that run's.
+    keys and values of the positions before it are that run's. What is `known` of a run on the same
+    tokens with the same cuts is not run again. Outputs go into `record`, where there is one.
     """
-    return _Run(model, graph, tokens, mask, cuts, before).logits()
+    return _Run(model, graph, tokens, mask, cuts, before, known, record).final()
 
 
 class _Run:
@@ -95,15 +130,21 @@ class _Run:
 
     def __init__(
         self, model: Model, graph: Graph, tokens: Tensor, mask: Mask, cuts: Cuts,
-        before: Tensor | None,
+        before: Tensor | None, known: Known | None, record: Writers | None,
     ) -> None:  # fmt: skip
         self.model, self.graph, self.mask, self.cuts = model, graph, mask, cuts
+        self.known, self.record = known, record
         self.tokens, self.n_pos, self.before = tokens, tokens.shape[1], before
         self.widest = self.n_pos if before is None else 1
-        self.plan = plan(graph, mask, self.widest)
-        self.stores = {s: _Store(graph, self.plan, s, tokens, model) for s in (self.widest, 1)}
+        self.given = np.zeros(len(graph.writers), bool)
+        if known is not None:
+            wanted = plan(graph, mask, self.widest).writers
+            self.given = unchanged(graph, mask, known.mask) & (wanted <= known.spans)
+        self.plan = plan(graph, mask, self.widest, self.given)
+        spans = dict.fromkeys((self.widest, 1))
+        self.stores = {s: _Store(graph, mask, self.plan, s, tokens, model) for s in spans}
 
-    def logits(self) -> Tensor:
+    def final(self) -> Tensor:
         """Run the live part, layer by layer."""
         graph, model = self.graph, self.model
         if self.plan.writers[0]:
@@ -111,29 +152,32 @@ class _Run:
         for layer in range(graph.n_layers):
             mlp = graph.mlp(layer)
             live = graph.has_mlp and bool(self.plan.writers[mlp])
-            early = self._mlp_input(layer) if live and graph.parallel else None
+            early = self._mlp_output(layer) if live and graph.parallel else None
             self._heads(layer)
             if live:
-                x = self._mlp_input(layer) if early is None else early
-                self._write(mlp, model.mlp_out(layer, x))
-        return model.unembed(self._read([len(graph.readers) - 1], 1)[0][0][:, -1])
+                self._write(mlp, self._mlp_output(layer) if early is None else early)
+        return self._read([len(graph.readers) - 1], 1)[0][0][:, -1]
 
-    def _mlp_input(self, layer: int) -> Tensor:
-        reader = self.graph.reader(layer, "mlp")
-        return self._read([reader], int(self.plan.readers[reader]))[0][0]
+    def _mlp_output(self, layer: int) -> Tensor:
+        graph, span = self.graph, int(self.plan.writers[self.graph.mlp(layer)])
+        if self.known is not None and self.given[graph.mlp(layer)]:
+            return self.known.writers.rest[1 + layer, :, -span:]
+        return self.model.mlp_out(layer, self._read([graph.reader(layer, "mlp")], span)[0][0])
 
     def _heads(self, layer: int) -> None:
         """Outputs of a layer's live heads, those wanted at one position apart from the others."""
         graph, first = self.graph, self.graph.head(layer, 0)
-        spans = self.plan.writers[first : first + graph.n_heads]
-        groups = {span: np.flatnonzero(spans == span).tolist() for span in self.stores}
+        every = slice(first, first + graph.n_heads)
+        spans, given = self.plan.writers[every], self.given[every]
+        groups = {s: np.flatnonzero((spans == s) & ~given).tolist() for s in self.stores}
         inputs = self._head_inputs(layer, groups)
-        outputs: dict[int, Tensor] = {}
         for heads in groups.values():
             if heads:
-                outputs |= zip(heads, self._head_group(layer, heads, inputs), strict=True)
-        for head in sorted(outputs):
-            self._write(first + head, outputs[head])
+                self._write_heads(layer, heads, self._head_group(layer, heads, inputs))
+        for span in self.stores:
+            heads = np.flatnonzero((spans == span) & given).tolist()
+            if heads and self.known is not None:
+                self._write_heads(layer, heads, self.known.writers.z[layer, heads][:, :, -span:])
 
     def _head_inputs(self, layer: int, groups: Mapping[int, list[int]]) -> _Inputs:
         """What these heads read: q at their span, k and v at the widest; one sum a span."""
@@ -148,16 +192,13 @@ class _Run:
         return found
 
     def _head_group(self, layer: int, heads: list[int], inputs: _Inputs) -> Tensor:
-        """[head, batch, span, d_model] of some heads of one layer."""
+        """[head, batch, span, d_head]: z of some heads of one layer, as it is written."""
         model, readers = self.model, [self.graph.head_readers(layer, h) for h in heads]
         x, slots = inputs.of([q for q, _, _ in readers])
         q = model.project(layer, "q", heads, x[slots] if len(x) > 1 else x, self.n_pos)
         k = self._keys_or_values(layer, "k", heads, *inputs.of([k for _, k, _ in readers]))
         v = self._keys_or_values(layer, "v", heads, *inputs.of([v for _, _, v in readers]))
-        z = model.shared_out(layer, model.pattern(layer, heads, q, k) @ v)
-        weight = model.blocks[layer].attn.W_O
-        out = z.flatten(1, 2) @ (weight if len(heads) == len(weight) else weight[heads])
-        return out.unflatten(1, z.shape[1:3])
+        return model.shared_out(layer, model.pattern(layer, heads, q, k) @ v)
 
     def _keys_or_values(
         self, layer: int, part: Part, heads: list[int], x: Tensor, slots: list[int]
@@ -174,10 +215,26 @@ class _Run:
         return out if unique == wanted else out[[unique.index(w) for w in wanted]]
 
     def _write(self, writer: int, out: Tensor) -> None:
-        offset = self.cuts.offset(writer)
-        change = out if offset is None else out - offset[:, -out.shape[1] :]
+        """Of `input` or an MLP: [batch, its span, d_model]."""
+        offset, place, span = self.cuts.offset, self.graph.place(writer)[0] + 1, out.shape[1]
+        if self.record is not None:
+            self.record.rest[place, :, -span:] = out
+        if offset is not None:
+            out = out - offset.rest[place, :, -span:]
         for store in self.stores.values():
-            store.write(writer, change)
+            store.write(writer, out)
+
+    def _write_heads(self, layer: int, heads: list[int], z: Tensor) -> None:
+        """[head, batch, their span, d_head], before W_O."""
+        offset = self.cuts.offset
+        if self.record is not None:
+            self.record.z[layer, heads, :, -z.shape[2] :] = z
+        if offset is not None:
+            z = z - offset.z[layer, heads][:, :, -z.shape[2] :]
+        weight, first = self.model.blocks[layer].attn.W_O, self.graph.head(layer, 0)
+        weight = weight if len(heads) == len(weight) else weight[heads]
+        for store in self.stores.values():
+            store.write_heads([first + head for head in heads], z, weight)
 
     def _read(self, readers: list[int], span: int) -> tuple[Tensor, list[int]]:
         """Distinct inputs [n, batch, span, d_model] of some readers, and which one each has."""
@@ -187,7 +244,7 @@ class _Run:
             first.setdefault(key, reader)
         kept = [np.flatnonzero(self.mask[:, r]).tolist() for r in first.values()]
         base = [self.cuts.base(r, k, span) for r, k in zip(first.values(), kept, strict=True)]
-        x = torch.stack(base) + self.stores[span].sums(kept)
+        x = torch.stack(base) + self.stores[span].sums(list(first.values()))
         places = {key: i for i, key in enumerate(first)}
         return x, [places[key] for key in keys]
 
@@ -212,34 +269,61 @@ class _Inputs:
 
 
 class _Store:
-    """What live writers add at the last `span` positions, and the running sum of it."""
+    """What live writers add at the last `span` positions: the sum of all, and some one by one.
 
-    def __init__(self, graph: Graph, wanted: Plan, span: int, tokens: Tensor, model: Model) -> None:
-        live = np.flatnonzero(wanted.writers >= span).tolist()
-        self.rows, self.span, self.n = {w: i for i, w in enumerate(live)}, span, 0
-        shape = len(live), len(tokens), span, graph.d_model
-        self.out = torch.empty(shape, dtype=model.dtype, device=model.device)
-        self.total = self.out.new_zeros(shape[1:])
+    A reader gets the fewer terms: those that it reads, or the sum less those that it does not.
+    """
+
+    def __init__(
+        self, graph: Graph, mask: Mask, wanted: Plan, span: int, tokens: Tensor, model: Model
+    ) -> None:
+        self.live, readers = wanted.writers >= span, np.flatnonzero(wanted.readers == span)
+        known, kept = self.live[:, None] & graph.legal[:, readers], mask[:, readers]
+        nearly = 2 * kept.sum(0) > known.sum(0)
+        terms = np.where(nearly, -1 * (known & ~kept), kept)
+        single = np.flatnonzero(terms.any(1))
+        self.rows = {w: i for i, w in enumerate(single.tolist())}
+        self.columns = {r: i for i, r in enumerate(readers.tolist())}
+        self.terms, self.nearly, self.span, self.n = terms[single], nearly, span, 0
+        shape = len(tokens), span, graph.d_model
+        self.out = torch.zeros(len(single), *shape, dtype=model.dtype, device=model.device)
+        self.total = self.out.new_zeros(shape)
 
     def write(self, writer: int, out: Tensor) -> None:
-        """Add a writer [batch, its span, d_model]; writers come in index order."""
-        if writer in self.rows:
-            self.out[self.n] = out[:, -self.span :]
-            self.total = self.total + self.out[self.n]
-            self.n += 1
+        """Add a writer [batch, its span, d_model]; no layer comes before an earlier one."""
+        if self.live[writer]:
+            out = out[:, -self.span :]
+            if self.nearly.any():
+                self.total += out
+            self._keep(writer, out)
 
-    def sums(self, kept: Sequence[Sequence[int]]) -> Tensor:
-        """Sums of kept writers, each over the fewer terms: [n, batch, span, d_model]."""
-        coefficients = np.zeros((len(kept), self.n))
-        for row, writers in zip(coefficients, kept, strict=True):
-            row[[self.rows[w] for w in writers]] = 1
-        rest = 2 * coefficients.sum(1) > self.n  # nearly all: the running sum minus the missing
-        coefficients[rest] -= 1
-        needed = np.flatnonzero(np.any(coefficients, axis=0)).tolist()
+    def write_heads(self, writers: Sequence[int], z: Tensor, weight: Tensor) -> None:
+        """Add heads of a layer from z [head, batch, their span, d_head] and W_O of each."""
+        if not self.live[writers[0]]:
+            return
+        z = z[:, :, -self.span :]
+        if self.nearly.any():
+            self.total += z.permute(1, 2, 0, 3).flatten(2) @ weight.flatten(0, 1)
+        for own, head, writer in zip(z, weight, writers, strict=True):
+            if writer in self.rows:
+                self._keep(writer, own @ head)
+
+    def _keep(self, writer: int, out: Tensor) -> None:
+        if writer in self.rows:
+            self.out[self.rows[writer]] = out
+            self.n = max(self.n, self.rows[writer] + 1)
+
+    def sums(self, readers: Sequence[int]) -> Tensor:
+        """Sums of the writers so far that each reader reads: [n, batch, span, d_model]."""
+        columns = [self.columns[r] for r in readers]
+        terms, nearly = self.terms[: self.n, columns], self.nearly[columns]
+        needed = np.flatnonzero(np.any(terms, axis=1)).tolist()
         if SPARSE * len(needed) > self.n:  # reading all is quicker than copying these first
             needed = list(range(self.n))
         out = self.out[: self.n] if len(needed) == self.n else self.out[needed]
-        weights = self.total.new_tensor(coefficients[:, needed])
-        sums = (weights @ out.flatten(1)).view(len(kept), *self.total.shape)
-        whole = torch.as_tensor(rest, device=sums.device)[:, None, None, None]
-        return sums + torch.where(whole, self.total, self.total.new_zeros(()))
+        weights = self.total.new_tensor(terms[needed].T)
+        sums = (weights @ out.flatten(1)).view(len(columns), *self.total.shape)
+        if nearly.all():
+            return sums + self.total
+        whole = torch.as_tensor(nearly, device=sums.device)[:, None, None, None]
+        return sums + torch.where(whole, self.total, 0.0) if nearly.any() else sums

@@ -10,7 +10,7 @@ float64 throughout. Knows neither TransformerLens nor files; see acdc/bridge.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, TypeVar
@@ -23,7 +23,8 @@ from acdc.graph import KV, Graph
 
 Part = Literal["q", "k", "v"]
 T = TypeVar("T")
-GRAM_BLOCK = 4096  # columns of the unembedding at a time
+COLUMNS = 4096  # columns of the unembedding at a time
+HOST = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -241,7 +242,6 @@ class Unembedding:
     """What the columns w of W_U have in common, and how far they go."""
 
     mean: Float[Tensor, " d_model"]
-    gram: Float[Tensor, "d_model d_model"]  # sum of (w - mean)(w - mean)'
     longest: Float[Tensor, ""]  # |w| or |w - mean|, whichever is more, of all of them
 
 
@@ -276,14 +276,11 @@ class Model:
 
     @cached_property
     def unembedding(self) -> Unembedding:
-        """Made once, at about the price of a forward pass."""
-        mean, d = self.W_U.mean(1), self.d_model
-        gram, longest = self.W_U.new_zeros(d, d), self.W_U.norm(dim=0).max()
-        for block in self.W_U.split(GRAM_BLOCK, dim=1):
-            own = block - mean[:, None]
-            gram += own @ own.T
-            longest = torch.maximum(longest, own.norm(dim=0).max())
-        return Unembedding(mean, gram, longest)
+        """Made once."""
+        mean, longest = self.W_U.mean(1), self.W_U.norm(dim=0).max()
+        for block in self.W_U.split(COLUMNS, dim=1):
+            longest = torch.maximum(longest, (block - mean[:, None]).norm(dim=0).max())
+        return Unembedding(mean, longest)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -326,6 +323,21 @@ class Model:
         near = replace(self, blocks=blocks).to(device=device)
         pairs = zip(near.blocks, self.blocks, strict=True)
         return replace(near, blocks=tuple(replace(new, mlp=old.mlp) for new, old in pairs))
+
+    def spread(self, devices: Sequence[torch.device]) -> Model:
+        """Over several devices: MLPs' weights so that each has its part, all else on the first.
+
+        The first has MLPs while its part lasts. Activations go to the weights (see `mlp_out`).
+        """
+        sizes = [_nbytes(block.mlp) for block in self.blocks]
+        part = _nbytes(self) / len(devices)
+        filled = _nbytes(self) - sum(sizes)  # what is no MLP
+        blocks = list[Block]()
+        for size, block in zip(sizes, self.offloaded(devices[0]).blocks, strict=True):
+            there = devices[min(int(filled / part), len(devices) - 1)]
+            blocks.append(replace(block, mlp=_map(block.mlp, lambda t, d=there: t.to(d))))
+            filled += size
+        return replace(self.offloaded(devices[0]), blocks=tuple(blocks))
 
     def mlp(self, layer: int) -> MLP | Experts:
         """A layer's MLP on the model's device; ValueError if it has none."""
@@ -476,19 +488,37 @@ class Model:
         return out if attn.b_O is None else out + attn.b_O
 
     def mlp_out(self, layer: int, x: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_model"]:
-        """Output of the writer m{layer} for its reader's input (before the norm)."""
-        block, mlp = self.blocks[layer], self.mlp(layer)
+        """Output of the writer m{layer} for its reader's input (before the norm).
+
+        Weights in the host's memory come to a card; to another card the activations go.
+        """
+        block, own = self.blocks[layer], self.blocks[layer].mlp
         if block.ln2 is None:
             raise ValueError(f"layer {layer} has no norm before its MLP")
-        return block.mlp_norm(mlp(block.ln2(x)))
+        y = block.ln2(x)
+        if own is None or own.W_out.device in (self.device, HOST):
+            return block.mlp_norm(self.mlp(layer)(y))
+        return block.mlp_norm(own(y.to(own.W_out.device)).to(self.device))
+
+    def neurons(self, layer: int, x: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_mlp"]:
+        """What W_out's rows are of, for its reader's input; ValueError for experts."""
+        block, mlp = self.blocks[layer], self.mlp(layer)
+        if block.ln2 is None or isinstance(mlp, Experts):
+            raise ValueError(f"layer {layer} has no neurons that all tokens meet")
+        return mlp.hidden(block.ln2(x))
 
     def unembed(self, x: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n vocab_out"]:
         """Logits from the input of the final norm."""
         return self.capped(self.logits(self.ln_final(x)))
 
     def logits(self, y: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n vocab_out"]:
-        """Logits before a cap, from what the unembedding sees."""
-        return _linear(y, self.W_U, self.b_U)
+        """Logits before a cap, from what the unembedding sees.
+
+        Columns of W_U lie together in memory (they are rows of the head's weights), so for the few
+        rows that are asked for the product is quicker from their side.
+        """
+        z = (self.W_U.T @ y.flatten(0, -2).T).T.contiguous().unflatten(0, y.shape[:-1])
+        return z if self.b_U is None else z + self.b_U
 
     def capped(self, logits: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         """Logits as the model gives them, from those before its cap, if it has one."""
@@ -506,6 +536,18 @@ def _by_head(
     """Rows of some heads, shaped to go with tensors of `ndim` axes, the first of them the heads."""
     rows = table[heads]
     return rows if isinstance(heads, int) else rows.view(len(heads), *[1] * (ndim - 2), -1)
+
+
+def _nbytes(node: object) -> int:
+    """Of all tensors in nested dataclasses and tuples."""
+    sizes = list[int]()
+
+    def count(tensor: Tensor) -> Tensor:
+        sizes.append(tensor.nbytes)
+        return tensor
+
+    _map(node, count)
+    return sum(sizes)
 
 
 def _map(node: T, cast: Callable[[Tensor], Tensor]) -> T:

@@ -4,45 +4,30 @@ The unembedding is the largest matrix of most models, and most of the time of a 
 things spare it. It is gone through once for the prompts of all parts. Variants are read a few at a
 time, as they are asked for. And where a metric is a function of the log-sum-exp (acdc/metrics.py),
 that of a run near one that was read out lies in an interval that a small part of the vocabulary
-gives. With z = y W the logits of the normed input y, q = softmax(z) at the reference, dy and
-x = dy W the changes from there (the mean column c of W taken off, which shifts all logits alike),
-
-    lse(z + dz) = lse(z) + dy c + log(sum over the head q exp(x) + sum over the tail q exp(x))
-
-The head, the tokens that are likeliest on some prompt, is summed exactly. Of the tail, with mass e
-and first moment m = sum q x (one vector a prompt gives it),
-
-    e + m  <=  sum over the tail q exp(x)  <=  e + m + phi(R) Q
-
-since exp(x) is at least 1 + x and, as phi(R) = (exp(R) - 1 - R) / R^2 rises, at most
-1 + x + phi(R) x^2 for all x <= R, which |dy| times the largest column of W bounds; and
-Q = q_most (dy W W' dy - sum over the head x^2) bounds the sum of q x^2, q_most the largest of the
-tail. To this comes rounding, see `Reference.rounding`.
+gives (acdc/intervals.py).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from functools import cached_property
 
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Float64
 from torch import Tensor
 
+from acdc.intervals import Logits, Reference
 from acdc.metrics import Bound, Readouts
 from acdc.model import Model
 
 VOCAB_BLOCK = 4096  # columns of the unembedding at a time: keeps the logits of a batch in cache
 READOUT_ROWS = 256  # rows (variants x prompts) read out at a time, so a failed guess wastes little
-HEAD = 2048  # tokens of the head
-FEWEST_TOKENS = 4 * HEAD  # of smaller vocabularies intervals would save little
-SAFE = 1.001  # a bound is made so much wider, for what its own sums round
+FEWEST_TOKENS = 8192  # of smaller vocabularies intervals would save little
 CERTAIN = (torch.float32, torch.float64)  # in narrower types rounding is wider than what is decided
 
 
 Interval = tuple[float, float]  # least and most
+UNKNOWN = (-math.inf, math.inf)
 
 
 class Readout:
@@ -66,14 +51,17 @@ class Readout:
 
     def __call__(self, inputs: Sequence[Float[Tensor, "n _ d_model"]]) -> Float64[Tensor, " n"]:
         """Metric of n variants from a part's inputs each, summed over all prompts, in float64."""
+        return sum_of(self.each(inputs))
+
+    def each(self, inputs: Sequence[Float[Tensor, "n _ d_model"]]) -> list[Float[Tensor, "n _"]]:
+        """Metric of n variants, a part's prompts each: from a part's inputs each."""
         if self.plain:
             logits = (self.model.unembed(x) for x in inputs)
-            parts = zip(self.parts, logits, strict=True)
-            return sum_of([bound.of_logits(own) for bound, own in parts])
+            return [bound.of_logits(own) for bound, own in zip(self.parts, logits, strict=True)]
         ys = self.normed(inputs)
-        if not self.forms[0].needs_vocabulary:
-            return self._of(ys, torch.zeros_like(torch.cat(ys, 1)[..., 0]))
-        return self._of(ys, self._logsumexp(torch.cat(ys, 1)))
+        y = torch.cat(ys, 1)
+        whole = self.forms[0].needs_vocabulary
+        return self._of(ys, self._logsumexp(y) if whole else torch.zeros_like(y[..., 0]))
 
     def with_logits(
         self, inputs: Sequence[Float[Tensor, "n _ d_model"]]
@@ -83,13 +71,13 @@ class Readout:
         y = torch.cat(ys, 1)
         z = self.model.logits(y)
         total = z.logsumexp(-1)
-        return self._of(ys, total), [Logits(*own) for own in zip(y, z, total, strict=True)]
+        return sum_of(self._of(ys, total)), [Logits(*own) for own in zip(y, z, total, strict=True)]
 
-    def _of(self, ys: Sequence[Tensor], totals: Float[Tensor, "n prompts"]) -> Tensor:
+    def _of(self, ys: Sequence[Tensor], totals: Float[Tensor, "n prompts"]) -> list[Tensor]:
         """From normed inputs and their log-sum-exp."""
         split = totals.split(self.sizes, 1)
         parts = zip(self.forms, self.linear(ys), split, self.named(ys), strict=True)
-        return sum_of([form.combine(*own) for form, *own in parts])
+        return [form.combine(*own) for form, *own in parts]
 
     def normed(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """What the unembedding sees of each part."""
@@ -158,116 +146,41 @@ def sum_of(values: Sequence[Float[Tensor, "n _"]]) -> Float64[Tensor, " n"]:
     return torch.stack([own.double().sum(-1) for own in values]).sum(0)
 
 
-@dataclass(frozen=True, eq=False)
-class Logits:
-    """One variant, read out in full."""
-
-    y: Float[Tensor, "prompts d_model"]  # what the unembedding saw
-    z: Float[Tensor, "prompts vocab_out"]
-    total: Float[Tensor, " prompts"]  # log-sum-exp of z
-
-
-@dataclass(frozen=True, eq=False)
-class Reference:
-    """A run that was read out, prompt by prompt, and intervals for runs near it."""
-
-    model: Model
-    y: Float[Tensor, "prompts d_model"]
-    total: Float[Tensor, " prompts"]
-    tokens: Int[Tensor, " head"]
-    q: Float[Tensor, "prompts head"]
-    tail: Float[Tensor, " prompts"]  # mass of all other tokens
-    moment: Float[Tensor, "prompts d_model"]  # and the sum of their q times their columns
-    most: Float[Tensor, ""]  # the largest q among them, of any prompt
-
-    @classmethod
-    def of(cls, model: Model, run: Logits) -> Reference:
-        """Intervals begin here."""
-        q = (run.z - run.total[:, None]).exp_()
-        likeliest = q.amax(0).topk(min(HEAD, q.shape[1] - 1) + 1)
-        tokens, mean = likeliest.indices[:-1], model.unembedding.mean
-        head = q[:, tokens]
-        moment = q @ model.W_U.T - head @ model.W_U[:, tokens].T
-        rest = (1 - head.sum(-1)).clamp_min(0)
-        moment -= (q.sum(-1) - head.sum(-1))[:, None] * mean
-        return cls(model, run.y, run.total, tokens, head, rest, moment, likeliest.values[-1])
-
-    def tensors(self) -> dict[str, Tensor]:
-        """All but the model."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "model"}
-
-    @cached_property
-    def columns(self) -> Float[Tensor, "d_model head"]:
-        """Of the head, the mean column taken off."""
-        return self.model.W_U[:, self.tokens] - self.model.unembedding.mean[:, None]
-
-    @cached_property
-    def rounding(self) -> Float[Tensor, " prompts"]:
-        """How far a log-sum-exp may be off by rounding alone, however it was made.
-
-        A sum of d products rounds by less than sqrt(d) units of |y| |w| in all likelihood (Higham
-        and Mary 2019), a log-sum-exp by no more than its logits.
-        """
-        unit = torch.finfo(self.y.dtype).eps * math.sqrt(self.model.d_model)
-        return unit * self.y.norm(dim=-1) * self.model.unembedding.longest
-
-    def logsumexp(
-        self, y: Float[Tensor, "n prompts d_model"]
-    ) -> tuple[Float[Tensor, "n prompts"], Float[Tensor, "n prompts"]]:
-        """Least and most of each variant's, rounding included."""
-        dy, whole = y - self.y, self.model.unembedding
-        x = dy @ self.columns
-        squares = SAFE * ((dy @ whole.gram) * dy).sum(-1) - x.square().sum(-1)
-        head = (self.q * x.exp()).sum(-1)
-        low = (self.tail + (dy * self.moment).sum(-1)).clamp_min(0)
-        reach = SAFE * dy.norm(dim=-1) * whole.longest
-        high = low + SAFE * _phi(reach) * self.most * squares.clamp_min(0)
-        high = torch.maximum(torch.minimum(high, self.tail * reach.exp()), low)
-        shift = self.total + dy @ whole.mean
-        return (
-            shift + (head + low).log() - self.rounding,
-            shift + (head + high).log() + self.rounding,
-        )
-
-
-def _phi(x: Tensor) -> Tensor:
-    """(exp(x) - 1 - x) / x^2, and 1/2 + x/6 where that would be rounding alone."""
-    small = x < 1e-2
-    safe = torch.where(small, torch.ones_like(x), x)
-    return torch.where(small, 0.5 + x / 6 + x.square(), (safe.expm1() - safe) / safe.square())
-
-
 class Reading:
-    """The mean metric of a trial's variants: intervals where they are known, exact when asked."""
+    """The mean metric of a trial's variants: intervals where they are known, exact when asked.
+
+    Variant -1 is the circuit before the trial.
+    """
 
     def __init__(
         self, readout: Readout, finals: Sequence[Float[Tensor, "n _ d_model"]], n_prompts: int,
-        before: float, reference: Reference | None,
+        before: Interval, reference: Reference | None, block: int = 0,
     ) -> None:  # fmt: skip
-        """`finals` is what each part's final norm sees; `before` the value of variant -1.
+        """`finals` is what each part's final norm sees, of variant -1 first; `before` its value.
 
-        Without a reference nothing is known before it is read.
+        Without a reference nothing else is known before it is read. `block` is how many variants
+        were read at once when it was last asked for one.
         """
         self.readout, self.finals, self.reference = readout, finals, reference
-        self.n_prompts, self.n = n_prompts, len(finals[0])
+        self.n_prompts, self.n = n_prompts, len(finals[0]) - 1
         self.most = max(1, READOUT_ROWS // sum(readout.sizes))
-        self.values = {-1: before}  # those that were read
-        self.ends = dict[int, Interval]()
+        self.values = dict[int, float]()  # those that were read
+        self.ends = {-1: before}
         self.logits = dict[int, Logits]()  # of the last that were read
-        self.block = 0  # how many were read at the last time
+        self.block = block
 
     @property
     def n_read(self) -> int:
         """Variants that were read so far."""
-        return len(self.values) - 1
+        return len(self.values)
 
     def between(self, variant: int) -> Interval:
         """Least and most of a variant's value; both are it if it was read."""
         if variant in self.values:
             return self.values[variant], self.values[variant]
-        if self.reference is None:
-            return -math.inf, math.inf
         if variant not in self.ends:
+            if self.reference is None:
+                return UNKNOWN
             part = self._part(variant, self.most)
             ends = self.readout.between([x[part] for x in self.finals], self.reference)
             low, high = ((end / self.n_prompts).tolist() for end in ends)
@@ -276,27 +189,37 @@ class Reading:
 
     def exact(self, variant: int) -> float:
         """A variant's value. Who asks for one after the other has more and more read at once."""
-        if variant not in self.values:
-            follows = self.block > 0 and variant - 1 in self.values
+        if not self._known(variant):
+            follows = self.block > 0 and self._known(variant - 1)
             self.block = min(2 * self.block, self.most) if follows else 1
             self._read(variant, self._part(variant, self.block))
-        return self.values[variant]
+        return self.between(variant)[0]
 
     def both(self, variant: int) -> Interval:
-        """The values of the variant before and of this one, read together."""
-        if self.reference is not None and not {variant - 1, variant} & self.values.keys():
-            self.block = 2
-            self._read(variant - 1, self._part(variant - 1, 2))
+        """The values of the variant before and of this one.
+
+        Who asks again where the last answer ended has more and more read at once.
+        """
+        if not (self._known(variant - 1) and self._known(variant)):
+            first = variant if self._known(variant - 1) else variant - 1
+            follows = self.block > 0 and first == variant
+            self.block = min(2 * self.block, self.most) if follows else 2
+            self._read(first, self._part(first, self.block))
         return self.exact(variant - 1), self.exact(variant)
 
     def renew(self, variant: int) -> None:
-        """Begin the intervals of later variants at this one, which was read."""
-        if self.reference is not None:
-            self.reference = Reference.of(self.readout.model, self.logits[variant])
+        """Begin the intervals of later variants at this one, if it is the last that was read."""
+        if self.reference is not None and variant == max(self.logits, default=None):
+            self.reference = Reference.of(self.reference.split, self.logits[variant])
             self.ends = {k: ends for k, ends in self.ends.items() if k < variant}
 
+    def _known(self, variant: int) -> bool:
+        low, high = self.ends.get(variant, UNKNOWN)
+        return variant in self.values or low == high
+
     def _part(self, first: int, size: int) -> slice:
-        return slice(first, min(first + size, self.n))
+        """Of `finals`."""
+        return slice(first + 1, min(first + 1 + size, self.n + 1))
 
     def _read(self, first: int, part: slice) -> None:
         inputs = [x[part] for x in self.finals]

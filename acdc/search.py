@@ -103,7 +103,7 @@ class Step:
     visit: Visit
     tests: tuple[Decision, ...]
     reason: Reason
-    metric: float  # of the circuit so far, in the metric's own sign
+    metric: float  # of the circuit so far, in the metric's own sign; exact after the last visit
     n_edges: int  # edges in the circuit so far, those not visited yet included
     n_kept: int  # edges kept among those that are settled
     n_settled: int  # edges whose fate is decided
@@ -270,7 +270,8 @@ class Search:
             raise ValueError("a checkpoint is taken between groups of visits")
         cut = [np.flatnonzero(self.graph.legal & ~m).tolist() for m in (self.mask, self.state.mask)]
         about = {name: getattr(self, name) for name in self.COUNTERS}
-        about |= {"value": self.state.value, "cut": cut[0], "cut_ahead": cut[1]}
+        about |= {"ends": list(self.state.ends), "block": self.state.block}
+        about |= {"cut": cut[0], "cut_ahead": cut[1]}
         return Checkpoint(about, self.state.tensors())
 
     @torch.inference_mode()
@@ -283,7 +284,8 @@ class Search:
         for mask, name in zip(masks, ("cut", "cut_ahead"), strict=True):
             mask.flat[about[name]] = False
         self.mask = masks[0]
-        self.state.restore(masks[1], about["value"], checkpoint.tensors)
+        (low, high), self.state.block = about["ends"], about["block"]
+        self.state.restore(masks[1], (low, high), checkpoint.tensors)
 
     # ---- visits ----------------------------------------------------------------------------------
 
@@ -381,7 +383,7 @@ class Search:
             trial = self.state.trial(batch)
             values = list(self.state.values(trial))
             self.n_passes += 1
-            self.state.commit(trial, len(batch) - 1, values[-1])
+            self.state.commit(trial, len(batch) - 1, (values[-1], values[-1]))
             done += len(batch)
             for cut, after in zip(batch, values, strict=True):
                 yield self._effect(cut, before, after), after
@@ -400,6 +402,8 @@ class Search:
         self.n_settled += settled
         self.n_kept += int(self.mask[:, visit.reader].sum()) if settled else 0
         self.n_tests += len(tests)
+        if self.n_visits == self.ends[-1]:
+            self.metric = self.state.value
         mask = self.mask.copy()
         mask.setflags(write=False)
         return Step(
@@ -430,28 +434,26 @@ class Search:
         reading = self.state.read(trial)
         kept = next((k for k, cut in enumerate(batch) if self._keeps(cut, k, reading)), None)
         accepted = len(batch) if kept is None else kept
-        value = reading.exact(accepted - 1)
         tests = [
             self._decision(cut, reading.between(k - 1), reading.between(k), k == kept)
             for k, cut in enumerate(batch[: accepted + (kept is not None)])
         ]
         if accepted:
-            self.state.commit(trial, accepted - 1, value)
-        self.state.near = reading.reference
+            self.state.commit(trial, accepted - 1, reading.between(accepted - 1))
+        self.state.learn(reading, failed=kept is not None)
         self.n_passes += 1
         self.n_read += reading.n_read
         return tests
 
     def _keeps(self, cut: Cut, k: int, reading: Reading) -> bool:
         """Whether cut k of a batch fails, all before it being made; for that it is read out."""
-        if self._surely_passes(cut, reading.between(k - 1), reading.between(k)):
-            return False
-        before, after = reading.both(k)
-        limit, effect = self._limit(cut), self._effect(cut, before, after)
-        if isinstance(self.threshold, Budget):
-            kept = after >= limit and effect > 0
-        else:
+        kept = False
+        if not self._surely_passes(cut, reading.between(k - 1), reading.between(k)):
+            before, after = reading.both(k)
+            limit, effect = self._limit(cut), self._effect(cut, before, after)
             kept = effect >= limit
+            if isinstance(self.threshold, Budget):
+                kept = after >= limit and effect > 0
         if not kept:
             reading.renew(k)
         return kept

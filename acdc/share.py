@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acdc.data import Data
-from acdc.metrics import KL, Metric, differ
+from acdc.metrics import KL, Metric, differ, two_sided
 
 Floats = NDArray[np.float64]
 
@@ -43,9 +43,9 @@ class Share:
     def each(self, mask: NDArray[np.bool_]) -> dict[str, float]:
         """By the metric's name, and by kl; without those that cannot tell model from empty."""
         errors = [
-            [float(forward.bound(m).error(logits).double().sum()) for m in self.metrics]
+            [float(forward.values(two_sided(m), final).double().sum()) for m in self.metrics]
             for forward in self.data
-            for logits in (forward.run(mask),)
+            for final in (forward.final(mask),)
         ]
         means = np.array(errors).sum(0) / len(self.data)
         shares = {

@@ -51,56 +51,60 @@ class Writers:
         return self.take([writer])[0]
 
     def take(
-        self, writers: Sequence[int], span: int = 0, rows: Int[Tensor, "*k batch"] | None = None
-    ) -> Float[Tensor, "n batch span d_model"]:
+        self, writers: Sequence[int], span: int = 0, rows: Int[Tensor, "*k batch"] | None = None,
+        less: Writers | None = None,
+    ) -> Float[Tensor, "n batch span d_model"]:  # fmt: skip
         """Some writers' outputs, in the order given, at the last `span` positions (0: all).
 
         `rows` puts other prompts' in the place of each prompt's: [batch] for all writers alike, or
-        [n, batch].
+        [n, batch]. With `less`, how much more it is than that run's.
         """
-        where = slice(-span, None) if span else slice(None)
-        places = torch.arange(self.n_prompts) if rows is None else rows
-        places = places.expand(len(writers), -1)
-        out = self.rest.new_empty(
-            len(writers), places.shape[1], len(range(*where.indices(self.rest.shape[2]))),
-            self.rest.shape[3],
-        )  # fmt: skip
+        shape = self._shape(span, rows)
+        out = self.rest.new_empty(len(writers), *shape)
         for layer, at, parts in self._by_place(writers):
-            if layer is None:
-                source: Tensor = self.rest
-                weight = None
-            else:
-                source, weight = self.z[layer], self.W_O[layer][parts]
-            source = source[:, :, where]
-            if rows is None:
-                got = source[parts]
-            else:
-                got = source[torch.tensor(parts)[:, None], places[at]]
-            out[at] = (
-                got if weight is None else (got.flatten(1, 2) @ weight).unflatten(1, got.shape[1:3])
-            )
+            got = self._some(layer, parts, shape[1], _rows_at(rows, at), less)
+            if layer is not None:
+                weight = self.W_O[layer][parts]
+                got = (got.flatten(1, 2) @ weight).unflatten(1, got.shape[1:3])
+            out[at] = got
         return out
 
     def total(
-        self, writers: Sequence[int], span: int = 0, rows: Int[Tensor, " batch"] | None = None
-    ) -> Float[Tensor, "batch span d_model"]:
+        self, writers: Sequence[int], span: int = 0, rows: Int[Tensor, "*k batch"] | None = None,
+        less: Writers | None = None,
+    ) -> Float[Tensor, "batch span d_model"]:  # fmt: skip
         """Sum of some writers' outputs; as `take`, but heads of a layer are summed by one product.
 
         An empty sum is zero.
         """
-        where = slice(-span, None) if span else slice(None)
-        some = self.rest[0, :, where] if rows is None else self.rest[0][rows][:, where]
-        out = torch.zeros_like(some)
-        for layer, _, parts in self._by_place(writers):
-            source = (self.rest if layer is None else self.z[layer])[:, :, where]
-            got = source if len(parts) == len(source) else source[parts]
-            got = got if rows is None else got[:, rows]
+        shape = self._shape(span, rows)
+        out = self.rest.new_zeros(shape)
+        for layer, at, parts in self._by_place(writers):
+            got = self._some(layer, parts, shape[1], _rows_at(rows, at), less)
             if layer is None:
                 out = out + got.sum(0)
             else:
                 weight = self.W_O[layer][parts].flatten(0, 1)
                 out = out + got.permute(1, 2, 0, 3).flatten(2) @ weight
         return out
+
+    def _shape(self, span: int, rows: Tensor | None) -> tuple[int, int, int]:
+        """Of one writer's output at the last `span` positions."""
+        n_pos, d_model = self.rest.shape[2:]
+        return self.n_prompts if rows is None else rows.shape[-1], span or n_pos, d_model
+
+    def _some(
+        self, layer: int | None, parts: list[int], span: int, rows: Tensor | None,
+        less: Writers | None,
+    ) -> Float[Tensor, "n batch span width"]:  # fmt: skip
+        """Heads of a layer before W_O, or some of `rest`; less another run's."""
+        source = (self.rest if layer is None else self.z[layer])[:, :, -span:]
+        if rows is not None and rows.ndim == 2:
+            got = source[torch.tensor(parts)[:, None], rows]
+        else:
+            got = source if parts == list(range(len(source))) else source[parts]
+            got = got if rows is None else got[:, rows]
+        return got if less is None else got - less._some(layer, parts, span, rows, None)
 
     def dense(self) -> Float[Tensor, "writer batch pos d_model"]:
         """All outputs. Large: d_model numbers a writer, prompt and position."""
@@ -122,6 +126,11 @@ class Writers:
             parts.append(index)
         for key, (at, parts) in groups.items():
             yield key, at, parts
+
+
+def _rows_at(rows: Tensor | None, at: list[int]) -> Tensor | None:
+    """Of some of the writers, where each has its own."""
+    return rows if rows is None or rows.ndim == 1 else rows[at]
 
 
 def power_sums(runs: Iterable[Writers]) -> tuple[int, Writers, Writers]:

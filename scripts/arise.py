@@ -34,7 +34,8 @@ def run(config: dict[str, Any], folder: Path, overrides: list[str]) -> None:
         with start_tracker(
             tracking.mode, folder=folder, project=tracking.project,
             config=settings.model_dump(mode="json"), name=f"arise {settings.task.label}",
-            group=None, job_type="arise", tags=[settings.model.label, settings.task.label],
+            group=None, job_type="arise",
+            tags=[f"model:{settings.model.label}", f"task:{settings.task.label}"],
         ) as tracker:  # fmt: skip
             points = list[arise.Point]()
             for one in arise.arise(settings, states, print):
@@ -46,7 +47,7 @@ def run(config: dict[str, Any], folder: Path, overrides: list[str]) -> None:
             picture = arise_drawing.draw(folder, points, title)
             told = arise.says(points)
             summary = {f"finding {i}": sentence for i, sentence in enumerate(told, 1)}
-            tracker.finish(Outcome(summary, (), picture, None))
+            tracker.finish(Outcome(summary, pictures={"arise": picture}))
         print(markdown(arise.rows(points)))
         print("\n".join(told))
         print(f"picture  {shown(picture)}\nresults  {shown(record.path('arise.json'))}")

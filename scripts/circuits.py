@@ -22,6 +22,8 @@ COMMANDS = {
     "scrub": "causal scrubbing of a bracket classifier or of induction heads",
     "aggregate": "the summary of a sweep's folder, made again",
     "mib": "MIB's track: evaluate scores, submit circuits, check a submission",
+    "draw": "a circuit as a picture for a paper",
+    "workspace": "a view of a W&B project",
     "dashboard": "runs as a local web page",
     "export": "a run, or two, as one HTML file",
 }

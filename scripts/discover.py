@@ -21,6 +21,7 @@ from sweeping import check_launcher, in_sweep, run_job, summed_up
 from validate import validate
 
 from acdc.errors import InputError
+from discovery.dashboard.embed import circuit_html
 from discovery.job.summary import table
 from discovery.runs.folder import record_refusal
 from discovery.settings.evaluation import FullEvaluation
@@ -44,7 +45,7 @@ def main(config: DictConfig) -> None:
         if settings.plan:
             plan_only(settings, print)
             return
-        result = discover(settings, folder, overrides, print)
+        result = discover(settings, folder, overrides, print, page=circuit_html)
         print(table(result, shown(folder)))
         if isinstance(settings.evaluation, FullEvaluation):
             validate([folder], settings.evaluation)

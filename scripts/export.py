@@ -2,21 +2,26 @@
 
 python scripts/export.py RUN [RUN ...] --out FILE
 python scripts/export.py RUN --out circuit.pt   # or .json (EAP-IG's forms, MIB's), or .graphml
+python scripts/export.py RUN --out circuit.neuronpedia.json   # an attribution graph
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from command import refusals_as_exit, shown
 
+from acdc.circuit import Circuit
 from acdc.errors import InputError
 from discovery.dashboard.export import export_page
 from discovery.dashboard.files import run_folder
-from discovery.runs.json_files import encode, write_bytes
+from discovery.runs.json_files import encode, read_json, write_bytes
+from discovery.runs.neuronpedia import attribution_graph
 
 CIRCUITS = (".json", ".pt", ".graphml")
+NEURONPEDIA = ".neuronpedia.json"  # and circuit-tracer's
 
 
 def export(runs: list[Path], out: Path) -> None:
@@ -47,18 +52,32 @@ def write_circuit(runs: list[Path], out: Path) -> None:
     """Write the circuit of a run, in the form that the ending says; InputError if it has none."""
     from networkx import generate_graphml
 
-    from acdc.circuit import Circuit
     from acdc.circuit_files import read, tensors
 
     if len(runs) > 1:
         raise InputError(f"--out {out}: a circuit is one run's; give one, or an .html file")
     data = read(runs[0] / "circuit.json")
-    if out.suffix == ".graphml":
+    if out.name.endswith(NEURONPEDIA):
+        write_bytes(out, encode(_attribution_graph(runs[0], Circuit.from_json(data), out)))
+    elif out.suffix == ".graphml":
         graph = Circuit.from_json(data).to_networkx()
         write_bytes(out, "\n".join(generate_graphml(graph)).encode() + b"\n")
     else:
         write_bytes(out, tensors(data) if out.suffix == ".pt" else encode(data))
     print(f"circuit  {shown(out.resolve())}")
+
+
+def _attribution_graph(run: Path, circuit: Circuit, out: Path) -> dict[str, Any]:
+    """Of a run: the first prompt of heads.json, and the roles that its scores suggest."""
+    known = read_json(run / "heads.json") or {}
+    prompt = next(iter(known.get("prompts", [])), {}).get("tokens", [])
+    roles = dict[str, list[str]]()
+    for head, about in known.get("heads", {}).items():
+        for role in about["candidates"][:1]:
+            roles.setdefault(role, []).append(head)
+    model = str((read_json(run / "result.json") or {}).get("model", "model"))
+    slug = out.name.removesuffix(NEURONPEDIA)
+    return attribution_graph(circuit, prompt, roles, model.rpartition("/")[2].lower(), slug)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -74,7 +93,8 @@ def main(arguments: list[str] | None = None) -> None:
         "--out",
         type=Path,
         required=True,
-        help="the file to write: a page, or by its ending .json, .pt, .graphml the circuit",
+        help="the file to write: a page, or by its ending the circuit: .json, .pt, .graphml,"
+        " .neuronpedia.json",
     )
     asked = parser.parse_args(arguments)
     with refusals_as_exit():

@@ -27,6 +27,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from validate import validate
 
+from discovery.dashboard.embed import circuit_html
 from discovery.runs.folder import goes_on, record_refusal
 from discovery.settings.evaluation import FullEvaluation
 from discovery.settings.explanation import ExplainSettings
@@ -115,7 +116,9 @@ def run_job(config: DictConfig, folder: Path, overrides: list[str]) -> dict[str,
             else:
                 _set_aside(folder)
                 print(f"== {folder.name}")
-            result = discover(settings, folder, overrides, print, folder.parent.name, shared())
+            result = discover(
+                settings, folder, overrides, print, folder.parent.name, shared(), circuit_html
+            )
         if isinstance(settings.evaluation, FullEvaluation) and not is_validated(folder):
             _validate(folder, settings.evaluation)
         if isinstance(settings.evaluation, ExplainSettings) and not is_explained(folder):

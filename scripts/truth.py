@@ -2,6 +2,7 @@
 
     python scripts/truth.py
     python scripts/truth.py methods=[acdc] validation=1
+    python scripts/truth.py methods=[eap_ig] files=[FOLDER] circuits=[or,and]
     python scripts/truth.py 'methods=[acdc,"eap_ig method.steps=20"]' sets=[constructed] seeds=2
 
 Configuration is in conf/truth.yaml. Writes truth.json, truth.png and truth.svg into the run folder;
@@ -21,6 +22,7 @@ from omegaconf import DictConfig
 from acdc.errors import InputError
 from discovery.choices.fields import checked
 from discovery.methods import Method
+from discovery.methods.files import of_circuit, of_files
 from discovery.runs.folder import RunFolder, termination_as_exit
 from discovery.settings.evaluation import FullEvaluation
 from discovery.settings.run import TruthSettings, read_settings
@@ -41,6 +43,7 @@ def questions(fields: dict[str, Any]) -> tuple[TruthSettings, list[Method]]:
 def run(fields: dict[str, Any], folder: Path, overrides: list[str]) -> None:
     """Try every method on every case, write, print."""
     settings, methods = questions(fields)
+    of_files(settings.files)  # what is no file of scores or of a circuit is said at once
     import torch  # seconds, for settings that hold
     from tqdm.auto import tqdm
 
@@ -58,14 +61,16 @@ def run(fields: dict[str, Any], folder: Path, overrides: list[str]) -> None:
             print(f"skipped  {sentence}")
         for name, seed, case in tqdm(cases, unit="case", dynamic_ncols=True):
             why.setdefault((name, case.ablation, case.name), case.why)
-            found += [bench.judged(name, case, method, seed) for method in methods]
-        record.write("truth.json", bench.as_json(found, why, settings.seed))
+            tried = [*methods, *of_circuit(settings.files, case.name)]
+            found += [bench.judged(name, case, method, seed) for method in tried]
+        told = bench.as_json(found, why, settings.seed)
+        record.write("truth.json", told)
         figure = figure_of(found)
         save_figure(figure, folder, "truth", "svg")
         picture = save_figure(figure, folder, "truth", "png")
         print("medians [95 % interval] over circuits and draws")
-        print(f"\n{markdown(bench.rows(found, settings.seed))}")
-        print(f"AUROC of edges, circuit by circuit\n\n{markdown(bench.by_circuit(found))}")
+        print(f"\n{markdown(told['table'])}")
+        print(f"AUROC of edges, circuit by circuit\n\n{markdown(told['circuits'])}")
         for sentence in bench.refused(found):
             print(f"not tried  {sentence}")
         some = [one for one in cases if one[1] < settings.validation]
@@ -78,6 +83,7 @@ def run(fields: dict[str, Any], folder: Path, overrides: list[str]) -> None:
                     print(f"not validated  {error}")
                 record.write("power.json", power.as_json(validated))
             print(f"validation of true and of false circuits\n\n{markdown(power.rows(validated))}")
+            print(f"the words of the verdict\n\n{power.words_table(validated)}")
         print(f"picture  {shown(picture)}\nresults  {shown(record.path('truth.json'))}")
 
 

@@ -2,7 +2,7 @@
 
     python scripts/validate.py run=FOLDER
     python scripts/validate.py run=[A,B,C]      # of one model and task: they share what they can
-    python scripts/validate.py run=FOLDER budget=60 prompts=MINE.jsonl
+    python scripts/validate.py run=FOLDER budget=1h prompts=MINE.jsonl
     python scripts/validate.py circuit=FILE model=smollm2 task=ioi   # any circuit, as EAP-IG writes
 
 Configuration is in conf/validate.yaml. Writes validation.json, figures and report.html into each

@@ -32,14 +32,14 @@ def test_it_names_every_command_in_a_line(capsys, monkeypatch, words):
     assert all(sum(line.startswith(f"  {name} ") for line in lines) == 1 for name in known())
 
 
-@pytest.mark.parametrize("name", ["aggregate", "dashboard", "export"])
+@pytest.mark.parametrize("name", ["aggregate", "dashboard", "draw", "export", "workspace"])
 def test_help_calls_a_command_by_its_name(name, tmp_path):
     done = run(name, "--help", cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.startswith(f"usage: circuits {name} ")
 
 
 def known():
-    assert len(circuits.COMMANDS) == 14
+    assert len(circuits.COMMANDS) == 16
     assert all((ROOT / "scripts" / f"{name}.py").is_file() for name in circuits.COMMANDS)
     return circuits.COMMANDS
 

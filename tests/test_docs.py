@@ -39,7 +39,7 @@ README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs" / "pages").glob("*.md"))]
 sys.path.append(str(ROOT / "scripts"))
 NAMES = ("circuits", "command", "compare", "components", "route", "validate", "aggregate",
-         "dashboard", "export", "truth", "mib")  # fmt: skip
+         "dashboard", "export", "truth", "mib", "draw", "workspace")  # fmt: skip
 (
     circuits,
     command,
@@ -52,6 +52,8 @@ NAMES = ("circuits", "command", "compare", "components", "route", "validate", "a
     export,
     truth,
     mib,
+    draw,
+    workspace,
 ) = map(  # fmt: skip
     importlib.import_module, NAMES
 )
@@ -198,6 +200,11 @@ def parsed(name, words, monkeypatch):
     elif name == "export":
         monkeypatch.setattr(export, "export", lambda *asked: None)
         export.main(words)
+    elif name == "draw":
+        draw.read_words(words)
+    elif name == "workspace":
+        monkeypatch.setattr(workspace, "save", lambda *asked: None)
+        workspace.main(words)
     else:
         monkeypatch.setattr(aggregate, "summarise", lambda *asked, **more: True)
         monkeypatch.setattr(sys, "argv", ["aggregate", *words])
@@ -229,7 +236,7 @@ def check(words, monkeypatch):
         composed(name, rest[1:])
     elif name in READ:
         composed(name, rest)
-    elif name in ("dashboard", "export", "aggregate"):
+    elif name in ("dashboard", "export", "aggregate", "draw", "workspace"):
         parsed(name, rest, monkeypatch)
     else:
         assert is_script and (ROOT / "scripts" / f"{name}.py").exists()

@@ -193,13 +193,22 @@ def test_a_failing_job_harms_no_other(sweep, tmp_path):
         about = one(log, "run")
         ids.add(about["run_id"])
         assert (about["run_group"], about["job_type"]) == ("sizes", "eap")
-        assert f"n{n}-" in about["display_name"] and "logit_diff" in about["tags"]
+        assert f"n{n}-" in about["display_name"] and "metric:logit_diff" in about["tags"]
         assert one(log, "exit").get("exit_code", 0) == (0 if run.state == "done" else 1)
         summary = [i for r in log if r["type"] == "summary" for i in r["summary"]["update"]]
         assert str(summary).count("n_edges_requested") == (1 if run.state == "done" else 0)
     log = logged(folder)
     about = one(log, "run")
     assert (about["run_group"], about["job_type"]) == ("sizes", "sweep")
+    assert {"method:eap", "model:induction"} <= set(about["tags"])
+    media = folder.glob("wandb/offline-run-*/files/media/table/*.json")
+    tables = {path.name.partition("_")[0]: json.loads(path.read_text()) for path in media}
+    rows = [
+        dict(zip(tables["points"]["columns"], r, strict=True)) for r in tables["points"]["data"]
+    ]
+    line = [[row["edges"], row["faithfulness"]] for row in rows]
+    assert [row["asked"] for row in rows] == [5, 20] and len(line) == 2
+    assert [[x, y] for x, _, y in tables["edges against faithfulness"]["data"]] == line
     assert len(ids | {about["run_id"]}) == 4
     shell = [sys.executable, str(ROOT / "scripts" / "aggregate.py"), str(folder)]
     was = (folder / "sweep.json").read_bytes()

@@ -17,6 +17,7 @@ from discovery.api.ask import ask
 from discovery.api.circuit import Circuit
 from discovery.api.model import Model
 from discovery.api.tasks import Task
+from discovery.dashboard.embed import circuit_html
 from discovery.job import pipeline
 from discovery.job.summary import page, table
 from discovery.methods.method import Method
@@ -39,7 +40,7 @@ class Discovered:
 
     @cached_property
     def circuit(self) -> Circuit:
-        """The circuit; its scores are what circuit.json says."""
+        """The circuit; its scores are what circuit.json says, and scores.npz beside it."""
         path, kv = self.folder / "circuit.json", self.settings.graph.kv
         return Circuit.load(path, self.task.model, kv, **self.asked)
 
@@ -50,7 +51,7 @@ class Discovered:
 
     @cached_property
     def tests(self) -> tuple[Mapping[str, Any], ...]:
-        """Edges that were tested or scored, in order: edge, effect, kept."""
+        """Edges that were tested, in order, or the strongest of scores: edge, effect, kept."""
         return tuple(read_lines(self.folder / "edges.jsonl"))
 
     @cached_property
@@ -98,7 +99,9 @@ def discover(
     )  # fmt: skip
     holds = TemporaryDirectory(prefix="circuit-") if folder is None else None
     place = Path(folder if holds is None else f"{holds.name}/run").absolute()  # pyright: ignore[reportArgumentType]
-    result = pipeline.discover(settings, place, [], say or _nothing, cache=model.cache)
+    result = pipeline.discover(
+        settings, place, [], say or _nothing, cache=model.cache, page=circuit_html
+    )
     asked = {"metric": metric, "ablation": ablation}
     return Discovered(place, task, settings, result, asked, holds)
 

@@ -34,6 +34,16 @@ class Validation:
         return headline(self.validated.validation, self.validated.verdicts)
 
     @property
+    def verdict(self) -> str:
+        """Holds, holds in part, does not hold, not decided."""
+        return self.figures["decision"]["verdict"]
+
+    @property
+    def next(self) -> list[str]:
+        """What to do next, most important first."""
+        return self.figures["next"]
+
+    @property
     def verdicts(self) -> dict[str, bool | None]:
         """By property: shown to hold, shown to fail (False), not decided (None)."""
         return {v.name: v.holds for v in self.validated.verdicts}
@@ -99,8 +109,8 @@ def validate(
 
     `what` is a run, or any circuit together with the task that it is for (then its stability is not
     asked, since nobody knows how it was found), or several of them, of one model and task: they
-    share prompts and runs. `asked` are fields such as budget (minutes a circuit; None: everything),
-    prompts, margin, seed. InputError for a field that is wrong, and too few prompts.
+    share prompts and runs. `asked` are fields such as budget ("2m", "1h", "full"), prompts, margin,
+    seed. InputError for a field that is wrong, and too few prompts.
     """
     if isinstance(what, Discovered | Circuit):
         return validate([what], task, say, **asked)[0]

@@ -20,6 +20,7 @@ from discovery.consensus.second import Second, beside
 from discovery.consensus.settings import ConsensusSettings
 from discovery.job.faithfulness import measure
 from discovery.job.finished import read_finished
+from discovery.job.mirror import run_name, tags
 from discovery.job.prepare import Job, prepare
 from discovery.methods import Method
 from discovery.runs.folder import termination_as_exit
@@ -39,10 +40,10 @@ def consensus(folder: Path, asked: ConsensusSettings, say: Say) -> dict[str, Any
 
     InputError for a run that is not finished, or was found on too few prompts.
     """
-    settings, circuit = _read(folder, asked)
+    settings = _read(folder, asked)
     job = prepare(settings)
     graph = job.data.graph
-    own = Circuit.from_json(circuit, graph)
+    own = Circuit.load(folder / "circuit.json", graph)
     first = own.mask
     out = folder / FOLDER
     out.mkdir(exist_ok=True)
@@ -51,8 +52,8 @@ def consensus(folder: Path, asked: ConsensusSettings, say: Say) -> dict[str, Any
         termination_as_exit(),
         start_tracker(
             settings.tracking.mode, folder=out, project=settings.tracking.project,
-            config=asked.model_dump(), name=f"consensus {folder.name}", group=None,
-            job_type="consensus", tags=[settings.method.name],
+            config=asked.model_dump(), name=run_name(settings, "consensus"),
+            group=None, job_type="consensus", tags=tags(settings),
         ) as tracker,
     ):  # fmt: skip
         masks = np.array([m[graph.legal] for m in _circuits(job, asked)])
@@ -63,15 +64,13 @@ def consensus(folder: Path, asked: ConsensusSettings, say: Say) -> dict[str, Any
         write_json(out / "circuit.json", _circuit(graph, often, kept).to_json())
         picture = _draw(out, graph, often, kept, found)
         flat = {k: v for k, v in found.items() if isinstance(v, (int, float, str))}
-        tracker.finish(Outcome(flat, (), picture, out / "consensus.json"))
+        tracker.finish(Outcome(flat, pictures={"core": picture}, files=[out / "consensus.json"]))
     return found
 
 
-def _read(folder: Path, asked: ConsensusSettings) -> tuple[Settings, Mapping[str, Any]]:
-    """The run's settings, as large as its circuit came to be, and that circuit."""
-    done = read_finished(folder)
-    settings, run = done.settings, done.run
-    assert run.circuit is not None  # it is finished
+def _read(folder: Path, asked: ConsensusSettings) -> Settings:
+    """The run's settings, as large as its circuit came to be."""
+    settings = read_finished(folder).settings
     method: Method = settings.method
     if not method.asks_prompts:
         raise InputError(
@@ -83,7 +82,7 @@ def _read(folder: Path, asked: ConsensusSettings) -> tuple[Settings, Mapping[str
     for factor in asked.times:
         method.times(factor)  # refused here rather than after the model is loaded
     threads = settings.threads if asked.threads is None else asked.threads
-    return settings.model_copy(update={"method": method, "threads": threads}), run.circuit
+    return settings.model_copy(update={"method": method, "threads": threads})
 
 
 def _circuits(job: Job, asked: ConsensusSettings) -> Iterator[Mask]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import html
+from collections.abc import Mapping
 from typing import Any
 
 from discovery.dashboard.contents import circuit
@@ -32,6 +33,14 @@ def circuit_frame(data: dict[str, Any], title: str) -> str:
         f' title="{html.escape(title)}"'
         f' style="width:100%;height:{HEIGHT}px;border:1px solid #8884"></iframe>'
     )
+
+
+def circuit_html(data: Mapping[str, Any], title: str) -> str:
+    """The page of a circuit file by itself; a sentence where there is nothing to draw."""
+    drawn = circuit(dict(data))
+    if drawn is None or not drawn["edges"]:
+        return f"<!doctype html><title>{html.escape(title)}</title><p>No edges to draw.</p>"
+    return circuit_page(drawn, title)
 
 
 def circuit_page(drawn: dict[str, Any], title: str) -> str:

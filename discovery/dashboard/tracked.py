@@ -93,7 +93,7 @@ def _about(run: TrackedRun) -> Plain:
 
 
 def search(history: Iterable[Mapping[str, Any]]) -> list[Plain]:
-    """The rows of a search; their seconds are W&B's, since its run began."""
+    """The rows of a search; where they have no seconds, W&B's since its run began."""
     rows = (row for row in history if any(key in row for key in SEARCH))
     return contents.search([{"seconds": row.get("_runtime"), **row} for row in rows])
 

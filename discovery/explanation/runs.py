@@ -15,6 +15,7 @@ from discovery.explanation.page import page
 from discovery.explanation.parts import Explanation, explain
 from discovery.explanation.subject import Subject
 from discovery.job.build import build_prompts
+from discovery.job.mirror import run_name, tags
 from discovery.job.prepare import Cache, load
 from discovery.job.splits import split
 from discovery.runs.folder import termination_as_exit
@@ -53,8 +54,8 @@ def explain_run(
             termination_as_exit(),
             start_tracker(
                 tracking.mode, folder=one.folder, project=tracking.project,
-                config=asked.model_dump(mode="json"), name=f"explain {one.folder.name}",
-                group=None, job_type="explanation", tags=[one.settings.method.name],
+                config=asked.model_dump(mode="json"), name=run_name(one.settings, "explain"),
+                group=None, job_type="explanation", tags=tags(one.settings),
             ) as tracker,
         ):  # fmt: skip
             explanation = explain(subject, asked, say)
@@ -66,12 +67,14 @@ def explain_run(
                 "sections": {n: _without_svg(s) for n, s in explanation.sections.items()},
             }  # fmt: skip
             write_json(one.folder / "explanation.json", data)
-            path = one.folder / "explanation.html"
-            write_bytes(path, page(about, explanation).encode())
+            path, text = one.folder / "explanation.html", page(about, explanation)
+            write_bytes(path, text.encode())
             summary = {
                 f"{n}: {s.title}": " ".join(s.says[:1]) for n, s in explanation.sections.items()
             }
-            tracker.finish(Outcome(summary, (), None, one.folder / "explanation.json", path))
+            tracker.finish(Outcome(
+                summary, pages={"explanation": text}, files=[one.folder / "explanation.json"]
+            ))  # fmt: skip
     return Explained(one.folder, explanation, data, path)
 
 

@@ -2,11 +2,10 @@
 
 A head's or an MLP's importance on one prompt is the flow through it (see discovery/flow/routes.py).
 An edge u -> v gets the share of writer u in the stream that v reads, by the L1 proximity of
-discovery/flow/shares.py at one position, averaged over positions with a weight. Weight 1/n is the
-score of MIB and EAP-IG ("information-flow-routes" there, residual composition by its nature); it
-cannot tell the readers of one stream apart. Weighting with the flow of the reader itself tells them
-apart as far as flow can: see `edge_flow`. Knows no intervention: a prior for a search, not its
-result.
+discovery/flow/shares.py at one position, averaged over positions with the flow of the reader as
+weight, which tells the readers of one stream apart as far as flow can: see `edge_flow`. MIB and
+EAP-IG weigh all positions alike: discovery/flow/uniform.py. Knows no intervention: a prior for a
+search, not its result.
 """
 
 from __future__ import annotations
@@ -79,7 +78,6 @@ class EdgeFlow:
 
     scores: Float64[np.ndarray, "writer reader"]  # mean over prompts
     constant: Float64[np.ndarray, " reader"]  # what goes to biases instead: nobody's
-    weights: str  # "flow" or "uniform"
     undefined: int  # (stream, prompt, position)s where every proximity was 0; they count as 0
 
 
@@ -168,7 +166,6 @@ def edge_flow(
     right: Tokens | None = None,
     wrong: Tokens | None = None,
     position: int = -1,
-    weights: str = "flow",
     batch_size: int = 8,
 ) -> EdgeFlow:
     """Writer -> reader scores on the edges of `graph` (either kind of key/value readers).
@@ -183,16 +180,13 @@ def edge_flow(
     - logits: with `right` the step to the logit itself, else the state at `position`;
     - a reader of a key/value group: the sum over its heads.
 
-    `weights="uniform"` is MIB's score: 1/n everywhere, all readers of one stream equal, `right` and
-    `position` unused. InputError as in component_flow, and for unknown weights.
+    InputError as in component_flow.
     """
-    if weights not in ("flow", "uniform"):
-        raise InputError(f"flow: weights={weights!r}: allowed are flow, uniform")
     scores, constant, undefined = np.zeros(graph.legal.shape), np.zeros(len(graph.readers)), 0
     for flow, at in _batches(model, tokens, right, wrong, position, batch_size):
         run = trace(model, flow.tokens)
-        weight = _uniform(graph, flow) if weights == "uniform" else _by_flow(graph, flow, at)
-        for readers in _streams(graph):
+        weight = _by_flow(graph, flow, at)
+        for readers in readers_by_stream(graph):
             shares, nobody, odd = _composition(model, graph, run, readers[0])
             where = [graph.reader(r.layer, r.part, r.group) for r in readers]
             column = torch.einsum("wbt,rbt->wr", shares, weight[where]) / len(tokens)
@@ -200,12 +194,12 @@ def edge_flow(
             rest = torch.einsum("bt,rbt->r", nobody, weight[where]) / len(tokens)
             constant[where] += rest.cpu().numpy()
             undefined += odd
-        if weights == "flow" and flow.logit is not None:
+        if flow.logit is not None:
             _put_logit(graph, flow, scores, constant, len(tokens))
-    return EdgeFlow(scores, constant, weights, undefined)
+    return EdgeFlow(scores, constant, undefined)
 
 
-def _streams(graph: Graph) -> list[list[Reader]]:
+def readers_by_stream(graph: Graph) -> list[list[Reader]]:
     """Readers grouped by what they see; the rows of one group read the same tensor."""
     groups: dict[int, list[Reader]] = {}
     for reader in graph.readers:
@@ -246,16 +240,12 @@ def _near(
     return (whole.abs() @ ones - (whole - parts).abs_() @ ones).clamp_(min=0)
 
 
-def _uniform(graph: Graph, flow: FlowGraph) -> Float64[Tensor, "reader batch pos"]:
-    size = (len(graph.readers), *flow.tokens.shape)
-    return flow.resid.new_full(size, 1 / flow.n_pos, dtype=torch.float64)
-
-
 def _by_flow(
     graph: Graph, flow: FlowGraph, position: int | None
 ) -> Float64[Tensor, "reader batch pos"]:
     """Flow through each reader's node, by the position at which it reads."""
-    weight = _uniform(graph, flow) * 0
+    size = (len(graph.readers), *flow.tokens.shape)
+    weight = flow.resid.new_zeros(size, dtype=torch.float64)
     for layer in descend(flow, position=position):
         arrive, leave, mlp = _reads(layer)
         for head in range(graph.n_heads):

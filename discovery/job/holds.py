@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from discovery.job.faithfulness import Measured
 from discovery.tasks.choices import Part
 
 DOES = 0.9  # share recovered, and of the model's accuracy, from which a circuit does the task
 PARTLY = 0.5
+Verdict = Literal["does the task", "does part of the task", "does not do the task", "not known"]
 GAP = 0.05  # between search and test from which prompts are too few
 
 
@@ -18,20 +20,32 @@ def holds(found: Mapping[Part, Measured]) -> str:
     Judged by the lower of the two-sided shares (KL, error of single prompts) and by accuracy as a
     share of the model's, on the test prompts, or on those of the search where none are held out.
     """
-    part: Part = "test" if "test" in found else "search"
-    own = found[part]
-    if own.share is None:
+    part = _judged(found)
+    own, word = found[part], verdict(found)
+    share, accuracy = own.share, _accuracy(own)
+    if share is None:
         return f"nothing can be said of it: {own.undefined or 'every edge cut changes nothing'}"
-    share = own.share
-    accuracy = _accuracy(own)
     where = f"{own.n} new prompts" if part == "test" else f"the {own.n} prompts of the search"
     says = f"on {where} it recovers {share:.0%} of what cutting every edge changes"
     if accuracy is not None:
         says += f" and {accuracy:.0%} of the model's accuracy"
+    advice = "" if word == "does the task" else f"; {_advice(found)}"
+    return f"the circuit {word}: {says}{advice}{_unseen(part)}"
+
+
+def verdict(found: Mapping[Part, Measured]) -> Verdict:
+    """The same in a word, to sort runs by."""
+    own = found[_judged(found)]
+    share, accuracy = own.share, _accuracy(own)
+    if share is None:
+        return "not known"
     if min(share, 1.0 if accuracy is None else accuracy) >= DOES:
-        return f"the circuit does the task: {says}{_unseen(part)}"
-    verb = "does part of the task" if share >= PARTLY else "does not do the task"
-    return f"the circuit {verb}: {says}; {_advice(found)}{_unseen(part)}"
+        return "does the task"
+    return "does part of the task" if share >= PARTLY else "does not do the task"
+
+
+def _judged(found: Mapping[Part, Measured]) -> Part:
+    return "test" if "test" in found else "search"
 
 
 def _accuracy(found: Measured) -> float | None:

@@ -22,20 +22,22 @@ import numpy as np
 import torch
 
 from acdc.bridge import LoadedModel
+from acdc.circuit import SCORES
 from acdc.data import Data
 from acdc.errors import InputError
 from acdc.memory import GIB
-from acdc.metrics import Metric
 from discovery.choices.given import PREFIX
 from discovery.choices.labels import model_folder, task_file
 from discovery.heads.describe import describe_heads
 from discovery.job.doubts import doubts
 from discovery.job.enough import Steps, enough, with_prompts
 from discovery.job.faithfulness import Measured, as_fields, evaluate, measure
-from discovery.job.holds import holds
+from discovery.job.holds import holds, verdict
+from discovery.job.mirror import head_rows, run_name, summary, tags
+from discovery.job.origin import commit
 from discovery.job.prepare import Cache, Job, prepare
 from discovery.job.propose import Proposed, asked, propose
-from discovery.job.shares import carried
+from discovery.job.summary import caption, title
 from discovery.methods import Done
 from discovery.runs.folder import RunFolder, termination_as_exit
 from discovery.runs.json_files import read_json
@@ -48,6 +50,7 @@ CURVE = "learning_curve.json"
 LARGE = 20_000  # edges of a graph on which a search to a target may take hours
 FORWARD_REPEATS = 5  # plain passes timed before the search, and again after it
 Say = Callable[[str], None]
+Page = Callable[[Mapping[str, Any], str], str]  # circuit.json and a title to self-contained HTML
 
 
 def discover(
@@ -57,10 +60,12 @@ def discover(
     say: Say,
     group: str | None = None,
     cache: Cache | None = None,
+    page: Page | None = None,
 ) -> dict[str, Any]:
     """Run one search into `folder`; returns what result.json holds.
 
-    `group` is the sweep that it belongs to, `cache` what it shares with the sweep's other jobs.
+    `group` is the sweep that it belongs to, `cache` what it shares with the sweep's other jobs,
+    `page` how a tracker is shown the circuit.
     A run of the same settings that was killed in this folder goes on. InputError for anything the
     user can mend; the folder's status.json then says failed.
     """
@@ -71,22 +76,13 @@ def discover(
         with clock("load"):
             job = prepare(settings, cache=cache)
         job, done = _grown(job, run, cache, clock, say)
-        settings, words = job.settings, labels(settings)
+        settings = job.settings
         with start_tracker(
             settings.tracking.mode, folder=folder, project=settings.tracking.project,
-            config=config, name="-".join(words), group=group, job_type=settings.method.name,
-            tags=[word[:64] for word in words[:-2]],
+            config=config, name=run_name(settings), group=group,
+            job_type=settings.method.name, tags=tags(settings),
         ) as tracker:  # fmt: skip
-            return _discover(settings, run, tracker, job, clock, say, done)
-
-
-def labels(settings: Settings) -> list[str]:
-    """What tells a run from others: model, task, metric, ablation, method, its size, the seed."""
-    method = settings.method
-    names = [settings.model.label, settings.task.label]
-    names += [settings.metric.name, settings.ablation.name, method.name]
-    words = [*names, method.size, f"s{settings.seed}"]
-    return [word.rpartition(":")[2] for word in words if word]
+            return _discover(settings, run, tracker, job, clock, say, done, page)
 
 
 def _grown(
@@ -114,7 +110,7 @@ def _grown(
 
 def _discover(
     settings: Settings, run: RunFolder, tracker: Tracker, job: Job, clock: _Clock, say: Say,
-    done: Done | None,
+    done: Done | None, page: Page | None,
 ) -> dict[str, Any]:  # fmt: skip
     loaded, data, metric = job.loaded, job.data, job.metric
     plain = _time_forward(loaded, data)
@@ -138,7 +134,9 @@ def _discover(
         run.write("heads.json", heads)
     result = _result(settings, run, job, proposed, measured, clock, statistics.median(plain))
     result["warnings"] = warnings
-    _write(run, tracker, proposed, metric, result)
+    picture = _draw(run, proposed, result)
+    run.write("result.json", result)
+    tracker.finish(_outcome(run, proposed, result, heads, picture, page))
     return result
 
 
@@ -233,6 +231,7 @@ def _result(
         **as_fields(measured["search"]),
         "splits": {part: asdict(own) for part, own in measured.items()},
         **_test_fields(measured.get("test")),
+        "verdict": verdict(measured),
         "holds": holds(measured),
         **proposed.found.counts,
         "seconds": clock.seconds,
@@ -243,6 +242,7 @@ def _result(
         "prompts_at_a_time": job.plan.part,
         "config_hash": run.config_hash,
         "versions": _versions(),
+        "commit": commit(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {settings.device}",
     }
 
@@ -285,9 +285,7 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{n: version(n) for n in names}}
 
 
-def _write(
-    run: RunFolder, tracker: Tracker, proposed: Proposed, metric: Metric, result: dict[str, Any]
-) -> None:
+def _draw(run: RunFolder, proposed: Proposed, result: Mapping[str, Any]) -> Path:
     circuit, graph = proposed.circuit, proposed.circuit.graph
     layout = Layout(graph.n_layers, graph.n_heads, graph.n_kv_heads, graph.has_mlp)
     drawn = [
@@ -296,31 +294,32 @@ def _write(
     ]
     picture, _ = draw_circuit(
         run.folder, layout, drawn,
-        title=f"Circuit for {result['task']} in {result['model']}",
-        subtitle=_subtitle(result, metric),
+        title=title(result),
+        subtitle=caption(result),
         width="|score|" if proposed.found.ranks else "|effect|",
     )  # fmt: skip
-    run.write("result.json", result)
-    flat = {k: v for k, v in result.items() if isinstance(v, (int, float, str))}
-    flat |= {"places": result["places"]} if result["places"] else {}
-    flat |= {k: getattr(graph, k) for k in ("n_layers", "n_heads", "n_kv_heads", "has_mlp")}
-    tracker.finish(Outcome(flat, proposed.found.edges, picture, run.path("circuit.json")))
+    return picture
 
 
-def _subtitle(result: Mapping[str, Any], metric: Metric) -> str:
-    """How it was found and how good it is: on the test prompts, where there are any."""
-    part = "test" if "test" in result["splits"] else "search"
-    own, size = result["splits"][part], result["threshold"]
-    how = result["method"] if size is None else f"{result['method']}, threshold {size:g}"
-    how += "" if result["target"] is None else f", target {result['target']:g}"
-    how += f": {result['n_edges']} of {result['n_edges_total']:,} edges"
-    if own["circuit"] is None:
-        return f"{how}, not evaluated: the task has no corrupt prompts"
-    where = f"{own['n']} {'new' if part == 'test' else 'searched'} prompts"
-    how += f"; on {where} {metric.name} {own['circuit']:.3g} {metric.unit}"
-    if own["faithfulness"] is None:
-        return f"{how}, faithfulness undefined"
-    return f"{how}, faithfulness {own['faithfulness']:.1%} (0%: {carried(result['ablation'])})"
+def _outcome(
+    run: RunFolder, proposed: Proposed, result: Mapping[str, Any], heads: Mapping[str, Any],
+    picture: Path, page: Page | None,
+) -> Outcome:  # fmt: skip
+    """What a tracker is told: the record less what is long."""
+    graph = proposed.circuit.graph
+    sizes = {k: getattr(graph, k) for k in ("n_layers", "n_heads", "n_kv_heads", "has_mlp")}
+    rows = head_rows(heads)
+    pages = {}
+    if page is not None:
+        pages["circuit_page"] = page(read_json(run.path("circuit.json")) or {}, title(result))
+    return Outcome(
+        summary(result) | sizes,
+        proposed.found.edges,
+        tables={"heads": rows} if rows else {},
+        pictures={"circuit": picture},
+        pages=pages,
+        files=[run.path(name) for name in ("circuit.json", SCORES) if run.size(name)],
+    )
 
 
 class _Clock:

@@ -2,7 +2,7 @@
 
     edges.jsonl, metrics.jsonl   as they become known
     checkpoint.safetensors       where the method can go on from, every few seconds; gone at the end
-    search.json, circuit.json    what it ended with; circuit.json comes last
+    search.json, scores.npz, circuit.json    what it ended with; circuit.json comes last
 
 A run that was killed goes on: from its circuit, from its checkpoint, or from the beginning, and
 ends with the same bytes.
@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from tqdm.auto import tqdm
 
-from acdc.circuit import Circuit
+from acdc.circuit import SCORES, Circuit
 from acdc.data import Data
 from acdc.errors import InputError
 from acdc.graph import Graph
@@ -131,8 +131,9 @@ class _Work:
         """Record one step."""
         self.run.append_edges(step.edges)
         if step.row:
-            self.run.append_metrics({**step.row, "seconds": round(self.seconds, 3)})
-            self.tracker.log(step.row, step=self.number)
+            row = {**step.row, "seconds": round(self.seconds, 3)}
+            self.run.append_metrics(row)
+            self.tracker.log(row, step=self.number)
         self.number += 1
         wait = max(EVERY_SECONDS, self.cost / OVERHEAD)
         if step.checkpoint is not None and time.perf_counter() - self.saved > wait:
@@ -159,17 +160,19 @@ class _Work:
         names = ("score", "ranks", "counts", "metric")
         about = {name: getattr(found, name) for name in names}
         self.run.write("search.json", {**about, "seconds": seconds})
-        self.run.write("circuit.json", circuit.to_json(about={"score": found.score}))
+        data, scores = circuit.split_json(about={"score": found.score})
+        self.run.write_bytes(SCORES, scores)
+        self.run.write("circuit.json", data)
         self.run.path(CHECKPOINT).unlink(missing_ok=True)
         return Proposed(found, circuit, seconds)
 
 
 def _read_back(run: RunFolder, graph: Graph) -> Proposed | None:
     """What an earlier attempt ended with, if it came so far."""
-    about, circuit = (read_json(run.path(f"{name}.json")) for name in ("search", "circuit"))
-    if about is None or circuit is None:
+    about, path = read_json(run.path("search.json")), run.path("circuit.json")
+    if about is None or not run.size(path.name):
         return None
-    read = Circuit.from_json(circuit, graph)
+    read = Circuit.load(path, graph)
     rows = [r for r in read_lines(run.path("edges.jsonl")) if r["kind"] != "gate"]
     own: Mapping[str, Any] = {k: about[k] for k in ("score", "ranks", "counts", "metric")}
     edges = tuple(TestedEdge(r["edge"], r["order"], r["effect"], r["kept"]) for r in rows)

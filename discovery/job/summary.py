@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from discovery.job.shares import yardstick
+from discovery.job.shares import carried, yardstick
 from discovery.show.tables import html, markdown
 
 
@@ -15,6 +16,28 @@ def table(result: dict[str, Any], folder: Path) -> str:
     lines = [f"{name:14}{text}" for name, text in facts(result, folder)]
     lines += ["", markdown(rows(result)), f"shares: {yardstick(result['ablation'])}"]
     return "\n".join([*lines, "", result["holds"]])
+
+
+def title(result: Mapping[str, Any]) -> str:
+    """What a picture of the circuit is called."""
+    return f"Circuit for {result['task']} in {result['model']}"
+
+
+def caption(result: Mapping[str, Any]) -> str:
+    """How it was found and how good it is: on the test prompts, where there are any."""
+    part = "test" if "test" in result["splits"] else "search"
+    own, size = result["splits"][part], result["threshold"]
+    how = result["method"] if size is None else f"{result['method']}, threshold {size:g}"
+    how += "" if result["target"] is None else f", target {result['target']:g}"
+    how += f": {result['n_edges']} of {result['n_edges_total']:,} edges"
+    if own["circuit"] is None:
+        return f"{how}, not evaluated: the task has no corrupt prompts"
+    where = f"{own['n']} {'new' if part == 'test' else 'searched'} prompts"
+    unit = result.get("unit") or ""  # not said before 2026-12
+    how += f"; on {where} {result['metric']} {own['circuit']:.3g} {unit}".rstrip()
+    if own["faithfulness"] is None:
+        return f"{how}, faithfulness undefined"
+    return f"{how}, faithfulness {own['faithfulness']:.1%} (0%: {carried(result['ablation'])})"
 
 
 def page(result: dict[str, Any], folder: Path) -> str:

@@ -20,6 +20,7 @@ from discovery.methods.method import Scoring
 from discovery.runs.folder import TestedEdge
 from discovery.statistics.random_circuits import random_mask
 
+LISTED = 1000  # edges of a score run that are written out one by one; the rest is in scores.npz
 FIRST = 8  # edges that are tried first on the way to a target
 
 
@@ -99,12 +100,19 @@ def smallest(share: Callable[[int], float], most: int, target: float) -> tuple[i
 def end(
     method: Scoring, data: Data, metric: Metric, seed: int, scores: NDArray[np.float64]
 ) -> Iterator[Step | Found]:
-    """Choose the best of edges that are scored; one Step with all of them, strongest first."""
+    """Choose the best of edges that are scored.
+
+    One Step with those that are kept and the LISTED strongest, strongest first.
+    """
     graph, chosen = data.graph, choose(method, data.graph, scores, seed)
     order = np.argsort(-np.abs(scores[graph.legal]), kind="stable")
+    listed = np.flatnonzero(
+        chosen.circuit.mask[graph.legal][order] | (np.arange(len(order)) < LISTED)
+    )
+    ends = np.argwhere(graph.legal)[order][listed].tolist()
     edges = tuple(
         TestedEdge(graph.edge_name(w, r), i, float(scores[w, r]), bool(chosen.circuit.mask[w, r]))
-        for i, (w, r) in enumerate(np.argwhere(graph.legal)[order].tolist())
+        for i, (w, r) in zip(listed.tolist(), ends, strict=True)
     )
     rows = (
         {"order": e.order, "edge": e.edge, "kind": "score", "effect": e.effect, "kept": e.kept}

@@ -71,6 +71,18 @@ def of_files(named: Sequence[str]) -> list[Method]:
     return [_of_file(path, name) for path, name in zip(paths, called, strict=True)]
 
 
+def of_circuit(named: Sequence[str], circuit: str) -> list[Method]:
+    """The files as methods on a circuit that is known: of a folder its CIRCUIT.json or CIRCUIT.pt.
+
+    Called by the names that are given; a folder without such a file is left out. InputError as
+    of_files.
+    """
+    found = [(path, path) for path in map(Path, named) if not path.is_dir()]
+    folders = [path for path in map(Path, named) if path.is_dir()]
+    found += [(f, p) for f in folders for p in _files(f) if p.stem == circuit]
+    return [_of_file(path, called.name) for called, path in found]
+
+
 def _files(path: Path) -> list[Path]:
     if (path / "circuit.json").is_file():
         return [path / "circuit.json"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -21,6 +22,12 @@ class IFR(Scoring):
     unit: ClassVar[str | None] = "share of the flow"
     works: ClassVar[Work] = "runs"
     rule: Literal["top_n", "greedy"] = "greedy"  # pyright: ignore[reportIncompatibleVariableOverride]
+    weights: Literal["flow", "uniform"] = "flow"
+
+    @property
+    def label(self) -> str:
+        """See Scoring.label."""
+        return self.name + (", weights=uniform" if self.weights == "uniform" else "")
 
     def passes(self, graph: Any) -> float | None:
         """See Method.passes."""
@@ -28,35 +35,46 @@ class IFR(Scoring):
 
     def scores(self, data: Any, metric: Any, seed: int) -> Scores:
         """See Scoring.scores; never negative. The mean over the tokens of answers, then prompts."""
-        from discovery.flow.scores import edge_flow
-
         prompts = data.prompts
         scores = np.zeros(data.graph.legal.shape)
         for (_, forced), rows in prompts.alike().items():
             for token in range(forced + 1):
-                some = prompts.take(rows).reading(token)
-                right = some.answers if prompts.has_answers else None
-                wrong = some.wrong if right is not None and prompts.has_wrong else None
-                flow = edge_flow(data.model, data.graph, some.clean, right=right, wrong=wrong)
-                scores += flow.scores * (len(rows) / (len(prompts) * (forced + 1)))
+                own = self._alike(data, prompts.take(rows).reading(token))
+                scores += own * (len(rows) / (len(prompts) * (forced + 1)))
         return scores
+
+    def _alike(self, data: Any, prompts: Any) -> Scores:
+        """The mean over prompts of one length."""
+        from discovery.flow.scores import edge_flow
+        from discovery.flow.uniform import uniform_shares
+
+        if self.weights == "uniform":
+            return uniform_shares(data.model, data.graph, prompts.clean)
+        right = prompts.answers if prompts.has_answers else None
+        wrong = prompts.wrong if right is not None and prompts.has_wrong else None
+        return edge_flow(data.model, data.graph, prompts.clean, right=right, wrong=wrong).scores
 
 
 class Attribution(Scoring):
     """Effects estimated by a gradient, or by what stands in for it (acdc/backward.py)."""
 
     backward: Literal["exact", "gim", "relp"] = "exact"
+    batch_means: Count | None = None
 
     @property
     def label(self) -> str:
         """See Scoring.label."""
-        return self.name if self.backward == "exact" else f"{self.name}, backward={self.backward}"
+        own = [] if self.backward == "exact" else [f"backward={self.backward}"]
+        own += [] if self.batch_means is None else [f"batch_means={self.batch_means}"]
+        return ", ".join([self.name, *own])
 
-    def ruled(self, data: Any) -> Any:
-        """The data with these rules."""
+    def weighed(self, score: Callable[[Any], Scores], data: Any) -> Scores:
+        """The score of the data with these rules, prompts counting alike or by their batch."""
+        from acdc.attribution import batch_means
         from acdc.backward import BACKWARD
 
-        return data.with_backward(BACKWARD[self.backward])
+        ruled = data.with_backward(BACKWARD[self.backward])
+        return batch_means(score, ruled, self.batch_means) if self.batch_means else score(ruled)
 
 
 class AlongReaders(Attribution):
@@ -83,7 +101,7 @@ class EAP(AlongReaders):
         """See Scoring.scores."""
         from acdc.attribution import eap
 
-        return eap(self.ruled(data), metric, self.post_norm)
+        return self.weighed(lambda d: eap(d, metric, self.post_norm), data)
 
 
 class EAPIG(AlongReaders):
@@ -100,7 +118,7 @@ class EAPIG(AlongReaders):
         """See Scoring.scores."""
         from acdc.attribution import eap_ig
 
-        return eap_ig(self.ruled(data), metric, self.steps, self.post_norm)
+        return self.weighed(lambda d: eap_ig(d, metric, self.steps, self.post_norm), data)
 
 
 class EAPIGActivations(Attribution):
@@ -117,7 +135,7 @@ class EAPIGActivations(Attribution):
         """See Scoring.scores."""
         from acdc.attribution import eap_ig_activations
 
-        return eap_ig_activations(self.ruled(data), metric, self.steps)
+        return self.weighed(lambda d: eap_ig_activations(d, metric, self.steps), data)
 
 
 class Exact(Scoring):

@@ -25,6 +25,7 @@ from acdc.memory import Shape, plan
 from acdc.metrics import LOGIT_DIFF
 from acdc.selection import Rule, select
 from discovery.job.build import task_prompts
+from discovery.mib import norms
 from discovery.mib.cuts import cut_edges
 from discovery.mib.scores import read_scores
 from discovery.settings.run import MibSettings
@@ -47,8 +48,10 @@ def evaluate(settings: MibSettings, data: Data) -> Evaluated:
     scores = read_scores(Path(settings.scores), data.graph)
     scores = -scores if settings.helpful == "negative" else scores
     graph = replace(data.graph, joint=False)  # their pruning knows no norm that joins heads
+    theirs = settings.post_norm == "ignored" and data.graph.joint
+    run = norms.run if theirs else None
     with torch.no_grad():
-        curves = faithfulness_curves(data, LOGIT_DIFF, scores, settings.rule, cut_in=graph)
+        curves = faithfulness_curves(data, LOGIT_DIFF, scores, settings.rule, cut_in=graph, run=run)
     return Evaluated(graph, len(data), curves, circuits(graph, scores, settings.rule, curves))
 
 
@@ -88,6 +91,7 @@ def as_json(found: Evaluated, settings: MibSettings) -> dict[str, Any]:
         "helpful": settings.helpful,
         "rule": curves.rule,
         "cut": settings.cut,
+        "post_norm": settings.post_norm,
         "prompts": found.n_prompts,
         "edges": found.graph.n_edges,
         "model": curves.model,

@@ -95,7 +95,7 @@ class HFModel(ModelChoice):
     kind: str = "hf"
     name: Annotated[str, Field(min_length=1)]
     revision: Annotated[str, Field(min_length=1)] | None = None  # of a hub id
-    offload: bool = False  # MLPs' weights stay in the host's memory
+    offload: bool | Literal["cards"] = False  # MLPs' weights: in the host's memory, or on all cards
 
     def load(self, device: str, check: Check | None = None) -> Any:
         """See ModelChoice.load."""

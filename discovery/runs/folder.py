@@ -4,7 +4,8 @@
     status.json    state (running, done, failed), process, host, times; the error if it failed
     metrics.jsonl  one line per reader of the search
     edges.jsonl    one line per tested edge; holds nothing that differs between equal runs
-    circuit.json, result.json, circuit.png, circuit.svg, wandb/
+    circuit.json   the kept edges; scores.npz beside it has the scores of all
+    result.json, circuit.png, circuit.svg, wandb/
 
 Whole JSON files are replaced atomically, lines are handed to the operating system at once, so a
 killed run keeps all that it had written. Knows no model and no tracker; the contents are plain
@@ -29,7 +30,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from acdc.errors import InputError
-from discovery.runs.json_files import encode, read_json, read_lines, refused, write_all, write_json
+from discovery.runs.json_files import encode, read_json, read_lines, refused, write_all, write_bytes
 
 HEARTBEAT_SECONDS = 5.0
 SILENT_SECONDS = 90.0  # without a heartbeat; then a run on another host is taken for killed
@@ -146,9 +147,13 @@ class RunFolder:
         InputError if the folder was moved away, as one taken for killed may be, or another put in
         its place: that is no longer this run's.
         """
+        self.write_bytes(name, encode(value, indent=2) + b"\n")
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Replace a file of the folder, as `write` does."""
         if _identity(self.folder) != self._place:
             raise InputError(f"{self.folder} is no longer the folder that this run began in.")
-        write_json(self.path(name), value)
+        write_bytes(self.path(name), data)
 
     def size(self, name: str) -> int:
         """Bytes of a file of the folder; 0 if there is none."""
@@ -241,7 +246,7 @@ class Run:
     config: Mapping[str, Any] | None  # with the members config, overrides and config_hash
     metrics: tuple[Mapping[str, Any], ...]
     edges: tuple[Mapping[str, Any], ...]
-    circuit: Mapping[str, Any] | None
+    circuit: Mapping[str, Any] | None  # the kept edges; acdc.circuit.read_json has all scores
     result: Mapping[str, Any] | None
 
 

@@ -14,7 +14,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
@@ -29,15 +29,34 @@ INIT_SECONDS = 30  # how long to wait for the server; wandb's own 90 s is long t
 _log = logging.getLogger(__name__)
 
 
+AXES = {"n_tests": "tests", "n_edges": "edges left", "seconds": "seconds"}  # of a search's charts
+OTHER_AXES = ("step", "round")  # of methods that learn
+FOLLOWED = ("metric", "n_kept", "loss")  # what is charted over each of AXES
+
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Lines that the tracker draws itself."""
+
+    x_name: str
+    y_name: str
+    lines: Mapping[str, Sequence[tuple[float, float]]]  # by name: x and y, in the line's order
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """What a tracker is told at the end of a run."""
+    """What a tracker is told at the end of a run; things go by the name that they have there."""
 
     summary: Mapping[str, Any]  # plain values, or objects of them
-    edges: Sequence[TestedEdge]
-    picture: Path | None
-    circuit: Path | None  # circuit.json
-    page: Path | None = None  # self-contained HTML
+    edges: Sequence[TestedEdge] = ()
+    tables: Mapping[str, Rows] = field(default_factory=dict)  # rows with the same members
+    charts: Mapping[str, Chart] = field(default_factory=dict)
+    pictures: Mapping[str, Path] = field(default_factory=dict)
+    pages: Mapping[str, str] = field(default_factory=dict)  # self-contained HTML
+    files: Sequence[Path] = ()  # kept as one artifact, which is called by the first
 
 
 @runtime_checkable
@@ -47,14 +66,6 @@ class Tracker(Protocol):
 
     def finish(self, outcome: Outcome) -> None:
         """The end of a run that succeeded; called once, after the last `log`."""
-
-    def summarise(
-        self,
-        counts: Mapping[str, int],
-        rows: Sequence[Mapping[str, object]],
-        pictures: Mapping[str, Path],
-    ) -> None:
-        """A sweep: how many runs, a table, and pictures by name; instead of log and finish."""
 
 
 class NullTracker:
@@ -66,14 +77,6 @@ class NullTracker:
     def finish(self, outcome: Outcome) -> None:
         pass
 
-    def summarise(
-        self,
-        counts: Mapping[str, int],
-        rows: Sequence[Mapping[str, object]],
-        pictures: Mapping[str, Path],
-    ) -> None:
-        pass
-
 
 class WandbTracker:
     """Writes to an open W&B run; closing it is left to who opened it."""
@@ -81,37 +84,77 @@ class WandbTracker:
     def __init__(self, run: Any, wandb: ModuleType) -> None:
         self._run = run
         self._wandb = wandb
+        self._defined = set[str]()
 
     def log(self, row: Mapping[str, float | int | str], step: int) -> None:
-        self._run.log(dict(row), step=step)
+        charted = charts_over(row)
+        for name, axis in charted.axes.items():
+            if name not in self._defined:
+                self._run.define_metric(name, step_metric=axis)
+                self._defined.add(name)
+        self._run.log({**row, **charted.copies}, step=step)
 
     def finish(self, outcome: Outcome) -> None:
         self._run.summary.update(dict(outcome.summary))
-        rows = [[e.edge, e.order, e.effect, e.kept] for e in table_edges(outcome.edges)]
-        media: dict[str, Any] = {}
-        if rows:
-            media["edges"] = self._wandb.Table(["edge", "order", "effect", "kept"], rows)
-        if outcome.picture is not None:
-            media["circuit"] = self._wandb.Image(str(outcome.picture))
-        if outcome.page is not None:
-            media["report"] = self._wandb.Html(outcome.page.read_text(encoding="utf-8"))
+        media: dict[str, Any] = {name: self._table(rows) for name, rows in outcome.tables.items()}
+        if outcome.edges:
+            media["edges"] = self._table([
+                {"edge": e.edge, "order": e.order, "effect": e.effect, "kept": e.kept}
+                for e in table_edges(outcome.edges)
+            ])  # fmt: skip
+        media |= {name: self._chart(name, chart) for name, chart in outcome.charts.items()}
+        media |= {name: self._wandb.Image(str(path)) for name, path in outcome.pictures.items()}
+        media |= {
+            name: self._wandb.Html(page, inject=False) for name, page in outcome.pages.items()
+        }
         if media:
             self._run.log(media)
-        if outcome.circuit is not None:
-            artifact = self._wandb.Artifact(f"circuit-{self._run.id}", type="circuit")
-            artifact.add_file(str(outcome.circuit), name="circuit.json")
+        if outcome.files:
+            kind = outcome.files[0].stem
+            artifact = self._wandb.Artifact(f"{kind}-{self._run.id}", type=kind)
+            for path in outcome.files:
+                artifact.add_file(str(path), name=path.name)
             self._run.log_artifact(artifact)
 
-    def summarise(
-        self,
-        counts: Mapping[str, int],
-        rows: Sequence[Mapping[str, object]],
-        pictures: Mapping[str, Path],
-    ) -> None:
-        self._run.summary.update(dict(counts))
-        table = self._wandb.Table(list(rows[0]), [list(row.values()) for row in rows])
-        images = {name: self._wandb.Image(str(path)) for name, path in pictures.items()}
-        self._run.log({"points": table, **images})
+    def _table(self, rows: Rows) -> Any:
+        columns = list(rows[0]) if rows else []
+        return self._wandb.Table(columns, [[row[name] for name in columns] for row in rows])
+
+    def _chart(self, name: str, chart: Chart) -> Any:
+        return self._wandb.plot.line_series(
+            xs=[[x for x, _ in line] for line in chart.lines.values()],
+            ys=[[y for _, y in line] for line in chart.lines.values()],
+            keys=list(chart.lines), title=f"{name}: {chart.y_name}", xname=chart.x_name,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Charted:
+    """A row's axes, by the name of what is charted over them, and values under further names."""
+
+    axes: Mapping[str, str]
+    copies: Mapping[str, float | int | str]
+
+
+def charts_over(row: Mapping[str, float | int | str]) -> Charted:
+    """What of a row is charted over what.
+
+    Everything over the first axis that the row has (tests; steps of learning), the values of most
+    interest over each of the others too, as copies such as "by edges left/metric": W&B draws a
+    value over one axis only.
+    """
+    known = [name for name in (*AXES, *OTHER_AXES) if name in row]
+    first = next((name for name in known if name not in ("n_edges", "seconds")), None)
+    axes = {} if first is None else {name: first for name in row if name not in known}
+    copies = {
+        f"by {AXES[axis]}/{name}": (axis, row[name])
+        for axis in known
+        if axis in AXES and axis != first
+        for name in FOLLOWED
+        if name in row
+    }
+    axes |= {name: axis for name, (axis, _) in copies.items()}
+    return Charted(axes, {name: value for name, (_, value) in copies.items()})
 
 
 def table_edges(edges: Sequence[TestedEdge], limit: int = TABLE_ROWS) -> list[TestedEdge]:

@@ -6,13 +6,26 @@ discovery/validation on prompts that the run never saw, as many as the budget al
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from discovery.choices.fields import Amount, Count, Fields, Least
 
 FEWEST = 76  # prompts with which the equivalence test can pass at level .05
+
+
+def minutes(given: object) -> object:
+    """What "15m", "90s", "2h" and "full" (None) say; anything else as it is. ValueError else."""
+    if not isinstance(given, str):
+        return given
+    said = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", given.strip())
+    if given.strip() == "full":
+        return None
+    if said is None:
+        raise ValueError(f"budget={given!r}: allowed are minutes (15, 15m), 90s, 2h and full")
+    return float(said[1]) * {"s": 1 / 60, "h": 60.0}.get(said[2], 1.0)
 
 
 class Chance(Fields):
@@ -86,9 +99,9 @@ class FullEvaluation(HeldOut):
     fewest: ClassVar[int] = FEWEST
     kind: Literal["full"] = "full"
     prompts: int | str = 200
-    budget: Amount | None = (
-        5.0  # minutes a circuit; what takes longer is left out; None: nothing is
-    )
+    # minutes a circuit, given as 15, "15m", "2h" or "full"; what takes longer is left out; None:
+    # nothing is
+    budget: Annotated[Amount | None, BeforeValidator(minutes)] = 5.0
     margin: Annotated[float, Field(gt=0, lt=1)] = 0.1  # share of the effect: less is no difference
     eps: Annotated[float, Field(gt=0, lt=0.5)] = 0.1  # of equivalence: P(better) within 1/2 -+ eps
     chunk: Count = 40

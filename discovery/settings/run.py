@@ -168,7 +168,8 @@ class CompareSettings(Fields):
 class TruthSettings(Fields):
     """Which methods are tried on which circuits that are known (conf/truth.yaml)."""
 
-    methods: Annotated[tuple[str, ...], Field(min_length=1)]  # as they are named
+    methods: tuple[str, ...]  # as they are named
+    files: tuple[Annotated[str, Field(min_length=1)], ...] = ()  # of scores or circuits, or folders
     sets: Annotated[tuple[str, ...], Field(min_length=1)]
     ablations: Annotated[tuple[str, ...], Field(min_length=1)]
     circuits: Annotated[tuple[str, ...], Field(min_length=1)] | None  # of the sets; None: all
@@ -183,6 +184,12 @@ class TruthSettings(Fields):
         group = {"sets": "truth", "ablations": "ablation"}[str(info.field_name)]
         return tuple(registry.check(group, name) for name in named)
 
+    @model_validator(mode="after")
+    def _something(self) -> TruthSettings:
+        if not self.methods and not self.files:
+            raise ValueError("methods=[] and files=[]: name at least one")
+        return self
+
 
 class MibSettings(ModelSettings):
     """MIB's evaluation of scores (conf/mib.yaml)."""
@@ -192,6 +199,7 @@ class MibSettings(ModelSettings):
     rule: Literal["top_n", "greedy"] = "top_n"
     helpful: Literal["positive", "negative"] = "positive"  # sign of the score of an edge that helps
     cut: Literal["patching", "mean_clean", "zero", "zero_folded"] = "patching"
+    post_norm: Literal["share", "ignored"] = "share"
     memory_gib: Amount | None = None
 
     @field_validator("scores")

@@ -14,7 +14,7 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -44,6 +44,11 @@ BOX_HEIGHT, ENTRY_HEIGHT = 0.19, 0.15
 ENTRY_DROP = 0.235  # from the middle of a head to the middle of its group's entry
 ARROW = 0.075
 DPI, MAX_PIXELS = 150, 8000
+STYLE: Any = {
+    "font.family": "DejaVu Sans", "svg.fonttype": "none", "svg.hashsalt": "circuit",
+    "pdf.fonttype": 42,
+}  # fmt: skip
+KINDS = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None}}
 
 
 @dataclass(frozen=True)
@@ -75,8 +80,35 @@ class Place:
     height: float
 
 
+@runtime_checkable
+class Places(Protocol):
+    """Where nodes lie: what a figure is drawn on. All in inches."""
+
+    layout: Layout
+    width: float
+    height: float
+    first: float  # middle of the leftmost column
+    right: float  # of the rightmost
+    bow: float  # of a curve, for each inch that it rises
+    widest: float  # bow
+
+    def place(self, node: str) -> Place:
+        """The box of a node; ValueError for one that is not there."""
+        ...
+
+    def span(self, kv_head: int, layer: int) -> tuple[float, float] | None:
+        """From where to where the heads lie that read a group; None: none of them is there."""
+        ...
+
+    def background(self, axes: Axes) -> None:
+        """Lines and labels behind the nodes."""
+        ...
+
+
 class Grid:
     """Where everything lies; arithmetic on the sizes of the architecture."""
+
+    bow, widest = 0.07, 0.9
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
@@ -86,7 +118,7 @@ class Grid:
         span = (layout.n_heads - 0.5 + 1.15 * layout.has_mlp) * self.column
         self.width = max(LEFT + span + RIGHT, MIN_WIDTH)
         self.left = LEFT + (self.width - LEFT - span - RIGHT) / 2
-        self.right = self.left + span
+        self.right, self.first = self.left + span, self.head_x(0)
         self.base = FOOTER + self.end + ENTRY_DROP
         self.top = self.base + (layout.n_layers - 1) * self.row + 0.5 * self.row * layout.has_mlp
         self.height = self.top + self.end + HEADER
@@ -119,6 +151,15 @@ class Grid:
         size = self.layout.n_heads // self.layout.n_kv_heads
         return kv_head * size, (kv_head + 1) * size - 1
 
+    def span(self, kv_head: int, layer: int) -> tuple[float, float] | None:
+        """See Places.span."""
+        first, last = self.group(kv_head)
+        return self.head_x(first), self.head_x(last)
+
+    def background(self, axes: Axes) -> None:
+        """See Places.background."""
+        _draw_grid(axes, self)
+
     def named(self, node: str) -> Name:
         """What the node's name says; ValueError for one that this architecture does not have."""
         name, layout = parse(node), self.layout
@@ -138,19 +179,32 @@ def draw_circuit(
 
     `width` says what an edge's width is.
     """
-    grid = Grid(layout)
-    figure = Figure(figsize=(grid.width, grid.height), facecolor="white")
+    figure = circuit_figure(Grid(layout), edges, title=title, subtitle=subtitle, width=width)
+    png = save_circuit(figure, folder / "circuit.png")
+    return png, save_circuit(figure, folder / "circuit.svg")
+
+
+def save_circuit(figure: Figure, path: Path) -> Path:
+    """Write a figure of a circuit, of the kind that the name ends in."""
+    with matplotlib.rc_context(STYLE):
+        return save_figure(figure, path.parent, path.stem, path.suffix[1:])
+
+
+def circuit_figure(
+    places: Places, edges: Sequence[DrawnEdge], *, title: str, subtitle: str,
+    width: str = "|effect|",
+) -> Figure:  # fmt: skip
+    """The circuit on these places; see `draw_circuit`."""
+    figure = Figure(figsize=(places.width, places.height), facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, grid.width), ylim=(0, grid.height))
+    axes.set(xlim=(0, places.width), ylim=(0, places.height))
     axes.axis("off")
-    style: Any = {"font.family": "DejaVu Sans", "svg.fonttype": "none", "svg.hashsalt": "circuit"}
-    with matplotlib.rc_context(style):
-        _draw_grid(axes, grid)
-        _draw_edges(axes, grid, edges)
-        _draw_nodes(axes, grid, edges)
-        _draw_header(axes, grid, title, subtitle, width, edges)
-        png = save_figure(figure, folder, "circuit", "png")
-        return png, save_figure(figure, folder, "circuit", "svg")
+    with matplotlib.rc_context(STYLE):
+        places.background(axes)
+        _draw_edges(axes, places, edges)
+        _draw_nodes(axes, places, edges)
+        _draw_header(axes, places, title, subtitle, width, edges)
+    return figure
 
 
 class Shown(Figure):
@@ -163,14 +217,18 @@ class Shown(Figure):
 
 
 def save_figure(figure: Figure, folder: Path, name: str, kind: str) -> Path:
-    """Write name.png or name.svg, at once or not at all, the same bytes for the same figure."""
-    dpi = min(DPI, MAX_PIXELS / max(figure.get_size_inches()))
-    metadata = {"svg": {"Date": None}, "png": {"Software": None}}[kind]
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
+    """Write name.png, .svg or .pdf, at once or not at all, the same bytes for the same figure."""
     path = folder / f"{name}.{kind}"
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, figure_bytes(figure, kind))
     return path
+
+
+def figure_bytes(figure: Figure, kind: str) -> bytes:
+    """The figure as a file of one of KINDS."""
+    dpi = min(DPI, MAX_PIXELS / max(figure.get_size_inches()))
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, dpi=dpi, metadata=KINDS[kind])
+    return buffer.getvalue()
 
 
 def _draw_grid(axes: Axes, grid: Grid) -> None:
@@ -196,11 +254,11 @@ def _draw_grid(axes: Axes, grid: Grid) -> None:
         _text(axes, grid.place("m0").x, y, "MLP", size=7.5, color=GREY)
 
 
-def _draw_edges(axes: Axes, grid: Grid, edges: Sequence[DrawnEdge]) -> None:
+def _draw_edges(axes: Axes, grid: Places, edges: Sequence[DrawnEdge]) -> None:
     strongest = _strongest(edges)
     for edge in sorted(edges, key=lambda e: (abs(e.effect), e.writer, e.reader)):
         strength = abs(edge.effect) / strongest
-        node, feeds, third = _split_reader(edge.reader)
+        node, feeds, third = split_reader(edge.reader)
         points = _curve(grid, grid.place(edge.writer), grid.place(node), third)
         codes = [Curve.MOVETO, Curve.CURVE4, Curve.CURVE4, Curve.CURVE4]
         look: dict[str, Any] = {"alpha": _opacity(strength), "zorder": 2}
@@ -212,7 +270,7 @@ def _draw_edges(axes: Axes, grid: Grid, edges: Sequence[DrawnEdge]) -> None:
         axes.add_patch(Polygon(tip, facecolor=COLOURS[feeds], lw=0, **look))
 
 
-def _curve(grid: Grid, start: Place, end: Place, third: int) -> list[tuple[float, float]]:
+def _curve(grid: Places, start: Place, end: Place, third: int) -> list[tuple[float, float]]:
     """Bezier points: out of the writer's top, into the reader's bottom, bowed away from the middle.
 
     The bow grows with the distance, so that edges over different distances separate.
@@ -222,27 +280,28 @@ def _curve(grid: Grid, start: Place, end: Place, third: int) -> list[tuple[float
     y0 = start.y + start.height / 2
     y1 = end.y - end.height / 2 - ARROW - 0.01
     rise = max(0.45 * (y1 - y0), 0.12)
-    outwards = 1 if x0 + x1 >= grid.head_x(0) + grid.right else -1
-    bow = outwards * min(0.1 + 0.07 * (y1 - y0), 0.9)
+    outwards = 1 if x0 + x1 >= grid.first + grid.right else -1
+    bow = outwards * min(0.1 + grid.bow * (y1 - y0), grid.widest)
     return [(x0, y0), (x0 + bow, y0 + rise), (x1 + bow, y1 - rise), (x1, y1)]
 
 
-def _fan(grid: Grid, place: Place, other: Place) -> float:
+def _fan(grid: Places, place: Place, other: Place) -> float:
     """Input and logits have many edges: where along the box one starts or ends."""
     if place.width < 1:
         return 0.0
-    share = (other.x - place.x) / (grid.right - grid.head_x(0))
+    share = (other.x - place.x) / (grid.right - grid.first)
     return place.width * min(max(0.8 * share, -0.44), 0.44)
 
 
-def _draw_nodes(axes: Axes, grid: Grid, edges: Sequence[DrawnEdge]) -> None:
-    used = {e.writer for e in edges} | {_split_reader(e.reader)[0] for e in edges}
+def _draw_nodes(axes: Axes, grid: Places, edges: Sequence[DrawnEdge]) -> None:
+    used = {e.writer for e in edges} | {split_reader(e.reader)[0] for e in edges}
     for node in sorted(used | {"input", "logits"}):
         place = grid.place(node)
         ink = INK if node in used else "#B0B0B0"
-        name = grid.named(node)
-        if name.kind == "kv":
-            _draw_bracket(axes, grid, place, name.index)
+        name = parse(node)
+        assert name is not None  # it has a place
+        if name.kind == "kv" and (span := grid.span(name.index, name.layer)) is not None:
+            _draw_bracket(axes, span, place)
         fill = "white" if name.kind in ("head", "kv") else "#F3F3F3"
         corner = (place.x - place.width / 2, place.y - place.height / 2)
         style = f"round,pad=0,rounding_size={place.height / 2.6}"
@@ -253,16 +312,15 @@ def _draw_nodes(axes: Axes, grid: Grid, edges: Sequence[DrawnEdge]) -> None:
         _text(axes, place.x, place.y - 0.006, node, size=size, color=ink, zorder=5)
 
 
-def _draw_bracket(axes: Axes, grid: Grid, place: Place, group: int) -> None:
+def _draw_bracket(axes: Axes, span: tuple[float, float], place: Place) -> None:
     """A line below the heads that read the group."""
-    first, last = grid.group(group)
     y = place.y + place.height / 2 + 0.025
-    left, right = grid.head_x(first) - 0.22, grid.head_x(last) + 0.22
+    left, right = span[0] - 0.22, span[1] + 0.22
     axes.plot([left, left, right, right], [y + 0.03, y, y, y + 0.03], color=INK, lw=0.6, zorder=4)
 
 
 def _draw_header(
-    axes: Axes, grid: Grid, title: str, subtitle: str, width: str, edges: Sequence[DrawnEdge]
+    axes: Axes, grid: Places, title: str, subtitle: str, width: str, edges: Sequence[DrawnEdge]
 ) -> None:
     """Title, subtitle, the colours, and three sample widths."""
     top = grid.height
@@ -290,7 +348,7 @@ def _draw_header(
         x += 0.42 + 0.06 * len(label)
 
 
-def _split_reader(reader: str) -> tuple[str, str, int]:
+def split_reader(reader: str) -> tuple[str, str, int]:
     """Node, what is fed (a key of COLOURS), and on which third of the box the edge ends."""
     name = parse(reader)
     if name is None or not name.reads:

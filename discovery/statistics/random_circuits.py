@@ -39,7 +39,14 @@ class Inflated:
 def random_mask(
     graph: Graph, n_edges: int, rng: np.random.Generator, weights: Floats | None = None
 ) -> Mask:
-    """[writers, readers]: a random union of paths with exactly `n_edges` edges.
+    """[writers, readers]: a random union of paths; see `random_masks`."""
+    return random_masks(graph, n_edges, 1, rng, weights)[0]
+
+
+def random_masks(
+    graph: Graph, n_edges: int, size: int, rng: np.random.Generator, weights: Floats | None = None
+) -> list[Mask]:
+    """[writers, readers] each: so many random unions of paths with exactly `n_edges` edges.
 
     `weights` [writers, readers], 0 or more, say how likely a step takes each of a node's edges.
     InputError unless the graph has so many edges and the weights are such.
@@ -47,6 +54,10 @@ def random_mask(
     if not 1 <= n_edges <= graph.n_edges:
         raise InputError(f"n_edges={n_edges}: must lie within 1 and the graph's {graph.n_edges}")
     walks = _Walks(graph) if weights is None else _WeightedWalks(graph, weights)
+    return [_random(walks, graph, n_edges, rng) for _ in range(size)]
+
+
+def _random(walks: _Walks, graph: Graph, n_edges: int, rng: np.random.Generator) -> Mask:
     while True:  # small circuits may get stuck on too few nodes; then start again
         mask = _grow(walks, graph, n_edges, rng)
         if mask.sum() == n_edges:
@@ -123,8 +134,8 @@ class _WeightedWalks(_Walks):
         into = [own[:count].tolist() for own, count in zip(self.readers, self.count, strict=True)]
         found, chances, ends = list[Ints](), list[Floats](), [0]
         for readers in [*into, [self.logits]]:  # of every node, and of the logits
-            pairs = [(w, r) for r in readers for w in range(int(self.senders[r]))]
-            edges = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+            pairs = [np.argwhere(graph.legal[:, [r]]) + [0, r] for r in readers]
+            edges = np.concatenate([np.zeros((0, 2), dtype=np.int64), *pairs])
             weight = weights[edges[:, 0], edges[:, 1]]
             total = weight.sum()
             chance = np.full(len(edges), 1 / max(1, len(edges)))

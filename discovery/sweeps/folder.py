@@ -19,18 +19,19 @@ from typing import Any
 from acdc.errors import InputError
 from discovery.runs.folder import Run, failure, read_run
 from discovery.runs.json_files import write_bytes, write_json
-from discovery.runs.tracking import start_tracker
+from discovery.runs.tracking import Chart, Outcome, start_tracker
 from discovery.settings.run import Settings, read_settings, upgraded
 from discovery.sweeps.drawing import draw_front, draw_overlap
 from discovery.sweeps.points import (
     Member,
+    Point,
     done_members,
+    number_rows,
     overlap,
     points,
     report,
     short_names,
     summary,
-    table_rows,
 )
 
 ATTEMPTS = ".attempts"
@@ -167,12 +168,29 @@ def track(folder: Path, members: Sequence[Member]) -> None:
     if not done:
         return
     tracking: Mapping[str, Any] = done[-1].config["tracking"]
-    words = {str((m.result or {})[k]) for m in done for k in ("model", "task", "method")}
+    kinds = ("model", "task", "method")
+    words = {f"{kind}:{(m.result or {})[kind]}" for m in done for kind in kinds}
     with start_tracker(
         tracking["mode"], folder=folder, project=tracking["project"],
         config={"sweep": folder.name, "runs": [m.name for m in members]}, name=folder.name,
         group=folder.name, job_type="sweep", tags=sorted(w[:64] for w in words),
     ) as tracker:  # fmt: skip
-        pictures = {name: folder / f"{name}.png" for name in ("pareto", "overlap")}
-        counts = {"n_runs": len(members), "n_done": len(done)}
-        tracker.summarise(counts, table_rows(points(members)), pictures)
+        found = points(members)
+        tracker.finish(Outcome(
+            {"n_runs": len(members), "n_done": len(done)},
+            tables={"points": number_rows(found)},
+            charts=_charts(found),
+            pictures={name: folder / f"{name}.png" for name in ("pareto", "overlap")},
+            files=[folder / "sweep.json"],
+        ))  # fmt: skip
+
+
+def _charts(found: Sequence[Point]) -> dict[str, Chart]:
+    """Edges against faithfulness and each metric, a line a series."""
+    lines: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for point in found:
+        for name, value in (("faithfulness", point.faithfulness), (point.metric, point.value)):
+            if value is not None:
+                line = lines.setdefault(name, {}).setdefault(point.series, [])
+                line.append((point.edges.mean, value.mean))
+    return {f"edges against {name}": Chart("edges", name, own) for name, own in lines.items()}

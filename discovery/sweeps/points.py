@@ -256,6 +256,22 @@ def table_rows(found: Sequence[Point]) -> list[dict[str, object]]:
     ]
 
 
+def number_rows(found: Sequence[Point]) -> list[dict[str, object]]:
+    """The same with every number by itself, to be sorted by and charted."""
+    means = {"edges": "edges", "on paths": "on_paths", "faithfulness": "faithfulness",
+             "value": "value"}  # fmt: skip
+    return [
+        {"series": p.series, "threshold": p.threshold, "asked": p.asked, "runs": len(p.names)}
+        | {
+            f"{name}{end}": getattr(getattr(p, attribute), part, None)
+            for name, attribute in means.items()
+            for end, part in (("", "mean"), (" low", "low"), (" high", "high"))
+        }
+        | {"metric": p.metric, "front": p.front}
+        for p in found
+    ]
+
+
 def _shown(mean: Mean | None, form: str) -> str | None:
     if mean is None:
         return None

@@ -22,6 +22,7 @@ from acdc.errors import InputError
 from acdc.metrics import two_sided
 from discovery.choices import registry
 from discovery.methods import Method, Scoring, last
+from discovery.methods.given import Given
 from discovery.truth.case import Case
 from discovery.truth.measures import (
     ROC,
@@ -94,6 +95,9 @@ def answer(method: Method, case: Case, seed: int) -> Answer:
     if isinstance(method, Scoring):
         scores = method.scores(data, metric, seed)
         return Answer(np.abs(scores) if method.ranking == "absolute" else scores)
+    if isinstance(method, Given):
+        mask = last(method.find(data, metric, seed)).mask
+        return Answer(mask.astype(float), (mask,))
     if "threshold" not in type(method).model_fields:
         raise InputError(f"methods: {method.name} neither scores edges nor takes a threshold")
     metric = two_sided(metric)  # an edge whose cut overshoots is true as well
@@ -227,9 +231,10 @@ def _told(values: Mapping[str, Sequence[float]], rng: np.random.Generator) -> st
 def by_circuit(found: Sequence[Judged]) -> list[dict[str, Any]]:
     """A row for each circuit and ablation: each method's median AUROC of edges over the draws."""
     groups = dict[tuple[str, str, str], dict[str, list[float]]]()
+    methods = list(dict.fromkeys(one.method for one in found))  # one may not know every circuit
     for one in found:
-        own = groups.setdefault((one.set, one.ablation, one.case), {})
-        own.setdefault(one.method, []).extend([] if one.edges is None else [one.edges.auroc])
+        own = groups.setdefault((one.set, one.ablation, one.case), {m: [] for m in methods})
+        own[one.method].extend([] if one.edges is None else [one.edges.auroc])
     return [
         {"set": name, "ablation": ablation, "circuit": case}
         | {m: f"{np.median(values):.3f}" if values else None for m, values in own.items()}

@@ -105,14 +105,16 @@ def median_over(
     the percentiles of the resampled medians; of few circuits it says that they are few. InputError
     for a circuit without a value.
     """
-    every = [np.asarray(own, float) for own in values.values()]
-    if not every or not all(map(len, every)):
+    sizes = np.array([len(own) for own in values.values()])
+    if not len(sizes) or not sizes.all():
         raise InputError("truth: a median needs a value of every circuit")
-
-    def drawn() -> float:
-        some = (every[i] for i in rng.integers(len(every), size=len(every)))
-        return float(np.median(np.concatenate([rng.choice(own, len(own)) for own in some])))
-
-    medians = [drawn() for _ in range(resamples)]
+    table = np.full((len(sizes), sizes.max()), np.nan)
+    for row, own in zip(table, values.values(), strict=True):
+        row[: len(own)] = own
+    some = rng.integers(len(sizes), size=(resamples, len(sizes)))
+    own = sizes[some][..., None]  # [resample, circuit, draw]
+    drawn = table[some[..., None], (rng.random((*some.shape, sizes.max())) * own).astype(int)]
+    drawn[np.arange(sizes.max()) >= own] = np.nan
+    medians = np.nanmedian(drawn.reshape(resamples, -1), axis=1)
     low, high = np.quantile(medians, [(1 - level) / 2, (1 + level) / 2])
-    return Median(float(np.median(np.concatenate(every))), float(low), float(high))
+    return Median(float(np.nanmedian(table)), float(low), float(high))

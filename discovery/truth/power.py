@@ -26,6 +26,7 @@ from acdc.circuit import Circuit
 from acdc.errors import InputError
 from discovery.choices import registry
 from discovery.settings.evaluation import FEWEST, FullEvaluation
+from discovery.show.tables import markdown
 from discovery.statistics.random_circuits import random_mask
 from discovery.truth.bench import no_references
 from discovery.truth.case import Case
@@ -54,6 +55,7 @@ class Tested:
     circuit: str  # TRUE, or one of FALSE
     holds: Mapping[str, bool | None]  # by test: shown to hold, shown to fail (False), undecided
     accepted: bool  # whether no property that counts is shown to fail
+    words: Mapping[str, str]  # by question of discovery/validation/decision.py, and VERDICT
 
 
 def circuits(case: Case, rng: np.random.Generator) -> dict[str, Mask]:
@@ -102,7 +104,10 @@ def tested(name: str, case: Case, settings: FullEvaluation, seed: int) -> Iterat
         said = verdicts(found)
         holds = {v.name: v.holds for v in said}
         fails = [v.name for v in said if v.counted and v.holds is False]
-        yield Tested(name, case.name, case.ablation, seed, kind, holds, accepted=not fails)
+        decision = found["decision"]
+        words = {one["name"]: one["word"] for one in decision["figures"]}
+        words[VERDICT] = decision["verdict"]
+        yield Tested(name, case.name, case.ablation, seed, kind, holds, not fails, words)
 
 
 # ---- the table -----------------------------------------------------------------------------------
@@ -130,6 +135,26 @@ def _row(name: str, said: Sequence[tuple[str, bool | None]]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def word_rows(found: Sequence[Tested]) -> list[dict[str, Any]]:
+    """A row a question and kind of circuit: how often each word is said of it."""
+    out = []
+    for question in found[0].words if found else ():
+        said = list(dict.fromkeys(one.words[question] for one in found))
+        for kind in (TRUE, *FALSE):
+            own = [one.words[question] for one in found if one.circuit == kind]
+            shares = {word: f"{own.count(word) / len(own):.0%}" if own else "" for word in said}
+            out.append({"question": question, "circuit": kind, "n": len(own), **shares})
+    return out
+
+
+def words_table(found: Sequence[Tested]) -> str:
+    """The rows as text, a table a question: the words differ."""
+    rows = word_rows(found)
+    names = list(dict.fromkeys(row["question"] for row in rows))
+    return "\n".join(markdown([row for row in rows if row["question"] == n]) for n in names)
+
+
 def as_json(found: Sequence[Tested]) -> dict[str, Any]:
     """power.json: the table, and every circuit."""
-    return {"table": rows(found), "circuits": [asdict(one) for one in found]}
+    return {"table": rows(found), "words": word_rows(found),
+            "circuits": [asdict(one) for one in found]}  # fmt: skip

@@ -127,9 +127,16 @@ class Bench:
         """Values with the edges of `mask` kept and all others cut."""
         return self.run(lambda forward: forward.run(mask))
 
-    def scores(self, masks: Sequence[Mask]) -> Floats:
-        """[masks, prompts]: the score of each circuit."""
-        return np.array([self.circuit(mask).score for mask in masks])
+    def scores(self, masks: Sequence[Mask], alike: Mask | None = None) -> Floats:
+        """[masks, prompts]: the score of each circuit; `alike` as in Data.circuits."""
+        metric = SCORES[self.score]
+        return -metric.sign * self.data.circuits(metric, masks, alike)
+
+    def scored(self, final: Callable[[PatchedForward], torch.Tensor]) -> Floats:
+        """[prompts]: the score alone of any run of the parts, from what the final norm sees."""
+        metric = SCORES[self.score]
+        parts = self.data.each(lambda forward: floats(forward.values(metric, final(forward))))
+        return -metric.sign * self.data.join(parts)
 
     def first(self, n: int) -> Bench:
         """A bench of the first prompts: n or a few more, or all if there are fewer."""
@@ -141,6 +148,10 @@ class Bench:
         rows = [i for i, own in enumerate(self.data.prompts.lengths) if own == length]
         if not rows:
             raise InputError(f"no prompt has {length} tokens")
+        return self.take(rows)
+
+    def take(self, rows: Sequence[int]) -> Bench:
+        """Some of the prompts; nothing of theirs is run yet."""
         paired = None if self.paired is None else self.paired.take(rows)
         return Bench(self.data.take(rows), self.score, paired)
 

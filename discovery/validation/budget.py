@@ -9,10 +9,27 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 Progress = Callable[[str], None]
 SLACK = 1.5  # an estimate may be as wrong as that
+
+
+class Estimate:
+    """In a budget's place: affords nothing, and adds up what is asked for."""
+
+    def __init__(self) -> None:
+        self.minutes = 0.0
+
+    def affords(self, part: str, seconds: float) -> bool:
+        """No; so many seconds more."""
+        self.minutes += seconds / 60
+        return False
+
+    def __call__(self, part: str) -> AbstractContextManager[None]:
+        """What is done all the same, unmeasured."""
+        return nullcontext()
 
 
 @dataclass(frozen=True)
@@ -39,13 +56,20 @@ class Budget:
             return True
         before = sum(one.minutes or 0.0 for one in self.left_out)
         need = math.ceil(spent / 60 + SLACK * (before + seconds / 60))
-        self.leave_out(part, seconds / 60, f"budget={max(need, 1)}, or budget=null for everything")
+        self.leave_out(part, seconds / 60, f"budget={max(need, 1)}m, or budget=full")
         return False
 
     def leave_out(self, part: str, minutes: float | None, ask: str) -> None:
         """Put a part down as left out."""
         self.left_out.append(LeftOut(part, None if minutes is None else round(minutes, 1), ask))
         self._progress(f"{part}: left out")
+
+    def announce(self, estimate: Estimate) -> None:
+        """Say what everything would take, before it is begun."""
+        whole = "nothing is left out" if self._minutes is None else (
+            f"budget={self._minutes:g}m, what does not fit is left out and named"
+        )  # fmt: skip
+        self._progress(f"all tests would take about {estimate.minutes:.1f} minutes; {whole}")
 
     def __call__(self, part: str) -> Budget:
         """The context in which a part is done."""

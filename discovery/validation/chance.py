@@ -18,14 +18,9 @@ import torch
 
 from acdc.attribution import eap
 from acdc.graph import Graph
-from discovery.statistics.random_circuits import random_mask
+from discovery.statistics.random_circuits import random_masks
 from discovery.validation.bench import SCORES, Bench, Floats, Mask
-from discovery.validation.resampling import scrub_circuit
-
-
-def random_masks(graph: Graph, n_edges: int, size: int, rng: np.random.Generator) -> list[Mask]:
-    """So many random circuits of n_edges edges."""
-    return [random_mask(graph, n_edges, rng) for _ in range(size)]
+from discovery.validation.resampling import scrubbed_score
 
 
 def likely_masks(bench: Bench, n_edges: int, size: int, rng: np.random.Generator) -> list[Mask]:
@@ -35,7 +30,7 @@ def likely_masks(bench: Bench, n_edges: int, size: int, rng: np.random.Generator
     """
     with torch.inference_mode(False), torch.no_grad():
         weights = np.abs(eap(bench.first(1).data, SCORES[bench.score]))
-    return [random_mask(bench.graph, n_edges, rng, weights) for _ in range(size)]
+    return random_masks(bench.graph, n_edges, size, rng, weights)
 
 
 def shape_masks(graph: Graph, mask: Mask, size: int, rng: np.random.Generator) -> list[Mask]:
@@ -45,7 +40,7 @@ def shape_masks(graph: Graph, mask: Mask, size: int, rng: np.random.Generator) -
 
 def scrubbed_scores(bench: Bench, masks: Sequence[Mask], rng: np.random.Generator) -> Floats:
     """[masks, prompts]: the score of each, all else resampled, one shared draw."""
-    return np.array([scrub_circuit(bench, m, "shared", 1, rng).score[:, 0] for m in masks])
+    return np.array([scrubbed_score(bench, mask, rng) for mask in masks])
 
 
 def misplaced(graph: Graph, mask: Mask, rng: np.random.Generator) -> Mask:

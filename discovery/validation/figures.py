@@ -18,19 +18,24 @@ SHOWN_EDGES = 60
 
 
 def draw_all(folder: Path, validation: Mapping[str, Any]) -> dict[str, str]:
-    """Writes validation_<name>.svg and .png; returns the SVG texts by name."""
+    """Writes <name>.svg and .png of each of `figures`; returns the SVG texts by name."""
+    out = {}
+    for name, draw in figures(validation).items():
+        figure = draw(validation)
+        save_figure(figure, folder, name, "png")
+        text = save_figure(figure, folder, name, "svg").read_text(encoding="utf-8")
+        out[name] = text[text.index("<svg") :]
+    return out
+
+
+def figures(validation: Mapping[str, Any]) -> dict[str, Callable[[Mapping[str, Any]], Figure]]:
+    """What draws each figure that there is, by its file's name: "validation_ladder"."""
     drawn: dict[str, Callable[[Mapping[str, Any]], Figure]] = {"ladder": ladder, "matrix": matrix}
     if validation["completeness"] is not None:
         drawn["knockouts"] = knockouts
     if validation["stability"] is not None:
         drawn["stability"] = stable_edges
-    out = {}
-    for name, draw in drawn.items():
-        figure = draw(validation)
-        save_figure(figure, folder, f"validation_{name}", "png")
-        text = save_figure(figure, folder, f"validation_{name}", "svg").read_text(encoding="utf-8")
-        out[name] = text[text.index("<svg") :]
-    return out
+    return {f"validation_{name}": draw for name, draw in drawn.items()}
 
 
 def ladder(validation: Mapping[str, Any]) -> Figure:

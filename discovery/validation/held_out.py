@@ -41,9 +41,11 @@ def held_out(
     if len(rows) < asked:
         where = f"{getattr(more, 'path', 'its file')} has"
         where = "the task gives" if more.draws else where
+        fewer = f"ask for prompts={len(rows)} or fewer, or " if len(rows) >= fewest else ""
         raise InputError(
-            f"prompts={asked}: {where} only {len(rows)} prompts that the run did not use; ask for"
-            f" prompts={len(rows)} or fewer, or search with a smaller task.n"
+            f"prompts={asked}: {where} only {len(rows)} prompts that the run did not use, of"
+            f" {sum(map(len, used))} that it did, and at least {fewest} are needed; {fewer}search"
+            " with a smaller task.n, tune or test, or name a file of new ones: prompts=FILE"
         )
     return prompts.take(rows[:asked])
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from acdc.errors import InputError
 from discovery.statistics.against_random import minimality
@@ -63,10 +64,10 @@ def completeness(
     known: dict[tuple[int, ...], tuple[Floats, Floats]] = {}
 
     def gaps(subsets: Sequence[tuple[int, ...]]) -> list[float]:
-        for subset in subsets:
-            writers = [nodes[i] for i in subset]
-            masks = [without(mask, writers), without(bench.graph.legal, writers)]
-            known[subset] = (bench.circuit(masks[0]).score, bench.circuit(masks[1]).score)
+        gone = [[nodes[i] for i in subset] for subset in subsets]
+        kept = bench.scores([without(mask, writers) for writers in gone], alike=mask)
+        rest = bench.scores([without(bench.graph.legal, writers) for writers in gone])
+        known.update(zip(subsets, zip(kept, rest, strict=True), strict=True))
         return [abs(float((known[s][0] - known[s][1])[half].mean())) for s in subsets]
 
     here = set(names[n] for n in nodes)
@@ -93,6 +94,9 @@ class Minimality:
     edges: TestResult
     nodes: TestResult
     partners: tuple[tuple[str, ...], ...]  # the sets K that an item may need gone to matter
+    changes: Floats  # [edges, prompts], |score with the edge - without|, on half of the prompts
+    random_changes: Floats  # [draws, prompts], of edges of random paths put in
+    rows: NDArray[np.int64]  # the prompts of both
 
 
 def minimality_tests(
@@ -105,25 +109,28 @@ def minimality_tests(
     """
     graph, trial = bench.graph, _Trial(bench, partners)
     edges, nodes = np.argwhere(mask).tolist(), circuit_nodes(bench, mask)
-    edge_effects = trial.effects(mask, [_cut_edge(mask, w, r) for w, r in edges])
-    node_effects = trial.effects(mask, [without(mask, [n]) for n in nodes])
-    null_edges, null_nodes = list[float](), list[float]()
+    changes = trial.squares(mask, [_cut_edge(mask, w, r) for w, r in edges])
+    node_effects = trial.squares(mask, [without(mask, [n]) for n in nodes]).mean(-1)
+    null_edges, null_nodes = list[Floats](), list[float]()
     for _ in range(draws):
         grown, edge, fresh = _random_part(bench, mask, rng)
         cuts = [_cut_edge(grown, *edge), *(without(grown, [n]) for n in fresh)]
-        effect, *others = trial.effects(grown, cuts).tolist()
-        null_edges.append(effect)
-        null_nodes += others
+        own, *others = trial.squares(grown, cuts)
+        null_edges.append(own)
+        null_nodes += [float(other.mean()) for other in others]
     edge_names = [graph.edge_name(w, r) for w, r in edges]
     node_names = [graph.writers[n] for n in nodes]
     return Minimality(
         replace(
-            minimality(edge_names, edge_effects, np.array(null_edges), SHARE, level),
+            minimality(
+                edge_names, changes.mean(-1), np.array(null_edges).mean(-1), SHARE, level
+            ),
             name="minimality of edges",
         ),
         _of_nodes(node_names, node_effects, null_nodes, level),
         tuple(tuple(graph.writers[w] for w in k) for k in partners),
-    )
+        np.sqrt(changes), np.sqrt(np.array(null_edges)), np.flatnonzero(~trial.half),
+    )  # fmt: skip
 
 
 def _of_nodes(
@@ -158,19 +165,19 @@ def _random_part(
 
 
 class _Trial:
-    """Mean squared change of the score by a cut, under the partner set that shows it best."""
+    """Squared changes of the score by a cut, under the partner set that shows it best."""
 
     def __init__(self, bench: Bench, partners: Sequence[Sequence[int]]) -> None:
         self.bench, self.partners = bench, [list(k) for k in partners]
         self.half = np.arange(bench.n) % 2 == 0
 
-    def effects(self, whole: Mask, cuts: Sequence[Mask]) -> Floats:
-        """[cuts]: the partner chosen on one half of the prompts, the effect on the other."""
+    def squares(self, whole: Mask, cuts: Sequence[Mask]) -> Floats:
+        """[cuts, prompts]: the partner chosen on one half of the prompts, the rest of them."""
         squares = []
         for writers in self.partners:
-            before = self.bench.circuit(without(whole, writers)).score
-            after = self.bench.scores([without(cut, writers) for cut in cuts])
-            squares.append(np.square(after - before))
+            masks = [without(one, writers) for one in (whole, *cuts)]
+            before, *after = self.bench.scores(masks, alike=masks[0])
+            squares.append(np.square(np.array(after) - before))
         each = np.array(squares)  # [partners, cuts, prompts]
         best = each[:, :, self.half].mean(-1).argmax(0)
-        return each[:, :, ~self.half].mean(-1)[best, np.arange(len(cuts))]
+        return each[:, :, ~self.half][best, np.arange(len(cuts))]

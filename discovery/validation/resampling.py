@@ -15,7 +15,7 @@ answer see the same draws.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Literal
@@ -26,12 +26,12 @@ from jaxtyping import Int
 from torch import Tensor
 
 from acdc.forward import PatchedForward, bias_streams, stream_of
-from acdc.live import run_live
+from acdc.live import Known, run_live
 from discovery.validation.bench import NAMES, Bench, Floats, Mask, Values
 
 How = Literal["shared", "per node", "per edge"]
 HOWS: tuple[How, ...] = ("shared", "per node", "per edge")
-EDGE_ROWS = 512  # edges x prompts gathered at a time
+EDGE_ROWS = 4096  # edges x prompts gathered at a time
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class Scrubbed:
 class ResampledCuts:
     """Cut edges carry clean outputs of other prompts (see acdc/live.py, Cuts)."""
 
+    offset = None  # what a kept edge replaces depends on its reader
+
     def __init__(
         self, forward: PatchedForward, how: How, rng: np.random.Generator,
         agree: Int[np.ndarray, " batch"] | None = None,
@@ -68,9 +70,6 @@ class ResampledCuts:
         node = self._node(reader)
         alone = self.how == "per edge"
         return reader if alone else 0, -1 if self.how == "shared" and self.agree is None else node
-
-    def offset(self, writer: int) -> None:
-        """None: what a kept edge replaces depends on its reader."""
 
     def base(self, reader: int, kept: Sequence[int], span: int) -> Tensor:
         """Biases and the cut edges' resampled sum; where `agree`, the change of the input too."""
@@ -123,7 +122,7 @@ class ResampledCuts:
         for start in range(0, len(cut), step):
             some = cut[start : start + step].tolist()
             rows = torch.as_tensor(self.rng.integers(self.n, size=(len(some), self.n)))
-            total = total + writers.take(some, span, rows).sum(0)
+            total = total + writers.total(some, span, rows)
         return total
 
 
@@ -135,22 +134,45 @@ def scrub_circuit(
 
     `agree` names features (Prompts.features) on which the circuit's own inputs need only agree.
     """
-    drawn, first = list[Values](), rng
-    classes = bench.data.each(lambda forward: feature_classes(forward, agree))
+    drawn = list[Values]()
     for _ in range(draws):
-        parts = []
-        for forward, ids in zip(bench.data, classes, strict=True):
-            if forward.token == 0:
-                first = deepcopy(rng)
-            else:  # the draws of the first token again
-                rng = deepcopy(first)
-            cuts = ResampledCuts(forward, how, rng, ids if agree else None)
-            tokens = forward.prompts.clean
-            logits = run_live(forward.model, forward.graph, tokens, mask, cuts)
-            parts.append(bench.values(forward, logits))
-        drawn.append(bench.joined(parts))
+        finals = _finals(bench, mask, how, rng, agree)
+        drawn.append(bench.joined([bench.values(f, f.model.unembed(x)) for f, x in finals]))
+    classes = bench.data.each(lambda forward: feature_classes(forward, agree))
     sizes = np.concatenate([np.bincount(ids)[ids] for ids in classes])
     return Scrubbed(stacked(drawn), int(sizes.min()), float((sizes == 1).mean()))
+
+
+def scrubbed_score(
+    bench: Bench, mask: Mask, rng: np.random.Generator, agree: Sequence[str] = ()
+) -> Floats:
+    """[prompts]: the score of `scrub_circuit` alone, one shared draw."""
+    finals = _finals(bench, mask, "shared", rng, agree)
+    return bench.scored(lambda forward: next(finals)[1])
+
+
+def _finals(
+    bench: Bench, mask: Mask, how: How, rng: np.random.Generator, agree: Sequence[str]
+) -> Iterator[tuple[PatchedForward, Tensor]]:
+    """Each part and what its final norm sees, [batch, d_model], in one draw."""
+    first = rng
+    for forward in bench.data:
+        if forward.token == 0:
+            first, own = deepcopy(rng), rng
+        else:
+            own = deepcopy(first)  # the draws of the first token again
+        cuts = ResampledCuts(forward, how, own, feature_classes(forward, agree) if agree else None)
+        yield (
+            forward,
+            run_live(
+                forward.model,
+                forward.graph,
+                forward.prompts.clean,
+                mask,
+                cuts,
+                known=None if agree else Known.of_model(forward.graph, forward.clean.writers),
+            ),
+        )
 
 
 def feature_classes(forward: PatchedForward, names: Sequence[str]) -> Int[np.ndarray, " batch"]:

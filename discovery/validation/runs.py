@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +17,24 @@ from acdc.errors import InputError
 from discovery.ablations.choices import AblationChoice
 from discovery.job.build import build_prompts
 from discovery.job.finished import read_finished
-from discovery.job.prepare import Cache, load
+from discovery.job.mirror import run_name, tags
+from discovery.job.origin import commit
+from discovery.job.prepare import Cache, describe_ids, load
 from discovery.job.splits import split
 from discovery.runs.folder import termination_as_exit
 from discovery.runs.json_files import write_json
 from discovery.runs.tracking import Outcome, start_tracker
 from discovery.settings.evaluation import FullEvaluation
 from discovery.settings.run import Settings
+from discovery.validation.decision import next_steps
+from discovery.validation.figures import figures
 from discovery.validation.held_out import held_out, run_ablation
 from discovery.validation.report import write_report
 from discovery.validation.validate import Validator
-from discovery.validation.verdicts import Verdict, headline, left_out, verdicts
+from discovery.validation.verdicts import Verdict, headline, lead, left_out, verdicts
 
 Say = Callable[[str], None]
+SAMPLES = 4  # prompts that are shown
 LOOKS = 0.4  # mean attention from which a head is put in the class of what it looks at
 
 
@@ -40,6 +47,8 @@ class Found:
     circuit: Mapping[str, Any]
     n_edges: int
     search_seconds: float
+    result: Mapping[str, Any]  # result.json
+    overrides: Sequence[str]  # the words of its command
     attention: Mapping[str, Mapping[str, float]]  # between marked tokens, by head
 
 
@@ -80,7 +89,11 @@ def _read(folder: Path) -> Found:
     heads = json.loads(path.read_text(encoding="utf-8"))["heads"] if path.exists() else {}
     attention = {name: entry["attention"] for name, entry in heads.items()}
     seconds = float((run.result.get("seconds") or {}).get("search") or 0.0)
-    return Found(folder, settings, run.circuit, int(run.result["n_edges"]), seconds, attention)
+    overrides = list((run.config or {}).get("overrides", []))
+    return Found(
+        folder, settings, run.circuit, int(run.result["n_edges"]), seconds, run.result, overrides,
+        attention,
+    )  # fmt: skip
 
 
 def validate_runs(
@@ -124,8 +137,8 @@ def _validate(one: Found, validator: Validator, used: Any, say: Say) -> Validate
         termination_as_exit(),
         start_tracker(
             tracking.mode, folder=one.folder, project=tracking.project,
-            config=validator.settings.model_dump(), name=f"validate {one.folder.name}", group=None,
-            job_type="validation", tags=[one.settings.method.name],
+            config=validator.settings.model_dump(), name=run_name(one.settings, "validate"),
+            group=None, job_type="validation", tags=tags(one.settings),
         ) as tracker,
     ):  # fmt: skip
         validation = {
@@ -133,18 +146,68 @@ def _validate(one: Found, validator: Validator, used: Any, say: Say) -> Validate
             "task": one.settings.task.label,
             "method": one.settings.method.name,
             "settings": validator.settings.model_dump(),
+            "provenance": provenance(one),
+            "samples": samples(validator, circuit),
             **validator.validate(
                 one.settings, circuit, used, classes(one.attention), one.search_seconds,
                 lambda part: say(f"{one.folder.name}: {part}"),
             ),
         }  # fmt: skip
+        validation["next"] = next_steps(validation, one.result, str(one.folder))
         found = verdicts(validation)
         validation["verdicts"] = [vars(v) for v in found]
         write_json(one.folder / "validation.json", validation)
         page = write_report(one.folder, validation, found)
-        summary = {f"{v.name} holds": str(v.holds) for v in found}
-        tracker.finish(Outcome(summary, (), None, one.folder / "validation.json", page))
+        tracker.finish(_outcome(one.folder, validation, found, page))
     return Validated(one.folder, validation, found, page)
+
+
+def _outcome(
+    folder: Path, validation: Mapping[str, Any], found: Sequence[Verdict], page: Path
+) -> Outcome:
+    rows = [{"says": v.says, "holds": str(v.holds), "figures": v.figures} for v in found]
+    summary: dict[str, Any] = {f"{v.name} holds": str(v.holds) for v in found}
+    summary["verdict"] = validation["decision"]["verdict"]
+    for one in validation["decision"]["figures"]:
+        share = one["share"] or {}
+        summary |= {f"{one['name']} word": one["word"]} | {
+            f"{one['name']}{end}": share[part]
+            for end, part in (("", "estimate"), (" low", "low"), (" high", "high"))
+            if share.get(part) is not None
+        }
+    return Outcome(
+        summary,
+        tables={"verdicts": rows},
+        pictures={name: folder / f"{name}.png" for name in figures(validation)},
+        pages={"report": page.read_text(encoding="utf-8")},
+        files=[folder / "validation.json"],
+    )
+
+
+def provenance(one: Found) -> dict[str, Any]:
+    """How the circuit came to be, and with what it was validated."""
+    return {
+        "folder": str(one.folder),
+        "command": shlex.join(["circuits", "discover", *one.overrides]),
+        "seed": one.settings.seed,
+        **{name: one.result.get(name) for name in ("config_hash", "commit", "machine", "versions")},
+        "validated_by": {"circuit-discovery": version("circuit-discovery"), "commit": commit()},
+    }
+
+
+def samples(validator: Validator, circuit: Circuit) -> list[dict[str, Any]]:
+    """The first held-out prompts, and the score of model, circuit and empty circuit on each."""
+    bench, loaded = validator.bench.first(SAMPLES), validator.loaded
+    prompts = bench.data.prompts
+    runs = {"model": bench.model, "circuit": bench.circuit(circuit.mask), "empty": bench.empty}
+    return [
+        {
+            "prompt": describe_ids(loaded, prompts.tokens(row)),
+            "answers": [describe_ids(loaded, [token]) for token in prompts.answers[row][:3]],
+            **{run: float(values.score[row]) for run, values in runs.items()},
+        }
+        for row in range(min(SAMPLES, len(prompts)))
+    ]
 
 
 def classes(heads: Mapping[str, Mapping[str, float]]) -> dict[str, list[str]]:
@@ -160,21 +223,25 @@ def classes(heads: Mapping[str, Mapping[str, float]]) -> dict[str, list[str]]:
 
 def says(one: Validated) -> str:
     """The headline, a line a property, and what was left out."""
-    lines = [headline(one.validation, one.verdicts)]
+    lines = [*lead(one.validation), headline(one.validation, one.verdicts)]
     for sign, answer in (("+", True), ("-", False), ("?", None)):
         for verdict in (v for v in one.verdicts if v.holds is answer):
             beside = "" if verdict.counted else " (beside the count)"
-            lines.append(f"  {sign} {verdict.question}: {verdict.figures}{beside}")
+            lines.append(f"  {sign} {verdict.says} {verdict.name}: {verdict.figures}{beside}")
     return "\n".join([*lines, *(f"  {sentence}" for sentence in left_out(one.validation))])
 
 
 def table(validated: Sequence[Validated]) -> list[dict[str, str]]:
-    """A row a property, a column a run: + shown to hold, - shown to fail, ? not decided."""
+    """The verdicts, and a row a property: + shown to hold, - shown to fail, ? not decided."""
     signs = {True: "+", False: "-", None: "?"}
     rows: dict[str, dict[str, str]] = {}
     names = [f"{one.validation['method']} ({one.validation['n_edges']})" for one in validated]
     if len(set(names)) < len(names):
         names = [f"{name}, {i}" for i, name in enumerate(names, 1)]
+    decided = {
+        n: one.validation["decision"]["verdict"] for n, one in zip(names, validated, strict=True)
+    }
+    rows["verdict"] = {"property": "verdict", **decided}
     for name, one in zip(names, validated, strict=True):
         for verdict in one.verdicts:
             blank = {"property": verdict.name, **dict.fromkeys(names, "")}  # if it was not asked

@@ -27,14 +27,22 @@ from discovery.scrubbing.score import effect, recovered
 from discovery.settings.evaluation import FullEvaluation
 from discovery.settings.run import Settings
 from discovery.statistics.against_random import null_percentile, partial_necessity, sufficiency
+from discovery.statistics.decision import NEEDED, alone, needed, outside
 from discovery.statistics.equivalence import effect_margin, equivalence, mean_equivalence
 from discovery.statistics.independence import independence
-from discovery.statistics.random_circuits import complement
+from discovery.statistics.random_circuits import complement, random_masks
 from discovery.statistics.result import TestResult
 from discovery.statistics.search_worst import EXACT_UP_TO, Effort
 from discovery.validation.bench import Bench, Floats, Mask, Values, two_sided
-from discovery.validation.budget import Budget, Progress
-from discovery.validation.chance import likely_masks, random_masks, scrubbed_scores, shape_masks
+from discovery.validation.budget import Budget, Estimate, Progress
+from discovery.validation.chance import likely_masks, scrubbed_scores, shape_masks
+from discovery.validation.decision import (
+    Decision,
+    decide,
+    figure,
+    random_alone,
+    random_outside,
+)
 from discovery.validation.faithfulness import (
     Cell,
     faithfulness_cells,
@@ -50,10 +58,18 @@ from discovery.validation.knockouts import (
     minimality_tests,
 )
 from discovery.validation.resamples import Stability, stability
-from discovery.validation.resampling import HOWS, How, Scrubbed, resampled_baseline, scrub_circuit
+from discovery.validation.resampling import (
+    HOWS,
+    How,
+    Scrubbed,
+    resampled_baseline,
+    scrub_circuit,
+    scrubbed_score,
+)
 from discovery.validation.rungs import NONE, OWN, TWINS
 
 FORWARDS = 3  # plain passes and scrub samples that are timed
+TIMED = 8  # prompts of them
 EACH_EDGE = 12  # how many runs one takes in which every edge draws for itself, roughly
 ATTRIBUTION = 6  # how many runs of a model less the circuit one backward pass takes, roughly
 RANDOM, LIKELY, SHAPE = "random circuits", "likely circuits", "its shape on other heads"
@@ -115,18 +131,20 @@ class Tests:
         """What of validation.json is about the circuit alone, whoever found it."""
         mask = circuit.mask
         with budget("equivalence"):
-            values, tests, cost = self._against_the_model(mask)
+            values, rest, tests, cost = self._against_the_model(mask)
         with budget("faithfulness"):
             cells = faithfulness_cells(self.few, mask, [self.bench.data.ablation], self.rng(1))
-        ladder = self._ladder(mask, values, cost, budget)
-        tests += self._against_chance(mask, cost, budget)
-        cells += self._other_cells(mask, cost, budget)
-        tests += self._against_other_features(mask, cost, budget)
-        complete = self._completeness(mask, classes, cost, budget)
-        minimal = self._minimality(mask, complete, cost, budget)
+        paired, shared, floor = self._own_rungs(mask, values, budget)
+        self._rest(mask, classes, cost, estimate := Estimate())
+        budget.announce(estimate)
+        rungs, more, others, complete, minimal = self._rest(mask, classes, cost, budget)
+        tests, cells = [*tests, *more], (*cells, *others)
+        decision = self._decision(values, rest, [test.name for test in tests], minimal)
         tests += [] if minimal is None else [minimal.edges, minimal.nodes]
         bench = self.bench
         return {
+            "decision": decision.to_json(),
+            "spare": [] if minimal is None else self._spare(circuit, minimal),
             "n_prompts": bench.n,
             "n_edges": circuit.n_edges,
             "null_edges": self.null_edges,
@@ -147,7 +165,7 @@ class Tests:
                 "cells": [asdict(c) for c in cells],
                 "spread": {d: spread(cells, d) for d in ("sufficiency", "noising", "denoising")},
             },
-            "scrubbing": ladder,
+            "scrubbing": [paired, shared, *rungs, floor],
             "tests": [asdict(t) for t in tests],
             "completeness": None if complete is None else asdict(complete),
             "minimality": None if minimal is None else {"partners": minimal.partners},
@@ -155,8 +173,52 @@ class Tests:
             "left_out": [asdict(one) for one in budget.left_out],
         }
 
-    def _against_the_model(self, mask: Mask) -> tuple[Values, list[TestResult], _Cost]:
-        """The circuit's values on all prompts, the tests of them, and what the runs took."""
+    def _rest(
+        self, mask: Mask, classes: Mapping[str, Sequence[str]], cost: _Cost,
+        budget: Budget | Estimate,
+    ) -> tuple[
+        list[dict[str, Any]], list[TestResult], tuple[Cell, ...], Completeness | None,
+        Minimality | None,
+    ]:  # fmt: skip
+        """What the budget allows: rungs, tests, cells, knock-outs."""
+        rungs = self._other_rungs(mask, cost, budget)
+        tests = self._against_chance(mask, cost, budget)
+        cells = self._other_cells(mask, cost, budget)
+        tests += self._against_other_features(mask, cost, budget)
+        complete = self._completeness(mask, classes, cost, budget)
+        return rungs, tests, cells, complete, self._minimality(mask, complete, cost, budget)
+
+    def _decision(
+        self, circuit: Values, rest: Values, done: Sequence[str], minimal: Minimality | None
+    ) -> Decision:
+        """The three figures; baselines are of random circuits, where they were run."""
+        model, empty, rng = self.bench.model.score, self.bench.empty.score, self.rng(12)
+        few, level = (self.few.model.score, self.few.empty.score), 1 - self.settings.level
+        kept = random_alone(self.random_kept, *few) if "sufficiency" in done else None
+        removed = random_outside(self.random_removed, *few) if "partial necessity" in done else None
+        every, by_chance = None, None
+        if minimal is not None:
+            effect = np.abs(model - empty)[minimal.rows]
+            every = needed(minimal.changes, effect, rng, level)
+            by_chance = needed(minimal.random_changes, effect, rng, level).estimate
+        own, beside = (of(v.score, model, empty, rng, level) for of, v in
+                       ((alone, circuit), (outside, rest)))  # fmt: skip
+        return decide([
+            figure("alone", own, {"random circuits of its size": kept}),
+            figure("outside", beside, {"the model without a random circuit": removed}),
+            figure("needed", every, {"edges of random paths put in": by_chance}),
+        ])  # fmt: skip
+
+    def _spare(self, circuit: Circuit, minimal: Minimality) -> list[str]:
+        """Edges that do not matter each for itself, least first."""
+        model, empty = self.bench.model.score, self.bench.empty.score
+        changes = minimal.changes.mean(-1)
+        least = NEEDED * np.abs(model - empty)[minimal.rows].mean()
+        names = circuit.edges
+        return [names[i] for i in np.argsort(changes, kind="stable") if changes[i] < least]
+
+    def _against_the_model(self, mask: Mask) -> tuple[Values, Values, list[TestResult], _Cost]:
+        """Values of the circuit and of the model without it, tests of them, and what runs took."""
         bench, level, of = self.bench, self.settings.level, self.settings
         model, empty = bench.model.score, bench.empty.score
         kept, circuit = _timed(lambda: bench.circuit(mask))
@@ -166,15 +228,25 @@ class Tests:
             mean_equivalence(circuit.score, model, empty, of.margin, level),
             independence(rest.score, model, empty, self.margin, self.rng(2), level=level),
         ]
-        return circuit, tests, _Cost(kept / bench.n, removed / bench.n)
+        return circuit, rest, tests, _Cost(kept / bench.n, removed / bench.n)
 
-    def _ladder(
-        self, mask: Mask, values: Values, cost: _Cost, budget: Budget
+    def _own_rungs(self, mask: Mask, values: Values, budget: Budget) -> list[dict[str, Any]]:
+        """The run's own question on all prompts, one random prompt for all, and no edge kept."""
+        bench = self.bench.first(self.settings.scrubbing.prompts)
+        ablation = bench.data.ablation.name
+        with budget("resampling"):
+            paired = Scrubbed(_drawn(values), 0, 0.0)
+            own = self._rung(self.bench, TWINS.get(ablation, ablation), (), paired, 99)
+            base = Scrubbed(resampled_baseline(bench), 0, 0.0)
+            floor = self._rung(bench, "shared", (), base, 98) | {"inputs": NONE}
+        with budget("resampling shared"):
+            return [own, self._scrubbed(bench, mask, "shared", (), 100), floor]
+
+    def _other_rungs(
+        self, mask: Mask, cost: _Cost, budget: Budget | Estimate
     ) -> list[dict[str, Any]]:
-        """The run's own question on all prompts, then each way of resampling, and with inputs that
-        only agree on features.
-        """
-        names = list(self.bench.data.prompts.features)
+        """Each other way of resampling, and inputs that only agree on features."""
+        names, rows = list(self.bench.data.prompts.features), list[dict[str, Any]]()
         agreements = (
             [[name] for name in names] if len(names) < 2 else [names, *([n] for n in names)]
         )
@@ -186,21 +258,24 @@ class Tests:
             self.bench.first(self.settings.scrubbing.prompts),
             self.settings.scrubbing.draws,
         )
-        ablation = bench.data.ablation.name
-        with budget("resampling"):
-            paired = Scrubbed(_drawn(values), 0, 0.0)
-            rows = [self._rung(self.bench, TWINS.get(ablation, ablation), (), paired, 99)]
-            floor = self._rung(bench, "shared", (), Scrubbed(resampled_baseline(bench), 0, 0.0), 98)
         for i, (how, agree) in enumerate(rungs):
+            if how == "shared" and not agree:
+                continue  # of _own_rungs
             runs = draws * (EACH_EDGE if how == "per edge" else 1)
             part = f"resampling {how}" + (
                 f", inputs agree on {' and '.join(agree)}" if agree else ""
             )
-            if how == "shared" and not agree or budget.affords(part, cost.kept * runs * bench.n):
+            if budget.affords(part, cost.kept * runs * bench.n):
                 with budget(part):
-                    found = scrub_circuit(bench, mask, how, draws, self.rng(100 + i), agree)
-                    rows.append(self._rung(bench, how, agree, found, 100 + i))
-        return [*rows, floor | {"inputs": NONE}]
+                    rows.append(self._scrubbed(bench, mask, how, agree, 100 + i))
+        return rows
+
+    def _scrubbed(
+        self, bench: Bench, mask: Mask, how: How, agree: Sequence[str], part: int
+    ) -> dict[str, Any]:
+        draws = self.settings.scrubbing.draws
+        found = scrub_circuit(bench, mask, how, draws, self.rng(part), agree)
+        return self._rung(bench, how, agree, found, part)
 
     def _rung(
         self, bench: Bench, how: str, agree: Sequence[str], found: Scrubbed, part: int
@@ -218,13 +293,15 @@ class Tests:
             "lonely": found.lonely if agree else None,
         }
 
-    def _against_chance(self, mask: Mask, cost: _Cost, budget: Budget) -> list[TestResult]:
+    def _against_chance(
+        self, mask: Mask, cost: _Cost, budget: Budget | Estimate
+    ) -> list[TestResult]:
         """Against circuits of its size, likely ones and its own shape; the own question first."""
         chance, level, bench, margin = (
             self.settings.chance, self.settings.level, self.few, self.margin
         )  # fmt: skip
         graph, model = bench.graph, bench.model.score
-        kept = bench.circuit(mask).score
+        kept = bench.scores([mask])[0]
         shape = shape_masks(graph, mask, chance.misplaced, self.rng(4))
         one, many = cost.kept * bench.n, chance.circuits
 
@@ -235,7 +312,7 @@ class Tests:
             return sufficiency(own, others, model, margin, level=level)
 
         def needed() -> TestResult:
-            without = bench.circuit(complement(graph, mask)).score
+            without = bench.scores([complement(graph, mask)])[0]
             return partial_necessity(
                 without, self.random_removed, model, bench.empty.score, margin, level=level
             )
@@ -279,7 +356,7 @@ class Tests:
         """Whether the run itself asks what another prompt's values on all cut edges leave."""
         return self.bench.data.ablation.name == "other"
 
-    def _other_cells(self, mask: Mask, cost: _Cost, budget: Budget) -> tuple[Cell, ...]:
+    def _other_cells(self, mask: Mask, cost: _Cost, budget: Budget | Estimate) -> tuple[Cell, ...]:
         cells: tuple[Cell, ...] = ()
         for i, ablation in enumerate(other_ablations(self.few)):
             part = f"faithfulness under {ablation.name}"
@@ -288,7 +365,9 @@ class Tests:
                     cells += faithfulness_cells(self.few, mask, [ablation], self.rng(300 + i))
         return cells
 
-    def _against_other_features(self, mask: Mask, cost: _Cost, budget: Budget) -> list[TestResult]:
+    def _against_other_features(
+        self, mask: Mask, cost: _Cost, budget: Budget | Estimate
+    ) -> list[TestResult]:
         """Does it matter that inputs agree on these very values? Null: the values permuted."""
         settings, bench, tests = self.settings, self.few, list[TestResult]()
         for i, name in enumerate(bench.data.prompts.features):
@@ -298,11 +377,9 @@ class Tests:
                 continue
             with budget(part):
                 rng = self.rng(200 + i)
-                own = scrub_circuit(bench, mask, "shared", 1, rng, [name]).score.mean()
+                own = scrubbed_score(bench, mask, rng, [name]).mean()
                 null = [
-                    scrub_circuit(
-                        bench.permuted(name, rng), mask, "shared", 1, rng, [name]
-                    ).score.mean()
+                    scrubbed_score(bench.permuted(name, rng), mask, rng, [name]).mean()
                     for _ in range(settings.scrubbing.permuted)
                 ]
                 result = null_percentile(float(own), np.array(null), settings.level)
@@ -310,7 +387,11 @@ class Tests:
         return tests
 
     def _completeness(
-        self, mask: Mask, classes: Mapping[str, Sequence[str]], cost: _Cost, budget: Budget
+        self,
+        mask: Mask,
+        classes: Mapping[str, Sequence[str]],
+        cost: _Cost,
+        budget: Budget | Estimate,
     ) -> Completeness | None:
         wanted = self.settings.completeness
         effort = Effort(wanted.random, wanted.runs, wanted.iterations, wanted.candidates)
@@ -325,7 +406,7 @@ class Tests:
             return completeness(bench, mask, self.rng(5), classes, effort)
 
     def _minimality(
-        self, mask: Mask, complete: Completeness | None, cost: _Cost, budget: Budget
+        self, mask: Mask, complete: Completeness | None, cost: _Cost, budget: Budget | Estimate
     ) -> Minimality | None:
         """None where it is left out, and for a circuit of no or of all edges."""
         wanted, graph = self.settings.minimality, self.bench.graph
@@ -403,8 +484,8 @@ class Validator(Tests):
                 )  # fmt: skip
 
     def _cost(self, mask: Mask) -> dict[str, float]:
-        """Seconds of a plain pass and of one scrub sample of the first part, and their ratio."""
-        bench = self.bench.first(1)
+        """Seconds of a plain pass and of one scrub sample of a few prompts, and their ratio."""
+        bench = self.bench.take(range(min(TIMED, self.bench.n)))
         data, rng = bench.data, self.rng(8)
         tokens = [data.prompts_of(i).clean for i in range(data.n_parts)]
         plain, sample = list[float](), dict[str, list[float]]()

@@ -30,6 +30,48 @@ QUESTIONS = {
     " circuits of its shape with the heads of each layer permuted, {other}",
 }
 OTHER = "cut edges carrying another prompt's values"
+LIKELY, SHAPE = "circuits of its size along likely paths", "circuits of its shape on other heads"
+SAYS = {  # of what is shown to hold, and of what is shown to fail
+    "equivalence": (
+        "On single prompts it does as well as the model.",
+        "On single prompts it does worse than the model, or better, more often than by chance."),
+    "mean equivalence": (
+        "On average it does as well as the model.",
+        "On average it does worse than the model, or better."),
+    "independence": (
+        "Outside the circuit the model's answer is lost.",
+        "Outside the circuit part of the model's answer is still there."),
+    "sufficiency": (
+        "It comes closer to the model than random circuits of its size.",
+        "Random circuits of its size come as close to the model."),
+    "sufficiency among likely circuits": (
+        f"It comes closer to the model than {LIKELY}.",
+        f"As close to the model come {LIKELY}."),
+    "sufficiency among its shape on other heads": (
+        f"It comes closer to the model than {SHAPE}.",
+        f"As close to the model come {SHAPE}."),
+    "partial necessity": (
+        "Cutting it out of the model hurts more than cutting out random circuits.",
+        "Cutting random circuits out of the model hurts as much."),
+    "resampled sufficiency among random circuits": (
+        "With all else resampled it comes closer to the model than random circuits of its size.",
+        "With all else resampled random circuits of its size come as close to the model."),
+    "resampled sufficiency among its shape on other heads": (
+        f"With all else resampled it comes closer to the model than {SHAPE}.",
+        f"With all else resampled {SHAPE} come as close to the model."),
+    "completeness": (
+        "Circuit and model react alike to every knock-out that was tried.",
+        "A knock-out sets circuit and model apart."),
+    "stability": (
+        "Every edge is found again on other draws of the prompts.",
+        "Some edges are found on some draws of the prompts only."),
+    "minimality of edges": (
+        "Every edge matters more than edges of random paths do.",
+        "Some edges matter as little as edges of random paths."),
+    "minimality of nodes": (
+        "Every node matters more than nodes of random paths do.",
+        "Some nodes matter as little as nodes of random paths."),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,6 +84,19 @@ class Verdict:
     figures: str  # statistic, p with n and correction, or the interval
     counted: bool = True  # whether the whole model has it; else it is told beside the count
 
+    @property
+    def says(self) -> str:
+        """The answer as a sentence."""
+        feature = self.name.partition(",")[0]
+        alike = (
+            f"With {feature} the circuit does better than by chance: it reads these features.",
+            f"With {feature} the circuit does no better than with the values shuffled.",
+        )
+        holds, fails = SAYS.get(self.name, alike)
+        if self.holds is None:
+            return f"Open: {holds[0].lower()}{holds[1:]}"
+        return holds if self.holds else fails
+
 
 def verdicts(validation: Mapping[str, Any]) -> list[Verdict]:
     """Every test's answer, completeness and stability among them, what counts first."""
@@ -53,6 +108,42 @@ def verdicts(validation: Mapping[str, Any]) -> list[Verdict]:
         out.append(_of_stability(validation["stability"]))
     out = [replace(one, counted=not one.name.startswith(BESIDE)) for one in out]
     return sorted(out, key=lambda one: not one.counted)
+
+
+def lead(validation: Mapping[str, Any]) -> list[str]:
+    """The verdict, a line for each of the three figures, and what to do next."""
+    found = validation["decision"]
+    lines = [heading(found["verdict"])]
+    for one in found["figures"]:
+        lines.append(f"  {one['question']} {said(one)}; {scale(one, validation)}")
+    return lines + [f"  next: {step}" for step in validation["next"]]
+
+
+def heading(verdict: str) -> str:
+    """The verdict as a sentence."""
+    return "Not decided" if verdict == "not decided" else f"The circuit {verdict}"
+
+
+def said(one: Mapping[str, Any]) -> str:
+    """The word for a figure, and its share with the interval."""
+    share = one["share"]
+    if share is None:
+        return "not asked"
+    if share["estimate"] is None:
+        return f"not decided: {share['undefined']}"
+    limits = "" if share["low"] is None else f" [{share['low']:.0%}, {share['high']:.0%}]"
+    return f"{one['word']}: {share['estimate']:.0%}{limits}"
+
+
+def scale(one: Mapping[str, Any], validation: Mapping[str, Any]) -> str:
+    """What a figure's 0 % and 100 % are, and its baselines."""
+    ends = {
+        "alone": f"0% = {validation['zero']}, 100% = the model",
+        "outside": f"0% = {validation['zero']}, 100% = as far from that as the model is",
+        "needed": "share of its edges that change the score by 1% of what cutting all does",
+    }
+    known = [f"{name} {value:.0%}" for name, value in one["baselines"].items()]
+    return ", ".join([ends[one["name"]], *known])
 
 
 def headline(validation: Mapping[str, Any], found: Sequence[Verdict]) -> str:

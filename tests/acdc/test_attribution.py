@@ -12,6 +12,7 @@ from twin import Twin
 from acdc import attribution
 from acdc.ablation import ABLATIONS
 from acdc.attribution import (
+    batch_means,
     clean_corrupted,
     eap,
     eap_ig,
@@ -169,7 +170,7 @@ def test_a_single_trial_cuts_alone_whatever_else_is_in_the_batch():
             loss(data, metric, graph.legal & ~graph.mask([name])).item(), abs=1e-12
         )
     with pytest.raises(ValueError, match="single"):
-        state.commit(trial, 0, 0.0)
+        state.commit(trial, 0)
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if m != "exact"])
@@ -200,6 +201,23 @@ def test_scores_do_not_depend_on_batches_of_prompts_or_points(method, monkeypatc
     monkeypatch.setattr(attribution, "POINT_ROWS", 1)
     data = Data(data.model, data.graph, data.prompts, batch_bytes=1)
     np.testing.assert_allclose(METHODS[method](data, metric), whole, rtol=0, atol=1e-12)
+
+
+def test_batch_means_are_means_over_batches_that_add_up():
+    """Of 7 prompts in threes: each batch's mean, divided by all, in units of a full one."""
+    data, metric = setup("gpt2", n=7)
+    alone = [eap(data.take([i]), metric) for i in range(7)]
+    batches = [alone[:3], alone[3:6], alone[6:]]
+    expected = sum(np.mean(own, axis=0) for own in batches) / 7 * 3
+    found = batch_means(partial(eap, metric=metric), data, 3)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    plain = eap(data, metric)
+    assert np.abs(found - plain).max() > 0.01 * np.abs(plain).max()
+    for size in (1, 7, 20):
+        np.testing.assert_array_equal(batch_means(partial(eap, metric=metric), data, size), plain)
+    mean, metric = setup("gpt2", n=7, ablation="mean")
+    with pytest.raises(InputError, match="batch_means=3 with ablation=mean"):
+        batch_means(partial(eap, metric=metric), mean, 3)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from acdc.attribution import eap, eap_ig, exact
-from acdc.bridge import LoadedModel, load_pretrained
+from acdc.bridge import LoadedModel, cards, load_pretrained
 from acdc.data import BATCH_BYTES, Data
 from acdc.errors import InputError
 from acdc.memory import GIB, Shape, plan
 from acdc.metrics import METRICS
-from acdc.model import Model
+from acdc.model import MLP, Model
 from acdc.search import acdc
 from discovery.settings.run import usable_device
 from tests.fake_card import CARD, OnCard, a_card
@@ -81,6 +81,33 @@ def test_mlps_come_to_the_card_in_turn(loaded, here, monkeypatch):
         assert same(decided(model), here)
         tokens = prompts(2).clean.to(CARD)
         assert loaded.offloaded(CARD).plain_logits(tokens).device == CARD
+
+
+def test_mlps_on_another_card_are_gone_to(loaded, here, monkeypatch):
+    """The CPU stands for the first card. Of two parts the second begins within the MLPs."""
+    seen, plain = list[bool](), MLP.__call__
+
+    def noted(self: MLP, x: torch.Tensor) -> torch.Tensor:
+        seen.append(isinstance(x, OnCard))
+        return plain(self, x)
+
+    with a_card(monkeypatch):
+        model = loaded.model.spread([torch.device("cpu"), CARD])
+        where = [isinstance(block.mlp.W_out, OnCard) for block in model.blocks]
+        assert where == sorted(where) and where[-1] and model.device.type == "cpu"
+        assert not any(isinstance(block.attn.W_O, OnCard) for block in model.blocks)
+        monkeypatch.setattr(MLP, "__call__", noted)
+        assert same(decided(model), here) and any(seen)
+
+
+def test_spreading_asks_for_two_cards(monkeypatch):
+    with a_card(monkeypatch):
+        with pytest.raises(InputError, match="model.offload=cards with device=cuda:0: asks for"):
+            cards("cuda:0")
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+        assert [one.index for one in cards("cuda:1")] == [1, 0, 2]
+    with pytest.raises(InputError, match="model.offload=cards with device=cpu"):
+        cards("cpu")
 
 
 def test_a_card_shows_what_is_left_on_the_cpu(monkeypatch):

@@ -10,8 +10,9 @@ import torch
 from acdc.ablation import ABLATIONS
 from acdc.data import Data
 from acdc.forward import stream_of
-from acdc.live import plan
+from acdc.live import plan, unchanged
 from acdc.masked import masked_run
+from acdc.metrics import METRICS
 
 
 @pytest.fixture(scope="module", params=families.FAMILIES)
@@ -50,8 +51,51 @@ def test_any_circuit_is_what_its_dense_twin_says(loaded, kv, ablation):
     one = np.zeros_like(graph.legal)
     one[0, -1] = True
     masks = [graph.legal & (noise < share) for share in (0.05, 0.15, 0.3, 0.5, 0.8, 0.97)]
-    for mask in (*masks, knocked, one, *(graph.legal & ~m for m in masks)):
+    first = graph.reader(1, "q")
+    late = masks[2] | (graph.legal & (np.arange(len(graph.readers)) < first + 1))
+    for mask in (*masks, knocked, one, late, *(graph.legal & ~m for m in masks)):
         torch.testing.assert_close(forward.run(mask), masked_run(forward, mask), atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("kv", ["per_query_head", "per_group"])
+def test_circuits_that_share_a_run_are_as_if_they_did_not(loaded, kv):
+    """Cuts in a circuit, early and late, edges put in, and a circuit that has little of it."""
+    model = loaded.model.to(torch.float64)
+    graph, generator = model.graph(kv), np.random.default_rng(1)
+    forward = families.run(model, graph, families.prompts())
+    noise = generator.random(graph.legal.shape)
+    base = graph.legal & (noise < 0.4)
+    known, cut = forward.known(base), list[np.ndarray]()
+    edges = np.argwhere(base)
+    for writer, reader in edges[generator.permutation(len(edges))[:6]]:
+        cut.append(base.copy())
+        cut[-1][writer, reader] = False
+    for mask in (*cut, base, graph.legal & (noise < 0.45), graph.legal & (noise > 0.7)):
+        shared = model.unembed(forward.final(mask, known=known))
+        torch.testing.assert_close(shared, masked_run(forward, mask), atol=1e-10, rtol=0)
+    same = unchanged(graph, cut[0], base)
+    assert 0 < same.sum() <= len(same)
+    sliced = Data(model, graph, families.prompts()).circuits(METRICS["logit_diff"], cut, base)
+    alone = Data(model, graph, families.prompts()).circuits(METRICS["logit_diff"], cut)
+    np.testing.assert_allclose(sliced, alone, atol=1e-10)
+
+
+def test_what_no_cut_comes_before_is_not_run_again(loaded):
+    graph = loaded.model.graph()
+    forward = families.run(loaded.model, graph, families.prompts())
+    mask = graph.legal.copy()
+    head = graph.head(1, 0)
+    mask[0, graph.reader(1, "v", 0)] = False  # the first cut
+    alone = 1 if not graph.joint else graph.n_heads
+    expected = np.arange(len(graph.writers)) < head
+    expected[head + alone : graph.head(1, graph.n_heads)] = True
+    expected[graph.head(1, graph.n_heads) :] = False
+    if graph.parallel and graph.has_mlp:
+        expected[graph.mlp(1)] = True  # it does not see the heads
+    assert unchanged(graph, mask, graph.legal).tolist() == expected.tolist()
+    assert unchanged(graph, graph.legal, graph.legal).all()
+    assert not (plan(graph, mask, 5, expected).readers[: graph.reader(1, "q")]).any()
+    assert (forward.run(mask) - forward.clean.logits).abs().max() > 1e-4
 
 
 def test_cuts_at_the_answer_position_only(loaded):

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from acdc.circuit import Circuit
+from acdc.circuit import SCORES, Circuit
 from acdc.errors import InputError
 from acdc.graph import Graph
 
@@ -98,6 +98,44 @@ def test_json_round_trip(kv, mlp, parallel, tmp_path):
     for back in (Circuit.load(path), Circuit.load(path, g)):
         assert back.graph == g
         assert (back.mask == circuit.mask).all() and (back.scores == circuit.scores).all()
+
+
+@pytest.mark.parametrize("kv", ["per_query_head", "per_group"])
+def test_scores_in_a_file_of_their_own_are_read_back_with_the_circuit(kv, tmp_path):
+    g = graph((2, 4, 2, True, False), kv)
+    rng = np.random.default_rng(0)
+    mask = g.legal & (rng.random(g.legal.shape) < 0.1)
+    circuit = Circuit(g, mask, np.where(g.legal, rng.normal(size=g.legal.shape), 0))
+    path, (data, scores) = tmp_path / "circuit.json", circuit.split_json(note="x")
+    assert circuit.split_json(note="x") == (data, scores)  # byte for byte
+    assert all(edge["in_graph"] for edge in data["edges"].values()) and data["note"] == "x"
+    path.write_text(json.dumps(data))
+    (tmp_path / SCORES).write_bytes(scores)
+    for other in (None, g, graph((2, 4, 2, True, False), "per_query_head")):
+        back = Circuit.load(path, other)
+        whole = Circuit.from_json(circuit.to_json(), other)
+        assert (back.mask == whole.mask).all() and (back.scores == whole.scores).all()
+    assert (Circuit.from_json(data).mask == circuit.mask).all()  # whoever does not look beside it
+
+
+def test_scores_that_are_missing_or_another_models_are_refused(tmp_path):
+    g = graph()
+    circuit = Circuit(g, g.mask(["input->m1"]), np.where(g.legal, 1.0, 0))
+    path, (data, _) = tmp_path / "circuit.json", circuit.split_json()
+    path.write_text(json.dumps(data))
+    with pytest.raises(InputError, match="scores.npz beside it, which is missing.*circuits export"):
+        Circuit.load(path)
+    other = graph((1, 4, 2, True, False))
+    (tmp_path / SCORES).write_bytes(Circuit(other, other.legal).split_json()[1])
+    with pytest.raises(InputError, match=r"scores \(6, 14\) must be \[writers, readers\] = \(11, "):
+        Circuit.load(path)
+    for torn in (b"", b"PK\x03\x04", b"no zip", circuit.split_json()[1][:300]):
+        (tmp_path / SCORES).write_bytes(torn)
+        with pytest.raises(InputError, match="no scores that can be read"):
+            Circuit.load(path)
+    path.write_text(json.dumps({**data, "scores": "../scores.npz"}))
+    with pytest.raises(InputError, match="allowed is 'scores.npz'"):
+        Circuit.load(path)
 
 
 def test_json_is_eap_igs_format():

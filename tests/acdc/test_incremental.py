@@ -66,7 +66,7 @@ def test_every_trial_is_a_run_of_its_mask(family, kv, seed, size):
                     assert found == pytest.approx(value(tried), abs=1e-10)
                     effects.append(found - state.value)
             made = int(generator.integers(len(cuts)))
-            state.commit(trial, made, list(state.values(trial))[made])
+            state.commit(trial, made)
             for cut in cuts[: made + 1]:
                 mask[list(cut.writers), cut.reader] = False
             for part_state in state.parts:
@@ -99,7 +99,7 @@ def test_from_a_circuit_trials_are_runs_of_its_mask_too(family, kv):
         for cut, found in zip(cuts, state.values(trial), strict=True):
             tried[list(cut.writers), cut.reader] = False
             assert found == pytest.approx(value(tried), abs=1e-10)
-        state.commit(trial, len(cuts) - 1, found)
+        state.commit(trial, len(cuts) - 1)
         mask = tried
 
 
@@ -110,7 +110,7 @@ def test_what_nothing_reads_is_dead():
     logits = len(graph.readers) - 1
     writers = [graph.mlp(1), graph.head(1, 2), graph.head(1, 0)]
     trial = state.trial([Cut(logits, (w,)) for w in writers])
-    state.commit(trial, 1, list(state.values(trial))[1])
+    state.commit(trial, 1)
     state.enter(1, "mlp")
     state.enter(1, "attn")
     dead = [graph.reader(1, "mlp"), *graph.head_readers(1, 2)]
@@ -155,7 +155,7 @@ def test_what_is_kept_for_coming_back_is_what_the_clean_run_does_not_give():
     assert sorted(state.tensors()) == ["0/span", "1/span"]  # nothing has moved
     trial = state.trial([Cut(logits, (3,))])
     (value,) = state.values(trial)
-    state.commit(trial, 0, value)
+    state.commit(trial, 0)
     assert sorted(state.tensors()) == ["0/span", f"0/x.{logits}", "1/span", f"1/x.{logits}"]
     state.enter(1, "mlp")
     state.enter(1, "attn")
@@ -165,7 +165,7 @@ def test_what_is_kept_for_coming_back_is_what_the_clean_run_does_not_give():
         held = sorted(f"0/{name}.{i}" for i in getattr(first, name))
         assert held and held == sorted(n for n in found if n.startswith(f"0/{name}."))
     again = States(data, METRICS["kl"])
-    again.restore(state.mask, value, found)
+    again.restore(state.mask, state.ends, found)
     assert again.value == value and (again.mask == state.mask).all()
     assert again.mask is not state.mask
     for old, new in zip(state.parts, again.parts, strict=True):

@@ -19,13 +19,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from acdc.attribution import clean_corrupted, eap, eap_ig, exact
+from acdc.attribution import batch_means, clean_corrupted, eap, eap_ig, exact
 from acdc.bridge import load_pretrained
 from acdc.data import Data
 from acdc.graph import Graph
 from acdc.metrics import LOGIT_DIFF
 from acdc.model import Model
 from acdc.prompts import Prompts
+from discovery.methods.scores import IFR
 
 BESIDE = Path(__file__).parents[2] / "../shared/data"
 FOLDER = Path(os.environ.get("CIRCUIT_DISCOVERY_DATA", BESIDE)) / "mib"
@@ -61,9 +62,9 @@ def by_edge(graph: Graph, scores: NDArray[np.float64]) -> dict[str, float]:
     return {graph.edge_name(*edge): scores[edge] for edge in edges}
 
 
-def theirs(name: str, method: str) -> dict[str, float]:
-    found = json.loads((FOLDER / name / "scores.json").read_text())
-    (run,) = (r for r in found["runs"] if r["key"] == f"all_lengths/{method}/patching/batch12")
+def theirs(name: str, method: str, batch: int = 12) -> dict[str, float]:
+    found, key = json.loads((FOLDER / name / "scores.json").read_text()), "all_lengths"
+    (run,) = (r for r in found["runs"] if r["key"] == f"{key}/{method}/patching/batch{batch}")
     return dict(zip(found["edges"], run["scores"], strict=True))
 
 
@@ -83,6 +84,17 @@ def test_scores_are_theirs(name, method):
     scaled = {edge: factor * value for edge, value in theirs(name, method).items()}
     found = data(name)
     assert off(by_edge(found.graph, score(found, LOGIT_DIFF)), scaled) < PLAIN[name]
+
+
+@pytest.mark.parametrize("method", ["EAP", "EAP-IG-inputs"])
+def test_the_weights_of_a_short_last_batch_are_theirs(method):
+    """12 pairs in batches of 5, 5 and 2; without the option the two differ."""
+    score, _ = METHODS[method]
+    scaled = {edge: 5 * value for edge, value in theirs("gpt2_like", method, 5).items()}
+    some = data("gpt2_like")
+    one = partial(score, metric=LOGIT_DIFF)
+    assert off(by_edge(some.graph, batch_means(one, some, 5)), scaled) < 1e-8
+    assert off(by_edge(some.graph, one(some)), scaled) > 0.1
 
 
 # ---- Gemma 2: a norm follows the sum of a layer's heads ------------------------------------------
@@ -110,3 +122,15 @@ def test_scores_of_gemma_2_are_theirs_with_the_norm_ignored(method):
     found = score(some, LOGIT_DIFF, post_norm="ignored")
     scaled = {edge: factor * value for edge, value in theirs("gemma2_like", method).items()}
     assert off(by_edge(some.graph, found), scaled) < 1e-6
+
+
+# ---- information flow routes: their processing is what differs -----------------------------------
+
+
+@pytest.mark.parametrize("name", [*PLAIN, "gemma2_like"])
+def test_shares_with_uniform_weights_are_theirs(name):
+    """Biases folded, LayerNorm models centred, positions nobody's, Gemma 2's heads unnormed."""
+    some = data(name)
+    found = IFR(weights="uniform").scores(some, LOGIT_DIFF, 0)
+    found = by_edge(some.graph, found)
+    assert off(found, theirs(name, "information-flow-routes")) < PLAIN.get(name, 1e-6)

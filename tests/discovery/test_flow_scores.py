@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import families
 import numpy as np
@@ -11,11 +12,13 @@ import torch
 
 from acdc.bridge import from_bridge
 from acdc.errors import InputError
-from acdc.forward import stream_of, trace
-from acdc.model import Model
+from acdc.forward import before_norm, stream_of, trace
+from acdc.model import Block, Model
+from discovery.flow.processed import left_behind
 from discovery.flow.routes import Kind, find_route
 from discovery.flow.scores import component_flow, edge_flow
 from discovery.flow.shares import flow_graph
+from discovery.flow.uniform import uniform_shares
 from discovery.models.induction import load_induction
 from discovery.tasks import induction
 
@@ -94,21 +97,43 @@ def literal_composition(model, run, reader, b: int, t: int) -> tuple[np.ndarray,
     return np.array(near[:-1]) / sum(near), near[-1] / sum(near)
 
 
-def test_uniform_scores_equal_literal_loops_and_cannot_tell_readers_apart(model, composition):
-    graph = model.graph()
-    found = edge_flow(model, graph, PROMPTS.clean, weights="uniform", batch_size=2)
-    for r, reader in enumerate(graph.readers):
-        total, nobody = np.zeros(len(graph.writers)), 0.0
-        for b in range(3):
-            for t in range(5):
-                shares, rest = composition(reader, b, t)
-                total[: len(shares)] += shares / 15
-                nobody += rest / 15
-        np.testing.assert_allclose(found.scores[:, r], total, atol=1e-10)
-        assert found.constant[r] == pytest.approx(nobody, abs=1e-10)
-        if reader.part in "qkv":
-            same = graph.reader(reader.layer, "q")
-            np.testing.assert_array_equal(found.scores[:, r], found.scores[:, same])
+def test_uniform_shares_equal_literal_loops_over_the_processed_model(model):
+    graph, at = model.graph(), [PROMPTS.clean[[row]] for row in range(3)]
+    expected = np.zeros(graph.legal.shape)
+    for tokens in at:
+        run, raw, left = trace(model, tokens), before_norm(model, tokens), left_behind(model)
+        for (r, reader), t in product(enumerate(graph.readers), range(5)):
+            whole = run.streams[stream_of(graph, reader.layer, reader.part), 0, t]
+            near = np.zeros(len(graph.writers))
+            for w in np.flatnonzero(graph.legal[:, r]).tolist():
+                own = raw[w][0, t] - left.writers(raw)[w][0, t]
+                if model.ln_final.kind == "layer":
+                    own = own - own.mean()
+                    whole = whole - whole.mean()
+                near[w] = max(0.0, float(whole.abs().sum() - (whole - own).abs().sum()))
+            expected[:, r] += near / near.sum() / 15
+    found = uniform_shares(model, graph, PROMPTS.clean, batch_size=2)
+    np.testing.assert_allclose(found, expected, atol=1e-10)
+    assert np.allclose(found.sum(0), 1) and (found[~graph.legal] == 0).all()
+    for reader in (r for r in graph.readers if r.part in "kv"):
+        column = graph.reader(reader.layer, reader.part, reader.group)
+        np.testing.assert_array_equal(found[:, column], found[:, graph.reader(reader.layer, "q")])
+
+
+def test_a_value_bias_that_the_output_bias_takes_back_changes_no_share():
+    """Attention adds up to 1, so every token would put it out: the model says what it said."""
+    model = families.view("gpt2")
+
+    def moved(block: Block) -> Block:
+        attn = block.attn
+        taken = attn.b_O - attn.W_O.sum((0, 1))
+        return replace(block, attn=replace(attn, b_V=attn.b_V + 1, b_O=taken))
+
+    other = replace(model, blocks=tuple(map(moved, model.blocks)))
+    one, two = (uniform_shares(m, m.graph(), PROMPTS.clean) for m in (model, other))
+    np.testing.assert_allclose(one, two, atol=1e-9)
+    three = edge_flow(other, model.graph(), PROMPTS.clean).scores
+    assert np.abs(three - edge_flow(model, model.graph(), PROMPTS.clean).scores).max() > 0.01
 
 
 @pytest.mark.parametrize("aim", [{}, AIM, {"position": 2}])
@@ -160,10 +185,10 @@ def test_nothing_to_share_gives_no_nan():
     known = torch.arange(len(plain.W_E)) != 7
     model = replace(plain, W_E=plain.W_E * known[:, None])  # of token 7 every part is 0
     tokens = torch.full((1, 3), 7)
-    for weights in ("flow", "uniform"):
-        found = edge_flow(model, model.graph(), tokens, weights=weights)
-        assert np.isfinite(found.scores).all() and found.undefined > 0
-        assert found.scores[0, -1] == pytest.approx(1)
+    found = edge_flow(model, model.graph(), tokens)
+    assert np.isfinite(found.scores).all() and found.undefined > 0
+    assert found.scores[0, -1] == pytest.approx(1)
+    assert (uniform_shares(model, model.graph(), tokens) == 0).all()
 
 
 # ---- a model whose heads are known ---------------------------------------------------------------
@@ -195,8 +220,6 @@ def test_the_induction_circuit_ranks_first(aimed):
 def test_refusals():
     model = families.view("gpt2")
     graph = model.graph()
-    with pytest.raises(InputError, match="weights='max'"):
-        edge_flow(model, graph, PROMPTS.clean, weights="max")
     with pytest.raises(InputError, match="batch_size=0"):
         component_flow(model, PROMPTS.clean, batch_size=0)
     with pytest.raises(InputError, match="2 rows for 3 prompts"):

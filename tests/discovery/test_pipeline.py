@@ -17,7 +17,8 @@ from acdc.prompts import Prompts
 from discovery.heads.attention import head_attention
 from discovery.job import pipeline
 from discovery.job.build import load_model, task_prompts
-from discovery.job.pipeline import discover, labels
+from discovery.job.mirror import labels
+from discovery.job.pipeline import discover
 from discovery.job.propose import propose
 from discovery.runs.folder import read_run
 from discovery.runs.tracking import NullTracker

@@ -49,6 +49,21 @@ def test_folder_and_result(runs, name):
     assert (run.folder / "circuit.png").exists()
 
 
+def test_lines_are_of_the_strongest_edges_and_the_kept_and_the_array_of_all(
+    runs, monkeypatch, tmp_path
+):
+    """Here the circuit is chosen by signed scores, so that some kept edges are weak ones."""
+    monkeypatch.setattr("discovery.methods.choosing.LISTED", 40)
+    asked = ("tracking=disabled", "method=eap", "method.ranking=signed", "method.rule=top_n")
+    few = tmp_path / "few"
+    discover(settings(*asked, "method.n_edges=60"), few, [], print)
+    whole, own = Circuit.load(runs["eap"].folder / "circuit.json"), read_run(few)
+    assert (Circuit.load(few / "circuit.json").scores == whole.scores).all()
+    by_order = {row["order"]: row["kept"] for row in own.edges}
+    assert set(range(40)) < set(by_order) and all(kept for n, kept in by_order.items() if n >= 40)
+    assert sum(by_order.values()) == own.result["n_edges"] == len(own.circuit["edges"])
+
+
 @pytest.mark.parametrize("name", ["ifr", "eap_ig", "exact"])
 def test_the_heads_that_matter_rank_first(runs, name):
     """The previous-token head and the induction heads, recognised by their attention."""

@@ -15,7 +15,7 @@ from acdc.selection import best_edges
 from acdc.share import Share
 from discovery.job import pipeline
 from discovery.job.faithfulness import Measured, measure
-from discovery.job.holds import gap, holds
+from discovery.job.holds import gap, holds, verdict
 from discovery.job.prepare import prepare
 from discovery.methods import Found, last, searching
 from discovery.methods.best import Best
@@ -158,6 +158,9 @@ def test_what_is_said_of_a_circuit():
     assert gap(alone) is None and holds(alone).endswith("of others nothing is known")
     nothing = {"search": Measured(3, 1.0, undefined="the task has no corrupt prompts")}
     assert holds(nothing) == "nothing can be said of it: the task has no corrupt prompts"
+    words = [verdict(one) for one in (good, guessing, few, alone, nothing)]
+    does = "does the task"
+    assert words == [does, "does part of the task", "does not do the task", does, "not known"]
 
 
 @pytest.mark.parametrize("target", [0.6, 0.9])

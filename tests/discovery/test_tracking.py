@@ -16,9 +16,11 @@ from matplotlib.figure import Figure
 import discovery
 from acdc.errors import InputError
 from discovery.runs.tracking import (
+    Chart,
     NullTracker,
     Outcome,
     TestedEdge,
+    charts_over,
     check_tracking,
     start_tracker,
     table_edges,
@@ -93,12 +95,30 @@ def test_the_table_holds_what_was_kept_and_the_strongest_of_the_rest() -> None:
     assert table_edges(edges) == edges
 
 
+def test_what_is_charted_over_what() -> None:
+    """Each value over tests; those of most interest over edges left and seconds too."""
+    row = {"reader": "m0", "metric": 0.5, "n_kept": 3, "n_tests": 7, "n_edges": 9, "seconds": 0.1}
+    found = charts_over(row)
+    assert found.copies == {
+        "by edges left/metric": 0.5, "by edges left/n_kept": 3,
+        "by seconds/metric": 0.5, "by seconds/n_kept": 3,
+    }  # fmt: skip
+    assert found.axes == {
+        "reader": "n_tests", "metric": "n_tests", "n_kept": "n_tests",
+        "by edges left/metric": "n_edges", "by edges left/n_kept": "n_edges",
+        "by seconds/metric": "seconds", "by seconds/n_kept": "seconds",
+    }  # fmt: skip
+    learning = charts_over({"step": 4, "loss": 0.3, "budget": 0.1, "seconds": 2.0})
+    assert learning.axes == {"loss": "step", "budget": "step", "by seconds/loss": "seconds"}
+    assert charts_over({"kl": 0.1}).axes == {}
+
+
 def test_disabled_needs_no_wandb(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom pathlib import Path\nimport discovery.runs.tracking as t\n"
         "with t.start_tracker('disabled', folder=Path('.'), project='', config={}, name=None,"
         " group=None, job_type=None, tags=[]) as tracker:\n"
-        "    tracker.log({'kl': 0.1}, 0)\n    tracker.finish(t.Outcome({}, [], None, None))\n"
+        "    tracker.log({'kl': 0.1}, 0)\n    tracker.finish(t.Outcome({}))\n"
         "assert 'wandb' not in sys.modules\n"
     )
     root = Path(discovery.__file__).parents[1]
@@ -131,12 +151,26 @@ def test_an_offline_run_holds_everything(
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "circuit.json").write_text('{"edges": ["m2->logits"]}')
+    (folder / "scores.npz").write_bytes(b"scores")
     Figure().savefig(folder / "circuit.png")
     with start_tracker("wandb_offline", **arguments(folder)) as tracker:
         for step in range(3):
-            tracker.log({"kl": 0.5 * step, "reader": f"m{step}"}, step)
+            row = {"kl": 0.5 * step, "reader": f"m{step}", "metric": step, "n_tests": 7 * step}
+            tracker.log({**row, "n_edges": 9 - step, "seconds": 0.5}, step)
         outcome = Outcome(
-            {"circuit_edges": 1}, EDGES, folder / "circuit.png", folder / "circuit.json"
+            {"circuit_edges": 1},
+            EDGES,
+            tables={
+                "heads": [{"head": "a0.h1", "induction": 0.9}, {"head": "a1.h0", "induction": None}]
+            },
+            charts={
+                "front": Chart(
+                    "edges", "share", {"eap": [(1.0, 0.2), (9.0, 0.8)], "ifr": [(3.0, 0.3)]}
+                )
+            },
+            pictures={"circuit": folder / "circuit.png"},
+            pages={"circuit_page": "<!doctype html><p>the circuit</p>"},
+            files=[folder / "circuit.json", folder / "scores.npz"],
         )
         tracker.finish(outcome)
     assert capfd.readouterr() == ("", "")
@@ -152,12 +186,21 @@ def test_an_offline_run_holds_everything(
     )
     assert any(r["type"] == "summary" and r["summary"]["update"].get("circuit_edges") for r in log)
     assert [record["exit"]["exit_code"] for record in log if record["type"] == "exit"] == [0]
-    (table,) = folder.glob("wandb/offline-run-*/files/media/table/*.json")
-    assert json.loads(table.read_text())["data"][2] == ["m2->logits", 2, 0.2, True]
+    (media,) = folder.glob("wandb/offline-run-*/files/media")
+    tables = {
+        p.name.partition("_")[0]: json.loads(p.read_text()) for p in media.rglob("*.table.json")
+    }
+    assert tables["edges"]["data"][2] == ["m2->logits", 2, 0.2, True]
+    assert tables["heads"]["columns"] == ["head", "induction"]
+    assert tables["heads"]["data"] == [["a0.h1", 0.9], ["a1.h0", None]]
+    assert [1, "eap", 0.2] in [[row[0], row[1], row[2]] for row in tables["front"]["data"]]
+    (page,) = media.glob("html/*.html")
+    assert page.read_text() == "<!doctype html><p>the circuit</p>"
     assert len(list(folder.glob("wandb/offline-run-*/files/media/images/*.png"))) == 1
     manifests = [r["artifact"]["manifest"] for r in log if r["type"] == "artifact"]
     staged = [Path(entry["local_path"]) for m in manifests for entry in m["contents"]]
-    assert any(path.read_text() == '{"edges": ["m2->logits"]}' for path in staged)
+    kept = {p.read_text() for p in staged if p.name.partition(".")[2] != "table.json"}
+    assert {'{"edges": ["m2->logits"]}', "scores"} <= kept
     assert all(path.is_relative_to(folder) for path in staged)
     assert not (tmp_path / "home" / ".local").exists()  # where wandb would stage them
 
@@ -212,4 +255,4 @@ def test_kill_9_after_three_seconds_loses_no_row(
 def test_the_null_tracker_takes_everything() -> None:
     tracker = NullTracker()
     tracker.log({"kl": 0.1, "reader": "m0", "step": 1}, 0)
-    tracker.finish(Outcome({}, EDGES, None, None))
+    tracker.finish(Outcome({}, EDGES))

@@ -86,7 +86,7 @@ def write(
         if error:
             raise error
         summary = {"task": "ioi", "n_edges": 3, "faithfulness": 0.25}
-        tracker.finish(Outcome(summary, EDGES, None, folder / "circuit.json"))
+        tracker.finish(Outcome(summary, EDGES, files=[folder / "circuit.json"]))
     (run,) = folder.glob("wandb/offline-run-*")
     deadline = time.monotonic() + 5
     while read_offline(run).exit_code is None:

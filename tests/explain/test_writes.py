@@ -139,8 +139,8 @@ def test_one_position_patched_is_that_token_replaced(bench):
             tokens, rows = forward.prompts.clean.clone(), torch.arange(len(forward.prompts))
             at = list(forward.prompts.marks[name])
             tokens[rows, at] = forward.prompts.corrupt[rows, at]
-            logits = run_live(forward.model, forward.graph, tokens, mask, forward.cuts)
-            scores.append(floats(bench.score_of(forward, logits)))
+            final = run_live(forward.model, forward.graph, tokens, mask, forward.cuts)
+            scores.append(floats(bench.score_of(forward, forward.model.unembed(final))))
         np.testing.assert_allclose(
             effects, bench.circuit(mask).score - np.concatenate(scores), **EXACT
         )

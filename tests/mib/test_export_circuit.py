@@ -35,6 +35,38 @@ def test_each_form_says_the_same(tmp_path):
     assert sorted(read.edges(data="reader")) == sorted(wanted.edges(data="reader"))
 
 
+def test_an_attribution_graph_by_hand(tmp_path):
+    """Of a head's q and v one link, in the sum of their scores; roles as supernodes."""
+    graph = Graph(2, 2, 2, 8)
+    edges = {"input->a0.h1<q>": 0.5, "input->a0.h1<v>": -2.0, "a0.h1->m1": 1.0, "m1->logits": 3.0}
+    scores = np.zeros(graph.legal.shape)
+    for name, score in edges.items():
+        scores[graph.edge(name)] = score
+    data = Circuit(graph, scores != 0, scores).to_json()
+    (tmp_path / "circuit.json").write_text(json.dumps(data))
+    heads = {"a0.h1": {"candidates": ["mover", "other"]}, "a1.h1": {"candidates": ["mover"]}}
+    told = {"prompts": [{"tokens": ["The", " cat", " sat"]}], "heads": heads}
+    (tmp_path / "heads.json").write_text(json.dumps(told))
+    (tmp_path / "result.json").write_text(json.dumps({"model": "google/Gemma-2-2b"}))
+    export.write_circuit([tmp_path], out := tmp_path / "mine.neuronpedia.json")
+    made = json.loads(out.read_text())
+    about = {key: made["metadata"][key] for key in ("slug", "scan", "prompt", "prompt_tokens")}
+    assert about == {
+        "slug": "mine", "scan": "gemma-2-2b", "prompt": "The cat sat",
+        "prompt_tokens": ["The", " cat", " sat"],
+    }  # fmt: skip
+    nodes = {node["clerp"]: node["node_id"] for node in made["nodes"]}
+    assert nodes == {"input": "E_0_0", "a0.h1": "0_1_2", "m1": "1_2_2", "logits": "3_0_2"}
+    links = {(link["source"], link["target"]): link["weight"] for link in made["links"]}
+    assert links == {("E_0_0", "0_1_2"): -1.5, ("0_1_2", "1_2_2"): 1.0, ("1_2_2", "3_0_2"): 3.0}
+    assert made["links"][0]["parts"] == {"q": 0.5, "v": -2.0}
+    assert made["qParams"]["supernodes"] == [["mover", "0_1_2"]]
+    for node in made["nodes"]:  # what graph-schema 1.0.0 and circuit-tracer's reader ask for
+        kinds = {"node_id": str, "feature": int, "layer": str, "ctx_idx": int, "feature_type": str,
+                 "jsNodeId": str, "clerp": str}  # fmt: skip
+        assert {key: type(node[key]) for key in kinds} == kinds
+
+
 def test_two_runs_have_no_one_circuit(tmp_path):
     with pytest.raises(InputError, match="a circuit is one run's"):
         export.write_circuit([tmp_path, tmp_path], tmp_path / "out.pt")

@@ -5,14 +5,20 @@ import json
 import sys
 from pathlib import Path
 
+import families
 import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from mib_figures import FOLDER, MODELS, evaluation, theirs, there, words
 
+from acdc.ablation import ABLATIONS
 from acdc.circuit import Circuit
+from acdc.data import Data
 from acdc.errors import InputError
 from acdc.graph import Graph
+from acdc.masked import masked_run
+from discovery.mib import norms
 from discovery.mib.scores import read_scores
 
 ROOT = Path(__file__).parents[2]
@@ -63,6 +69,32 @@ def test_circuits_and_curves_are_theirs(tmp_path, name, pairs, rule, suffix):
             if point["requested"] in own:
                 wanted = {theirs(name)["edges"][i] for i in own[point["requested"]]}
                 assert set(Circuit(graph, mask).edges) == wanted, (ranking, point)
+
+
+@there
+@pytest.mark.parametrize("cut, their", [("patching", "patching"), ("zero", "zero")])
+def test_gemma_2_is_theirs_where_each_reader_norms_for_itself(tmp_path, cut, their):
+    found, _ = evaluate(tmp_path / "run", words("gemma2_like", cut=cut, post_norm="ignored"))
+    for ranking in ("signed", "absolute"):
+        curve = evaluation("gemma2_like", "all_lengths", their, "top_n", ranking == "absolute")
+        assert far(found[ranking], curve) < 1e-6
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2"])
+def test_where_each_reader_norms_for_itself(family):
+    """Without a norm it is the definition; with one the ends are, and what is between is not."""
+    model = families.view(family)
+    data = Data(model, model.graph(), families.prompts(2, length=4))
+    legal, rng = data.graph.legal, np.random.default_rng(0)
+    some = legal & (rng.random(legal.shape) < 0.5)
+    with torch.no_grad():
+        for mask in (legal, np.zeros_like(legal), some):
+            one, two = norms.run(data[0], mask), masked_run(data[0], mask.astype(float))
+            same = torch.allclose(one, two, atol=1e-9)
+            assert same == (family == "gpt2" or mask is not some)
+    mean = data.under(ABLATIONS["mean"])
+    with pytest.raises(InputError, match="post_norm=ignored with ablation=mean"):
+        norms.run(mean[0], some)
 
 
 CUTS = {"mean_clean": ("mean-positional", "one_length"), "zero_folded": ("zero", "all_lengths")}

@@ -89,7 +89,7 @@ def test_a_claim_is_the_circuit_that_it_means(family):
             return torch.as_tensor(found.others[label][0, :, 0])
 
     cuts = Replayed(forward, "per node", np.random.default_rng(0))
-    expected = run_live(model, graph, prompts.clean, mask, cuts)
+    expected = model.unembed(run_live(model, graph, prompts.clean, mask, cuts))
     np.testing.assert_allclose(found.output[:, 0], expected, atol=1e-10)
 
 

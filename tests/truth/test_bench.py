@@ -7,7 +7,10 @@ from functools import cache
 import numpy as np
 import pytest
 
+from acdc.circuit import Circuit
+from acdc.circuit_files import tensors
 from acdc.errors import InputError
+from acdc.graph import Graph
 from discovery.methods.greedy import ACDC
 from discovery.methods.method import Method
 from discovery.methods.scores import EAPIG, Random, Scoring
@@ -140,6 +143,39 @@ def test_the_command(here, tmp_path):
     assert (tmp_path / "run" / "truth.png").stat().st_size > 1000
 
 
+def test_files_from_elsewhere_are_methods(here, tmp_path):
+    """Of a folder each circuit has its own: the truth as scores, and four of five true edges."""
+    mine, other = tmp_path / "mine", Graph(1, 1, 1, 8)
+    mine.mkdir()
+    true, less = case_of("or"), case_of("and")
+    scores = Circuit(
+        true.graph,
+        np.zeros_like(true.edges),
+        np.cumsum(true.edges).reshape(true.edges.shape) * true.edges * 1.0,
+    )
+    (mine / "or.json").write_text(json.dumps(scores.to_json()))
+    mask = less.edges.copy()
+    mask[tuple(np.argwhere(mask)[0])] = False
+    (mine / "and.pt").write_bytes(tensors(Circuit(less.graph, mask).to_json()))
+    ranks = np.where(other.legal, np.arange(other.legal.size).reshape(other.legal.shape), 0.0)
+    alien = Circuit(other, np.zeros_like(other.legal), ranks)
+    (tmp_path / "alien.json").write_text(json.dumps(alien.to_json()))
+    code, out, err = here(
+        "truth.py", "methods=[]", f"files=[{mine},{tmp_path / 'alien.json'}]", "sets=[constructed]",
+        "ablations=[resample]", "seeds=1", "circuits=[or,and,lookup]",
+        f"hydra.run.dir={tmp_path / 'run'}",
+    )  # fmt: skip
+    assert code == 0, err
+    found = json.loads((tmp_path / "run" / "truth.json").read_text())["cases"]
+    edges = {(one["case"], one["method"]): one["edges"] for one in found}
+    assert edges["or", "mine"]["auroc"] == edges["or", "mine"]["precision"] == 1
+    by_chance = 1 / (less.graph.n_edges - 4)  # the fifth place goes to any of the others
+    wanted = {"auroc": 0.9, "pessimistic": 0.8, "precision": (4 + by_chance) / 5}
+    assert edges["and", "mine"] == pytest.approx(wanted)
+    assert ("lookup", "mine") not in edges and edges["lookup", "alien.json"] is None
+    assert "not tried  alien.json (resample): " in out
+
+
 @pytest.mark.parametrize(
     ("word", "says"),
     [
@@ -148,6 +184,7 @@ def test_the_command(here, tmp_path):
         ("methods=[]", ["methods"]),
         ("methods=[nonesuch]", ["nonesuch", "eap_ig"]),
         ("seeds=0", ["seeds=0", "greater"]),
+        ("files=[nowhere]", ["files=", "nowhere", "neither a file nor a folder"]),
     ],
 )
 def test_bad_input_is_one_sentence(word, says, here, tmp_path):

@@ -96,5 +96,9 @@ def test_a_median_and_its_interval():
     assert found.low < 0.5 and found.high == 1.0  # "a" may be drawn twice
     alone = median_over({"a": [0.7] * 3}, rng)
     assert (alone.median, alone.low, alone.high) == (0.7, 0.7, 0.7)
+    draws = [0.1, 0.3, 0.4, 0.8, 0.9]  # of one circuit: the plain bootstrap of a median
+    plain = [np.median(rng.choice(draws, 5)) for _ in range(4000)]
+    one = median_over({"a": draws}, rng, level=0.5, resamples=4000)
+    assert (one.low, one.high) == tuple(np.quantile(plain, [0.25, 0.75]))
     with pytest.raises(InputError, match="a value of every circuit"):
         median_over({"a": []}, rng)

@@ -49,11 +49,17 @@ def test_the_truth_is_accepted_and_nothing_else(case):
     assert table["verdict"]["true: holds"] == table["verdict"]["all false: fails"] == "100%"
     assert table["mean equivalence"]["true: fails"] == "0%"
     assert table["mean equivalence"]["random: fails"] == "100%"
+    words = {one.circuit: one.words for one in found}
+    assert words[power.TRUE]["alone"] == "yes" and words[power.TRUE]["verdict"] == "holds"
+    assert all(words[kind]["verdict"] != "holds" for kind in power.FALSE)
+    of = {(row["question"], row["circuit"]): row for row in power.word_rows(found)}
+    assert of["verdict", power.TRUE]["holds"] == "100%" and of["alone", "random"]["n"] == 1
+    assert "| verdict | true | 1 | 100% |" in power.words_table(found)
 
 
 def test_shares_of_the_table():
     def one(circuit, holds):
-        return power.Tested("s", "c", "zero", 0, circuit, {"t": holds}, holds is not False)
+        return power.Tested("s", "c", "zero", 0, circuit, {"t": holds}, holds is not False, {})
 
     found = [one("true", True), one("true", None), one("random", False), one("random", True),
              one("an edge less", False)]  # fmt: skip

@@ -12,8 +12,9 @@ from acdc.graph import Graph
 from acdc.metrics import KL
 from acdc.native import untrained_bridge
 from acdc.prompts import Prompts
+from discovery.methods.scores import EAP
 from discovery.models.choices import HFModel
-from discovery.truth import published
+from discovery.truth import bench, published
 from discovery.truth.published import CIRCUITS, DOCSTRING, GREATER_THAN, IOI, for_model
 
 
@@ -105,6 +106,9 @@ def test_a_stand_in_of_the_same_shape_makes_a_case_that_runs(circuit):
         KL, [case.graph.legal, case.edges, np.zeros_like(case.edges)]
     ).mean(1)
     assert abs(whole) < 1e-9 and own > 1e-6 and none > 1e-6 and abs(own - none) > 1e-9
+    judged = bench.judged("published", case, EAP(n_edges=1), 0)
+    assert (judged.n_true, judged.n_edges) == (len(circuit.edges), circuit.graph.n_edges)
+    assert judged.edges is not None and judged.nodes is not None  # of chance: weights are random
 
 
 def test_a_model_of_another_shape_is_refused_in_a_sentence():

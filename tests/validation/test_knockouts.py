@@ -10,13 +10,12 @@ from toys import or_gate, or_prompts
 
 from acdc.ablation import ABLATIONS
 from acdc.attribution import eap
-from discovery.statistics.random_circuits import random_mask
+from discovery.statistics.random_circuits import random_mask, random_masks
 from discovery.statistics.search_worst import Effort
 from discovery.validation.bench import SCORES, make_bench, two_sided, without
 from discovery.validation.chance import (
     likely_masks,
     misplaced,
-    random_masks,
     scrubbed_scores,
     shape_masks,
 )
@@ -94,7 +93,7 @@ def test_partners_reveal_what_a_backup_hides():
     effects = []
     for partners in ([[]], [[], *alone]):
         cuts = [without(both, [w]) for (w,) in alone]
-        effects.append(_Trial(bench, partners).effects(both, cuts))
+        effects.append(_Trial(bench, partners).squares(both, cuts).mean(-1))
     np.testing.assert_allclose(effects, [[0.0, 0.0], [1.0, 1.0]])
 
 

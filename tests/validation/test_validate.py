@@ -16,6 +16,8 @@ from discovery.choices.fields import checked
 from discovery.job.build import task_prompts
 from discovery.job.pipeline import discover
 from discovery.job.prepare import load
+from discovery.runs.folder import read_run
+from discovery.runs.wandb_log import read_offline
 from discovery.settings.evaluation import FullEvaluation
 from discovery.validation.held_out import held_out
 from discovery.validation.resampling import HOWS
@@ -68,7 +70,7 @@ def test_the_folder_holds_everything(validated):
         }
         page = one.report.read_text()
         assert page.count("<svg") == len(figures)
-        assert not re.search(r'(src|href)="(?!#)|url\((?!#)|@import', page)
+        assert not re.search(r'(src|href)="(?!#|data:image)|url\((?!#)|@import', page)
         for verdict in one.verdicts:
             assert verdict.name in page
 
@@ -158,7 +160,10 @@ def test_held_out_lines_of_ones_own(tmp_path):
     used = task_prompts(run.task, loaded, run.seed)
     assert len(held_out(run, loaded, [used], 8, 0)) == 8
     with pytest.raises(InputError, match="prompts=9: .*own.jsonl has only 8 .*prompts=8 or fewer"):
-        held_out(run, loaded, [used], 9, 0)
+        held_out(run, loaded, [used], 9, 0, fewest=5)
+    with pytest.raises(InputError, match="only 8 .*of 4 that.*at least 76.*prompts=FILE") as few:
+        held_out(run, loaded, [used], 200, 0)
+    assert "or fewer" not in str(few.value)
 
 
 def written_pairs(path, count, seed=0):
@@ -231,8 +236,37 @@ def test_the_main_job_with_full_evaluation(here, tmp_path):
     assert "the circuit does the task: on 100 new prompts it recovers" in out
     assert "held-out prompts" in out and "are shown to hold" in out
     assert (tmp_path / "run" / "report.html").exists()
-    logs = list((tmp_path / "run" / "wandb").glob("offline-run-*"))
-    assert len(logs) == 2  # the run's and the validation's
+    check_what_wandb_has(tmp_path / "run")
+
+
+def check_what_wandb_has(folder):
+    """Two offline runs, the run's and its validation's, read back without the run folder."""
+    logs = map(read_offline, folder.glob("wandb/offline-run-*"))
+    tracked = {"validation" if run.job_type == "validation" else "run": run for run in logs}
+    run, validation = tracked["run"], tracked["validation"]
+    result = json.loads((folder / "result.json").read_text())
+    assert run.summary["test_accuracy"] == run.summary["circuit_accuracy"]
+    assert run.summary["model_accuracy"] == result["splits"]["test"]["scores"]["model"]["accuracy"]
+    for name in ("test_faithfulness", "n_edges", "holds", "verdict", "config_hash", "seed"):
+        assert run.summary[name] == result[name]
+    assert run.summary["seconds_search"] == result["seconds"]["search"]
+    assert run.summary["seconds_total"] == pytest.approx(sum(result["seconds"].values()))
+    tags = {"model:induction", "task:induction", "method:acdc", "metric:logit_diff"}
+    assert tags < set(run.tags) and tags < set(validation.tags)
+    heads = json.loads((folder / "heads.json").read_text())["heads"]
+    assert [row["head"] for row in run.table("heads")] == list(heads)
+    assert len(run.table("edges")) == len(read_run(folder).edges) - result["n_gates"]
+    steps = [row for row in run.history if "by edges left/metric" in row]
+    assert steps and all(row["by edges left/metric"] == row["metric"] for row in steps)
+    assert all({"n_tests", "n_edges", "seconds"} < set(row) for row in steps)
+    page = run.media(run.summary["circuit_page"]["path"]).decode()
+    assert "Circuit for induction in induction" in page and "a1.h" in page
+    report = validation.media(validation.summary["report"]["path"])
+    assert report == (folder / "report.html").read_bytes()
+    for name in ("validation_ladder", "validation_matrix"):
+        assert validation.media(validation.summary[name]["path"])[:4] == b"\x89PNG"
+    saved = json.loads((folder / "validation.json").read_text())["verdicts"]
+    assert [row["figures"] for row in validation.table("verdicts")] == [v["figures"] for v in saved]
 
 
 def test_runs_that_cannot_be_validated(runs, tmp_path):

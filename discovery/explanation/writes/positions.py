@@ -8,7 +8,7 @@ positions patched that is the circuit without its edges out of `input`: the fall
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -33,26 +33,24 @@ class PatchedInput:
     """
 
     def __init__(self, cuts: Cuts, forward: PatchedForward, at: Bool[Tensor, "batch pos"]) -> None:
-        offset = cuts.offset(0)
+        offset = cuts.offset
         assert offset is not None  # cuts of pairs have one
+        own = forward.model.embed(forward.prompts.clean)
+        patched = torch.where(at[..., None], own, offset.rest[0])
         self.cuts = cuts
-        self.input = torch.where(at[..., None], forward.model.embed(forward.prompts.clean), offset)
+        self.offset = replace(offset, rest=torch.cat([patched[None], offset.rest[1:]]))
 
     def key(self, reader: int) -> Hashable:
         """As without patching."""
         return self.cuts.key(reader)
-
-    def offset(self, writer: int) -> Tensor | None:
-        """What is written itself where it is not to be heard."""
-        return self.cuts.offset(writer) if writer else self.input
 
     def base(self, reader: int, kept: Sequence[int], span: int) -> Tensor:
         """As without patching."""
         return self.cuts.base(reader, kept, span)
 
 
-def patched_logits(forward: PatchedForward, mask: Mask, at: Bool[Tensor, "batch pos"]) -> Tensor:
-    """[batch, vocab]: of the circuit `mask` with the embeddings at these positions patched."""
+def patched_final(forward: PatchedForward, mask: Mask, at: Bool[Tensor, "batch pos"]) -> Tensor:
+    """[batch, d_model]: what the circuit `mask` gives the final norm, these embeddings patched."""
     cuts = PatchedInput(forward.cuts, forward, at)
     return run_live(forward.model, forward.graph, forward.prompts.clean, mask, cuts)
 
@@ -79,15 +77,15 @@ def position_effects(
 
     Where a prompt has not begun yet, nothing is patched.
     """
-    score = bench.circuit(mask).score
+    (score,) = bench.scores([mask])
     n_pos, rows = bench.data.n_pos, {name: torch.tensor(at) for name, at in places.items()}
 
     def fall(at: Tensor) -> Floats:
-        def logits(forward: PatchedForward) -> Tensor:
+        def final(forward: PatchedForward) -> Tensor:
             own = at[list(forward.rows), n_pos - forward.n_pos :]
-            return patched_logits(forward, mask, own.to(forward.model.device))
+            return patched_final(forward, mask, own.to(forward.model.device))
 
-        return score - bench.run(logits).score
+        return score - bench.scored(final)
 
     found = [
         fall(torch.nn.functional.one_hot(at, n_pos).bool())

@@ -18,12 +18,13 @@ from safetensors.torch import load_file
 from acdc.errors import InputError
 from acdc.model import Model
 from acdc.prompts import Prompts
-from discovery.truth.case import Case
+from discovery.truth.case import SEARCHED, Case
 from discovery.truth.trained.network import model_of
 from discovery.truth.trained.programs import PROGRAMS, Program
 
 FOLDER = Path(__file__).parent / "weights"
-N = 64  # pairs of prompts of a case
+N = SEARCHED + 200  # pairs of prompts of a case
+DRAWN = 256  # at a time, of which those are pairs whose answers differ
 
 
 def cases(seed: int) -> Iterator[Case]:
@@ -56,11 +57,14 @@ def load(name: str, folder: Path = FOLDER) -> Model:
 
 
 def pairs(program: Program, seed: int, n: int = N) -> Prompts:
-    """n pairs of prompts with different answers: the corrupt one is drawn as the clean one is."""
+    """n pairs of prompts with different answers: the corrupt one is drawn as the clean one is.
+
+    Of a seed fewer are the first of more.
+    """
     generator = torch.Generator().manual_seed(seed)
     clean, corrupt = list[torch.Tensor](), list[torch.Tensor]()
     while sum(map(len, clean)) < n:
-        drawn, other = (program.draw(4 * n, generator) for _ in range(2))
+        drawn, other = (program.draw(DRAWN, generator) for _ in range(2))
         differ = program.answers(drawn) != program.answers(other)
         clean.append(drawn[differ])
         corrupt.append(other[differ])

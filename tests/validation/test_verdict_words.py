@@ -1,0 +1,88 @@
+"""The verdict by its three words, and what is advised, from figures made by hand."""
+
+import pytest
+
+from discovery.statistics.intervals import Interval
+from discovery.validation.decision import decide, figure, next_steps, random_alone, random_outside
+from discovery.validation.verdicts import lead
+
+BANDS = {
+    "alone": {"yes": (0.92, 0.98), "partly": (0.6, 0.8), "no": (0.1, 0.2)},
+    "outside": {"yes": (0.6, 0.9), "partly": (0.2, 0.4), "no": (0.0, 0.05)},
+    "needed": {"yes": (0.92, 1.0), "partly": (0.6, 0.8), "no": (0.1, 0.2)},
+}
+WIDE = (0.05, 0.95)
+
+
+def made(**words):
+    figures = []
+    for name, bands in BANDS.items():
+        low, high = bands.get(words.get(name, ""), WIDE)
+        share = Interval((low + high) / 2, low, high, 0.95, 80, "")
+        figures.append(figure(name, share, {"random": 0.1, "not run": None}))
+    return decide(figures)
+
+
+@pytest.mark.parametrize("alone, outside, verdict", [
+    ("yes", "no", "holds"), ("yes", "partly", "holds in part"), ("yes", "yes", "holds in part"),
+    ("yes", "", "not decided"), ("partly", "no", "holds in part"), ("no", "no", "does not hold"),
+    ("no", "", "does not hold"), ("", "no", "not decided"),
+])  # fmt: skip
+def test_the_verdict_follows_from_the_words(alone, outside, verdict):
+    for needed in ("yes", "no", ""):
+        found = made(alone=alone, outside=outside, needed=needed)
+        assert found.verdict == verdict
+        assert found.word("alone") == (alone or "not decided")
+        assert found.figures[0].baselines == {"random": 0.1}
+
+
+def validation(stable=(0.6, 0.7), error_share=0.7, **words):
+    return {
+        "decision": made(**words).to_json(), "zero": "every edge cut", "n_prompts": 80,
+        "n_edges": 9,
+        "circuit_values": {"error_share": error_share}, "spare": ["a0.h1->logits", "m0->logits"],
+        "stability": {"low": list(stable)},
+    }  # fmt: skip
+
+
+RUN = {"error_share": 0.72, "splits": {"search": {"n": 8}}, "threshold": 0.2, "target": None,
+       "n_edges_total": 50}  # fmt: skip
+
+
+def test_of_a_good_circuit_nothing_is_advised():
+    good = validation(alone="yes", outside="no", needed="yes")
+    assert next_steps(good, RUN) == []
+    assert lead({**good, "next": []})[0] == "The circuit holds"
+
+
+@pytest.mark.parametrize("run, words, advice", [
+    ({}, {"alone": "no"}, "make it larger, method.threshold=0.1."),
+    ({"threshold": None, "n_edges_requested": 30}, {"alone": "partly"}, "method.n_edges=50."),
+    ({"target": 0.8}, {"alone": "partly"}, "target=0.9."),
+    ({"error_share": 0.95}, {"alone": "no"}, "95% on the prompts it was searched on and 70%"),
+    ({"error_share": 0.95}, {"alone": "no"}, "task.n=64"),
+    ({}, {"outside": "partly"}, "parts=[backups]"),
+    ({}, {"needed": "partly"}, "2 of 9 edges can each be spared (a0.h1->logits, m0->logits)"),
+    ({}, {"needed": "no"}, "method.start=runs/one"),
+    ({}, {"outside": ""}, "prompts=160"),
+])  # fmt: skip
+def test_what_is_advised(run, words, advice):
+    words = {"alone": "yes", "outside": "no", "needed": "yes"} | words
+    (step,) = next_steps(validation(**words), {**RUN, **run}, "runs/one")
+    assert advice in step
+
+
+def test_an_edge_set_of_its_prompts():
+    found = validation(alone="yes", outside="no", needed="yes", stable=(0.2, 0.3, 0.9))
+    (step,) = next_steps(found, RUN)
+    assert "depends on the 8 prompts of the search: 33% of the edges" in step
+    assert "task.n=64" in step and "circuits consensus" in step
+
+
+def test_random_circuits_are_on_the_same_scale():
+    import numpy as np
+
+    model, empty = np.array([4.0, 2.0]), np.zeros(2)
+    both = np.array([model, empty])  # one circuit that is the model, one that is nothing
+    assert random_alone(both, model, empty) == random_outside(both, model, empty) == 0.5
+    assert random_alone(both, model, model) is None
