@@ -72,6 +72,16 @@ def make_app(
     async def refused(request: Request, error: InputError) -> Response:
         return _json({"error": str(error)}, 404 if request.method == "GET" else 400)
 
+    _answers(app, sources, notes)
+    _pages(app, sources)
+    for name in ("index.html", *STYLES, *SCRIPTS):
+        _serve(app, name)
+    return app
+
+
+def _answers(app: FastAPI, sources: Sequence[Source], notes: bool) -> None:
+    """What the page asks for, as JSON."""
+
     @app.get("/api/runs")
     def runs() -> Response:
         found = [source.summaries() for source in sources]
@@ -97,6 +107,10 @@ def make_app(
             given = await _sent(request)
             return _json(_source(sources, id).write_notes(id, given))
 
+
+def _pages(app: FastAPI, sources: Sequence[Source]) -> None:
+    """Pages that are opened by themselves."""
+
     @app.get("/export")
     def export(id: Annotated[list[str], Query()]) -> Response:
         several = len(few(id)) > 2
@@ -109,10 +123,6 @@ def make_app(
     @app.get("/page")
     def page(id: str, name: str) -> Response:
         return HTMLResponse(_source(sources, id).page(id, name), headers=FOREIGN)
-
-    for name in ("index.html", *STYLES, *SCRIPTS):
-        _serve(app, name)
-    return app
 
 
 def _source(sources: Sequence[Source], run: str) -> Source:
