@@ -60,16 +60,19 @@ class Data:
         self.host = hold and host
         self.batch_bytes = batch_bytes
         self.prompts = prompts.to(model.device)
-        # of each part the prompts, and the token of their answers that is read
-        self._parts = [
-            (rows, token)
-            for rows in groups_of(prompts, part)
-            for token in range(prompts.forced[rows[0]] + 1)
-        ]
+        self._parts = self._split()
         self._runs: dict[int, tuple[Trace, Trace]] = {}  # held ones, whatever cut edges carry
         self._forwards: dict[int, PatchedForward] = {}
         self.ablation = ablation
         self._fit(ablation)
+
+    def _split(self) -> list[tuple[Rows, int]]:
+        """Of each part the prompts, and the token of their answers that is read."""
+        return [
+            (rows, token)
+            for rows in groups_of(self.prompts, self.part)
+            for token in range(self.prompts.forced[rows[0]] + 1)
+        ]
 
     @staticmethod
     def _check(model: Model, prompts: Prompts, what: str) -> None:
@@ -210,11 +213,38 @@ class Data:
         return other
 
     def take(self, rows: Sequence[int]) -> Data:
-        """Some of the prompts; an ablation that must see all sees these, or its reference set."""
-        return Data(
-            self.model, self.graph, self.prompts.take(rows), self.ablation, self.part, self.hold,
-            self.batch_bytes, self.host,
-        )  # fmt: skip
+        """Some of the prompts; an ablation that must see all sees these, or its reference set.
+
+        Runs that are held, of prompts that are together here and there, are not made again.
+        """
+        other = copy(self)
+        other.prompts, other._forwards = self.prompts.take(rows), {}
+        other._parts = other._split()
+        other._runs = {} if self.host else self._runs_of(rows, other._parts)
+        other._fit(self.ablation)
+        return other
+
+    def _runs_of(
+        self, rows: Sequence[int], parts: Sequence[tuple[Rows, int]]
+    ) -> dict[int, tuple[Trace, Trace]]:
+        """Held runs by the number of the part that has them; `parts` are of places in `rows`."""
+        places = {
+            (row, self._parts[i][1]): (i, place)
+            for i in self._runs
+            if i < self.n_parts
+            for place, row in enumerate(self._parts[i][0])
+        }
+        found = dict[int, tuple[Trace, Trace]]()
+        for number, (own, token) in enumerate(parts):
+            at = [places.get((rows[i], token), (-1, 0)) for i in own]
+            (held, first), *_ = at
+            if held >= 0 and {i for i, _ in at} == {held}:
+                where = range(first, first + 1) if len(at) == 1 else [place for _, place in at]
+                clean, corrupt = self._runs[held]
+                with torch.inference_mode(False), torch.no_grad():  # as `_run`
+                    some = clean.part(where)
+                    found[number] = some, some if corrupt is clean else corrupt.part(where)
+        return found
 
     # ---- measuring -----------------------------------------------------------------------------
 

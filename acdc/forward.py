@@ -45,9 +45,9 @@ class Trace:
     streams: Float[Tensor, "stream batch pos d_model"]
     patterns: tuple[Float[Tensor, "batch head pos pos"], ...]
 
-    def part(self, rows: range) -> Trace:
-        """Of some neighbouring prompts; a view."""
-        one = slice(rows.start, rows.stop)
+    def part(self, rows: range | list[int]) -> Trace:
+        """Of some prompts; a view if they are neighbours."""
+        one = slice(rows.start, rows.stop) if isinstance(rows, range) else rows
         return Trace(
             self.writers.map(lambda x: x[..., one, :, :]), self.logits[one], self.streams[:, one],
             tuple(p[one] for p in self.patterns),

@@ -3,6 +3,9 @@
     python scripts/benchmark.py                  # the embedded model and a random Llama; a minute
     python scripts/benchmark.py --smollm2        # and SmolLM2 on IOI, without the dense search
     python scripts/benchmark.py --parts          # what it costs to work in parts; minutes
+    python scripts/benchmark.py --forwards --model=smollm2   # of any model, and of random ones
+    python scripts/benchmark.py --growth         # over layers, prompts, tokens; minutes
+    python scripts/benchmark.py --against=HEAD~1 # beside another commit, in turn
 
 For each case: the search's time in plain forward passes of the same batch, and how many times
 longer the same search takes when every test is one dense run of the patched forward (the obvious
@@ -11,6 +14,10 @@ the exact one: what they save and how far they part. Writes the tables as Markdo
 
 Parts are measured apart: 32 prompts of SmolLM2 together against the same prompts some at a time, in
 turn, by CPU time; ends with an error if a median ratio is above what is promised.
+
+The last three are of scripts/speed.py: plain Hugging Face passes, clean and corrupt runs counted
+in, each case in a process of its own. What they find is put into a history, one line a case, with
+its commit.
 """
 
 from __future__ import annotations
@@ -23,13 +30,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import speed
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from acdc.attribution import eap_ig
 from acdc.bridge import LoadedModel, from_bridge, from_module, load_pretrained
 from acdc.data import Data
-from acdc.metrics import KL, Metric
+from acdc.metrics import KL, METRICS, Metric
 from acdc.prompts import Prompts
 from acdc.search import Guide, Order, Step, acdc, itinerary, sender_order
 from acdc.selection import best_edges
@@ -221,6 +229,29 @@ def cpu_seconds(act: Callable[[Data], object], data: Data) -> float:
     return time.process_time() - start
 
 
+def speeds(given: argparse.Namespace) -> str:
+    """What was asked of scripts/speed.py, as tables; into the history too."""
+    cases = [speed.Case(threads=given.threads)]
+    if given.model is not None:
+        real = {"model": given.model, "threshold": 0.05, "threads": given.threads}
+        cases.append(speed.Case(**real, prompts=given.prompts, metric=given.metric))
+    if given.against is not None:
+        with speed.commit_folder(given.against) as other:
+            rows = speed.against(cases, speed.in_process, other, given.repeats)
+        rows = [{"against": speed.git("rev-parse", "--short", given.against), **r} for r in rows]
+        tables = markdown(rows)
+    elif given.growth:
+        rows, exponents = speed.growth(speed.in_process, given.threads)
+        tables = f"{markdown(rows)}\n{markdown(exponents)}"
+    else:
+        rows = [{"case": case.name, **speed.in_process(case)} for case in cases]
+        tables = markdown(rows)
+    before = given.history.read_text(encoding="utf-8") if given.history.exists() else ""
+    given.history.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(given.history, speed.remembered(before, rows, speed.stamp()).encode())
+    return f"{tables}\nadded to {given.history}"
+
+
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description="times of the search, as ratios within one run")
@@ -228,7 +259,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark"))
     parser.add_argument("--parts", action="store_true", help="what parts cost, and no more")
+    parser.add_argument("--forwards", action="store_true", help="searches in plain passes")
+    parser.add_argument("--growth", action="store_true", help="over layers, prompts and tokens")
+    parser.add_argument("--against", metavar="COMMIT", help="beside another commit, in turn")
+    parser.add_argument("--model", help="for these: smollm2, a hub id or a folder, on IOI")
+    parser.add_argument("--prompts", type=int, default=8, help="of that model")
+    parser.add_argument("--metric", default="kl", choices=sorted(METRICS))
+    parser.add_argument("--repeats", type=int, default=3, help="of --against")
+    parser.add_argument("--history", type=Path, default=Path("runs/benchmark.jsonl"))
     given = parser.parse_args()
+    if given.forwards or given.growth or given.against is not None:
+        print(speeds(given))
+        return
     given.out.parent.mkdir(parents=True, exist_ok=True)
     if given.parts:
         torch.set_num_threads(given.threads)

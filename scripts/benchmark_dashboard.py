@@ -1,9 +1,10 @@
 """How long the dashboard takes with many runs and a large circuit.
 
-    python scripts/benchmark_dashboard.py           # 500 runs, 2,400 edges; a minute
+    python scripts/benchmark_dashboard.py           # 500 runs, 5,000 edges, 40 compared; a minute
 
 Run folders and offline W&B runs are listed, and listed again; in a browser (Chromium, by way of
-playwright) the table of runs is opened, a circuit drawn, and its slider moved. Each is done five
+playwright) the table of runs is opened and filtered, a circuit drawn, its slider moved, and forty
+circuits of 400 edges compared. Run folders hold the fields of a real search. Each is done five
 times, a first listing once; the table gives the median and the largest, in seconds. What these
 times rest on, requests, files read and elements made, is counted by tests/dashboard.
 """
@@ -11,6 +12,7 @@ times rest on, requests, files read and elements made, is counted by tests/dashb
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import statistics
 import subprocess
@@ -34,6 +36,7 @@ from discovery.runs.json_files import write_json
 from discovery.show.tables import markdown
 
 REPEATS = 5
+COMPARED = 40  # circuits
 DRAW = """async () => {
   const { circuit } = await loadRun("run0");
   const start = performance.now();
@@ -51,33 +54,51 @@ SLIDE = """() => {
 }"""
 
 
-def write_folders(root: Path, n_runs: int, n_edges: int) -> None:
-    """Run folders as far as the table reads them; run0 has a random circuit of GPT-2's size."""
-    result = {"model": "gpt2", "task": "ioi", "method": "acdc", "metric": "kl",
-              "n_edges_total": 32491, "faithfulness": 0.9, "metric_circuit": 0.1}  # fmt: skip
+FILTER = """(typed) => {
+  const field = document.getElementById("filter");
+  field.value = typed;
+  const start = performance.now();
+  field.dispatchEvent(new Event("input"));
+  document.body.getBoundingClientRect();
+  return (performance.now() - start) / 1000;
+}"""
+
+
+def searched(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """config.json and result.json of a search of the embedded model."""
+    command = [sys.executable, Path(__file__).parent / "discover.py", f"hydra.run.dir={folder}"]
+    done = subprocess.run([*command, "tracking.mode=wandb_offline"], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"the search that is to be copied failed:\n{done.stderr}")
+    config, result = (
+        json.loads((folder / f"{name}.json").read_text()) for name in ("config", "result")
+    )
+    return config, result
+
+
+def write_folders(root: Path, search: Path, n_runs: int, n_edges: int) -> None:
+    """Run folders as far as the table reads them; random circuits of GPT-2's size, run0's large."""
+    config, result = searched(search)
     for i in range(n_runs):
         (root / f"run{i}").mkdir(parents=True)
         write_json(root / f"run{i}" / "status.json", {"state": "done"})
-        write_json(root / f"run{i}" / "result.json", {**result, "n_edges": i + 1})
+        write_json(root / f"run{i}" / "config.json", config)
+        told = {**result, "n_edges": i + 1, "threshold": i / n_runs}
+        write_json(root / f"run{i}" / "result.json", told)
     graph, rng = Graph(12, 12, 12, 768), np.random.default_rng(0)
-    mask = np.zeros_like(graph.legal)
-    mask[tuple(rng.permutation(np.argwhere(graph.legal))[:n_edges].T)] = True
-    circuit = Circuit(graph, mask, np.where(mask, rng.normal(size=mask.shape), 0.0))
-    write_json(root / "run0" / "circuit.json", circuit.to_json())
+    for i in range(1 + COMPARED):
+        mask = np.zeros_like(graph.legal)
+        places = rng.permutation(np.argwhere(graph.legal))[: n_edges if i == 0 else 400]
+        mask[tuple(places.T)] = True
+        circuit = Circuit(graph, mask, np.where(mask, rng.normal(size=mask.shape), 0.0))
+        write_json(root / f"run{i}" / "circuit.json", circuit.to_json())
 
 
-def write_logs(root: Path, n_runs: int) -> None:
-    """Offline W&B runs without run folders: one search of the embedded model, copied."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, Path(__file__).parent / "discover.py", f"hydra.run.dir={folder}"]
-        done = subprocess.run(
-            [*command, "tracking.mode=wandb_offline"], capture_output=True, text=True
-        )
-        if done.returncode:
-            raise SystemExit(f"the search that is to be copied failed:\n{done.stderr}")
-        (run,) = Path(folder).glob("wandb/offline-run-*")
-        for i in range(n_runs):
-            shutil.copytree(run, root / "wandb" / f"offline-run-{i}")
+def write_logs(root: Path, search: Path, n_runs: int) -> None:
+    """Offline W&B runs without run folders: those of the search, copied."""
+    (run,) = search.glob("wandb/offline-run-*")
+    for i in range(n_runs):
+        shutil.copytree(run, root / "wandb" / f"offline-run-{i}")
 
 
 def seconds(action: Callable[[], object]) -> float:
@@ -124,6 +145,11 @@ def in_browser(root: Path, n_runs: int, n_edges: int) -> Iterator[tuple[str, lis
             page.wait_for_selector("body[data-ready]")
 
         yield f"table of {n_runs} runs open", [seconds(lambda: go("")) for _ in range(REPEATS)]
+        typed = ("threshold<0.5", "threshold<0.1 acdc", "", "seed=0", "test_accuracy>=50%")
+        yield "filter typed", [page.evaluate(FILTER, words) for words in typed]
+        many = "compare/" + "/".join(f"run{i + 1}" for i in range(COMPARED))
+        times = [seconds(lambda: go(many)) for _ in range(REPEATS)]
+        yield f"{COMPARED} circuits of 400 edges compared", times
         go("run/run0")
         yield f"circuit of {n_edges} edges drawn", [page.evaluate(DRAW) for _ in range(REPEATS)]
         yield "slider moved", [page.evaluate(SLIDE) for _ in range(REPEATS)]
@@ -134,13 +160,13 @@ def main() -> None:
     """Make runs, measure, print."""
     parser = argparse.ArgumentParser(description="times of the dashboard")
     parser.add_argument("--runs", type=int, default=500)
-    parser.add_argument("--edges", type=int, default=2400)
+    parser.add_argument("--edges", type=int, default=5000)
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark_dashboard.json"))
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        write_folders(root / "folders", given.runs, given.edges)
-        write_logs(root / "logs", given.runs)
+        write_folders(root / "folders", root / "search", given.runs, given.edges)
+        write_logs(root / "logs", root / "search", given.runs)
         measured = [*listing(root, given.runs), *in_browser(root, given.runs, given.edges)]
     rows: list[dict[str, Any]] = [
         {

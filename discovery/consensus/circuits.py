@@ -33,6 +33,7 @@ def circuits(
     sized = [method.times(factor) for factor in times]
     scores = None
     if isinstance(method, Scoring) and averages(method, data):
+        data.each(lambda forward: forward.clean)  # all at once: those of single prompts are held
         scores = np.stack([method.scores(data.take([i]), metric, s) for i, s in _each(data, seeds)])
     for chosen, seed in zip(rows, seeds, strict=True):
         found = np.zeros_like(data.graph.legal)

@@ -15,6 +15,7 @@ from typing import Any
 
 from acdc.names import Name, parse
 from discovery.choices.labels import model_folder, model_label, task_file, task_label
+from discovery.dashboard.paths import off_paths
 from discovery.validation.rungs import circuit_input, cut_edges
 
 Plain = dict[str, Any]
@@ -193,6 +194,8 @@ def _given(asked: Mapping[str, Any]) -> str:
 def circuit(data: Plain) -> Plain | None:
     """Sizes of the grid, and the kept edges as [writer, reader, effect], largest |effect| first.
 
+    `off_path` has the numbers of those on no path from `input` to `logits`.
+
     None where the file names no sizes. Edges into a shared key/value group are written to the file
     once for each query head; here they are one edge again, into "a5.kv1<k>".
     """
@@ -214,14 +217,15 @@ def circuit(data: Plain) -> Plain | None:
             skipped += 1
             continue
         kept[edge] = score
-    largest_first = sorted(kept.items(), key=lambda item: -abs(item[1]))
+    largest_first = sorted(kept.items(), key=lambda item: -abs(item[1]))[:MOST_EDGES]
     return {
         "layers": layers,
         "heads": heads,
         "groups": groups if shared else heads,
         "mlp": own.get("has_mlp", True) is not False,
         "score": text(inner(data, "about").get("score"), 200),
-        "edges": [[*edge, score] for edge, score in largest_first[:MOST_EDGES]],
+        "edges": [[*edge, score] for edge, score in largest_first],
+        "off_path": off_paths([edge for edge, _ in largest_first], per_group),
         "skipped": skipped + max(len(kept) - MOST_EDGES, 0),
     }
 

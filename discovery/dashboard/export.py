@@ -78,7 +78,10 @@ def inlined(scripts: Sequence[str], styles: Sequence[str], data: Any) -> tuple[s
     """
     style = "\n".join(_text(name) for name in styles)
     script = "\n".join(_text(name) for name in scripts)
-    policy = f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'"
+    policy = (
+        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}';"
+        " img-src data:"
+    )
     inside = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     return (
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n<style>{style}</style>',

@@ -8,7 +8,7 @@ from typing import Any
 from discovery.dashboard.contents import Plain, inner, number, numbers, rows, text, whole
 from discovery.heads import rules
 
-MOST_HEADS, MOST_PROMPTS, MOST_TOKENS, MOST_CELLS = 2000, 8, 2000, 600_000
+MOST_HEADS, MOST_PROMPTS, MOST_TOKENS, MOST_CELLS = 2000, 64, 2000, 600_000
 MOST_SCORES = 40
 SCORE_NUMBERS = ("value", "low", "high")
 

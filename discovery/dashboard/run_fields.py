@@ -11,7 +11,7 @@ from typing import Any
 
 from discovery.dashboard.contents import Plain, number, text
 
-MOST_FIELDS, DEEPEST, LONGEST_NAME, LONGEST_VALUE = 400, 6, 80, 200
+MOST_FIELDS, DEEPEST, LONGEST_NAME, LONGEST_VALUE = 400, 6, 80, 300
 LEFT_OUT = ("overrides",)  # they say again what the config says
 
 

@@ -28,7 +28,8 @@ from discovery.heads.roles import Scores
 from discovery.statistics.intervals import mean_interval
 from discovery.tasks.tokens import known_bos
 
-SHOWN = 4  # prompts whose attention is kept
+SHOWN = 32  # prompts whose attention is kept, if there is room
+WRITTEN = 4  # of them, those for which it is kept what a head writes
 MOST_CELLS = 300_000  # numbers of attention kept in all
 WRITES = 6  # tokens that a head writes for most, and as many that it writes against
 RESAMPLES = 1000  # of an interval's bootstrap
@@ -44,7 +45,7 @@ def describe_heads(circuit: Circuit, data: Data, loaded: LoadedModel, seed: int)
     Of each head: `attention`, mean between marked tokens; `scores` (95 % intervals over sequences
     or prompts, of 8 or more) and the `candidates` that they suggest, see discovery/heads/rules.py;
     `patterns` of the shown prompts, a row a query up to itself; `writes` at the answer and at
-    marked positions of the shown prompts: tokens with logits, largest and smallest. In circuits of
+    marked positions of the first of them: tokens with logits, largest and smallest. In circuits of
     very many heads only those with the strongest edges have patterns.
     """
     heads, runs = _heads_of(circuit), Runs.of(data)
@@ -60,7 +61,7 @@ def describe_heads(circuit: Circuit, data: Data, loaded: LoadedModel, seed: int)
             "scores": found,
             "candidates": rules.candidates(found),
             "patterns": [_triangle(p) for p in patterns] if (layer, head) in drawn else [],
-            "writes": [_writes(own, loaded, layer, head) for own in shown],
+            "writes": [_writes(own, loaded, layer, head) for own in shown[:WRITTEN]],
         }
     prompts = [_prompt(own.prompts, loaded) for own in shown]
     return {"about": rules.about(), "prompts": prompts, "heads": entries}

@@ -131,6 +131,24 @@ def test_some_prompts_alone_have_their_own_mean():
     )
 
 
+@pytest.mark.parametrize("name", ABLATIONS)
+@pytest.mark.parametrize("forced", [0, 1])
+def test_some_prompts_have_the_runs_that_are_held(name, forced, runs):
+    """Alone, again and in another order within a part; those of two parts are run again."""
+    wrong = ((),) * 5 if forced else PROMPTS.wrong
+    prompts = replace(PROMPTS, forced=(forced,) * 5, wrong=wrong)
+    whole = data(prompts, ABLATIONS[name], part=3)
+    whole.each(lambda forward: forward.clean)
+    made = len(runs)
+    for rows, again in (([4], False), ([1, 0, 0], False), ([2, 3], True)):
+        some = whole.take(rows)
+        found = some.circuits(KL, masks())
+        assert (len(runs) > made) is again
+        fresh = data(prompts.take(rows), ABLATIONS[name], part=3)
+        np.testing.assert_allclose(found, fresh.circuits(KL, masks()), atol=1e-10)
+        made = len(runs)
+
+
 @pytest.mark.parametrize("part, hold, shared", [(2, True, True), (3, True, False), (2, False, 0)])
 def test_arranged_anew_runs_that_fit_are_kept(part, hold, shared):
     some = data(ablation=ABLATIONS["mean"])

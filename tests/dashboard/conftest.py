@@ -118,10 +118,13 @@ def written_fixture():
 
 
 def many_edges(count):
-    """A circuit.json of GPT-2's size with so many edges, of either sign."""
-    writers = ["input"] + [f"a{la}.h{h}" for la in range(11) for h in range(12)]
+    """A circuit.json of GPT-2's size with so many edges, of either sign, all on paths."""
     readers = [f"a11.h{h}<{part}>" for h in range(12) for part in "qkv"] + ["logits"]
-    names = [f"{w}->{r}" for w in writers for r in readers][:count]
+    names = [n for h in range(12) for n in (f"input->a11.h{h}<q>", f"a11.h{h}->logits")]
+    names += [f"input->{reader}" for reader in readers if not reader.endswith("<q>")]
+    for head in (f"a{layer}.h{h}" for layer in range(11) for h in range(12)):
+        names += [f"input->{head}<q>", *(f"{head}->{r}" for r in readers)]
+    names = names[:count]
     assert len(names) == count
     edges = {
         name: {"score": (-1) ** i * 1.003 ** (-i), "in_graph": True} for i, name in enumerate(names)

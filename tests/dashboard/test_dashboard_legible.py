@@ -79,11 +79,12 @@ def test_large_circuits_can_be_read(page, tmp_path, written, many_edges, request
     assert problems == []
 
 
-def test_no_view_is_wider_than_the_window_at_200_percent(page, address):
-    page.set_viewport_size({"width": 640, "height": 400})
+def test_no_view_is_wider_than_the_window_at_200_percent_or_on_a_telephone(page, address):
     for name, parts in VIEWS.items():
         go(page, address, *parts)
-        assert page.evaluate("document.scrollingElement.scrollWidth") <= 640, name
+        for width in (640, 420):
+            page.set_viewport_size({"width": width, "height": 400})
+            assert page.evaluate("document.scrollingElement.scrollWidth") <= width, (name, width)
 
 
 def test_the_audit_finds_faults(page, address):

@@ -179,12 +179,12 @@ def test_a_run_is_validated(run, words):
         ("method=acdc", "method.threshold=0.3"), ("method=eap_ig", "method.steps=2"),
         ("method=eap_ig_activations", "method.steps=2"), ("method=ifr",), ("method=exact",),
         ("method=learned", "method.steps=3"), ("method=iterative",),
-        ("method=eap_ig", "ablation=other"), ("method=eap_ig", "ablation=mean"),
+        ("method=eap_ig", "ablation=other", "task.n=20"), ("method=eap_ig", "ablation=mean"),
         ("method=eap", "metric=nll", "ablation=optimal", "ablation.steps=2"),
     ],
 )  # fmt: skip
 def test_every_method_runs(tmp_path, words):
-    sized = () if "method=acdc" in words else ("method.n_edges=30",)
+    sized = ("task.n=6", *([] if "method=acdc" in words else ["method.n_edges=30"]))
     result = discover(asked(tmp_path, *sized, *words), tmp_path / "run", [], lambda text: None)
     assert 0 < result["n_edges"] <= (200 if "method=acdc" in words else 30)
     assert result["metric_circuit"] is not None

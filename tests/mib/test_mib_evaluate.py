@@ -47,9 +47,8 @@ def far(ours, theirs):
 
 CASES = [
     *((name, "all_lengths", "top_n", "json") for name in MODELS),
-    *((name, pairs, rule, "pt") for name in MODELS if name != "gpt2_deep_like"
-      for pairs, rule in (("all_lengths", "greedy"), ("one_length", "top_n"))),
-]  # fmt: skip
+    *((name, "one_length", "greedy", "pt") for name in MODELS if name != "gpt2_deep_like"),
+]
 
 
 @there
@@ -74,9 +73,10 @@ def test_circuits_and_curves_are_theirs(tmp_path, name, pairs, rule, suffix):
 @there
 @pytest.mark.parametrize("cut, their", [("patching", "patching"), ("zero", "zero")])
 def test_gemma_2_is_theirs_where_each_reader_norms_for_itself(tmp_path, cut, their):
-    found, _ = evaluate(tmp_path / "run", words("gemma2_like", cut=cut, post_norm="ignored"))
+    asked = words("gemma2_like", "one_length", cut=cut, post_norm="ignored")
+    found, _ = evaluate(tmp_path / "run", asked)
     for ranking in ("signed", "absolute"):
-        curve = evaluation("gemma2_like", "all_lengths", their, "top_n", ranking == "absolute")
+        curve = evaluation("gemma2_like", "one_length", their, "top_n", ranking == "absolute")
         assert far(found[ranking], curve) < 1e-6
 
 
@@ -97,17 +97,16 @@ def test_where_each_reader_norms_for_itself(family):
         norms.run(mean[0], some)
 
 
-CUTS = {"mean_clean": ("mean-positional", "one_length"), "zero_folded": ("zero", "all_lengths")}
+CUTS = {"mean_clean": "mean-positional", "zero_folded": "zero"}
 
 
 @there
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("name", ["gpt2_like", "qwen2_like"])
 def test_their_other_interventions_are_options(tmp_path, name, cut):
-    their, pairs = CUTS[cut]
-    found, _ = evaluate(tmp_path / "run", words(name, pairs, cut=cut))
+    found, _ = evaluate(tmp_path / "run", words(name, "one_length", cut=cut))
     for ranking in ("signed", "absolute"):
-        curve = evaluation(name, pairs, their, "top_n", ranking == "absolute")
+        curve = evaluation(name, "one_length", CUTS[cut], "top_n", ranking == "absolute")
         assert far(found[ranking], curve) < 1e-6
 
 

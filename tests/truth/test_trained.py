@@ -211,7 +211,7 @@ def test_the_true_edges_alone_do_the_task_and_each_is_needed():
         assert case.model.dtype == torch.float64 and len(case.held_out) >= 76  # to validate on
         assert case.edges.sum() == len(PROGRAMS[case.name].edges)
         assert not (case.edges & ~case.graph.legal).any()
-        prompts = case.prompts.take(range(64))
+        prompts = case.prompts.take(range(32))
         data, right = Data(case.model, case.graph, prompts), np.array(prompts.answers)[:, 0]
 
         def share(mask, data=data, right=right):

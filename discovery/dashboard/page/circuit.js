@@ -4,15 +4,49 @@
 const FIRST = 60; // edges at the start where there are many
 const ROWS = 300; // of the table at a time
 
+const TALL = 12; // layers from which empty ones are folded
+
+function isLarge({ layers, heads }) {
+  return layers > TALL || heads > WIDE;
+}
+
+function canFold(circuit) {
+  const { layers, heads } = usedPlaces(circuit, circuit.edges);
+  return layers.size < circuit.layers - 1 || (circuit.heads > WIDE && heads.size < circuit.heads - 1);
+}
+
 // `about` gives the address of a head's own view, or nothing.
 function circuitView(circuit, options, about) {
-  const edges = circuit.edges;
-  const picture = drawCircuit(circuit, `Circuit of ${plural(edges.length, "edge")}`);
-  const state = { least: edges.length > 150 ? edges.length - FIRST : 0, focus: null };
+  const off = new Set(circuit.off_path);
+  const loose = circuit.edges.filter((_, i) => off.has(i));
+  const state = { loose: loose.length === circuit.edges.length, fold: isLarge(circuit), focus: null };
+  const view = el("div", { class: "circuit" });
+  const rebuild = (change) => {
+    Object.assign(state, change);
+    const edges = state.loose ? circuit.edges : circuit.edges.filter((_, i) => !off.has(i));
+    return drawView(view, { ...circuit, edges, loose }, state, about, rebuild);
+  };
+  const asked = options?.get("head");
+  const { nodes, update, miss } = rebuild({});
+  const known = nodes.some((n) => n.dataset.id === asked);
+  if (known) update({ focus: asked });
+  if (asked && !known) miss(asked);
+  view.addEventListener("keydown", (e) => { if (e.key === "Escape" && state.focus) view.update({ focus: null }); });
+  return view;
+}
+
+// The picture and what stands beside it; `rebuild` draws both anew with other edges or layers.
+function drawView(view, circuit, state, about, rebuild) {
+  const { edges } = circuit;
+  const loose = new Set(circuit.loose);
+  const used = state.fold ? usedPlaces(circuit, edges) : null;
+  const picture = drawCircuit(circuit, `Circuit of ${plural(edges.length, "edge")}`, (edge) => (loose.has(edge) ? "loose" : ""), used);
+  state.least = edges.length > 150 ? edges.length - FIRST : 0;
   const parts = { picture, edges, marks: edgeMarks(picture, edges.length), nodes: [...picture.querySelectorAll(".node")] };
-  const box = pictureBox(picture, circuit, "Picture of the circuit");
-  const side = sidePanel(circuit, state, update, box, about);
-  const view = el("div", { class: "circuit" }, box, side.element);
+  const box = pictureBox(picture, "Picture of the circuit");
+  const side = sidePanel(circuit, state, update, box, about, rebuild);
+  view.replaceChildren(box, side.element);
+  view.update = update;
 
   function update(change) {
     Object.assign(state, change);
@@ -26,18 +60,35 @@ function circuitView(circuit, options, about) {
   for (const node of parts.nodes) {
     pressable(node, () => update({ focus: state.focus === node.dataset.id ? null : node.dataset.id }));
   }
-  view.addEventListener("keydown", (e) => { if (e.key === "Escape" && state.focus) update({ focus: null }); });
   tipsIn(picture, (target) => describePart(target, edges, measureOf(circuit)));
-  const asked = options?.get("head");
-  const known = parts.nodes.some((n) => n.dataset.id === asked);
-  update({ focus: known ? asked : null });
-  if (asked && !known) side.miss(asked);
-  return view;
+  update({ focus: parts.nodes.some((n) => n.dataset.id === state.focus) ? state.focus : null });
+  return { nodes: parts.nodes, update, miss: side.miss };
 }
 
-// The place of a picture, as wide as the window allows; a tall one is scrolled.
-function pictureBox(picture, circuit, title) {
-  return el("div", { class: circuit.layers > 40 ? "picture" : "picture fit", tabindex: 0, role: "region", "aria-label": title }, picture);
+// The place of a picture: whole where its names can then be read, else larger, and scrolled. Its
+// buttons make it larger, smaller, and fit.
+function pictureBox(picture, title) {
+  const [, , width, height] = picture.getAttribute("viewBox").split(" ").map(Number);
+  const box = el("div", { class: "picture fit", tabindex: 0, role: "region", "aria-label": title }, picture);
+  const fits = el("button", { type: "button", "aria-label": "Fit the picture to its place", title: "Fit", click: () => zoom(null) }, "Fit");
+  const button = (sign, name, factor) => el("button", { type: "button", "aria-label": name, title: name, click: () => zoom(factor * (picture.getBoundingClientRect().width / width || 1)) }, sign);
+  const tools = el("div", { class: "zoom" }, button("−", "Smaller", 1 / 1.3), button("+", "Larger", 1.3), fits);
+
+  function zoom(scale) {
+    box.classList.toggle("fit", scale === null);
+    picture.style.width = scale === null ? "" : `${Math.round(width * Math.min(Math.max(scale, 0.15), 4))}px`;
+    fits.setAttribute("aria-pressed", String(scale === null));
+  }
+  zoom(null);
+  const first = new ResizeObserver(() => {
+    if (!box.clientWidth) return;
+    first.disconnect();
+    const scale = Math.min(box.clientWidth / width, (parseFloat(getComputedStyle(picture).maxHeight) || Infinity) / height);
+    if (scale < READABLE) zoom(Math.min(Math.max(READABLE, box.clientWidth / width), 1));
+    box.scrollTo((box.scrollWidth - box.clientWidth) / 2, box.scrollHeight); // the input
+  });
+  first.observe(box);
+  return el("div", { class: "frame" }, tools, box);
 }
 
 // Drawn edges by their number.
@@ -88,7 +139,7 @@ function describePart(target, edges, word = "effect") {
   return node ? [node.getAttribute("aria-label")] : null;
 }
 
-function sidePanel(circuit, state, update, box, about) {
+function sidePanel(circuit, state, update, box, about, rebuild) {
   const edges = circuit.edges;
   const slider = el("input", { id: "least", type: "range", min: 0, max: Math.max(edges.length - 1, 0), value: state.least,
     input: (e) => update({ least: +e.target.value }) });
@@ -107,14 +158,17 @@ function sidePanel(circuit, state, update, box, about) {
   const title = el("h2", { id: "edges-title" });
   const more = el("p", {});
   const rows = el("div", { class: "scroll" });
-  const fit = el("button", { type: "button", title: "Fit the picture to the window", "aria-pressed": String(box.classList.contains("fit")), click: () => {
-    fit.setAttribute("aria-pressed", String(box.classList.toggle("fit")));
-  } }, "Fit");
+  const tick = (id, words, key) => el("label", {}, el("input", { type: "checkbox", id, checked: state[key], change: (e) => {
+    rebuild({ [key]: e.target.checked });
+    document.getElementById(id)?.focus();
+  } }), ` ${words}`);
+  const folded = canFold(circuit) ? tick("fold", "fold what is empty", "fold") : null;
+  const loose = circuit.loose.length ? tick("loose", `${plural(circuit.loose.length, "edge")} on no path from input to logits`, "loose") : null;
   const element = el("div", { class: "side" },
     el("div", { class: "panel" },
       el("div", { class: "row" }, el("label", { for: "least" }, `Smallest |${measureOf(circuit)}|`), above), slider,
-      el("div", { class: "row" }, el("label", { for: "find" }, "Head"), find, el("datalist", { id: "nodes" }, names.map((n) => el("option", { value: n }))), clear, fit), missed,
-      legend(circuit)),
+      el("div", { class: "row" }, el("label", { for: "find" }, "Head"), find, el("datalist", { id: "nodes" }, names.map((n) => el("option", { value: n }))), clear), missed,
+      el("div", { class: "row" }, folded, loose), legend(circuit)),
     el("section", { class: "panel side", "aria-labelledby": "edges-title" }, title, more, rows));
 
   function miss(typed) {
@@ -154,9 +208,11 @@ function edgeTable(near, edges, box, word) {
       el("td", {}, writer), el("td", {}, reader), el("td", { class: "n" }, write(effect)));
     return row;
   });
-  return el("div", {}, cutNote(Math.min(near.length, ROWS), near.length, "the largest first; the picture shows all"), el("table", { class: "edges" }, el("caption", { class: "unseen" }, "Edges that are shown, largest first"),
+  const shownRows = el("table", { class: "edges" }, el("caption", { class: "unseen" }, "Edges that are shown, largest first"),
     el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "from"), el("th", { scope: "col" }, "into"), el("th", { scope: "col", class: "n" }, word))),
-    el("tbody", {}, rows)));
+    el("tbody", {}, rows));
+  shownRows.whole = near;
+  return el("div", {}, cutNote(Math.min(near.length, ROWS), near.length, "the largest first; the picture shows all"), shownRows);
 }
 
 function legend(circuit) {

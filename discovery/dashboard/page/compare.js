@@ -8,7 +8,8 @@ function comparePage(left, right) {
   const rows = sharedEdges(left.circuit.edges, right.circuit.edges, alike);
   const count = (share) => rows.filter((r) => r.share === share).length;
   const state = { share: "", focus: null, least: rows.length > 150 ? rows.length - 2 * FIRST : 0 };
-  const sides = [compareSide("Left", left, rows, 0), compareSide("Right", right, rows, 1)];
+  const used = isLarge(left.circuit) ? usedPlaces(left.circuit, rows.map((r) => [r.writer, r.reader])) : null; // folded alike
+  const sides = [compareSide("Left", left, rows, 0, used), compareSide("Right", right, rows, 1, used)];
   const body = el("div", { class: "scroll flat" });
   const buttons = [["", "all"], ...SHARES].map(([share, words]) => el("button", { type: "button", "data-share": share, click: () => update({ share }) },
     share ? `${words}: ${count(share)}` : `${words}: ${rows.length}`));
@@ -71,11 +72,11 @@ function sharedEdges(left, right, alike) {
   return rows.sort((a, b) => b.size - a.size);
 }
 
-function compareSide(title, details, rows, side) {
+function compareSide(title, details, rows, side, used) {
   const share = new Map(rows.map((r) => [r.name, r.share]));
   const edges = details.circuit.edges;
   const name = ([writer, reader]) => `${writer}->${reader}`;
-  const picture = drawCircuit(details.circuit, `${title}: ${details.summary.id}`, (edge) => share.get(name(edge)));
+  const picture = drawCircuit(details.circuit, `${title}: ${details.summary.id}`, (edge) => share.get(name(edge)), used);
   const marks = edgeMarks(picture, edges.length);
   const nodes = [...picture.querySelectorAll(".node")];
   tipsIn(picture, (target) => describePart(target, edges));
@@ -93,16 +94,17 @@ function compareSide(title, details, rows, side) {
     s.metric_circuit === null ? null : `${s.metric ?? "metric"} ${shown(s.metric_circuit)}`, s.threshold === null ? null : `threshold ${shown(s.threshold)}`];
   const element = el("section", { class: "panel", "data-side": side, "aria-label": title },
     el("h2", {}, `${title}: `, store ? s.id : el("a", { href: address("run", s.id) }, s.id)), el("p", { class: "quiet" }, facts.filter(Boolean).join(" · ")),
-    pictureBox(picture, details.circuit, `${title} circuit`));
+    pictureBox(picture, `${title} circuit`));
   return { element, nodes, show };
 }
 
 function compareTable(near, alike) {
   const write = [0, 1].map((side) => aligned(near.map((r) => r.effects[side])));
   const cell = (r, side) => (alike ? write[side](r.effects[side]) : percent(r.places[side]));
-  return el("div", {}, cutNote(Math.min(near.length, ROWS), near.length), table("Edges of the two circuits, largest first",
-    [["from", ""], ["into", ""], ["left", "n"], ["right", "n"], ["where", ""]],
-    near.slice(0, ROWS).map((r) => [r.writer, r.reader, cell(r, 0), cell(r, 1), SHARES.find(([k]) => k === r.share)[1]]), "edges"));
+  const cells = (rows) => rows.map((r) => [r.writer, r.reader, cell(r, 0), cell(r, 1), SHARES.find(([k]) => k === r.share)[1]]);
+  const some = table("Edges of the two circuits, largest first", [["from", ""], ["into", ""], ["left", "n"], ["right", "n"], ["where", ""]], cells(near.slice(0, ROWS)), "edges");
+  some.whole = cells(near);
+  return el("div", {}, cutNote(Math.min(near.length, ROWS), near.length), some);
 }
 
 function compareLegend() {

@@ -93,7 +93,7 @@ function table(caption, heads, rows, look = "") {
   return el("table", { class: look },
     el("caption", { class: "unseen" }, caption),
     el("thead", {}, el("tr", {}, heads.map(([name, kind]) => el("th", { scope: "col", class: kind }, name)))),
-    el("tbody", {}, rows.map((row) => el("tr", {}, row.map((cell, i) => el("td", { class: heads[i][1], "data-name": heads[i][0] }, cell))))));
+    el("tbody", {}, rows.map((row) => el("tr", {}, row.map((cell, i) => el("td", { class: heads[i][1], "data-name": typeof heads[i][0] === "string" ? heads[i][0] : null }, cell))))));
 }
 
 function panel(title, ...children) {

@@ -6,20 +6,52 @@
 const FEEDS = { q: ["q", -1, "query"], k: ["k", 0, "key"], v: ["v", 1, "value"], m: ["m", 0, "MLP"], l: ["l", 0, "logits"] };
 const TIP = 7; // height of an edge's end
 
-function makeGrid({ layers, heads, groups, mlp }) {
-  const column = Math.min(Math.max(700 / heads, 50), 92);
-  const row = Math.min(Math.max(430 / layers, groups < heads ? 36 : 18), 170);
-  const grid = { layers, heads, groups, mlp, column, row, box: Math.min(52, 0.94 * column), left: 74 };
-  grid.span = (heads - 0.5 + (mlp ? 1.15 : 0)) * column;
-  grid.width = grid.left + grid.span + 34;
+const WIDE = 24; // heads from which empty columns are folded
+const READABLE = 0.62; // of its own size; a picture any smaller has no room for names
+
+// `used`: the layers and heads that are drawn, where stretches of others are folded; all without.
+function makeGrid({ layers, heads, groups, mlp }, used = null) {
+  const { offsets, bands, most: height } = foldedPlaces(layers, used?.layers);
+  const across = foldedPlaces(heads, heads > WIDE ? used?.heads : null);
+  const columns = across.most + 1;
+  const column = Math.min(Math.max(700 / columns, 50), 92);
+  const row = Math.min(Math.max(430 / (height + 1), groups < heads ? 48 : 40), 170);
+  const grid = { layers, heads, groups, mlp, column, row, bands, gaps: across.bands, box: Math.min(52, 0.94 * column), left: 84 };
+  grid.span = (columns - 0.5 + (mlp ? 1.15 : 0)) * column;
+  grid.width = grid.left + grid.span + 72;
   const end = Math.max(46, 0.62 * row);
   grid.top = 26 + end;
-  grid.base = grid.top + (layers - 1) * row + (mlp ? 0.5 * row : 0);
+  grid.base = grid.top + height * row + (mlp ? 0.5 * row : 0);
   grid.foot = grid.base + end + (groups < heads ? 12 : 0);
   grid.height = grid.foot + 46;
-  grid.headX = (head) => grid.left + (head + 0.35) * column;
-  grid.layerY = (layer) => grid.base - layer * row;
+  grid.headX = (head) => grid.left + ((across.offsets[head] ?? columns + head - heads) + 0.35) * column;
+  grid.middle = grid.left + (across.most / 2 + 0.35) * column;
+  grid.right = grid.headX(heads - 1);
+  grid.layerY = (layer) => grid.base - offsets[layer] * row;
   return grid;
+}
+
+// Where each of so many stands, counted from the first; two and more unused ones in a stretch are
+// one band and stand at one place.
+function foldedPlaces(count, used) {
+  const [offsets, bands] = [[], []];
+  let at = 0;
+  for (let first = 0; first < count; at++) {
+    let last = first;
+    if (used && !used.has(first)) while (last + 1 < count && !used.has(last + 1)) last++;
+    for (let i = first; i <= last; i++) offsets[i] = at;
+    if (last > first) bands.push([first, last]);
+    first = last + 1;
+  }
+  return { offsets, bands, most: at - 1 };
+}
+
+// Layers and heads with an edge at them.
+function usedPlaces({ heads, groups }, edges) {
+  const names = edges.flatMap(([writer, reader]) => [named(writer), named(reader)]).filter(({ kind }) => !isEnd(kind));
+  const each = heads / groups;
+  const of = ({ kind, index }) => (kind === "kv" ? Array.from({ length: each }, (_, i) => index * each + i) : kind === "h" ? [index] : []);
+  return { layers: new Set(names.map(({ layer }) => layer)), heads: new Set(names.flatMap(of)) };
 }
 
 // What a name says: "a5.kv1<k>" is node a5.kv1, kind kv, layer 5, index 1, feeds k; a writer that
@@ -34,15 +66,15 @@ function named(name) {
 
 // Middle and size of a node such as "a3.h1", "a3.kv0", "m4", "input", "logits".
 function place(grid, node) {
-  const middle = grid.headX((grid.heads - 1) / 2);
   const { kind, layer, index } = named(node);
-  if (kind === "input") return { x: middle, y: grid.foot, width: 130, height: 20 };
-  if (kind === "logits") return { x: middle, y: grid.top - (grid.foot - grid.base), width: 130, height: 20 };
+  if (kind === "input") return { x: grid.middle, y: grid.foot, width: 130, height: 20 };
+  if (kind === "logits") return { x: grid.middle, y: grid.top - (grid.foot - grid.base), width: 130, height: 20 };
   const y = grid.layerY(layer);
-  if (kind === "m") return { x: grid.headX(grid.heads + 0.1), y: y - 0.5 * grid.row, width: grid.box, height: 17 };
+  if (kind === "m") return { x: grid.headX(grid.heads - 1) + 1.1 * grid.column, y: y - 0.5 * grid.row, width: grid.box, height: 17 };
   if (kind === "h") return { x: grid.headX(index), y, width: grid.box, height: 17 };
   const size = grid.heads / grid.groups;
-  return { x: grid.headX((index * size) + (size - 1) / 2), y: y + 18, width: grid.box, height: 15, from: grid.headX(index * size), to: grid.headX((index + 1) * size - 1) };
+  const [from, to] = [grid.headX(index * size), grid.headX((index + 1) * size - 1)];
+  return { x: (from + to) / 2, y: y + 18, width: grid.box, height: 15, from, to };
 }
 
 function feedName(reader) {
@@ -61,8 +93,9 @@ function edgePath(grid, writer, reader) {
   const y0 = start.y - start.height / 2;
   const y1 = end.y + end.height / 2 + TIP;
   const rise = Math.max(0.45 * (y0 - y1), 10);
-  const outwards = x0 + x1 >= 2 * grid.headX((grid.heads - 1) / 2) ? 1 : -1;
-  const bow = outwards * Math.min(6 + 0.07 * (y0 - y1), 60);
+  const outwards = x0 + x1 >= 2 * grid.middle ? 1 : -1;
+  const around = Math.abs(end.x - start.x) < 1 && y0 - y1 > grid.row ? (grid.box / 2 + 8) / 0.75 : 0; // boxes between them
+  const bow = outwards * (around + Math.min(6 + 0.07 * (y0 - y1), around ? 24 : 60));
   const n = (value) => value.toFixed(1);
   return { x: x1, y: y1, d: `M${n(x0)} ${n(y0)}C${n(x0 + bow)} ${n(y0 - rise)} ${n(x1 + bow)} ${n(y1 + rise)} ${n(x1)} ${n(y1)}` };
 }
@@ -89,15 +122,23 @@ function drawEdge(grid, [writer, reader, effect], i, strongest, look) {
 function drawBackground(grid) {
   const parts = [];
   const label = (x, y, words, anchor = "middle") => parts.push(svg("text", { class: "small", x, y: y + 4, "text-anchor": anchor }, words));
-  const step = Math.ceil(grid.layers / 40);
-  for (let layer = 0; layer < grid.layers; layer++) {
-    const y = grid.layerY(layer);
-    parts.push(svg("line", { class: "rule", x1: grid.headX(0) - 22, x2: grid.headX(grid.heads - 1) + 22, y1: y, y2: y }));
-    for (let head = 0; head < grid.heads; head++) parts.push(svg("circle", { class: "dot", cx: grid.headX(head), cy: y, r: 1.8 }));
-    if (grid.mlp) parts.push(svg("circle", { class: "dot", cx: place(grid, `m${layer}`).x, cy: y - 0.5 * grid.row, r: 1.8 }));
-    if (layer % step === 0) label(grid.left - 18, y, String(layer), "end");
+  const inside = (bands, i) => bands.some(([from, to]) => from <= i && i <= to);
+  const heads = Array.from({ length: grid.heads }, (_, head) => head).filter((head) => !inside(grid.gaps, head));
+  for (const [from, to] of grid.bands) {
+    const y = grid.layerY(from);
+    parts.push(svg("path", { class: "fold", d: `M${grid.headX(0) - 22} ${y}H${grid.right + 22}` }));
+    label(grid.left - 18, y, `${from}–${to}`, "end");
   }
-  for (let head = 0; head < grid.heads; head++) label(grid.headX(head), grid.height - 14, String(head));
+  for (let layer = 0; layer < grid.layers; layer++) {
+    if (inside(grid.bands, layer)) continue;
+    const y = grid.layerY(layer);
+    parts.push(svg("line", { class: "rule", x1: grid.headX(0) - 22, x2: grid.right + 22, y1: y, y2: y }));
+    for (const head of heads) parts.push(svg("circle", { class: "dot", cx: grid.headX(head), cy: y, r: 1.8 }));
+    if (grid.mlp) parts.push(svg("circle", { class: "dot", cx: place(grid, `m${layer}`).x, cy: y - 0.5 * grid.row, r: 1.8 }));
+    label(grid.left - 18, y, String(layer), "end");
+  }
+  for (const head of heads) label(grid.headX(head), grid.height - 14, String(head));
+  for (const [from, to] of grid.gaps) label(grid.headX(from), grid.height - 14, `${from}–${to}`);
   label(grid.left - 18, grid.height - 14, "head", "end");
   label(grid.left - 18, place(grid, "logits").y, "layer", "end");
   if (grid.mlp) label(place(grid, "m0").x, grid.height - 14, "MLP");
@@ -126,9 +167,9 @@ function shortName(node) {
   return nameParts(node).filter((part) => typeof part === "string").join("");
 }
 
-// The whole picture; edges weakest first, so that strong ones lie on top.
-function drawCircuit(circuit, title, look) {
-  const grid = makeGrid(circuit);
+// The whole picture; edges weakest first, so that strong ones lie on top. `used` as in makeGrid.
+function drawCircuit(circuit, title, look, used) {
+  const grid = makeGrid(circuit, used);
   const strongest = Math.max(...circuit.edges.map((e) => Math.abs(e[2])), 0) || 1;
   const order = circuit.edges.map((edge, i) => [edge, i]).reverse(); // they come strongest first
   const counts = countEnds(circuit.edges);

@@ -57,16 +57,31 @@ function roleMarks(head) {
 function headParts(head, about, prompts, id, state) {
   const link = el("a", { class: "button", href: `${address("run", id, "circuit")}?head=${encodeURIComponent(head.name)}` }, "Its edges");
   const prompt = el("div", {});
-  const buttons = prompts.map((_, i) => el("button", { type: "button", "aria-label": `Prompt ${i + 1}`, click: () => showPrompt(i) }, String(i + 1)));
+  const words = (p) => p.tokens.map(seenToken).join("").replaceAll("·", " ").trim();
+  const choice = el("select", { id: "prompt", change: () => showPrompt(+choice.value) }, prompts.map((p, i) => el("option", { value: i }, `${i + 1} ${words(p).slice(0, 60)}`)));
+  const step = (by, name, sign) => el("button", { type: "button", "aria-label": name, click: () => showPrompt((state.prompt + by + prompts.length) % prompts.length) }, sign);
   function showPrompt(i) {
     state.prompt = Math.min(i, prompts.length - 1);
-    buttons.forEach((b, j) => b.setAttribute("aria-pressed", String(j === state.prompt)));
+    choice.value = state.prompt;
     prompt.replaceChildren(...promptParts(head, prompts[state.prompt], state));
   }
   if (prompts.length) showPrompt(state.prompt);
   return [el("section", { class: "panel", "aria-label": head.name },
-      el("div", { class: "bar" }, el("h2", {}, `${head.name}: ${roleWords(head)}`), el("span", { class: "quiet" }, "Prompt"), buttons, link), prompt),
+      el("div", { class: "bar" }, el("h2", {}, `${head.name}: ${roleWords(head)}`), el("label", { for: "prompt" }, "Prompt"), choice, step(-1, "Previous prompt", "‹"), step(1, "Next prompt", "›"), link), prompt),
     el("div", { class: "two" }, scorePanel(head, about), attentionPanel(head))];
+}
+
+// The prompt's tokens, darker the more the chosen query looks at them; pressing one makes it the query.
+function tokenLine(prompt, pattern, pick) {
+  const line = el("div", { class: "tokens", role: "group", "aria-label": "Tokens of the prompt" });
+  const tokens = prompt.tokens.map((word, i) => el("button", { type: "button", "aria-label": `${quote(word)}${markOf(prompt, i)}, position ${i}`, title: `${i}${markOf(prompt, i)}`, click: () => pick(i) }, el("span", { class: "shade", "aria-hidden": "true" }), el("span", {}, seenToken(word))));
+  line.append(...tokens);
+  roving(line, tokens);
+  line.show = (query) => tokens.forEach((token, j) => {
+    token.setAttribute("aria-pressed", String(j === query));
+    token.firstChild.style.opacity = pattern && j <= query ? Math.min(pattern[query][j] ?? 0, 1).toFixed(2) : 0;
+  });
+  return line;
 }
 
 // The pattern beside what the chosen query looks at and what the head writes there.
@@ -78,20 +93,22 @@ function promptParts(head, prompt, state) {
     prompt.tokens.map((word, i) => el("option", { value: i }, `${i} ${quote(word)}${markOf(prompt, i)}`)));
   const words = el("div", {});
   const picture = pattern ? drawPattern(head.name, pattern, prompt, (i) => choose(i)) : null;
+  const line = tokenLine(prompt, pattern, (i) => choose(i));
 
   function choose(i) {
     state.query = i === last ? null : i;
     query.value = i;
+    line.show(i);
     picture?.querySelectorAll(".query").forEach((row) => row.classList.toggle("here", +row.dataset.query === i));
     const looks = pattern ? pattern[i].map((v, j) => [j, v]).sort((a, b) => b[1] - a[1]).slice(0, 5).filter(([, v]) => v >= 0.01) : [];
     const written = writes.find((w) => w.position === i);
     const places = writes.map((w) => w.position).join(", ");
     words.replaceChildren(
       looks.length ? table("Where this query looks most", [["looks at", ""], ["attention", "n"]], looks.map(([j, v]) => [`${quote(prompt.tokens[j])}${markOf(prompt, j)}`, v.toFixed(3)]), "edges") : "",
-      written ? writesTable(written) : el("p", { class: "quiet" }, `What it writes is kept at the marked positions and the answer's: ${places}.`));
+      written ? writesTable(written) : el("p", { class: "quiet" }, places ? `What it writes is kept at the marked positions and the answer's: ${places}.` : "What it writes is kept for the first prompts only."));
   }
   choose(Math.min(state.query ?? last, last));
-  return [el("p", {}, "Answer ", prompt.answers.map(quote).join(", ") || "–", prompt.wrong.length ? `, wrong ${prompt.wrong.map(quote).join(", ")}` : ""),
+  return [line, el("p", {}, "Answer ", prompt.answers.map(quote).join(", ") || "–", prompt.wrong.length ? `, wrong ${prompt.wrong.map(quote).join(", ")}` : ""),
     el("div", { class: "head-prompt" },
       picture ? el("div", { class: "picture flat", tabindex: 0, role: "region", "aria-label": `Attention pattern of ${head.name}` }, picture)
         : el("p", { class: "quiet" }, "No pattern is kept for this head: the circuit has too many heads, or the prompts are too long."),
@@ -113,7 +130,7 @@ function drawPattern(name, pattern, prompt, pick) {
   const n = pattern.length;
   const cell = Math.min(Math.max(Math.floor(340 / n), 5), 24);
   const step = Math.max(1, Math.ceil(12 / cell)); // names that there is room for
-  const word = (i) => { const w = prompt.tokens[i].trim() || "␣"; return w.length > 10 ? `${w.slice(0, 9)}…` : w; };
+  const word = (i) => { const w = seenToken(prompt.tokens[i]); return w.length > 10 ? `${w.slice(0, 9)}…` : w; };
   const [left, top] = [92, 74];
   const named = Array.from({ length: n }, (_, i) => i).filter((i) => i % step === 0 || i === n - 1);
   const labels = named.map((i) => [

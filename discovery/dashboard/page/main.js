@@ -64,7 +64,7 @@ function drawNavigation() {
   const compare = several || (page === "compare")
     ? link("compare", "Compare", several ? address("compare", ...list.chosen) : location.hash)
     : el("span", { class: "quiet", title: "Tick runs in the table" }, "Compare: tick runs");
-  document.getElementById("nav").replaceChildren(link("", "Runs", listAddress()), link("sweep", "Sweep", "#/sweep"), compare);
+  document.getElementById("nav").replaceChildren(link("", "Runs", listAddress()), link("sweep", "Sweep", "#/sweep"), compare, saveMenu());
 }
 
 async function draw() {
@@ -158,15 +158,20 @@ function measured(s) {
   return s.metric_circuit === null || !s.unit ? shown(s.metric_circuit) : `${shown(s.metric_circuit)} ${s.unit}`;
 }
 
+// A circuit's numbers beside those that they lie between: the model's, and of no edge kept.
 function runHead({ summary: s }) {
-  const facts = [["edges", s.n_edges_total ? `${shown(s.n_edges)} of ${shown(s.n_edges_total)}` : shown(s.n_edges)],
-    ["threshold", shown(s.threshold)], ["faithfulness", percent(s.faithfulness)], [s.metric ?? "metric", measured(s)],
-    ["ablation", s.ablation ?? "–"], [s.views.includes("search") ? "search" : "time", span(s.seconds)]].filter(([, text]) => text !== "–");
+  const between = s.metric_clean === null || s.metric_empty === null ? null : `model ${shown(s.metric_clean)}, empty ${shown(s.metric_empty)}`;
+  const score = (of) => fieldOf(s, `splits.test.scores.${of}.accuracy`);
+  const apart = ["model", "empty"].filter((of) => score(of) !== undefined).map((of) => `${of} ${percent(score(of))}`).join(", ");
+  const facts = [["edges", s.n_edges_total ? `${shown(s.n_edges)} of ${shown(s.n_edges_total)}` : shown(s.n_edges), s.n_edges_on_paths !== null && s.n_edges_on_paths < s.n_edges ? `${shown(s.n_edges_on_paths)} on a path` : null],
+    ["threshold", shown(s.threshold)], ["faithfulness", percent(s.faithfulness), "model 100 %, empty 0 %"],
+    ["held-out", cellText(COLUMNS["held-out"], s), "on prompts not searched on"], ["accuracy", cellText(COLUMNS.accuracy, s), apart || null],
+    [s.metric ?? "metric", measured(s), between], ["ablation", s.ablation ?? "–"], [s.views.includes("search") ? "search" : "time", span(s.seconds)]].filter(([, text]) => text !== "–");
   const out = store ? null : el("a", { class: "button", href: `export?id=${encodeURIComponent(s.id)}`, download: "circuit.html" }, "Export as one file");
   return el("div", { class: "head" },
     el("div", {}, el("h1", {}, runTitle(s)), el("p", { class: "quiet" }, `${s.id}  `, stateMark(s.state, s.progress)),
-      s.error ? el("p", { class: "error" }, s.error) : null),
-    el("dl", {}, facts.map(([name, text]) => el("div", {}, el("dt", {}, name), el("dd", {}, text)))), out);
+      s.found?.holds ? el("p", { class: "holds" }, `${s.found.holds}.`) : null, s.error ? el("p", { class: "error" }, s.error) : null),
+    el("dl", {}, facts.map(([name, text, note]) => el("div", {}, el("dt", {}, name), el("dd", {}, text), note ? el("dd", { class: "beside" }, note) : null))), out);
 }
 
 // The pages that explain and validate left beside the run; they open by themselves.

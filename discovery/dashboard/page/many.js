@@ -31,7 +31,7 @@ function manyHead(runs, rows, sizes) {
 // The grid with each edge as thick as the share of circuits that have it.
 function consensusView(runs, rows) {
   const circuit = unionOf(runs.map((d) => d.circuit), rows);
-  const picture = drawCircuit(circuit, `Edges of ${runs.length} circuits, as thick as many have them`);
+  const picture = drawCircuit(circuit, `Edges of ${runs.length} circuits, as thick as many have them`, null, isLarge(circuit) ? usedPlaces(circuit, circuit.edges) : null);
   const parts = { picture, marks: edgeMarks(picture, rows.length), nodes: [...picture.querySelectorAll(".node")] };
   const state = { least: Math.max(2, Math.ceil(runs.length / 2)), focus: null, pattern: null };
   const slider = el("input", { id: "least", type: "range", min: 1, max: runs.length, value: state.least, input: () => update({ least: +slider.value, pattern: null }) });
@@ -62,7 +62,7 @@ function consensusView(runs, rows) {
     return target.closest?.(".node") ? [target.closest(".node").getAttribute("aria-label")] : null;
   });
   update({});
-  const element = el("div", { class: "circuit" }, pictureBox(picture, circuit, "Picture of what they share"),
+  const element = el("div", { class: "circuit" }, pictureBox(picture, "Picture of what they share"),
     el("div", { class: "side" }, el("div", { class: "panel" }, el("div", { class: "row" }, el("label", { for: "least" }, "In how many runs"), above, clear), slider, places.nodes),
       el("section", { class: "panel side" }, title, places.table)));
   return { element, only: (pattern) => update({ pattern }) };
@@ -103,6 +103,8 @@ function showShared({ marks, nodes }, rows, kept, focus) {
 }
 
 function sharedTable(near, n) {
-  return el("div", {}, cutNote(Math.min(near.length, ROWS), near.length, "the most common first"), table("Edges that are shown, the most common first",
-    [["from", ""], ["into", ""], ["runs", "n"], ["place", "n"]], near.slice(0, ROWS).map((row) => [row.writer, row.reader, `${row.count} of ${n}`, percent(row.median)]), "edges"));
+  const cells = (rows) => rows.map((row) => [row.writer, row.reader, `${row.count} of ${n}`, percent(row.median)]);
+  const some = table("Edges that are shown, the most common first", [["from", ""], ["into", ""], ["runs", "n"], ["place", "n"]], cells(near.slice(0, ROWS)), "edges");
+  some.whole = cells(near);
+  return el("div", {}, cutNote(Math.min(near.length, ROWS), near.length, "the most common first"), some);
 }

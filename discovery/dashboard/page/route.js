@@ -41,8 +41,13 @@ function curves(edges) {
   return [...found.values()].sort((a, b) => a.flow - b.flow);
 }
 
+// A token as it is: blanks at its ends are marked, and what would break the line.
 function quote(word) {
-  return `“${word.trim() || "␣"}”`;
+  return `“${seenToken(word)}”`;
+}
+
+function seenToken(word) {
+  return word.replace(/^ +| +$/g, (blanks) => "·".repeat(blanks.length)).replaceAll("\n", "↵").replaceAll("\t", "⇥") || "␣";
 }
 
 // A token and where it stands: the same word may stand in several places.

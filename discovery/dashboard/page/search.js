@@ -103,7 +103,7 @@ function growingCircuit(circuit, rows) {
     while (count > 0 && changes[count - 1][0] > i) changes[--count][1].classList.add(changes[count][2]);
     marker.move(rows[i].reader);
   }
-  const element = el("div", { class: "picture fit", role: "region", tabindex: 0, "aria-label": "Picture of the circuit so far" }, picture);
+  const element = pictureBox(picture, "Picture of the circuit so far");
   return { element, show };
 }
 

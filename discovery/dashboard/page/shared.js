@@ -81,14 +81,20 @@ function shortNames(runs) {
   return new Set(own).size === runs.length ? own : runs.map((run) => run.id);
 }
 
+const FEW_RUNS = 4; // that stand side by side, a column each
+
 function differencePanel(summaries) {
   const { names, rows } = settingsApart(summaries);
   const short = shortNames(summaries);
   const link = (s, i) => (store?.details[s.id].record.config === undefined && store ? short[i] : el("a", { href: address("run", s.id), title: s.id }, short[i]));
   const results = [["edges", (s) => shown(s.n_edges)], ["faithfulness", (s) => percent(s.faithfulness)], ["held-out", COLUMNS["held-out"]], ["accuracy", COLUMNS.accuracy], ["verdict", (s) => s.verdict ?? "–"]];
   const cell = (of, s) => (typeof of === "function" ? of(s) : cellText(of, s));
-  const heads = [["run", ""], ...names.map((name) => [name, "words"]), ...results.map(([name]) => [name, name === "verdict" ? "words" : "n"])];
-  const apart = el("div", { class: "scroll flat medium" }, table("Settings in which the runs differ, and what came out", heads,
-    summaries.map((s, i) => [link(s, i), ...rows[i], ...results.map(([, of]) => cell(of, s))]), "edges cards apart"));
-  return panel("How they differ", names.length ? null : el("p", { class: "quiet" }, "Not in their settings, as far as these are known."), apart);
+  const caption = "Settings in which the runs differ, and what came out";
+  const values = summaries.map((s, i) => [...rows[i], ...results.map(([, of]) => cell(of, s))]);
+  const titles = [...names, ...results.map(([name]) => name)];
+  const apart = summaries.length > FEW_RUNS
+    ? table(caption, [["run", ""], ...titles.map((name) => [name, names.includes(name) || name === "verdict" ? "words" : "n"])], summaries.map((s, i) => [link(s, i), ...values[i]]), "cards apart")
+    : table(caption, [["", "words"], ...summaries.map((s, i) => [link(s, i), "words"])], titles.map((name, k) => [name, ...values.map((own) => own[k])]), "apart");
+  return panel("How they differ", names.length ? null : el("p", { class: "quiet" }, "Not in their settings, as far as these are known."),
+    el("div", { class: "picture flat medium", tabindex: 0, role: "region", "aria-label": "How they differ" }, apart));
 }

@@ -1,0 +1,138 @@
+"""One circuit: edges on no path, tall and wide models, the header."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi", reason="the extra `dashboard` is not installed")
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+from browsing import CHROMIUM, Server, drawn, go, picture  # noqa: E402
+
+from acdc.circuit import Circuit  # noqa: E402
+from acdc.graph import Graph  # noqa: E402
+from discovery.dashboard.contents import circuit  # noqa: E402
+
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+LEGIBLE = Path(__file__).with_name("legible.js").read_text()
+
+
+@pytest.mark.parametrize("groups", [4, 2])
+def test_edges_on_no_path_are_those_that_pruning_drops(groups):
+    """Of many random circuits, the answer of the circuit itself; groups share keys and values."""
+    graph, found = Graph(3, 4, groups, 8), 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        mask = graph.legal & (rng.random(graph.legal.shape) < 0.02 + 0.004 * seed)
+        whole = Circuit(graph, mask, np.where(mask, rng.random(mask.shape) + 0.1, 0.0))
+        shown = circuit(json.loads(json.dumps(whole.to_json())))
+        kept = circuit(json.loads(json.dumps(whole.pruned().to_json())))
+        assert shown and kept
+        names = [tuple(edge[:2]) for edge in shown["edges"]]
+        off = {names[i] for i in shown["off_path"]}
+        assert set(names) - off == {tuple(edge[:2]) for edge in kept["edges"]} - off
+        assert len(names) - len(off) == len(kept["edges"])
+        found += bool(off)
+    assert found > 10
+
+
+def tall(layers, heads, used):
+    """A chain of heads and MLPs through these layers, and one edge that leads nowhere."""
+    names, before = [], "input"
+    for i, layer in enumerate(used):
+        head = f"a{layer}.h{(7 * i) % heads}"
+        names += [f"{before}->{head}<{'qkv'[i % 3]}>", f"{head}->m{layer}", f"m{layer}->logits"]
+        before = head
+    names += [f"m{used[0]}->m{used[-1]}", "a1.h0->m2"]
+    edges = {name: {"score": 1.0 - i / 200, "in_graph": True} for i, name in enumerate(names)}
+    return {"cfg": {"n_layers": layers, "n_heads": heads}, "edges": edges}
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory, written):
+    root = tmp_path_factory.mktemp("large")
+    score = {"accuracy": 0.75}
+    result = {
+        "n_edges": 26, "n_edges_on_paths": 25, "metric": "kl", "metric_clean": 0.0,
+        "metric_empty": 4.0, "metric_circuit": 0.5, "faithfulness": 0.875, "unit": "nats",
+        "test_faithfulness": 0.8, "test_accuracy": 0.5,
+        "splits": {"test": {"scores": {"model": score, "empty": {"accuracy": 0.25}}}},
+        "holds": "the circuit does part of the task: on 8 new prompts",
+    }  # fmt: skip
+    done = {"state": "done"}
+    written(root / "thirty", status=done, result=result, circuit=tall(30, 9, range(30)))
+    written(root / "eighty", status=done, circuit=tall(80, 64, [0, 3, 4, 30, 31, 55, 78, 79]))
+    return root
+
+
+@pytest.fixture(scope="module")
+def large_address(large):
+    with Server(large) as address:
+        yield address
+
+
+def visible_names(page):
+    script = "all => all.filter(t => t.checkVisibility()).map(t => t.textContent)"
+    return page.locator(".picture .node text").evaluate_all(script)
+
+
+@needs_browser
+@pytest.mark.parametrize("page", ["light", "dark"], indirect=True)
+def test_tall_models_can_be_read_at_every_width(page, large_address):
+    for run in ("thirty", "eighty"):
+        for width in (420, 1280, 1920):
+            page.set_viewport_size({"width": width, "height": 1080 if width > 1900 else 800})
+            go(page, large_address, "run", run)
+            page.wait_for_function("document.querySelector('.picture svg').dataset.names")
+            assert page.evaluate(LEGIBLE)["problems"] == [], (run, width)
+            n_nodes = page.locator(".picture .node").count()
+            assert len(visible_names(page)) == n_nodes > 15, (run, width)
+            picture(page, f"{run}_{width}")
+
+
+@needs_browser
+def test_empty_layers_fold_and_edges_on_no_path_wait(page, large_address):
+    go(page, large_address, "run", "eighty")
+    assert drawn(page) == 25 and "26" not in page.inner_text("#edges-title")
+    labels = page.locator(".picture text.small").all_text_contents()
+    assert {"5–29", "32–54", "56–77"} <= set(labels) and "2" not in labels[:9]
+    height = page.locator(".picture svg").evaluate("p => p.viewBox.baseVal.height")
+    page.uncheck("#fold")
+    assert page.locator(".picture svg").evaluate("p => p.viewBox.baseVal.height") > 3 * height
+    assert page.evaluate("document.activeElement.id") == "fold"
+    page.check("#fold")
+    page.check("#loose")
+    assert drawn(page) == 26 and page.locator(".edge.loose").count() == 1
+    width = page.locator(".picture svg").bounding_box()["width"]
+    page.click("[aria-label=Larger]")
+    assert page.locator(".picture svg").bounding_box()["width"] > 1.25 * width
+    page.click("text=Fit")
+    box, svg = (page.locator(q).bounding_box() for q in (".picture", ".picture svg"))
+    assert svg["width"] <= box["width"] and svg["height"] <= box["height"] + 1
+
+
+@needs_browser
+def test_edges_between_mlps_go_round_those_between_them(page, large_address):
+    go(page, large_address, "run", "thirty")
+    least, box, most, width = page.evaluate(
+        """() => {
+          const grid = makeGrid({ layers: 30, heads: 9, groups: 9, mlp: true });
+          const path = svg("path", { d: edgePath(grid, "m0", "m29").d });
+          const at = (part) => path.getPointAtLength(part * path.getTotalLength()).x;
+          const points = [.2, .35, .5, .65, .8].map(at);
+          const box = place(grid, "m10");
+          return [Math.min(...points), box.x + box.width / 2, Math.max(...points), grid.width];
+        }"""
+    )
+    assert box < least and most < width
+
+
+@needs_browser
+def test_the_header_names_what_the_numbers_lie_between(page, large_address):
+    go(page, large_address, "run", "thirty")
+    head = page.inner_text(".head")
+    for said in ("26", "25 on a path", "87.5 %", "80.0 %", "0.5 nats", "model 0, empty 4",
+                 "50.0 %", "model 75.0 %, empty 25.0 %",
+                 "he circuit does part of the task: on 8 new prompts."):  # fmt: skip
+        assert said in head
