@@ -250,6 +250,7 @@ def test_several_circuits_are_validated_at_once_and_shown_as_one_table(found, ta
     rows = {row.pop("property"): list(row.values()) for row in several.rows()}
     for i, one in enumerate(several):
         said = {name: signs[holds] for name, holds in one.verdicts.items()}
+        said["verdict"] = one.verdict
         assert {name: row[i] for name, row in rows.items() if row[i]} == said
     assert all(name in repr(several) and name in several._repr_html_() for name in rows)
     with pytest.raises(cd.InputError, match="no circuit"):
