@@ -61,6 +61,7 @@ def test_every_view_offers_its_pictures_and_tables(page, address):
                          ("run", "acdc_0.05", "search"): 4}.items():  # fmt: skip
         go(page, address, *parts)
         page.click(".save summary")
+        page.wait_for_selector(".save .row")  # made when it opens
         names = page.locator(".save .row").all_inner_texts()
         assert len(names) >= count, (parts, names)
         page.keyboard.press("Escape")
