@@ -494,7 +494,7 @@ class Model:
         """
         block, own = self.blocks[layer], self.blocks[layer].mlp
         if block.ln2 is None:
-            raise ValueError(f"layer {layer} has no norm before its MLP")
+            raise ValueError(f"layer {layer} has no MLP")
         y = block.ln2(x)
         if own is None or own.W_out.device in (self.device, HOST):
             return block.mlp_norm(self.mlp(layer)(y))

@@ -50,8 +50,8 @@ def _judged(found: Mapping[Part, Measured]) -> Part:
 
 def _accuracy(found: Measured) -> float | None:
     scores = found.scores or {}
-    model = scores.get("model", {}).get("accuracy")
-    return scores["circuit"]["accuracy"] / model if model else None
+    model, circuit = (scores.get(name, {}).get("accuracy") for name in ("model", "circuit"))
+    return circuit / model if model and circuit is not None else None
 
 
 def _unseen(part: Part) -> str:

@@ -25,7 +25,7 @@ from acdc.masked import masked_run
 from acdc.metrics import LOGIT_DIFF, METRICS
 from acdc.model import Experts
 from acdc.search import Guide, Order, acdc
-from discovery.flow.scores import edge_flow
+from discovery.flow.scores import _composition, readers_by_stream
 from discovery.flow.shares import flow_graph
 from discovery.heads import roles
 
@@ -173,9 +173,10 @@ def test_what_a_state_is_made_of_sums_to_one(family):
     logits = trace(uncapped, tokens).logits[:, 1]
     close(flow.logit.value, logits)  # of a capped model: before the cap
     close(flow.logit.flat().sum(1), logits)
-    edges = edge_flow(model, forward.graph, tokens, weights="uniform")
-    whole = edges.scores.sum(0) + edges.constant
-    np.testing.assert_allclose(whole, 1.0, rtol=0, atol=1e-9)
+    run = trace(model, tokens)
+    for readers in readers_by_stream(forward.graph):
+        shares, nobody, _ = _composition(model, forward.graph, run, readers[0])
+        close(shares.sum(0) + nobody, torch.ones_like(nobody))
 
 
 @pytest.mark.parametrize("family", families.PARTICULAR)

@@ -260,9 +260,12 @@ def test_several_circuits_are_validated_at_once_and_shown_as_one_table(found, ta
 def test_circuits_of_one_size_have_a_column_each():
     verdict = Verdict("faithful", "is it?", True, "yes")
     some = [verdict], [replace(verdict, holds=False)]
-    about = {"method": "given", "n_edges": 3}
+    about = {"method": "given", "n_edges": 3, "decision": {"verdict": "holds"}}
     alike = [Validated(Path(), about, verdicts, Path()) for verdicts in some]
-    assert table(alike) == [{"property": "faithful", "given (3), 1": "+", "given (3), 2": "-"}]
+    assert table(alike) == [
+        {"property": "verdict", "given (3), 1": "holds", "given (3), 2": "holds"},
+        {"property": "faithful", "given (3), 1": "+", "given (3), 2": "-"},
+    ]
 
 
 def test_where_one_works_may_change_between_runs(model, task, tmp_path, monkeypatch):

@@ -187,7 +187,7 @@ def test_sweep_leads_to_the_run(page, address):
 def test_a_wandb_run_shows_its_circuit_and_its_search(page, tracked_runs, copied_runs):
     (run,) = copied_runs.glob("acdc/wandb/offline-run-*")
     name = run.relative_to(copied_runs).as_posix()
-    (file,) = run.glob("files/media/table/*.json")
+    (file,) = run.glob("files/media/table/edges_*.json")
     kept = {row[0] for row in json.loads(file.read_text())["data"] if row[3]}
     with Server(copied_runs) as address:
         go(page, address)

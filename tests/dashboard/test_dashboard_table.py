@@ -10,7 +10,7 @@ pytest.importorskip("fastapi", reason="the extra `dashboard` is not installed")
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 from browsing import CHROMIUM, Server, go, picture, table  # noqa: E402
 
-from discovery.dashboard.run_fields import MOST_FIELDS, run_fields  # noqa: E402
+from discovery.dashboard.run_fields import LONGEST_VALUE, MOST_FIELDS, run_fields  # noqa: E402
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 LEGIBLE = Path(__file__).with_name("legible.js").read_text()
@@ -138,7 +138,7 @@ def test_notes_are_written_from_the_page_and_filtered_by(page, few, few_address)
     page.click("text=Write a note")
     page.fill("#note", "<b>look</b> again")
     page.fill("#tags", "best, to check")
-    page.click("text=Save")
+    page.click(".notes button")
     page.wait_for_selector("text=Saved.")
     kept = json.loads((few / "alone/notes.json").read_text())
     assert kept == {"note": "<b>look</b> again", "tags": ["best", "to check"], "groups": {}}
@@ -173,7 +173,7 @@ def test_fields_are_all_single_values_by_their_path():
               "list": ["a", 2, [3]], "long": "x" * 999}  # fmt: skip
     fields = run_fields(config, result)
     assert fields["asked"] == {"task.n": 3, "seed": 1, "config_hash": "ab"}
-    assert fields["found"].pop("long") == "x" * 199 + "…"
+    assert fields["found"].pop("long") == "x" * (LONGEST_VALUE - 1) + "…"
     assert fields["found"] == {"seed": 2, "deep.er.x": True, "list": "a, 2"}
     nested: dict = {}
     for _ in range(2000):
