@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from discovery.statistics.decision import BORDERS
 from discovery.statistics.intervals import Interval
-from discovery.validation.decision import TOLERATED, is_complete
+from discovery.validation.decision import GOOD, TOLERATED, is_complete
 from discovery.validation.rungs import NONE, OWN
 
 BESIDE = ("minimality", "stability", "inputs agree")  # what the whole model does not have either
@@ -117,6 +118,30 @@ def lead(validation: Mapping[str, Any]) -> list[str]:
     for one in found["figures"]:
         lines.append(f"  {one['question']} {said(one)}; {scale(one, validation)}")
     return lines + [f"  next: {step}" for step in validation["next"]]
+
+
+def in_words(validation: Mapping[str, Any], found: Sequence[Verdict]) -> dict[str, Any]:
+    """What validation.json says beside its numbers, so that whoever shows it needs no words.
+
+    `headline`; the `decision` with its `heading`, and of each figure what is `said`, its `scale`,
+    the `borders` of its words and whether it is `good` (None: neither); the `verdicts` with what
+    each `says`.
+    """
+    decision = validation["decision"]
+    figures = [
+        {**one, "said": said(one), "scale": scale(one, validation), "good": _good(one),
+         "borders": BORDERS[one["name"]]}
+        for one in decision["figures"]
+    ]  # fmt: skip
+    return {
+        "headline": headline(validation, found),
+        "decision": {**decision, "heading": heading(decision["verdict"]), "figures": figures},
+        "verdicts": [vars(one) | {"says": one.says} for one in found],
+    }
+
+
+def _good(one: Mapping[str, Any]) -> bool | None:
+    return one["word"] == GOOD[one["name"]] if one["word"] in ("yes", "no") else None
 
 
 def heading(verdict: str) -> str:

@@ -88,6 +88,7 @@ def test_ladder_and_tests_are_in_words(page, address, on_disk):
     names = [test["name"] for test in file["tests"]]
     assert len(set(names)) == len(names)
     go(page, address, "run", "acdc_0.05", "validation")
+    page.click("text=All figures")
     rows = table(page, "table:has(caption:text-is('All tests'))")
     assert [row[0] for row in rows] == names
     drawn = page.locator(".chart g > title").all_text_contents()

@@ -4,7 +4,7 @@
 
 const VIEWS = [
   // name, title, whether a run has it, how it is drawn
-  ["circuit", "Circuit", (d) => d.circuit, (d, options) => circuitView(d.circuit, options, headAddress(d))],
+  ["circuit", "Circuit", (d) => d.circuit, (d, options) => circuitView(d.circuit, options, headAddress(d), d.summary.groups)],
   ["search", "Search", (d) => d.search?.length, (d) => searchView(d)],
   ["validation", "Validation", (d) => d.validation, (d) => validationView(d.validation)],
   ["heads", "Heads", (d) => d.heads, (d, options) => headsView(d, options)],
