@@ -135,10 +135,10 @@ function filterFields(redraw, anew) {
 
 function headCells(redraw) {
   return list.columns.map((name) => {
-    const { look, means } = columnOf(name);
+    const { look, means, few } = columnOf(name);
     const here = list.sort === name;
     const press = () => {
-      list.down = here ? !list.down : look === "n";
+      list.down = here ? !list.down : look === "n" && !few;
       list.sort = name;
       redraw();
     };
