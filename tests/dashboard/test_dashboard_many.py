@@ -59,6 +59,8 @@ def test_what_four_circuits_share(page, four):
         )  # no other setting
         names = page.locator(".apart thead th").all_inner_texts()
         assert names[1:] == [f"seed={i}" for i in range(4)]
+        made = page.locator(".edge").count()
+        assert made == sum(n >= 2 for n in count.values())  # no more than are shown
         for least in range(1, 5):
             page.fill("#least", str(least))
             rows = {f"{a}->{b}": c for a, b, c, _ in table(page, ".side .edges")}

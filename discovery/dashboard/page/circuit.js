@@ -40,9 +40,9 @@ function drawView(view, circuit, state, about, rebuild) {
   const { edges } = circuit;
   const loose = new Set(circuit.loose);
   const used = state.fold ? usedPlaces(circuit, edges) : null;
-  const picture = drawCircuit(circuit, `Circuit of ${plural(edges.length, "edge")}`, (edge) => (loose.has(edge) ? "loose" : ""), used);
+  const drawn = drawCircuit(circuit, `Circuit of ${plural(edges.length, "edge")}`, (edge) => (loose.has(edge) ? "loose" : ""), used);
+  const { picture, nodes } = drawn;
   state.least = edges.length > 150 ? edges.length - FIRST : 0;
-  const parts = { picture, edges, marks: edgeMarks(picture, edges.length), nodes: [...picture.querySelectorAll(".node")] };
   const box = pictureBox(picture, "Picture of the circuit");
   const side = sidePanel(circuit, state, update, box, about, rebuild);
   view.replaceChildren(box, side.element);
@@ -52,18 +52,18 @@ function drawView(view, circuit, state, about, rebuild) {
     Object.assign(state, change);
     const kept = edges.slice(0, edges.length - state.least);
     const near = kept.filter((e) => isNear(e, state.focus));
-    showOnly(parts, kept.length, state.focus);
+    showOnly(drawn, edges, kept.length, state.focus);
     side.show(kept, near);
     say(`${plural(near.length, "edge")} shown`);
   }
-  roving(picture, parts.nodes);
-  for (const node of parts.nodes) {
+  roving(picture, nodes);
+  for (const node of nodes) {
     pressable(node, () => update({ focus: state.focus?.name === node.dataset.id ? null : oneNode(node.dataset.id) }));
     markGroup(node, circuit.named);
   }
   tipsIn(picture, (target) => describePart(target, edges, measureOf(circuit)));
-  update({ focus: parts.nodes.some((n) => state.focus?.nodes.includes(n.dataset.id)) ? state.focus : null });
-  return { nodes: parts.nodes, update, miss: side.miss };
+  update({ focus: nodes.some((n) => state.focus?.nodes.includes(n.dataset.id)) ? state.focus : null });
+  return { nodes, update, miss: side.miss };
 }
 
 // The place of a picture: whole where its names can then be read, else larger, and scrolled. Its
@@ -90,13 +90,6 @@ function pictureBox(picture, title) {
   });
   first.observe(box);
   return el("div", { class: "frame" }, tools, box);
-}
-
-// Drawn edges by their number.
-function edgeMarks(picture, count) {
-  const marks = new Array(count);
-  for (const mark of picture.querySelectorAll(".edge")) marks[+mark.dataset.edge] = mark;
-  return marks;
 }
 
 // A head's own queries, and the keys and values that it shares with its group, are told apart.
@@ -130,17 +123,16 @@ function markGroup(node, groups) {
   node.setAttribute("aria-label", `${node.getAttribute("aria-label")}; ${own.name}`);
 }
 
-function showOnly({ edges, marks, nodes }, count, focus) {
+// The first `count` edges and their nodes; what is not at the focus is dimmed.
+function showOnly({ layer, nodes }, edges, count, focus) {
   const used = new Set(["input", "logits"]);
   const near = new Set(focus?.nodes);
-  edges.forEach((edge, i) => {
-    const [writer, reader] = edge;
-    const on = i < count;
-    const close = isNear(edge, focus);
-    marks[i].classList.toggle("off", !on);
-    marks[i].classList.toggle("dim", !close);
-    if (on) used.add(writer).add(named(reader).node);
-    if (on && focus && close) near.add(writer).add(named(reader).node);
+  const close = edges.map((edge) => isNear(edge, focus));
+  layer.show((i) => i < count, (i) => !close[i]);
+  edges.slice(0, count).forEach(([writer, reader], i) => {
+    const ends = [writer, named(reader).node];
+    for (const node of ends) used.add(node);
+    if (focus && close[i]) for (const node of ends) near.add(node);
   });
   for (const node of nodes) {
     const id = node.dataset.id;

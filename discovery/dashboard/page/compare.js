@@ -76,13 +76,12 @@ function compareSide(title, details, rows, side, used) {
   const share = new Map(rows.map((r) => [r.name, r.share]));
   const edges = details.circuit.edges;
   const name = ([writer, reader]) => `${writer}->${reader}`;
-  const picture = drawCircuit(details.circuit, `${title}: ${details.summary.id}`, (edge) => share.get(name(edge)), used);
-  const marks = edgeMarks(picture, edges.length);
-  const nodes = [...picture.querySelectorAll(".node")];
+  const { picture, nodes, layer } = drawCircuit(details.circuit, `${title}: ${details.summary.id}`, (edge) => share.get(name(edge)), used);
   tipsIn(picture, (target) => describePart(target, edges));
   function show(kept, focus) {
-    edges.forEach((edge, i) => marks[i].classList.toggle("off", !kept.has(name(edge))));
-    const used = new Set(["input", "logits", ...edges.filter((e) => kept.has(name(e))).flatMap(([w, r]) => [w, named(r).node])]);
+    const on = edges.map((edge) => kept.has(name(edge)));
+    layer.show((i) => on[i]);
+    const used = new Set(["input", "logits", ...edges.filter((_, i) => on[i]).flatMap(([w, r]) => [w, named(r).node])]);
     for (const node of nodes) {
       node.classList.toggle("idle", !used.has(node.dataset.id));
       node.classList.toggle("focused", node.dataset.id === focus);
