@@ -108,6 +108,13 @@ def test_long_labels_are_wrapped(page, address):
     assert max(map(len, lines)) <= 38 and "".join(lines).replace(" ", "") == name.replace(" ", "")
 
 
+def test_ticks_are_told_apart(page, address):
+    go(page, address)
+    ticks = [([15.25, 15.3, 15.35], ["15.25", "15.3", "15.35"]), ([1, 2, 3], ["1", "2", "3"])]
+    for values, texts in ticks:
+        assert page.evaluate("values => toldApart(values)", values) == texts
+
+
 def test_a_wandb_run_goes_by_its_wandb_name(page, copied_runs):
     (folder,) = copied_runs.glob("eap_ig/wandb/offline-run-*")
     name = folder.relative_to(copied_runs).as_posix()

@@ -35,7 +35,7 @@ function comparePage(left, right) {
     for (const node of side.nodes) pressable(node, () => update({ focus: state.focus === node.dataset.id ? null : node.dataset.id }));
   }
   update({});
-  const scale = el("div", { class: "bar narrow" }, el("label", { for: "least" }, "Smallest |effect|"), slider, above);
+  const scale = el("div", { class: "bar narrow" }, el("label", { for: "least" }, `Smallest |${measureOf(left.circuit)}|`), slider, above);
   return compareLayout(left, right, rows, count, sides, [el("div", { class: "bar" }, buttons, compareLegend(), clear), scale], body);
 }
 
@@ -51,7 +51,7 @@ function compareLayout(left, right, rows, count, sides, bars, body) {
     sameMeasure([left, right]) ? null : el("p", { class: "quiet" }, "Their numbers measure different things, so each edge is given by its place in its own circuit: 100 % is the strongest."),
     bars,
     el("div", { class: "pair" }, sides.map((s) => s.element)),
-    panel("Edges", body), el("div", { class: "next" }, differencePanel([left.summary, right.summary])));
+    differencePanel([left.summary, right.summary]), el("div", { class: "next" }, panel("Edges", body)));
 }
 
 // Largest first: each effect as a share of its own side's largest, or where they do not measure the

@@ -170,8 +170,9 @@ function runHead({ summary: s }) {
   const out = store ? null : el("a", { class: "button", href: `export?id=${encodeURIComponent(s.id)}`, download: "circuit.html" }, "Export as one file");
   return el("div", { class: "head" },
     el("div", {}, el("h1", {}, runTitle(s)), el("p", { class: "quiet" }, `${s.id}  `, stateMark(s.state, s.progress)),
-      s.found?.holds ? el("p", { class: "holds" }, `${s.found.holds}.`) : null, s.error ? el("p", { class: "error" }, s.error) : null),
-    el("dl", {}, facts.map(([name, text, note]) => el("div", {}, el("dt", {}, name), el("dd", {}, text), note ? el("dd", { class: "beside" }, note) : null))), out);
+      s.error ? el("p", { class: "error" }, s.error) : null),
+    el("dl", {}, facts.map(([name, text, note]) => el("div", {}, el("dt", {}, name), el("dd", {}, text), note ? el("dd", { class: "beside" }, note) : null))), out,
+    s.found?.holds ? el("p", { class: "holds" }, `${s.found.holds}.`) : null);
 }
 
 // The pages that explain and validate left beside the run; they open by themselves.
