@@ -156,8 +156,10 @@ def said(one: Mapping[str, Any]) -> str:
         return "not asked"
     if share["estimate"] is None:
         return f"not decided: {share['undefined']}"
-    limits = "" if share["low"] is None else f" [{share['low']:z.0%}, {share['high']:z.0%}]"
-    return f"{one['word']}: {share['estimate']:z.0%}{limits}"
+    limits = (
+        "" if share["low"] is None else f" [{_percent(share['low'])}, {_percent(share['high'])}]"
+    )
+    return f"{one['word']}: {_percent(share['estimate'])}{limits}"
 
 
 def scale(one: Mapping[str, Any], validation: Mapping[str, Any]) -> str:
@@ -167,7 +169,7 @@ def scale(one: Mapping[str, Any], validation: Mapping[str, Any]) -> str:
         "outside": f"0% = {validation['zero']}, 100% = as far from that as the model is",
         "needed": "share of its edges that change the score by 1% of what cutting all does",
     }
-    known = [f"{name} {value:z.0%}" for name, value in one["baselines"].items()]
+    known = [f"{name} {_percent(value)}" for name, value in one["baselines"].items()]
     return ", ".join([ends[one["name"]], *known])
 
 
@@ -193,7 +195,7 @@ def alike(found: Mapping[str, Any]) -> str:
     """Two-sided measures in words, on the scale of the shares."""
     shares = {"prompt by prompt": "error_share", "of KL": "kl_share"}
     words = [
-        f"{name} undefined" if found[key] is None else f"{name} {found[key]:z.0%}"
+        f"{name} undefined" if found[key] is None else f"{name} {_percent(found[key])}"
         for name, key in shares.items()
     ]
     r = found["correlation"]
@@ -211,11 +213,16 @@ def left_out(validation: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _percent(value: float) -> str:
+    """A share in whole percent; what rounds to nothing has no sign."""
+    return f"{round(value, 2) + 0.0:.0%}"
+
+
 def _share(row: Mapping[str, Any]) -> str:
     found = row["recovered"]
     if found is None:
         return "an undefined share (model and empty circuit do not surely differ)"
-    return f"{found['value']:z.0%} [{found['low']:z.0%}, {found['high']:z.0%}]"
+    return f"{_percent(found['value'])} [{_percent(found['low'])}, {_percent(found['high'])}]"
 
 
 def interval(found: Mapping[str, Any], digits: int = 2) -> str:
