@@ -80,6 +80,8 @@ def test_what_four_circuits_share(page, four):
         assert drawn(page) == 2 and "in exactly 4 runs" in page.inner_text(".side h2")
         picture(page, "many")
         page.click("text=Show all")
+        order = page.locator(".edge").evaluate_all("all => all.map(e => +e.dataset.edge)")
+        assert order == sorted(order, reverse=True)  # what is common lies on top
         page.click('.node[data-id="logits"]')
         assert page.inner_text(".side h2").startswith("logits: ")
 

@@ -85,3 +85,25 @@ def test_it_can_be_read_at_every_width(page, address):
         page.wait_for_function("new Promise(go => requestAnimationFrame(() => setTimeout(go, 50)))")
         assert page.evaluate(LEGIBLE)["problems"] == [], width
     picture(page, "verdict_1920")
+
+
+@pytest.mark.parametrize("page", ["light", "dark"], indirect=True)
+def test_the_report_by_itself_says_the_same(page, runs, on_disk):
+    """From disk, without a script: the verdict in sight, the tests and figures behind a press."""
+    file = on_disk("acdc_0.05", "validation.json")
+    page.goto((runs / "acdc_0.05" / "report.html").as_uri())
+    assert page.inner_text("h1") == file["decision"]["heading"]
+    said = page.locator(".card .big").all_inner_texts()
+    assert said == [one["said"] for one in file["decision"]["figures"]]
+    assert page.locator("ol li").all_inner_texts() == file["next"]
+    images = page.locator("img").evaluate_all("all => all.map(i => i.naturalWidth)")
+    assert len(images) == 1 and images[0] > 100  # the circuit
+    assert page.locator("svg:visible, script").count() == 0
+    for summary in page.locator("summary").all():
+        if summary.evaluate("s => !s.parentElement.open"):
+            summary.click()
+    assert file["headline"] in page.inner_text("details >> nth=0")
+    assert page.locator("svg:visible").count() == page.locator("svg").count() > 2
+    assert page.evaluate(LEGIBLE)["problems"] == []
+    page.set_viewport_size({"width": 420, "height": 800})
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= 420
