@@ -203,7 +203,8 @@ def parsed(name, words, monkeypatch):
     elif name == "draw":
         draw.read_words(words)
     elif name == "workspace":
-        monkeypatch.setattr(workspace, "save", lambda *asked: None)
+        for name in ("save", "save_report"):
+            monkeypatch.setattr(workspace, name, lambda *asked: None)
         workspace.main(words)
     else:
         monkeypatch.setattr(aggregate, "summarise", lambda *asked, **more: True)

@@ -16,7 +16,6 @@ from typing import Any
 from acdc.names import Name, parse
 from discovery.choices.labels import model_folder, model_label, task_file, task_label
 from discovery.dashboard.paths import off_paths
-from discovery.validation.rungs import circuit_input, cut_edges
 
 Plain = dict[str, Any]
 LONGEST_TEXT = 4000
@@ -249,7 +248,7 @@ def _edge(name: str, layers: int, heads: int, per_group: int) -> tuple[str, str]
     return str(writer), str(reader)
 
 
-# ---- search, route, validation ----------------------------------------------------------
+# ---- search, route ----------------------------------------------------------------------
 
 SEARCH_NUMBERS = ("metric", "n_edges", "n_kept", "n_tests", "n_passes", "seconds")
 
@@ -309,71 +308,3 @@ def route(data: Plain) -> Plain | None:
         "start": {"position": whole(start.get("position"), len(tokens) - 1), "target": target},
         "threshold": number(data.get("threshold")),
     }
-
-
-def _interval(value: object, estimate: str = "estimate") -> Plain | None:
-    found = inner(value)
-    point = number(found.get(estimate))
-    if point is None:
-        return None
-    return {"value": point, "low": number(found.get("low")), "high": number(found.get("high"))}
-
-
-def validation(data: Plain) -> Plain | None:
-    """Verdicts, ladder, faithfulness cells, knock-outs and tests of validation.json."""
-    if not data:
-        return None
-    complete = inner(data, "completeness")
-    verdict_texts = ("name", "question", "figures")
-    return {
-        "about": numbers(data, ("n_prompts", "n_edges"))
-        | {k: text(data.get(k), 80) for k in ("score", "unit", "zero")},
-        "model": number(inner(data, "model_values").get("score")),
-        "empty": number(inner(data, "empty_values").get("score")),
-        "verdicts": [
-            {k: text(v.get(k)) for k in verdict_texts}
-            | {"holds": v["holds"] if isinstance(v.get("holds"), bool) else None}
-            | {"counted": v.get("counted") is not False}
-            for v in rows(data.get("verdicts"))
-        ],
-        "ladder": [
-            {
-                "cut_edges": cut_edges(text(row.get("resampled"), 120) or "?"),
-                "input": circuit_input(text(row.get("inputs"), 120) or "?"),
-            }
-            | {"recovered": _interval(row.get("recovered"), "value")}
-            | {"zero": text(inner(row, "recovered").get("baseline"), 120)}
-            for row in rows(data.get("scrubbing"))
-        ],
-        "cells": [
-            {k: text(c.get(k), 40) for k in ("direction", "ablation", "granularity", "positions")}
-            | numbers(c, ("kl_share", "error_share", "correlation", "accuracy"))
-            | {"share": _interval(c.get("ratio_of_means")), "gap": _interval(c.get("gap"))}
-            for c in rows(inner(data, "faithfulness").get("cells"))
-        ],
-        "knockouts": [
-            {"search": text(t.get("search"), 40), "nodes": _names(t.get("nodes"))}
-            | numbers(t, ("model", "circuit"))
-            for t in rows(complete.get("tried"))
-        ],
-        "worst": {"nodes": _names(inner(complete, "worst").get("nodes"))}
-        | numbers(inner(complete, "worst"), ("model", "circuit")),
-        "left_out": [
-            {k: text(one.get(k), 200) for k in ("part", "ask")} | numbers(one, ("minutes",))
-            for one in rows(data.get("left_out"))
-        ],
-        "circuit": numbers(
-            inner(data, "circuit_values"),
-            ("score", "kl_share", "error_share", "correlation", "accuracy"),
-        ),
-        "tests": [
-            {k: text(t.get(k)) for k in ("name", "null", "correction")}
-            | numbers(t, ("statistic", "p_value", "n"))
-            for t in rows(data.get("tests"))
-        ],
-    }
-
-
-def _names(value: object) -> list[str]:
-    found = value if isinstance(value, (list, tuple)) else []
-    return [name for name in (text(v, 40) for v in found[:500]) if name is not None]

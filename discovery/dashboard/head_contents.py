@@ -31,12 +31,15 @@ def heads(data: Plain) -> Plain | None:
 
 def _about(data: Mapping[str, Any]) -> Plain:
     """The file's own words and threshold; before 2026-12 files had none, and ours were the same."""
-    said = inner(data, "about") or rules.about()
+    ours = rules.about()
+    said = inner(data, "about") or ours
     scores = list(inner(said, "scores").items())[:MOST_SCORES]
     return {
         "attends": number(said.get("attends")),
         "scores": [
-            {"name": text(name, 60)} | {k: text(inner(of).get(k), 200) for k in ("unit", "means")}
+            {"name": text(name, 60)}
+            | {k: text(inner(of).get(k), 200) for k in ("unit", "means")}
+            | {"on": text(inner(of).get("on", inner(ours, "scores", name).get("on")), 40)}
             for name, of in scores
         ],
     }

@@ -13,6 +13,7 @@ from discovery.dashboard import contents, files, logged, notes, studies
 from discovery.dashboard.contents import Plain, inner, pretty, text
 from discovery.dashboard.head_contents import heads
 from discovery.dashboard.run_fields import run_fields
+from discovery.dashboard.validation_contents import validation
 from discovery.runs.folder import state_of
 
 VIEWS = {  # file -> the view that shows it
@@ -112,7 +113,7 @@ def details(root: Path, run: str, private: bool = True) -> Plain:
         "summary": _summary(root, run),
         "circuit": view(files.read_json, "circuit.json", contents.circuit),
         "search": view(files.read_lines, "metrics.jsonl", contents.search),
-        "validation": view(files.read_json, "validation.json", contents.validation),
+        "validation": view(files.read_json, "validation.json", validation),
         "heads": view(files.read_json, "heads.json", heads),
         "route": view(files.read_json, "route.json", contents.route),
         "methods": view(files.read_json, "compare.json", studies.methods),

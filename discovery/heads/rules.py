@@ -13,6 +13,7 @@ ATTENDS = 0.4  # mean attention from which a head is said to look there
 COPIES = 0.5  # share of tokens copied; IOI's name movers have above 0.95, other heads below 0.2
 TOP = 5  # a token is copied if it is among so many largest logits
 
+RANDOM = "random tokens"
 DIAGONALS = {  # attention from each token of a random sequence that stands there twice
     "previous token": "attention to the token before, on random tokens twice over",
     "current token": "attention to the token itself, there",
@@ -43,9 +44,12 @@ Found = Mapping[str, Mapping[str, float | None]]  # by name: value and, if there
 
 
 def about() -> dict[str, Any]:
-    """The thresholds, and unit and meaning of each score in the order of reading."""
+    """The thresholds; in the order of reading each score's unit, meaning, and what it is of."""
     known = {name: ("share", means) for name, means in SHARES.items()} | EFFECTS
-    scores = {name: {"unit": unit, "means": means} for name, (unit, means) in known.items()}
+    scores = {
+        name: {"unit": unit, "means": means, "on": RANDOM if name in DIAGONALS else "task"}
+        for name, (unit, means) in known.items()
+    }
     return {"attends": ATTENDS, "copies": COPIES, "scores": scores}
 
 

@@ -26,7 +26,7 @@ def holds(found: Mapping[Part, Measured]) -> str:
     if share is None:
         return f"nothing can be said of it: {own.undefined or 'every edge cut changes nothing'}"
     where = f"{own.n} new prompts" if part == "test" else f"the {own.n} prompts of the search"
-    says = f"on {where} it recovers {share:.0%} of what cutting every edge changes"
+    says = f"on {where} it recovers {round(share, 2) + 0.0:.0%} of what cutting every edge changes"
     if accuracy is not None:
         says += f" and {accuracy:.0%} of the model's accuracy"
     advice = "" if word == "does the task" else f"; {_advice(found)}"

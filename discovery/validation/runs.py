@@ -31,7 +31,14 @@ from discovery.validation.figures import figures
 from discovery.validation.held_out import held_out, run_ablation
 from discovery.validation.report import write_report
 from discovery.validation.validate import Validator
-from discovery.validation.verdicts import Verdict, headline, lead, left_out, verdicts
+from discovery.validation.verdicts import (
+    Verdict,
+    headline,
+    in_words,
+    lead,
+    left_out,
+    verdicts,
+)
 
 Say = Callable[[str], None]
 SAMPLES = 4  # prompts that are shown
@@ -155,9 +162,9 @@ def _validate(one: Found, validator: Validator, used: Any, say: Say) -> Validate
         }  # fmt: skip
         validation["next"] = next_steps(validation, one.result, str(one.folder))
         found = verdicts(validation)
-        validation["verdicts"] = [vars(v) for v in found]
+        validation |= in_words(validation, found)
         write_json(one.folder / "validation.json", validation)
-        page = write_report(one.folder, validation, found)
+        page = write_report(one.folder, validation)
         tracker.finish(_outcome(one.folder, validation, found, page))
     return Validated(one.folder, validation, found, page)
 

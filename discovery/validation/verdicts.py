@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from discovery.statistics.decision import BORDERS
 from discovery.statistics.intervals import Interval
-from discovery.validation.decision import TOLERATED, is_complete
+from discovery.validation.decision import GOOD, TOLERATED, is_complete
 from discovery.validation.rungs import NONE, OWN
 
 BESIDE = ("minimality", "stability", "inputs agree")  # what the whole model does not have either
@@ -119,6 +120,30 @@ def lead(validation: Mapping[str, Any]) -> list[str]:
     return lines + [f"  next: {step}" for step in validation["next"]]
 
 
+def in_words(validation: Mapping[str, Any], found: Sequence[Verdict]) -> dict[str, Any]:
+    """What validation.json says beside its numbers, so that whoever shows it needs no words.
+
+    `headline`; the `decision` with its `heading`, and of each figure what is `said`, its `scale`,
+    the `borders` of its words and whether it is `good` (None: neither); the `verdicts` with what
+    each `says`.
+    """
+    decision = validation["decision"]
+    figures = [
+        {**one, "said": said(one), "scale": scale(one, validation), "good": _good(one),
+         "borders": BORDERS[one["name"]]}
+        for one in decision["figures"]
+    ]  # fmt: skip
+    return {
+        "headline": headline(validation, found),
+        "decision": {**decision, "heading": heading(decision["verdict"]), "figures": figures},
+        "verdicts": [vars(one) | {"says": one.says} for one in found],
+    }
+
+
+def _good(one: Mapping[str, Any]) -> bool | None:
+    return one["word"] == GOOD[one["name"]] if one["word"] in ("yes", "no") else None
+
+
 def heading(verdict: str) -> str:
     """The verdict as a sentence."""
     return "Not decided" if verdict == "not decided" else f"The circuit {verdict}"
@@ -131,8 +156,10 @@ def said(one: Mapping[str, Any]) -> str:
         return "not asked"
     if share["estimate"] is None:
         return f"not decided: {share['undefined']}"
-    limits = "" if share["low"] is None else f" [{share['low']:.0%}, {share['high']:.0%}]"
-    return f"{one['word']}: {share['estimate']:.0%}{limits}"
+    limits = (
+        "" if share["low"] is None else f" [{_percent(share['low'])}, {_percent(share['high'])}]"
+    )
+    return f"{one['word']}: {_percent(share['estimate'])}{limits}"
 
 
 def scale(one: Mapping[str, Any], validation: Mapping[str, Any]) -> str:
@@ -142,7 +169,7 @@ def scale(one: Mapping[str, Any], validation: Mapping[str, Any]) -> str:
         "outside": f"0% = {validation['zero']}, 100% = as far from that as the model is",
         "needed": "share of its edges that change the score by 1% of what cutting all does",
     }
-    known = [f"{name} {value:.0%}" for name, value in one["baselines"].items()]
+    known = [f"{name} {_percent(value)}" for name, value in one["baselines"].items()]
     return ", ".join([ends[one["name"]], *known])
 
 
@@ -168,7 +195,7 @@ def alike(found: Mapping[str, Any]) -> str:
     """Two-sided measures in words, on the scale of the shares."""
     shares = {"prompt by prompt": "error_share", "of KL": "kl_share"}
     words = [
-        f"{name} undefined" if found[key] is None else f"{name} {found[key]:.0%}"
+        f"{name} undefined" if found[key] is None else f"{name} {_percent(found[key])}"
         for name, key in shares.items()
     ]
     r = found["correlation"]
@@ -186,11 +213,16 @@ def left_out(validation: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _percent(value: float) -> str:
+    """A share in whole percent; what rounds to nothing has no sign."""
+    return f"{round(value, 2) + 0.0:.0%}"
+
+
 def _share(row: Mapping[str, Any]) -> str:
     found = row["recovered"]
     if found is None:
         return "an undefined share (model and empty circuit do not surely differ)"
-    return f"{found['value']:.0%} [{found['low']:.0%}, {found['high']:.0%}]"
+    return f"{_percent(found['value'])} [{_percent(found['low'])}, {_percent(found['high'])}]"
 
 
 def interval(found: Mapping[str, Any], digits: int = 2) -> str:

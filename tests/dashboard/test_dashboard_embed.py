@@ -33,7 +33,7 @@ def test_every_edge_is_drawn_and_a_head_can_be_looked_at(frame, page):
     into = frame.locator("#edges-title").inner_text()
     assert into.startswith("a11.h0: ") and into != "30 edges"
     frame.locator("#clear").click()
-    frame.locator(".hit").first.dispatch_event("pointermove")
+    frame.locator(".edge .line").first.dispatch_event("pointermove")
     assert "effect" in frame.locator("#tip").inner_text()
     PICTURES.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=PICTURES / "notebook_circuit.png")

@@ -59,6 +59,8 @@ def test_what_four_circuits_share(page, four):
         )  # no other setting
         names = page.locator(".apart thead th").all_inner_texts()
         assert names[1:] == [f"seed={i}" for i in range(4)]
+        made = page.locator(".edge").count()
+        assert made == sum(n >= 2 for n in count.values())  # no more than are shown
         for least in range(1, 5):
             page.fill("#least", str(least))
             rows = {f"{a}->{b}": c for a, b, c, _ in table(page, ".side .edges")}
@@ -78,6 +80,8 @@ def test_what_four_circuits_share(page, four):
         assert drawn(page) == 2 and "in exactly 4 runs" in page.inner_text(".side h2")
         picture(page, "many")
         page.click("text=Show all")
+        order = page.locator(".edge").evaluate_all("all => all.map(e => +e.dataset.edge)")
+        assert order == sorted(order, reverse=True)  # what is common lies on top
         page.click('.node[data-id="logits"]')
         assert page.inner_text(".side h2").startswith("logits: ")
 

@@ -22,7 +22,8 @@ from acdc.errors import InputError  # noqa: E402
 from discovery.dashboard import contents, files, studies  # noqa: E402
 from discovery.dashboard.app import make_app  # noqa: E402
 from discovery.dashboard.export import SCRIPTS, export_page  # noqa: E402
-from discovery.dashboard.head_contents import heads
+from discovery.dashboard.head_contents import heads  # noqa: E402
+from discovery.dashboard.validation_contents import validation  # noqa: E402
 from discovery.heads import rules
 
 SCRIPT_FOLDER = Path(__file__).parents[2] / "scripts"
@@ -264,7 +265,7 @@ VALUES = st.recursive(
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(KEYS, VALUES, max_size=6))
 def test_no_form_of_a_file_is_an_error(data):
-    shapes = (contents.circuit, heads, contents.route, contents.validation,
+    shapes = (contents.circuit, heads, contents.route, validation,
               studies.methods, studies.components)  # fmt: skip
     found = [shape(data) for shape in shapes]
     found += [contents.summary(data, data, data), contents.search([data])]

@@ -88,6 +88,7 @@ def test_ladder_and_tests_are_in_words(page, address, on_disk):
     names = [test["name"] for test in file["tests"]]
     assert len(set(names)) == len(names)
     go(page, address, "run", "acdc_0.05", "validation")
+    page.click("text=All figures")
     rows = table(page, "table:has(caption:text-is('All tests'))")
     assert [row[0] for row in rows] == names
     drawn = page.locator(".chart g > title").all_text_contents()
@@ -105,6 +106,13 @@ def test_long_labels_are_wrapped(page, address):
     name = "one two three " * 6 + "x" * 50
     lines = page.evaluate("name => wrapped(name)", name)
     assert max(map(len, lines)) <= 38 and "".join(lines).replace(" ", "") == name.replace(" ", "")
+
+
+def test_ticks_are_told_apart(page, address):
+    go(page, address)
+    ticks = [([15.25, 15.3, 15.35], ["15.25", "15.3", "15.35"]), ([1, 2, 3], ["1", "2", "3"])]
+    for values, texts in ticks:
+        assert page.evaluate("values => toldApart(values)", values) == texts
 
 
 def test_a_wandb_run_goes_by_its_wandb_name(page, copied_runs):

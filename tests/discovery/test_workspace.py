@@ -19,8 +19,8 @@ class Made:
     kind: str
     fields: dict[str, Any]
 
-    def save(self) -> Any:
-        return SimpleNamespace(url="https://wandb.example/view")
+    def save(self, draft: bool = False) -> Any:
+        return SimpleNamespace(url=f"https://wandb.example/{'draft' if draft else 'view'}")
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> list[Made]:
         "wandb_workspaces.workspaces": ("Workspace", "Section", "RunsetSettings"),
         "wandb_workspaces.reports.v2": (
             "LinePlot", "ScatterPlot", "ParallelCoordinatesPlot", "ParallelCoordinatesPlotColumn",
-            "MediaBrowser",
+            "MediaBrowser", "Report", "Runset", "PanelGrid", "H2", "P",
         ),
     }  # fmt: skip
     for name, kinds in names.items():
@@ -59,6 +59,20 @@ def test_the_view_is_saved_with_a_panel_each(library: list[Made]) -> None:
     assert titles == list(workspace.VIEW)
     panels = [panel for section in view["sections"] for panel in section.fields["panels"]]
     assert len(panels) == sum(map(len, workspace.VIEW.values()))
+
+
+def test_a_report_is_a_draft_with_a_title_a_sentence_and_panels_each(library: list[Made]) -> None:
+    assert workspace.save_report("team/circuits") == "https://wandb.example/draft"
+    (report,) = (m.fields for m in library if m.kind == "Report")
+    assert (report["entity"], report["project"]) == ("team", "circuits")
+    kinds = [block.kind for block in report["blocks"]]
+    assert kinds == ["H2", "P", "PanelGrid"] * len(workspace.VIEW)
+    for i, (title, some) in enumerate(workspace.VIEW.items()):
+        head, sentence, grid = report["blocks"][3 * i : 3 * i + 3]
+        assert head.fields == {"text": title} and sentence.fields["text"].endswith(".")
+        assert len(grid.fields["panels"]) == len(some)
+        (runs,) = grid.fields["runsets"]
+        assert runs.fields == {"entity": "team", "project": "circuits"}
 
 
 def test_lines_are_over_the_axis_that_the_tracker_defines() -> None:
@@ -81,9 +95,11 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_the_server_says_is_one_sentence(
     library: list[Made], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(self: Made) -> None:
+    def refuse(self: Made, **_: Any) -> None:
         raise RuntimeError("no such project\nmore")
 
     monkeypatch.setattr(Made, "save", refuse)
     with pytest.raises(InputError, match="does not save the view in team/circuits: no such proj"):
         workspace.save("team/circuits")
+    with pytest.raises(InputError, match="does not save the report in team/circuits: no such"):
+        workspace.save_report("team/circuits")

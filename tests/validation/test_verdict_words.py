@@ -11,7 +11,7 @@ from discovery.validation.decision import (
     random_alone,
     random_outside,
 )
-from discovery.validation.verdicts import lead
+from discovery.validation.verdicts import lead, said, scale
 
 BANDS = {
     "alone": {"yes": (0.92, 0.98), "partly": (0.6, 0.8), "no": (0.1, 0.2)},
@@ -103,6 +103,12 @@ def test_what_is_advised(run, words, advice):
     words = {"alone": "yes", "outside": "no", "needed": "yes"} | words
     (step,) = next_steps(validation(**words), {**RUN, **run}, "runs/one")
     assert advice in step
+
+
+def test_no_share_is_less_than_nothing_by_rounding():
+    one = figure("outside", Interval(-0.001, -0.004, 0.02, 0.95, 80, ""), {"random": -0.002})
+    assert said(vars(one) | {"share": vars(one.share)}) == "no: 0% [0%, 2%]"
+    assert scale(vars(one), {"zero": "every edge cut"}).endswith("random 0%")
 
 
 def test_an_edge_set_of_its_prompts():

@@ -45,13 +45,20 @@ function decades(values) {
   return values.length > 1 && low > 0 && high / low >= 30;
 }
 
+// Numbers as texts, with as many digits as it takes to tell them apart.
+function toldApart(values, digits = 3) {
+  const texts = values.map((v) => shown(v, digits));
+  return digits > 9 || new Set(texts).size === new Set(values).size ? texts : toldApart(values, digits + 1);
+}
+
 // Frame, ticks and names of the axes; `area` is [left, top, right, bottom].
 function axes([left, top, right, bottom], x, y, xName, yName, percents = false) {
   const digits = percents && y.ticks.length > 1 && y.ticks[1] - y.ticks[0] < 0.01 ? 1 : 0;
-  const text = (value) => (percents ? `${(100 * value).toFixed(digits).replace("-", "−")} %` : shown(value));
+  const plain = toldApart(y.ticks);
+  const text = (value, i) => (percents ? `${(100 * value).toFixed(digits).replace("-", "−")} %` : plain[i]);
   return svg("g", { "aria-hidden": "true" },
-    y.ticks.map((v) => [svg("line", { class: "rule", x1: left, x2: right, y1: y(v), y2: y(v) }),
-      svg("text", { class: "small", x: left - 8, y: y(v) + 4, "text-anchor": "end" }, text(v))]).flat(),
+    y.ticks.map((v, i) => [svg("line", { class: "rule", x1: left, x2: right, y1: y(v), y2: y(v) }),
+      svg("text", { class: "small", x: left - 8, y: y(v) + 4, "text-anchor": "end" }, text(v, i))]).flat(),
     x.ticks.map((v) => svg("text", { class: "small", x: x(v), y: bottom + 16, "text-anchor": "middle" }, shown(v))),
     svg("path", { class: "axis", d: `M${left} ${top}V${bottom}H${right}` }),
     svg("text", { class: "small", x: right, y: bottom + 32, "text-anchor": "end" }, xName),

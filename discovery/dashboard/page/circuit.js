@@ -15,8 +15,8 @@ function canFold(circuit) {
   return layers.size < circuit.layers - 1 || (circuit.heads > WIDE && heads.size < circuit.heads - 1);
 }
 
-// `about` gives the address of a head's own view, or nothing.
-function circuitView(circuit, options, about) {
+// `about` gives the address of a head's own view, or nothing; `groups` are nodes by the reader's names.
+function circuitView(circuit, options, about, groups = {}) {
   const off = new Set(circuit.off_path);
   const loose = circuit.edges.filter((_, i) => off.has(i));
   const state = { loose: loose.length === circuit.edges.length, fold: isLarge(circuit), focus: null };
@@ -24,12 +24,12 @@ function circuitView(circuit, options, about) {
   const rebuild = (change) => {
     Object.assign(state, change);
     const edges = state.loose ? circuit.edges : circuit.edges.filter((_, i) => !off.has(i));
-    return drawView(view, { ...circuit, edges, loose }, state, about, rebuild);
+    return drawView(view, { ...circuit, edges, loose, named: groups }, state, about, rebuild);
   };
   const asked = options?.get("head");
   const { nodes, update, miss } = rebuild({});
   const known = nodes.some((n) => n.dataset.id === asked);
-  if (known) update({ focus: asked });
+  if (known) update({ focus: oneNode(asked) });
   if (asked && !known) miss(asked);
   view.addEventListener("keydown", (e) => { if (e.key === "Escape" && state.focus) view.update({ focus: null }); });
   return view;
@@ -40,9 +40,9 @@ function drawView(view, circuit, state, about, rebuild) {
   const { edges } = circuit;
   const loose = new Set(circuit.loose);
   const used = state.fold ? usedPlaces(circuit, edges) : null;
-  const picture = drawCircuit(circuit, `Circuit of ${plural(edges.length, "edge")}`, (edge) => (loose.has(edge) ? "loose" : ""), used);
+  const drawn = drawCircuit(circuit, `Circuit of ${plural(edges.length, "edge")}`, (edge) => (loose.has(edge) ? "loose" : ""), used);
+  const { picture, nodes } = drawn;
   state.least = edges.length > 150 ? edges.length - FIRST : 0;
-  const parts = { picture, edges, marks: edgeMarks(picture, edges.length), nodes: [...picture.querySelectorAll(".node")] };
   const box = pictureBox(picture, "Picture of the circuit");
   const side = sidePanel(circuit, state, update, box, about, rebuild);
   view.replaceChildren(box, side.element);
@@ -51,18 +51,19 @@ function drawView(view, circuit, state, about, rebuild) {
   function update(change) {
     Object.assign(state, change);
     const kept = edges.slice(0, edges.length - state.least);
-    const near = state.focus ? kept.filter((e) => touches(e, state.focus)) : kept;
-    showOnly(parts, kept.length, state.focus);
+    const near = kept.filter((e) => isNear(e, state.focus));
+    showOnly(drawn, edges, kept.length, state.focus);
     side.show(kept, near);
     say(`${plural(near.length, "edge")} shown`);
   }
-  roving(picture, parts.nodes);
-  for (const node of parts.nodes) {
-    pressable(node, () => update({ focus: state.focus === node.dataset.id ? null : node.dataset.id }));
+  roving(picture, nodes);
+  for (const node of nodes) {
+    pressable(node, () => update({ focus: state.focus?.name === node.dataset.id ? null : oneNode(node.dataset.id) }));
+    markGroup(node, circuit.named);
   }
   tipsIn(picture, (target) => describePart(target, edges, measureOf(circuit)));
-  update({ focus: parts.nodes.some((n) => n.dataset.id === state.focus) ? state.focus : null });
-  return { nodes: parts.nodes, update, miss: side.miss };
+  update({ focus: nodes.some((n) => state.focus?.nodes.includes(n.dataset.id)) ? state.focus : null });
+  return { nodes, update, miss: side.miss };
 }
 
 // The place of a picture: whole where its names can then be read, else larger, and scrolled. Its
@@ -91,36 +92,55 @@ function pictureBox(picture, title) {
   return el("div", { class: "frame" }, tools, box);
 }
 
-// Drawn edges by their number.
-function edgeMarks(picture, count) {
-  const marks = new Array(count);
-  for (const mark of picture.querySelectorAll(".edge")) marks[+mark.dataset.edge] = mark;
-  return marks;
-}
-
 // A head's own queries, and the keys and values that it shares with its group, are told apart.
 function touches([writer, reader], node) {
   return writer === node || named(reader).node === node;
 }
 
-function showOnly({ edges, marks, nodes }, count, focus) {
+// What is in focus: a node, or the nodes of a group under its name; null for nothing.
+function oneNode(id) {
+  return { name: id, nodes: [id] };
+}
+
+function isNear(edge, focus) {
+  return !focus || focus.nodes.some((node) => touches(edge, node));
+}
+
+// The number and the name of a node's group, or nothing.
+function groupAt(groups, node) {
+  const at = Object.values(groups ?? {}).findIndex((members) => members.includes(node));
+  return at < 0 ? null : { at, name: Object.keys(groups)[at] };
+}
+
+function groupLook(at) {
+  return `group-${at % 6}`;
+}
+
+function markGroup(node, groups) {
+  const own = groupAt(groups, node.dataset.id);
+  if (!own) return;
+  node.classList.add(groupLook(own.at));
+  node.setAttribute("aria-label", `${node.getAttribute("aria-label")}; ${own.name}`);
+}
+
+// The first `count` edges and their nodes; what is not at the focus is dimmed.
+function showOnly({ layer, nodes }, edges, count, focus) {
   const used = new Set(["input", "logits"]);
-  const near = new Set([focus]);
-  edges.forEach((edge, i) => {
-    const [writer, reader] = edge;
-    const on = i < count;
-    const close = !focus || touches(edge, focus);
-    marks[i].classList.toggle("off", !on);
-    marks[i].classList.toggle("dim", !close);
-    if (on) used.add(writer).add(named(reader).node);
-    if (on && focus && close) near.add(writer).add(named(reader).node);
+  const near = new Set(focus?.nodes);
+  const close = edges.map((edge) => isNear(edge, focus));
+  layer.show((i) => i < count, (i) => !close[i]);
+  edges.slice(0, count).forEach(([writer, reader], i) => {
+    const ends = [writer, named(reader).node];
+    for (const node of ends) used.add(node);
+    if (focus && close[i]) for (const node of ends) near.add(node);
   });
   for (const node of nodes) {
     const id = node.dataset.id;
     node.classList.toggle("idle", !used.has(id));
     node.classList.toggle("dim", Boolean(focus) && !near.has(id));
-    node.classList.toggle("focused", id === focus);
-    node.setAttribute("aria-pressed", String(id === focus));
+    const mine = Boolean(focus?.nodes.includes(id));
+    node.classList.toggle("focused", mine);
+    node.setAttribute("aria-pressed", String(mine));
   }
 }
 
@@ -146,11 +166,11 @@ function sidePanel(circuit, state, update, box, about, rebuild) {
   const above = el("output", { for: "least", id: "above" });
   const names = [...countEnds(edges).keys()].filter((n) => !isEnd(n)).sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
   const find = el("input", { id: "find", list: "nodes", placeholder: "a3.h1, 3.1, m4 …", autocomplete: "off", "aria-describedby": "missed",
-    input: (e) => { const node = nodeNamed(names, e.target.value); if (node) update({ focus: node }); },
+    input: (e) => { const node = nodeNamed(names, e.target.value); if (node) update({ focus: oneNode(node) }); },
     change: (e) => {
       const node = nodeNamed(names, e.target.value);
       const typed = e.target.value.trim();
-      update({ focus: node ?? null });
+      update({ focus: node ? oneNode(node) : null });
       if (typed && !node) miss(typed);
     } });
   const missed = el("p", { id: "missed", class: "error" });
@@ -168,7 +188,7 @@ function sidePanel(circuit, state, update, box, about, rebuild) {
     el("div", { class: "panel" },
       el("div", { class: "row" }, el("label", { for: "least" }, `Smallest |${measureOf(circuit)}|`), above), slider,
       el("div", { class: "row" }, el("label", { for: "find" }, "Head"), find, el("datalist", { id: "nodes" }, names.map((n) => el("option", { value: n }))), clear), missed,
-      el("div", { class: "row" }, folded, loose), legend(circuit)),
+      el("div", { class: "row" }, folded, loose), groupChips(circuit, names, update), legend(circuit)),
     el("section", { class: "panel side", "aria-labelledby": "edges-title" }, title, more, rows));
 
   function miss(typed) {
@@ -181,15 +201,25 @@ function sidePanel(circuit, state, update, box, about, rebuild) {
     above.textContent = `≥ ${shown(smallest)} · ${kept.length} of ${plural(edges.length, "edge")}`;
     slider.setAttribute("aria-valuetext", above.textContent);
     clear.disabled = !state.focus;
-    if (document.activeElement !== find) find.value = state.focus ?? "";
-    const into = near.filter(([, reader]) => named(reader).node === state.focus).length;
-    title.textContent = state.focus ? `${state.focus}: ${into} in, ${near.length - into} out` : plural(near.length, "edge");
-    const place = state.focus && about(state.focus);
-    more.replaceChildren(...(place ? [el("a", { href: place }, `What ${state.focus} looks at and writes`)] : []));
+    const { name, nodes } = state.focus ?? { nodes: [] };
+    const single = nodes.length === 1 && nodes[0] === name;
+    if (document.activeElement !== find) find.value = single ? name : "";
+    const into = near.filter(([, reader]) => nodes.includes(named(reader).node)).length;
+    title.textContent = !name ? plural(near.length, "edge") : single ? `${name}: ${into} in, ${near.length - into} out` : `${name}: ${plural(near.length, "edge")}`;
+    const place = single && about(name);
+    more.replaceChildren(...(place ? [el("a", { href: place }, `What ${name} looks at and writes`)] : []));
     more.hidden = !place;
     rows.replaceChildren(edgeTable(near, edges, box, measureOf(circuit)));
   }
   return { element, show, miss };
+}
+
+// A button for each group that has a node here; it puts the group in focus.
+function groupChips({ named: groups }, names, update) {
+  const own = Object.entries(groups).filter(([, members]) => members.some((node) => names.includes(node)));
+  if (!own.length) return null;
+  return el("div", { class: "groups", role: "group", "aria-label": "Groups" }, own.map(([name, members]) => el("button", { type: "button", "data-group": name, click: () => update({ focus: { name, nodes: members } }) },
+    el("span", { class: `key-dot ${groupLook(Object.keys(groups).indexOf(name))}`, "aria-hidden": "true" }), name)));
 }
 
 // The node of this name, in full ("a23.h1") or as it is drawn where there is little room ("23.1").

@@ -35,7 +35,7 @@ function comparePage(left, right) {
     for (const node of side.nodes) pressable(node, () => update({ focus: state.focus === node.dataset.id ? null : node.dataset.id }));
   }
   update({});
-  const scale = el("div", { class: "bar narrow" }, el("label", { for: "least" }, "Smallest |effect|"), slider, above);
+  const scale = el("div", { class: "bar narrow" }, el("label", { for: "least" }, `Smallest |${measureOf(left.circuit)}|`), slider, above);
   return compareLayout(left, right, rows, count, sides, [el("div", { class: "bar" }, buttons, compareLegend(), clear), scale], body);
 }
 
@@ -51,7 +51,7 @@ function compareLayout(left, right, rows, count, sides, bars, body) {
     sameMeasure([left, right]) ? null : el("p", { class: "quiet" }, "Their numbers measure different things, so each edge is given by its place in its own circuit: 100 % is the strongest."),
     bars,
     el("div", { class: "pair" }, sides.map((s) => s.element)),
-    panel("Edges", body), el("div", { class: "next" }, differencePanel([left.summary, right.summary])));
+    differencePanel([left.summary, right.summary]), el("div", { class: "next" }, panel("Edges", body)));
 }
 
 // Largest first: each effect as a share of its own side's largest, or where they do not measure the
@@ -76,13 +76,12 @@ function compareSide(title, details, rows, side, used) {
   const share = new Map(rows.map((r) => [r.name, r.share]));
   const edges = details.circuit.edges;
   const name = ([writer, reader]) => `${writer}->${reader}`;
-  const picture = drawCircuit(details.circuit, `${title}: ${details.summary.id}`, (edge) => share.get(name(edge)), used);
-  const marks = edgeMarks(picture, edges.length);
-  const nodes = [...picture.querySelectorAll(".node")];
+  const { picture, nodes, layer } = drawCircuit(details.circuit, `${title}: ${details.summary.id}`, (edge) => share.get(name(edge)), used);
   tipsIn(picture, (target) => describePart(target, edges));
   function show(kept, focus) {
-    edges.forEach((edge, i) => marks[i].classList.toggle("off", !kept.has(name(edge))));
-    const used = new Set(["input", "logits", ...edges.filter((e) => kept.has(name(e))).flatMap(([w, r]) => [w, named(r).node])]);
+    const on = edges.map((edge) => kept.has(name(edge)));
+    layer.show((i) => on[i]);
+    const used = new Set(["input", "logits", ...edges.filter((_, i) => on[i]).flatMap(([w, r]) => [w, named(r).node])]);
     for (const node of nodes) {
       node.classList.toggle("idle", !used.has(node.dataset.id));
       node.classList.toggle("focused", node.dataset.id === focus);

@@ -71,11 +71,22 @@ function tip(lines, event) {
   box.style.top = `${Math.min(y + 14, innerHeight - box.offsetHeight - 8)}px`;
 }
 
-// Tips for everything inside `element` that `describe` has lines for.
+// Tips for everything inside `element` that `describe` has lines for; thin lines a little beside them.
 function tipsIn(element, describe) {
-  element.addEventListener("pointermove", (event) => tip(describe(event.target), event));
+  element.addEventListener("pointermove", (event) => tip(describe(event.target) ?? beside(event, element, describe), event));
   element.addEventListener("pointerleave", () => tip(null));
   return element;
+}
+
+const AROUND = [[0, 3], [0, -3], [3, 0], [-3, 0], [4, 4], [-4, 4], [4, -4], [-4, -4]]; // pixels
+
+function beside({ clientX, clientY }, element, describe) {
+  for (const [x, y] of AROUND) {
+    const near = document.elementFromPoint(clientX + x, clientY + y);
+    const lines = near?.closest(".edge") && element.contains(near) ? describe(near) : null;
+    if (lines) return lines;
+  }
+  return null;
 }
 
 // Enter and space do what a click does, for elements that are no buttons of their own.

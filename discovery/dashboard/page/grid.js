@@ -100,11 +100,15 @@ function edgePath(grid, writer, reader) {
   return { x: x1, y: y1, d: `M${n(x0)} ${n(y0)}C${n(x0 + bow)} ${n(y0 - rise)} ${n(x1 + bow)} ${n(y1 + rise)} ${n(x1)} ${n(y1)}` };
 }
 
-// A filled triangle for an edge that helps, an open circle for one that hurts.
+// A triangle for an edge that helps, a circle for one that hurts; filled and open.
 function edgeEnd({ x, y }, effect, size) {
-  if (effect < 0) return svg("circle", { class: "tip", cx: x.toFixed(1), cy: (y - TIP / 2).toFixed(1), r: (size * 0.85).toFixed(1) });
-  return svg("path", { class: "tip", d: `M${(x - size).toFixed(1)} ${y.toFixed(1)}h${(2 * size).toFixed(1)}l${(-size).toFixed(1)} ${-TIP}z` });
+  const n = (value) => value.toFixed(1);
+  if (effect >= 0) return `M${n(x - size)} ${n(y)}h${n(2 * size)}l${n(-size)} ${-TIP}z`;
+  const r = size * 0.85;
+  return `M${n(x - r)} ${n(y - TIP / 2)}a${n(r)} ${n(r)} 0 1 0 ${n(2 * r)} 0a${n(r)} ${n(r)} 0 1 0 ${n(-2 * r)} 0z`;
 }
+
+const EDGE = svg("g", {}, svg("path", { class: "line" }), svg("path", { class: "tip" })); // copied: quicker than made anew
 
 // `look` gives a further class for an edge, or nothing.
 function drawEdge(grid, [writer, reader, effect], i, strongest, look) {
@@ -113,10 +117,11 @@ function drawEdge(grid, [writer, reader, effect], i, strongest, look) {
   const width = (0.9 + 3.4 * strength ** 0.7).toFixed(2);
   const kind = `edge ${named(reader).feeds} ${effect < 0 ? "minus" : "plus"} ${look ?? ""}`;
   const ink = (0.8 + 0.2 * strength ** 0.5).toFixed(2); // inherited; the group's own opacity would make it a layer
-  return svg("g", { class: kind, "data-edge": i, "stroke-opacity": ink, "fill-opacity": ink },
-    svg("path", { class: "hit", d: path.d, "stroke-width": 9 }),
-    svg("path", { class: "line", d: path.d, "stroke-width": width }),
-    edgeEnd(path, effect, 2.6 + 1.6 * strength));
+  const drawn = EDGE.cloneNode(true);
+  fill(drawn, { class: kind, "data-edge": i, "stroke-opacity": ink, "fill-opacity": ink }, []);
+  fill(drawn.firstChild, { d: path.d, "stroke-width": width }, []);
+  drawn.lastChild.setAttribute("d", edgeEnd(path, effect, 2.6 + 1.6 * strength));
+  return drawn;
 }
 
 function drawBackground(grid) {
@@ -167,17 +172,41 @@ function shortName(node) {
   return nameParts(node).filter((part) => typeof part === "string").join("");
 }
 
-// The whole picture; edges weakest first, so that strong ones lie on top. `used` as in makeGrid.
+// The whole picture with its nodes, and its edges as in edgeLayer; `used` as in makeGrid.
 function drawCircuit(circuit, title, look, used) {
   const grid = makeGrid(circuit, used);
-  const strongest = Math.max(...circuit.edges.map((e) => Math.abs(e[2])), 0) || 1;
-  const order = circuit.edges.map((edge, i) => [edge, i]).reverse(); // they come strongest first
+  const layer = edgeLayer(grid, circuit.edges, look);
   const counts = countEnds(circuit.edges);
   const nodes = [...counts].map(([node, [into, out]]) => drawNode(grid, node, `${node}: ${into} in, ${plural(out, "edge")} out`));
-  return legible(svg("svg", { viewBox: `0 0 ${Math.ceil(grid.width)} ${Math.ceil(grid.height)}`, width: Math.ceil(grid.width), height: Math.ceil(grid.height), role: "group", "aria-label": title },
-    drawBackground(grid),
-    svg("g", { "aria-hidden": "true" }, order.map(([edge, i]) => drawEdge(grid, edge, i, strongest, look?.(edge)))),
-    svg("g", {}, nodes)));
+  const picture = legible(svg("svg", { viewBox: `0 0 ${Math.ceil(grid.width)} ${Math.ceil(grid.height)}`, width: Math.ceil(grid.width), height: Math.ceil(grid.height), role: "group", "aria-label": title },
+    drawBackground(grid), layer.element, svg("g", {}, nodes)));
+  return { picture, nodes, layer };
+}
+
+// The edges of a picture, weak ones below strong ones; they come strongest first. Each is made when
+// it is first shown: of many, most never are.
+function edgeLayer(grid, edges, look) {
+  const element = svg("g", { "aria-hidden": "true" });
+  const strongest = Math.max(...edges.map((e) => Math.abs(e[2])), 0) || 1;
+  const made = [];
+
+  // Shows those of which `keep` is true, by their numbers, and dims those of which `dim` is.
+  function show(keep, dim = () => false) {
+    let above = null;
+    for (let i = 0; i < edges.length; i++) {
+      const on = keep(i);
+      if (on && !made[i]) {
+        made[i] = drawEdge(grid, edges[i], i, strongest, look?.(edges[i]));
+        element.insertBefore(made[i], above);
+      }
+      if (!made[i]) continue;
+      made[i].classList.toggle("off", !on);
+      made[i].classList.toggle("dim", on && dim(i));
+      above = made[i];
+    }
+    return made;
+  }
+  return { element, show };
 }
 
 function isEnd(node) {

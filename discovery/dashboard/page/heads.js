@@ -3,32 +3,52 @@
 
 function headsView(details, options) {
   const { about, prompts, heads } = details.heads;
+  const { summary } = details;
   const strength = headStrength(details.circuit);
   const sorted = [...heads].sort((a, b) => (strength(b.name) - strength(a.name)) || a.name.localeCompare(b.name, "en", { numeric: true }));
   const place = el("div", { class: "stack" });
-  const rows = sorted.map((head) => el("tr", { "data-head": head.name },
-    el("th", { scope: "row" }, el("button", { type: "button", class: "plain", click: () => choose(head) }, head.name)),
-    el("td", {}, roleMarks(head)), el("td", { class: "n" }, shown(strength(head.name)))));
   const state = { prompt: 0, query: null };
+  const rows = sorted.map((head) => headRow(head, about, strength(head.name), details.notes, () => choose(head)));
+  const form = details.notes ? groupForm(summary, () => rows.filter((row) => row.querySelector("input").checked).map((row) => row.dataset.head), arrange) : null;
+  const list = el("table", { class: "edges head-list" }, el("caption", { class: "unseen" }, "Heads of the circuit, strongest edge first"),
+    el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "head"), el("th", { scope: "col" }, "on the task"), el("th", { scope: "col", class: "n", title: "largest |effect| of an edge that it reads or writes" }, "effect"))));
 
+  function arrange() {
+    for (const body of [...list.tBodies]) body.remove();
+    list.append(...groupedRows(summary.groups, rows, form));
+  }
   function choose(head, moved = true) {
     for (const row of rows) {
       const mine = row.dataset.head === head.name;
       row.classList.toggle("here", mine);
       row.querySelector("button").setAttribute("aria-pressed", String(mine));
     }
-    place.replaceChildren(...headParts(head, about, prompts, details.summary.id, state));
+    place.replaceChildren(...headParts(head, about, prompts, summary.id, state));
     if (!moved) return;
     history.replaceState(null, "", headAddress(details)(head.name));
-    say(`${head.name}: ${roleWords(head)}`);
+    say(`${head.name}: ${taskWords(head, about)}`);
   }
+  arrange();
   choose(heads.find((h) => h.name === options.get("head")) ?? sorted[0], false);
   return el("div", {},
     el("p", { class: "quiet" }, "Of the clean run. A role is a candidate: where a head looks and what it writes is no evidence that it matters; the circuit's effects and the validation are."),
-    el("div", { class: "heads" }, el("div", { class: "scroll" }, el("table", { class: "edges" },
-      el("caption", { class: "unseen" }, "Heads of the circuit, strongest edge first"),
-      el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "head"), el("th", { scope: "col" }, "may be"), el("th", { scope: "col", class: "n", title: "largest |effect| of an edge that it reads or writes" }, "effect"))),
-      el("tbody", {}, rows))), place));
+    el("div", { class: "heads" }, el("div", {}, form?.element, el("div", { class: "scroll" }, list)), place));
+}
+
+function headRow(head, about, strength, writable, choose) {
+  return el("tr", { "data-head": head.name },
+    el("th", { scope: "row" }, writable ? el("input", { type: "checkbox", "aria-label": `tick ${head.name}` }) : null, " ", el("button", { type: "button", class: "plain", click: choose }, head.name)),
+    el("td", {}, roleMarks(head, about)), el("td", { class: "n" }, shown(strength)));
+}
+
+// A body for each of the reader's groups that has a head here, and one for the rest.
+function groupedRows(groups, rows, form) {
+  const own = Object.entries(groups ?? {}).map(([name, members]) => [name, members, rows.filter((row) => members.includes(row.dataset.head))]).filter(([, , some]) => some.length);
+  const taken = new Set(own.flatMap(([, , some]) => some));
+  const line = (name, members) => el("tr", { class: "group" }, el("th", { scope: "rowgroup", colspan: 3 }, el("span", { class: `key-dot ${groupLook(Object.keys(groups).indexOf(name))}`, "aria-hidden": "true" }), name,
+    form ? [" ", el("button", { type: "button", class: "plain", "aria-label": `take ${name} apart`, click: () => form.dissolve(members) }, "take apart")] : null));
+  for (const row of rows) if (row.querySelector("input")) row.querySelector("input").checked = false;
+  return [...own.map(([name, members, some]) => el("tbody", {}, line(name, members), some)), el("tbody", {}, rows.filter((row) => !taken.has(row)))];
 }
 
 // The address of a head's view in this run; null for nodes that it does not describe.
@@ -46,14 +66,6 @@ function headStrength(circuit) {
   return (name) => found.get(name) ?? 0;
 }
 
-function roleWords(head) {
-  return head.candidates.length ? `candidate: ${head.candidates.join(", ")}` : "no role suggested";
-}
-
-function roleMarks(head) {
-  return head.candidates.length ? head.candidates.map((role) => [el("span", { class: "role" }, role), " "]) : el("span", { class: "quiet" }, "–");
-}
-
 function headParts(head, about, prompts, id, state) {
   const link = el("a", { class: "button", href: `${address("run", id, "circuit")}?head=${encodeURIComponent(head.name)}` }, "Its edges");
   const prompt = el("div", {});
@@ -67,7 +79,7 @@ function headParts(head, about, prompts, id, state) {
   }
   if (prompts.length) showPrompt(state.prompt);
   return [el("section", { class: "panel", "aria-label": head.name },
-      el("div", { class: "bar" }, el("h2", {}, `${head.name}: ${roleWords(head)}`), el("label", { for: "prompt" }, "Prompt"), choice, step(-1, "Previous prompt", "‹"), step(1, "Next prompt", "›"), link), prompt),
+      el("div", { class: "bar" }, el("h2", {}, `${head.name}: ${taskWords(head, about)}`, el("small", {}, randomWords(head, about))), el("label", { for: "prompt" }, "Prompt"), choice, step(-1, "Previous prompt", "‹"), step(1, "Next prompt", "›"), link), prompt),
     el("div", { class: "two" }, scorePanel(head, about), attentionPanel(head))];
 }
 

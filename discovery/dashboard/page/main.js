@@ -4,7 +4,7 @@
 
 const VIEWS = [
   // name, title, whether a run has it, how it is drawn
-  ["circuit", "Circuit", (d) => d.circuit, (d, options) => circuitView(d.circuit, options, headAddress(d))],
+  ["circuit", "Circuit", (d) => d.circuit, (d, options) => circuitView(d.circuit, options, headAddress(d), d.summary.groups)],
   ["search", "Search", (d) => d.search?.length, (d) => searchView(d)],
   ["validation", "Validation", (d) => d.validation, (d) => validationView(d.validation)],
   ["heads", "Heads", (d) => d.heads, (d, options) => headsView(d, options)],
@@ -170,8 +170,9 @@ function runHead({ summary: s }) {
   const out = store ? null : el("a", { class: "button", href: `export?id=${encodeURIComponent(s.id)}`, download: "circuit.html" }, "Export as one file");
   return el("div", { class: "head" },
     el("div", {}, el("h1", {}, runTitle(s)), el("p", { class: "quiet" }, `${s.id}  `, stateMark(s.state, s.progress)),
-      s.found?.holds ? el("p", { class: "holds" }, `${s.found.holds}.`) : null, s.error ? el("p", { class: "error" }, s.error) : null),
-    el("dl", {}, facts.map(([name, text, note]) => el("div", {}, el("dt", {}, name), el("dd", {}, text), note ? el("dd", { class: "beside" }, note) : null))), out);
+      s.error ? el("p", { class: "error" }, s.error) : null),
+    el("dl", {}, facts.map(([name, text, note]) => el("div", {}, el("dt", {}, name), el("dd", {}, text), note ? el("dd", { class: "beside" }, note) : null))), out,
+    s.found?.holds ? el("p", { class: "holds" }, `${s.found.holds}.`) : null);
 }
 
 // The pages that explain and validate left beside the run; they open by themselves.

@@ -31,8 +31,8 @@ function manyHead(runs, rows, sizes) {
 // The grid with each edge as thick as the share of circuits that have it.
 function consensusView(runs, rows) {
   const circuit = unionOf(runs.map((d) => d.circuit), rows);
-  const picture = drawCircuit(circuit, `Edges of ${runs.length} circuits, as thick as many have them`, null, isLarge(circuit) ? usedPlaces(circuit, circuit.edges) : null);
-  const parts = { picture, marks: edgeMarks(picture, rows.length), nodes: [...picture.querySelectorAll(".node")] };
+  const drawn = drawCircuit(circuit, `Edges of ${runs.length} circuits, as thick as many have them`, null, isLarge(circuit) ? usedPlaces(circuit, circuit.edges) : null);
+  const { picture, nodes } = drawn;
   const state = { least: Math.max(2, Math.ceil(runs.length / 2)), focus: null, pattern: null };
   const slider = el("input", { id: "least", type: "range", min: 1, max: runs.length, value: state.least, input: () => update({ least: +slider.value, pattern: null }) });
   const above = el("output", { for: "least" });
@@ -45,7 +45,7 @@ function consensusView(runs, rows) {
     const fits = (row) => (state.pattern ? row.pattern === state.pattern.pattern : row.count >= state.least);
     const kept = rows.filter(fits);
     const near = kept.filter((row) => !state.focus || touches([row.writer, row.reader], state.focus));
-    showShared(parts, rows, new Set(kept), state.focus);
+    showShared(drawn, rows, new Set(kept), state.focus);
     above.textContent = state.pattern ? `in exactly ${plural(state.pattern.runs.size, "run")}` : `in at least ${state.least} of ${runs.length}`;
     slider.setAttribute("aria-valuetext", `${above.textContent}, ${plural(kept.length, "edge")}`);
     clear.disabled = !state.focus && !state.pattern;
@@ -54,8 +54,8 @@ function consensusView(runs, rows) {
     places.nodes.replaceChildren(...nodesInAll(runs, state.least));
     say(title.textContent);
   }
-  roving(picture, parts.nodes);
-  for (const node of parts.nodes) pressable(node, () => update({ focus: state.focus === node.dataset.id ? null : node.dataset.id }));
+  roving(picture, nodes);
+  for (const node of nodes) pressable(node, () => update({ focus: state.focus === node.dataset.id ? null : node.dataset.id }));
   tipsIn(picture, (target) => {
     const row = rows[+target.closest?.(".edge")?.dataset.edge];
     if (row) return [`${row.writer} → ${row.reader}`, `in ${row.count} of ${runs.length}, by the median ${placeText(row.median)}`];
@@ -87,14 +87,10 @@ function unionOf(circuits, rows) {
     edges: rows.map((row) => [row.writer, row.reader, row.count / circuits.length]) };
 }
 
-function showShared({ marks, nodes }, rows, kept, focus) {
+function showShared({ layer, nodes }, rows, kept, focus) {
   const used = new Set(["input", "logits"]);
-  rows.forEach((row, i) => {
-    const on = kept.has(row);
-    marks[i].classList.toggle("off", !on);
-    marks[i].classList.toggle("dim", Boolean(focus) && !touches([row.writer, row.reader], focus));
-    if (on) used.add(row.writer).add(named(row.reader).node);
-  });
+  layer.show((i) => kept.has(rows[i]), (i) => Boolean(focus) && !touches([rows[i].writer, rows[i].reader], focus));
+  for (const row of kept) used.add(row.writer).add(named(row.reader).node);
   for (const node of nodes) {
     node.classList.toggle("absent", !used.has(node.dataset.id));
     node.classList.toggle("focused", node.dataset.id === focus);

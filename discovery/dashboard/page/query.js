@@ -3,23 +3,23 @@
 "use strict";
 
 const COLUMNS = {
-  // value to sort and filter by; what is shown, if not that; n for numbers
+  // value to sort and filter by; what is shown, if not that; n for numbers; whether few are best
   run: { value: (r) => r.id },
   model: { value: (r) => r.model },
   task: { value: (r) => r.task, look: "words" },
   method: { value: (r) => r.method, look: "words" },
   metric: { value: (r) => r.metric },
   ablation: { value: (r) => r.ablation },
-  threshold: { value: (r) => r.threshold, look: "n" },
+  threshold: { value: (r) => r.threshold, look: "n", few: true },
   n: { value: (r) => r.asked?.["task.n"], look: "n", means: "prompts of the search" },
   seed: { value: (r) => r.seed, look: "n" },
-  edges: { value: (r) => r.n_edges, look: "n" },
+  edges: { value: (r) => r.n_edges, look: "n", few: true },
   faithfulness: { value: (r) => r.faithfulness, look: "n", text: percent, means: "on the prompts of the search" },
   "held-out": { value: (r) => r.found?.test_faithfulness, look: "n", text: percent, means: "faithfulness on prompts that the search did not see" },
   accuracy: { value: (r) => r.found?.test_accuracy, look: "n", text: percent, means: "of the circuit on its own, on prompts that the search did not see" },
   verdict: { value: (r) => r.verdict, look: "words" },
   value: { value: (r) => r.metric_circuit, look: "n", text: (v, r) => (v === null || v === undefined ? "–" : `${r.metric ?? ""} ${shown(v)}`), means: "the circuit's metric" },
-  time: { value: (r) => r.seconds, look: "n", text: span },
+  time: { value: (r) => r.seconds, look: "n", few: true, text: span },
   started: { value: (r) => r.started, text: (v) => (v ? v.slice(0, 16).replace("T", " ") : "–") },
   state: { value: (r) => r.state },
   tags: { value: (r) => r.tags?.join(" "), look: "words" },

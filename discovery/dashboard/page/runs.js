@@ -3,7 +3,7 @@
 "use strict";
 
 const STATES = { done: "✓", running: "▶", failed: "✕", killed: "■", unreadable: "!", unknown: "?" };
-const FEW = 100; // runs that are drawn before one asks for the others
+const FEW = 60; // runs that are drawn before one asks for the others
 const list = { filter: "", state: "", group: "", sort: "started", down: true, columns: USUAL, closed: new Set(), chosen: [], cut: false };
 
 // The view that an address names; what it does not name is as usual.
@@ -135,10 +135,10 @@ function filterFields(redraw, anew) {
 
 function headCells(redraw) {
   return list.columns.map((name) => {
-    const { look, means } = columnOf(name);
+    const { look, means, few } = columnOf(name);
     const here = list.sort === name;
     const press = () => {
-      list.down = here ? !list.down : look === "n";
+      list.down = here ? !list.down : look === "n" && !few;
       list.sort = name;
       redraw();
     };

@@ -81,14 +81,14 @@ function growingCircuit(circuit, rows) {
   const settled = new Map(); // a reader's gate and what a shortlist skips come before its edges
   rows.forEach((row, i) => { if (row.kind === "edges" || !settled.has(row.reader)) settled.set(row.reader, i); });
   const stepOf = ([, reader]) => settled.get(reader) ?? rows.length - 1;
-  const picture = drawCircuit(circuit, "The circuit as far as it is found");
-  const nodes = new Map([...picture.querySelectorAll(".node")].map((node) => [node.dataset.id, node]));
+  const { picture, nodes: all, layer } = drawCircuit(circuit, "The circuit as far as it is found");
+  const nodes = new Map(all.map((node) => [node.dataset.id, node]));
   for (const node of nodes.values()) for (const name of ["role", "tabindex", "aria-pressed"]) node.removeAttribute(name);
   const first = new Map();
   for (const edge of circuit.edges) {
     for (const node of [edge[0], named(edge[1]).node]) first.set(node, Math.min(first.get(node) ?? Infinity, stepOf(edge)));
   }
-  const marks = edgeMarks(picture, circuit.edges.length);
+  const marks = layer.show(() => true);
   const changes = [ // what appears: step, element, class while it is not there yet
     ...circuit.edges.map((edge, i) => [stepOf(edge), marks[i], "off"]),
     ...[...first].filter(([node]) => !isEnd(node)).map(([node, step]) => [step, nodes.get(node), "absent"]),

@@ -1,4 +1,4 @@
-// Is the circuit true: the verdicts first, then the figures that they rest on.
+// Is the circuit true: the verdict with what decides it and what to do next, every test folded below.
 "use strict";
 
 const ANSWERS = [[true, "hold", "yes", "+"], [false, "fail", "no", "−"], [null, "are not decided", "open", "?"]];
@@ -9,22 +9,83 @@ const LADDER = "Kept edges carry what they do on the prompt itself. Each row say
 function validationView(v) {
   const { n_prompts, n_edges, score, unit } = v.about;
   const lead = `${plural(n_edges ?? 0, "edge")}, tried on ${shown(n_prompts)} prompts that it was not found on. ${score ?? "Score"} of the model ${shown(v.model)}, with every edge cut ${shown(v.empty)} ${unit ?? ""}.`;
-  const counted = v.verdicts.filter((x) => x.counted);
-  const beside = v.verdicts.filter((x) => !x.counted);
-  const counts = ANSWERS.map(([answer, title]) => `${counted.filter((x) => x.holds === answer).length} ${title}`);
-  return el("div", {},
-    el("p", {}, lead),
-    twoSided(v),
+  return el("div", { class: "stack" },
+    v.decision ? decisionParts(v.decision, v.next) : null,
+    el("p", { class: "quiet" }, lead),
+    folded(testsTitle(v.verdicts), !v.decision, testsPart(v)),
+    folded("All figures", !v.decision, figuresPart(v)),
+    v.samples.length || v.provenance.length ? el("div", { class: "columns" }, samplesPanel(v), originPanel(v.provenance)) : null);
+}
+
+function folded(title, open, ...children) {
+  return el("details", { class: "folded", open }, el("summary", {}, title), children);
+}
+
+// The verdict, the three figures that it follows from, and what would change it.
+function decisionParts({ heading, figures }, next) {
+  return [el("section", { "aria-label": "Verdict" }, el("h2", { class: "verdict" }, heading ?? "–"), el("div", { class: "cards-3" }, figures.map(figureCard))),
+    panel("What to do next", next.length ? el("ol", { class: "steps" }, next.map((step) => el("li", {}, step))) : el("p", {}, "Nothing: no test asks for more."))];
+}
+
+function figureCard(one) {
+  const look = one.good === null ? "open" : one.good ? "yes" : "no";
+  return el("section", { class: `panel figure ${look}` }, el("h3", {}, one.question ?? "–"), el("p", { class: "big" }, one.said ?? "–"),
+    one.share ? shareBar(one) : null, el("p", { class: "quiet" }, `${one.scale ?? ""}${one.baselines.length ? " (dotted)" : ""}.`));
+}
+
+const BAND_WORDS = ["no", "partly", "yes"];
+
+// A share with its interval between 0 and 1, on the bands of the words; baselines dotted.
+function shareBar({ question, said, share, baselines, borders }) {
+  const [left, width] = [8, 304];
+  const x = (value) => left + width * Math.min(Math.max(value, 0), 1);
+  const bounds = [0, ...borders, 1];
+  const bands = borders.length === 2 ? BAND_WORDS.map((word, i) => [
+    svg("rect", { class: i % 2 ? "band" : "track", x: x(bounds[i]), y: 6, width: x(bounds[i + 1]) - x(bounds[i]), height: 14 }),
+    svg("text", { class: "small", x: (x(bounds[i]) + x(bounds[i + 1])) / 2, y: 36, "text-anchor": "middle" }, word)])
+    : svg("rect", { class: "track", x: left, y: 6, width, height: 14 });
+  return chart(320, 42, `${question} ${said}`, bands,
+    share.low === null || share.high === null ? null : svg("line", { class: "span", x1: x(share.low) - 1, x2: x(share.high) + 1, y1: 13, y2: 13 }),
+    baselines.map((value) => svg("line", { class: "baseline", x1: x(value), x2: x(value), y1: 2, y2: 24 })),
+    svg("path", { class: "s0 mark-point", d: MARKS[0], transform: `translate(${x(share.value).toFixed(1)} 13)` }));
+}
+
+function testsTitle(verdicts) {
+  const counted = verdicts.filter((x) => x.counted);
+  const counts = ANSWERS.map(([answer, title]) => `${counted.filter((x) => x.holds === answer).length} ${title.replace("are ", "")}`);
+  return `All tests: ${counts.join(", ")}`;
+}
+
+function testsPart(v) {
+  const [counted, beside] = [true, false].map((side) => v.verdicts.filter((x) => x.counted === side));
+  return el("div", { class: "stack" }, v.headline ? el("p", {}, v.headline) : twoSided(v),
     el("div", { class: "columns" },
+      panel("What the whole model has", ANSWERS.map((answer) => verdictList(counted, answer))),
       el("div", { class: "stack" },
-        panel(`Verdicts: ${counts.join(", ")}`, ANSWERS.map((answer) => verdictList(counted, answer))),
         beside.length ? panel("Beside the count: what the whole model does not have either", ANSWERS.map((answer) => verdictList(beside, answer))) : null,
-        v.left_out.length ? panel("Not done", leftOut(v.left_out)) : null,
-        panel("Faithfulness, by how it is measured", cellLegend(), cellChart(v.cells, v.about.zero))),
-      el("div", { class: "stack" },
-        panel("Resampling what is outside the circuit", el("p", { class: "quiet" }, LADDER), ladderChart(v.ladder)),
-        panel("The same knock-outs in circuit and model", knockoutChart(v)),
-        panel("All tests", testTable(v.tests)))));
+        v.left_out.length ? panel("Not done", leftOut(v.left_out)) : null)));
+}
+
+function figuresPart(v) {
+  return el("div", { class: "columns" },
+    el("div", { class: "stack" },
+      panel("Faithfulness, by how it is measured", cellLegend(), cellChart(v.cells, v.about.zero)),
+      panel("The same knock-outs in circuit and model", knockoutChart(v))),
+    el("div", { class: "stack" },
+      panel("Resampling what is outside the circuit", el("p", { class: "quiet" }, LADDER), ladderChart(v.ladder)),
+      panel("All tests", testTable(v.tests))));
+}
+
+function samplesPanel({ samples }) {
+  if (!samples.length) return null;
+  const cells = (s) => [s.prompt ?? "–", s.answers.join(", "), shown(s.model), shown(s.circuit), shown(s.empty)];
+  return panel("Some of the prompts", el("div", { class: "scroll flat" }, table("Some of the prompts, and their scores",
+    [["prompt", "words"], ["answer", ""], ["model", "n"], ["circuit", "n"], ["every edge cut", "n"]], samples.map(cells), "cards samples")));
+}
+
+function originPanel(provenance) {
+  if (!provenance.length) return null;
+  return panel("Where it comes from", el("dl", { class: "terms" }, provenance.map(([name, text]) => el("div", {}, el("dt", {}, name), el("dd", {}, el("code", {}, text))))));
 }
 
 function verdictList(verdicts, [answer, title, look, sign]) {
@@ -32,7 +93,7 @@ function verdictList(verdicts, [answer, title, look, sign]) {
   if (!some.length) return null;
   return el("ul", { class: `verdicts ${look}`, "aria-label": `Properties that ${title}` }, some.map((v) => el("li", {},
     el("b", { "aria-hidden": "true" }, sign),
-    el("div", {}, v.question ?? v.name ?? "–", el("small", {}, `${v.name}: ${v.figures ?? ""}`)))));
+    el("div", {}, v.says ?? v.question ?? v.name ?? "–", el("small", {}, `${v.name}: ${v.figures ?? ""}`)))));
 }
 
 function ladderChart(ladder) {
@@ -92,5 +153,5 @@ function knockoutChart(v) {
 
 function testTable(tests) {
   return el("div", { class: "scroll flat" }, table("All tests", [["test", ""], ["null hypothesis", ""], ["statistic", "n"], ["p", "n"], ["n", "n"]],
-    tests.map((t) => [t.name ?? "–", t.null ?? "–", shown(t.statistic), shown(t.p_value, 2), shown(t.n)])));
+    tests.map((t) => [t.name ?? "–", t.null ?? "–", shown(t.statistic), shown(t.p_value, 2), shown(t.n)]), "cards"));
 }
