@@ -130,7 +130,8 @@ def _discover(
     with clock("evaluate"), torch.inference_mode():
         measured = _measured(job, proposed)
     with clock("heads"), torch.inference_mode():
-        heads = describe_heads(proposed.circuit, job.own_pairs, loaded, settings.seed)
+        circuit = proposed.circuit.without_spans()
+        heads = describe_heads(circuit, job.own_pairs, loaded, settings.seed)
         run.write("heads.json", heads)
     result = _result(settings, run, job, proposed, measured, clock, statistics.median(plain))
     result["warnings"] = warnings

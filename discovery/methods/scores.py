@@ -19,6 +19,7 @@ class IFR(Scoring):
 
     name: str = "ifr"
     needs_corrupt: ClassVar[bool] = False
+    of_spans: ClassVar[bool] = False
     unit: ClassVar[str | None] = "share of the flow"
     works: ClassVar[Work] = "runs"
     rule: Literal["top_n", "greedy"] = "greedy"  # pyright: ignore[reportIncompatibleVariableOverride]

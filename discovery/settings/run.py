@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from acdc.errors import InputError
+from acdc.spans import Positions
 from discovery.ablations.choices import AblationChoice, Other
 from discovery.choices import registry
 from discovery.choices.fields import (
@@ -71,6 +72,7 @@ class GraphSettings(Fields):
     """Which edges there are."""
 
     kv: Literal["per_query_head", "per_group"] = "per_query_head"
+    positions: Positions = "none"  # an edge at all positions, or one at each span or token
 
 
 class TrackingSettings(Fields):
@@ -108,6 +110,15 @@ class Settings(ModelSettings):
     grow: Count | None = None  # search on twice as many prompts, up to so many, while they are few
     memory_gib: Amount | None = None  # that the process may take; None: what is free less a reserve
     plan: bool = False  # say what it would take, and stop
+
+    @model_validator(mode="after")
+    def _method_of_spans(self) -> Settings:
+        if self.graph.positions != "none" and not self.method.of_spans:
+            raise ValueError(
+                f"graph.positions={self.graph.positions}: method={self.method.name} says nothing of"
+                " positions; take acdc, eap, eap_ig, exact, learned or another method, or none"
+            )
+        return self
 
     @property
     def aim(self) -> float | None:
