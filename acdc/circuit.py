@@ -178,18 +178,26 @@ class Circuit:
         has its corrupted value. Under zero or mean ablation it may. With spans a path goes from
         token to token: through a head from a key's or value's span to those that see it.
         """
+        mask = np.zeros_like(self.mask)
+        for edge in self.steps():
+            mask[edge] = True
+        return replace(self, mask=mask)
+
+    def steps(self) -> dict[tuple[int, int], list[tuple[Any, Any]]]:
+        """Edges on a path from `input` to `logits`, (writer, reader), and their steps on paths.
+
+        A step is from a (writer, span) to a (writer, span) that the reader shapes, or to "logits".
+        """
         walk = nx.DiGraph()
         walk.add_nodes_from([START, END])
         walk.add_edges_from((START, (0, s)) for s in range(len(self.graph.spans)))
-        edges = {(w, r): self._steps(w, r) for w, r in np.argwhere(self.mask).tolist()}
+        edges = {(w, r): self._joined(w, r) for w, r in np.argwhere(self.mask).tolist()}
         walk.add_edges_from(step for steps in edges.values() for step in steps)
         alive = nx.descendants(walk, START) & nx.ancestors(walk, END) | {START, END}
-        mask = np.zeros_like(self.mask)
-        for edge, steps in edges.items():
-            mask[edge] = any(a in alive and b in alive for a, b in steps)
-        return replace(self, mask=mask)
+        found = {e: [s for s in steps if alive.issuperset(s)] for e, steps in edges.items()}
+        return {edge: steps for edge, steps in found.items() if steps}
 
-    def _steps(self, writer: int, reader: int) -> list[tuple[Any, Any]]:
+    def _joined(self, writer: int, reader: int) -> list[tuple[Any, Any]]:
         """What an edge joins: a (writer, span) and those (writer, span) that its reader shapes."""
         g = self.graph
         shaped = [(n, s) for n in g.readers[reader].shapes for s in g.shaped_at(reader)] or [END]

@@ -1,8 +1,8 @@
 """Names of nodes and of what they read, the one place where they are taken apart.
 
-Writers are `input`, `a3.h1`, `m4`; readers `a3.h1<q>`, `a3.kv0<k>`, `m4`, `logits`, or of a span of
-positions `a3.h1<q>@end`, `m4@s2` (`acdc/graph.py` says what they are). Knows no sizes: whether a
-model has such a node is for whoever knows the model.
+Writers are `input`, `a3.h1`, `m4`; readers `a3.h1<q>`, `a3.kv0<k>`, `m4`, `logits`; at a span of
+positions they are `a3.h1<q>@end`, `m4@s2` (`acdc/graph.py` says what they are). Knows no sizes:
+whether a model has such a node is for whoever knows the model.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Name:
     layer: int = 0
     index: int = 0  # head, or key/value group
     part: str = ""  # q, k or v of a reader of a head or group
-    span: str = ""  # of positions, at which a reader reads; "" = at all
+    span: str = ""  # of positions, at which it reads or writes; "" = at all
 
     @property
     def node(self) -> str:
@@ -58,10 +58,10 @@ def parse(name: str) -> Name | None:
     found = _NAME.fullmatch(reader)
     if found is None or (found["head"] == "kv" and found["part"] == "q"):  # queries are not shared
         return None
-    if at and not (_SPAN.fullmatch(span) and (found["part"] or found["mlp"])):
+    if at and (reader == "logits" or not _SPAN.fullmatch(span)):
         return None
     if found["end"]:
-        return Name("input" if name == "input" else "logits")
+        return Name("input" if reader == "input" else "logits", span=span)
     if found["mlp"]:
         return Name("mlp", int(found["mlp"]), span=span)
     kind: Kind = "head" if found["head"] == "h" else "kv"

@@ -287,7 +287,8 @@ def _versions() -> dict[str, str]:
 
 
 def _draw(run: RunFolder, proposed: Proposed, result: Mapping[str, Any]) -> Path:
-    circuit, graph = proposed.circuit, proposed.circuit.graph
+    circuit = proposed.circuit.without_spans()
+    graph = circuit.graph
     layout = Layout(graph.n_layers, graph.n_heads, graph.n_kv_heads, graph.has_mlp)
     drawn = [
         DrawnEdge(graph.writers[w], graph.readers[r].name, float(circuit.scores[w, r]))

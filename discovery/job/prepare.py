@@ -121,11 +121,10 @@ class Job:
 
         Of an answer of several tokens they tell it of the first.
         """
-        settings, needs = self.settings, self.metric.needs
+        settings, needs, graph = self.settings, self.metric.needs, self.data.graph.plain
         prompts = task_prompts(settings.task, self.loaded, settings.seed, needs).reading(0)
         if torch.equal(prompts.corrupt.cpu(), self.data.prompts.corrupt.cpu()):
-            return self.data.at_least(1)
-        graph = self.data.graph.plain
+            return self.data.at_least(1).with_graph(graph)
         return Data(self.loaded.model, graph, prompts, part=self.plan.part).at_least(1)
 
     @torch.inference_mode()
