@@ -19,13 +19,16 @@ from acdc.errors import InputError
 from acdc.gradient import LOSSES, MaskedRun
 from acdc.graph import ALL, Graph, Spans
 from acdc.incremental import Cut, States
+from acdc.live import run_live
 from acdc.masked import masked_run, masked_values
 from acdc.metrics import METRICS, two_sided
 from acdc.prompts import Prompts, together
 from acdc.search import Budget, Guide, Order, acdc
 from acdc.selection import top_n
 from acdc.spans import Layout, spans_of
-from discovery.statistics.random_circuits import random_mask
+from discovery.statistics.random_circuits import random_mask, random_masks
+from discovery.validation.chance import misplaced
+from discovery.validation.resampling import ResampledCuts
 
 CASES = [("gpt2", "per_query_head"), ("llama", "per_group"), ("pythia", "per_query_head"),
          ("gemma2", "per_query_head")]  # fmt: skip
@@ -335,3 +338,35 @@ def test_a_file_keeps_spans_and_other_programs_get_a_circuit_without(kv):
 def model_edges(graph):
     return [graph.edge_name(w, r) for w, r in itertools.product(
         range(len(graph.writers)), range(len(graph.readers))) if graph.legal[w, r]]  # fmt: skip
+
+
+# ---- what validation stands on -------------------------------------------------------------------
+
+
+def test_random_circuits_are_paths_from_token_to_token():
+    model, prompts = families.view("llama"), marked()
+    graph = graph_of(model, prompts, "per_group")
+    rng = np.random.default_rng(0)
+    weights = rng.random(graph.legal.shape) * graph.legal
+    for masks in (random_masks(graph, 60, 4, rng), random_masks(graph, 60, 4, rng, weights)):
+        for mask in masks:
+            assert mask.sum() == 60 and not (mask & ~graph.legal).any()
+            assert (Circuit(graph, mask).pruned().mask == mask).all()
+    moved = misplaced(graph, masks[0], rng)
+    assert moved.sum() == 60 and (moved != masks[0]).any() and not (moved & ~graph.legal).any()
+    assert (graph.by_span(moved).sum((1, 2)) == graph.by_span(masks[0]).sum((1, 2))).all()
+
+
+@pytest.mark.parametrize("family, kv", CASES, ids=IDS)
+def test_resampling_of_a_circuit_is_that_of_its_tokens(family, kv):
+    """One draw shared by all edges is a patched run from the drawn prompts."""
+    model, prompts = families.view(family), marked(n=4)
+    graph = graph_of(model, prompts, kv)
+    forward = families.run(model, graph, prompts)
+    cuts = ResampledCuts(forward, "shared", np.random.default_rng(1))
+    drawn = replace(prompts, corrupt=prompts.clean[cuts.shared])
+    for share in (0.8, 0.3):
+        mask = graph.legal & (np.random.default_rng(2).random(graph.legal.shape) < share)
+        wanted = masked_run(families.run(model, graph, drawn), mask)
+        final = run_live(model, graph, prompts.clean, mask, cuts, layout=forward.layout)
+        torch.testing.assert_close(model.unembed(final), wanted, atol=1e-10, rtol=0)
