@@ -148,7 +148,7 @@ class Circuit:
             return self
         inner = g.by_span(self.scores)[..., :-1].sum(0)
         scores = np.column_stack([inner, self.scores[:, -1]])
-        return Circuit(g.plain, g.by_span(self.mask).any(0), scores)
+        return Circuit(g.plain, np.any(g.by_span(self.mask), axis=0), scores)
 
     # ---- as a graph ----------------------------------------------------------------------------
 

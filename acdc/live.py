@@ -71,7 +71,7 @@ def plan(graph: Graph, mask: Mask, n_pos: int, given: NDArray[np.bool_] | None =
 
     Writers that are `given` [writers] need nothing.
     """
-    mask, graph = graph.by_span(mask).any(0), graph.plain
+    mask, graph = np.any(graph.by_span(mask), axis=0), graph.plain
     writers = np.zeros(len(graph.writers), dtype=np.int64)
     readers = np.zeros(len(graph.readers), dtype=np.int64)
     needs = np.ones(len(graph.writers), bool) if given is None else ~given
@@ -106,8 +106,8 @@ class Known:
 
 def unchanged(graph: Graph, mask: Mask, other: Mask) -> NDArray[np.bool_]:
     """[writers]: which put out the same in both circuits, as the same edges lead to them."""
-    same = graph.by_span(mask == other).all((0, 1))
-    mask = graph.by_span(mask).any(0)
+    same = np.all(graph.by_span(mask == other), axis=(0, 1))
+    mask = np.any(graph.by_span(mask), axis=0)
     out = np.ones(len(graph.writers), bool)
     for r, info in enumerate(graph.plain.readers):
         if not (same[r] and out[mask[:, r]].all()):

@@ -134,8 +134,7 @@ def itinerary(graph: Graph, order: Order, shortlist: bool = False) -> list[Visit
             visit(at_spans([plain.reader(layer, "mlp")]), [*skip, "edges"])
         by_head = order.reader_order == "head"
         for readers in _by_head(plain, layer) if by_head else [_by_part(plain, layer)]:
-            kinds = [*skip, "gate", "edges"] if order.gates else [*skip, "edges"]
-            visit(at_spans(readers), kinds)
+            visit(at_spans(readers), [*skip, "gate", "edges"] if order.gates else [*skip, "edges"])
     return visits
 
 

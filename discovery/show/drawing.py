@@ -113,7 +113,7 @@ class Grid:
     """Where everything lies; arithmetic on the sizes of the architecture."""
 
     bow, widest = 0.07, 0.9
-    always = ("input", "logits")
+    always: tuple[str, ...] = ("input", "logits")
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout

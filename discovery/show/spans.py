@@ -37,7 +37,7 @@ class Columns:
     """Places of nodes at spans; see discovery.show.drawing.Places."""
 
     bow, widest = 0.1, 0.5
-    always = (END,)
+    always: tuple[str, ...] = (END,)
 
     def __init__(self, layout: Layout, edges: Sequence[DrawnEdge], spans: Sequence[str]) -> None:
         self.layout = layout
