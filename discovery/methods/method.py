@@ -22,7 +22,6 @@ class Method(Named):
     needs_corrupt: ClassVar[bool] = True  # whether it cuts edges, and so asks what these carry
     by_prompt: ClassVar[bool] = False  # whether its scores are means of those of single prompts
     asks_prompts: ClassVar[bool] = True  # whether other prompts could give another circuit
-    of_spans: ClassVar[bool] = True  # whether its edges may be of spans of positions
     works: ClassVar[Work] = "gradients"  # what takes its memory
 
     def check(self, field: str) -> None:

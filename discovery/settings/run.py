@@ -111,15 +111,6 @@ class Settings(ModelSettings):
     memory_gib: Amount | None = None  # that the process may take; None: what is free less a reserve
     plan: bool = False  # say what it would take, and stop
 
-    @model_validator(mode="after")
-    def _method_of_spans(self) -> Settings:
-        if self.graph.positions != "none" and not self.method.of_spans:
-            raise ValueError(
-                f"graph.positions={self.graph.positions}: method={self.method.name} says nothing of"
-                " positions; take acdc, eap, eap_ig, exact, learned or another method, or none"
-            )
-        return self
-
     @property
     def aim(self) -> float | None:
         """The target that holds; None: the method has a size of its own."""

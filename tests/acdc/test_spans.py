@@ -26,6 +26,8 @@ from acdc.prompts import Prompts, together
 from acdc.search import Budget, Guide, Order, acdc
 from acdc.selection import top_n
 from acdc.spans import Layout, spans_of
+from discovery.flow.scores import edge_flow
+from discovery.flow.uniform import uniform_shares
 from discovery.statistics.random_circuits import random_mask, random_masks
 from discovery.validation.chance import misplaced
 from discovery.validation.resampling import ResampledCuts
@@ -183,6 +185,28 @@ def test_scores_are_those_of_the_mask_and_add_up_to_those_without_spans(family, 
         less[w, r] = False
         both = data.circuits(metric, [less, graph.legal]).mean(1)
         assert cuts[w, r] == pytest.approx(metric.sign * (both[0] - both[1]), abs=1e-10)
+
+
+@pytest.mark.parametrize("family, kv", CASES[:2], ids=IDS[:2])
+@pytest.mark.parametrize("how", ["flow", "uniform"])
+def test_flows_of_spans_add_up_to_those_without(family, kv, how):
+    """A token's flow is its span's; what the tokens of no other span have is nothing."""
+    model, prompts = families.view(family), marked(n=3)
+    graph = graph_of(model, prompts, kv)
+    layout = Layout.make(graph.spans, prompts)
+
+    def scores(of, layout=None):
+        if how == "uniform":
+            return uniform_shares(model, of, prompts.clean, 2, layout)
+        aim = dict(right=prompts.answers, wrong=prompts.wrong, batch_size=2)
+        return edge_flow(model, of, prompts.clean, layout=layout, **aim).scores
+
+    split = scores(graph, layout)
+    whole = Circuit(graph, graph.legal, split).without_spans().scores
+    np.testing.assert_allclose(whole, scores(graph.plain), atol=1e-12)
+    at = graph.spans.names.index("start")  # the first token alone
+    q = split[:, graph.columns[at, graph.plain.reader(1, "q", 0)]]
+    assert (q == 0).all() if how == "flow" else q.sum() == pytest.approx(0.25)
 
 
 # ---- the search ----------------------------------------------------------------------------------

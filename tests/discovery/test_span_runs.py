@@ -70,8 +70,6 @@ def test_from_python_it_is_measured_and_validated(run):
 
 
 def test_what_says_nothing_of_positions_is_refused(run):
-    with pytest.raises(InputError, match="graph.positions=spans: method=ifr says nothing of"):
-        settings("method=ifr", "graph.positions=spans")
     with pytest.raises(InputError, match="graph.positions='here'|positions"):
         settings("graph.positions=here")
     with pytest.raises(
