@@ -261,7 +261,7 @@ def _sweep(
     Nothing passes through the component whose outputs enter stream number `blocked`, since they are
     set by hand.
     """
-    graph, model = forward.graph, forward.model
+    graph, model = forward.graph.plain, forward.model
     last = streams[-1]
     (above,) = _pull(lambda x: _loss(forward, metric, x), last.new_ones(()), last)
     yield graph.reader(graph.n_layers, "logits"), above.sum(0, keepdim=True)
@@ -295,7 +295,7 @@ def _pull_heads(
 
     The norm is left to `_through_norm`: autograd would run it once a reader.
     """
-    graph, model, norm = forward.graph, forward.model, forward.model.blocks[layer].ln1
+    graph, model, norm = forward.graph.plain, forward.model, forward.model.blocks[layer].ln1
     block, blocks = model.blocks[layer], list(model.blocks)
     blocks[layer] = replace(block, ln1=Norm("none"))
     bare = replace(model, blocks=tuple(blocks))
@@ -339,23 +339,26 @@ class _Total:
     def __init__(self, forward: PatchedForward, metric: Metric, post_norm: PostNorm) -> None:
         self.forward, self.metric = forward, metric
         with torch.no_grad():
-            self.delta = _change(forward, post_norm).dense()
+            # [writer, tokens span by span, d_model]
+            self.delta = forward.layout.sort(_change(forward, post_norm).dense())
         self.sums = np.zeros(forward.graph.legal.shape)
 
     def add(
         self, streams: Sequence[Tensor], writers: range | None = None, blocked: int = -1
     ) -> None:
         """Add the gradients of runs given by their streams, to some writers' edges (None: all)."""
-        graph = self.forward.graph
+        graph, layout = self.forward.graph, self.forward.layout
         first, behind = (writers.start, writers.stop) if writers else (0, len(graph.writers))
         for reader, gradient in _sweep(self.forward, self.metric, streams, blocked):
-            last = min(behind, int(graph.senders[reader]))
+            last = min(behind, int(graph.plain.senders[reader]))
             if last <= first:
                 return  # nothing from here on reads these writers
-            delta = self.delta[first:last].flatten(1)
-            product = gradient.flatten(1) @ delta.T
-            columns = slice(reader, reader + len(gradient))
-            self.sums[first:last, columns] += product.T.double().cpu().numpy()
+            gradient = layout.sort(gradient)
+            for at, columns in zip(layout.slices, graph.columns, strict=True):
+                delta = self.delta[first:last, at].flatten(1)
+                product = gradient[:, at].flatten(1) @ delta.T
+                own = columns[reader : reader + len(gradient)]
+                self.sums[first:last, own] += product.T.double().cpu().numpy()
 
     def add_component(
         self, component: _Component, writers: range | None, blocks: Iterator[Tensor]
@@ -363,6 +366,7 @@ class _Total:
         """Add the gradients of the component's runs, between clean (1) and corrupted."""
         forward, below = self.forward, self.forward.clean.streams
         change = self.delta[component.writers.start : component.writers.stop].sum(0)
+        change = forward.layout.unsort(change)
         for points in blocks:
             here = below[component.stream] + (1 - points) * change
             kept = [x.expand_as(here) for x in below[: component.stream]]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acdc.errors import InputError
-from acdc.graph import Graph, Reader, frozen
+from acdc.graph import ALL, Graph, Reader, Spans, frozen
 
 Own = TypeVar("Own", bound="Circuit")
 SCORES = "scores.npz"  # beside a circuit.json that lists the kept edges only
+START, END = "input", "logits"  # of a walk through a circuit
 LARGEST = 2**30  # bytes that the scores of a file may unpack to
 
 
@@ -137,6 +138,18 @@ class Circuit:
             )
         return other
 
+    def without_spans(self) -> Circuit:
+        """The circuit over all positions: edges that are in at any span, scores summed over them.
+
+        It does more than this one: a kept edge is kept everywhere.
+        """
+        g = self.graph
+        if g.spans == ALL:
+            return self
+        inner = g.by_span(self.scores)[..., :-1].sum(0)
+        scores = np.column_stack([inner, self.scores[:, -1]])
+        return Circuit(g.plain, np.any(g.by_span(self.mask), axis=0), scores)
+
     # ---- as a graph ----------------------------------------------------------------------------
 
     def to_networkx(self) -> nx.MultiDiGraph:
@@ -158,26 +171,37 @@ class Circuit:
         nodes = self.graph.readers[reader].nodes
         return [self.graph.writers[n] for n in nodes] or ["logits"]
 
-    def _shaped(self, reader: int) -> list[str]:
-        """The nodes whose output a reader changes."""
-        return [self.graph.writers[n] for n in self.graph.readers[reader].shapes] or ["logits"]
-
     def pruned(self: Own) -> Own:
         """Without dangling edges: only those on a path from `input` to `logits`.
 
         Under resample ablation the output does not change: a writer none of whose inputs is kept
-        has its corrupted value. Under zero or mean ablation it may.
+        has its corrupted value. Under zero or mean ablation it may. With spans a path goes from
+        token to token: through a head from a key's or value's span to those that see it.
         """
-        walk, pairs = nx.DiGraph(), np.argwhere(self.mask).tolist()
-        walk.add_nodes_from(["input", "logits"])
-        for w, r in pairs:
-            walk.add_edges_from((self.graph.writers[w], node) for node in self._shaped(r))
-        alive = nx.descendants(walk, "input") | {"input"}
-        alive &= nx.ancestors(walk, "logits") | {"logits"}
         mask = np.zeros_like(self.mask)
-        for w, r in pairs:
-            mask[w, r] = self.graph.writers[w] in alive and any(n in alive for n in self._shaped(r))
+        for edge in self.steps():
+            mask[edge] = True
         return replace(self, mask=mask)
+
+    def steps(self) -> dict[tuple[int, int], list[tuple[Any, Any]]]:
+        """Edges on a path from `input` to `logits`, (writer, reader), and their steps on paths.
+
+        A step is from a (writer, span) to a (writer, span) that the reader shapes, or to "logits".
+        """
+        walk = nx.DiGraph()
+        walk.add_nodes_from([START, END])
+        walk.add_edges_from((START, (0, s)) for s in range(len(self.graph.spans)))
+        edges = {(w, r): self._joined(w, r) for w, r in np.argwhere(self.mask).tolist()}
+        walk.add_edges_from(step for steps in edges.values() for step in steps)
+        alive = nx.descendants(walk, START) & nx.ancestors(walk, END) | {START, END}
+        found = {e: [s for s in steps if alive.issuperset(s)] for e, steps in edges.items()}
+        return {edge: steps for edge, steps in found.items() if steps}
+
+    def _joined(self, writer: int, reader: int) -> list[tuple[Any, Any]]:
+        """What an edge joins: a (writer, span) and those (writer, span) that its reader shapes."""
+        g = self.graph
+        shaped = [(n, s) for n in g.readers[reader].shapes for s in g.shaped_at(reader)] or [END]
+        return [((writer, s), to) for s in g.read_at(reader) for to in shaped]
 
     # ---- EAP-IG's JSON -------------------------------------------------------------------------
 
@@ -186,7 +210,8 @@ class Circuit:
 
         Lists every edge that is in the graph or has a score; an edge not listed has score 0 and
         is out, as that format's readers take it. A shared k or v edge is written once for each of
-        its query heads, since the format knows no groups.
+        its query heads, since the format knows no groups. It knows no spans either: other programs
+        read `without_spans()`.
         """
         g = self.graph
         names = set(self.nodes)
@@ -204,6 +229,7 @@ class Circuit:
             "d_model": g.d_model,
         }
         own = {"n_kv_heads": g.n_kv_heads, "has_mlp": g.has_mlp, "kv": g.kv, "joint": g.joint}
+        own |= {} if g.spans == ALL else {"spans": asdict(g.spans)}
         return {"cfg": cfg, "nodes": nodes, "edges": edges, "graph": own, **about}
 
     def split_json(self, **about: Any) -> tuple[dict[str, Any], bytes]:
@@ -221,15 +247,16 @@ class Circuit:
     def _ungrouped(self, reader: Reader) -> list[str]:
         if reader.part not in ("q", "k", "v"):
             return [reader.name]
-        return [f"{self.graph.writers[n]}<{reader.part}>" for n in reader.nodes]
+        at = "" if self.graph.spans == ALL else f"@{self.graph.spans.names[reader.span]}"
+        return [f"{self.graph.writers[n]}<{reader.part}>{at}" for n in reader.nodes]
 
     @staticmethod
     def from_json(data: Mapping[str, Any], graph: Graph | None = None) -> Circuit:
         """Read EAP-IG's format; edges are looked up by name, missing ones are out with score 0.
 
         `graph` gives what the format does not say (key/value groups, no MLPs); without it the
-        file's own `graph` member is used, or plain multi-head attention with MLPs. InputError on
-        missing members, unknown edges, and groups whose copies disagree.
+        file's own `graph` member is used, or plain multi-head attention with MLPs. Spans are the
+        file's. InputError on missing members, unknown edges, and groups whose copies disagree.
         """
         try:
             cfg, edges = data["cfg"], data["edges"]
@@ -239,6 +266,8 @@ class Circuit:
                 *sizes, cfg["d_model"], own.get("has_mlp", True), cfg["parallel_attn_mlp"],
                 own.get("kv", "per_query_head"), own.get("joint", False),
             )  # fmt: skip
+            if "spans" in own and (spans := _spans(own["spans"])).names != graph.spans.names:
+                graph = replace(graph, spans=spans)
         except (KeyError, TypeError) as error:
             raise InputError(f"circuit file: missing or malformed member ({error})") from error
         if (cfg["n_layers"], cfg["n_heads"]) != (graph.n_layers, graph.n_heads):
@@ -255,6 +284,20 @@ class Circuit:
         acdc.circuit_files.load takes tensors too.
         """
         return Circuit.from_json(read_json(path), graph)
+
+
+def _spans(data: Mapping[str, Any]) -> Spans:
+    """Of a file's `graph`; InputError unless names, `sees` and `last` fit each other."""
+    names, sees, last = (data.get(member, []) for member in ("names", "sees", "last"))
+    n = len(names)
+    if not n or len(set(names)) < n or np.shape(sees) != (n, n) or np.shape(last) != (n,):
+        raise InputError(
+            f"circuit file: spans {str(names)[:80]} must be different names, with `sees` a square"
+            " table of them and `last` a list"
+        )
+    return Spans(
+        tuple(map(str, names)), tuple(tuple(map(bool, row)) for row in sees), tuple(map(bool, last))
+    )
 
 
 def jaccard(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:

@@ -38,8 +38,17 @@ def read(path: Path | str) -> Any:
 
 
 def load(path: Path | str, graph: Graph | None = None) -> Circuit:
-    """The circuit of a file in either form; see `Circuit.from_json`."""
-    return Circuit.from_json(read(path), graph)
+    """The circuit of a file in either form; see `Circuit.from_json`.
+
+    InputError also if its edges are of other spans than the graph's.
+    """
+    found = Circuit.from_json(read(path), graph)
+    if graph is not None and found.graph.spans.names != graph.spans.names:
+        raise InputError(
+            f"circuit file {path}: its edges are of the spans {' '.join(found.graph.spans.names)},"
+            " not of this graph's; see graph.positions"
+        )
+    return found
 
 
 def tensors(data: Mapping[str, Any]) -> bytes:

@@ -168,6 +168,13 @@ class Data:
                 tokens = reference.prompts_of(i).clean
                 yield trace(self.model, tokens, lean=True).writers
 
+    def with_graph(self, graph: Graph) -> Data:
+        """The same runs, of which circuits of another graph of the model are measured."""
+        other = copy(self)
+        other.graph = graph
+        other._forwards = {i: replace(f, graph=graph) for i, f in self._made()}
+        return other
+
     def with_backward(self, rules: Backward) -> Data:
         """The same runs of the same model, whose gradients follow rules; ValueError if they do."""
         other = copy(self)

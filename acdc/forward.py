@@ -32,6 +32,7 @@ from acdc.metrics import Bound, Metric
 from acdc.model import Model
 from acdc.prompts import Prompts
 from acdc.readout import Readout
+from acdc.spans import Layout
 from acdc.writers import Writers
 
 
@@ -174,6 +175,11 @@ class PatchedForward:
         return 0 if self.token else len(self.prompts)
 
     @cached_property
+    def layout(self) -> Layout:
+        """Which of the tokens are in which span of the graph."""
+        return Layout.make(self.graph.spans, self.prompts)
+
+    @cached_property
     def ablated(self) -> Writers:
         """What cut edges carry."""
         return self.ablation.of(self.clean.writers, self.corrupt.writers, self.rows)
@@ -258,12 +264,15 @@ class PatchedForward:
         streams = self.clean.streams if at == "answer" else None
         known = known or Known.of_model(self.graph, self.clean.writers)
         tokens = self.prompts.clean
-        return run_live(self.model, self.graph, tokens, mask, self.cuts, streams, known)
+        return run_live(
+            self.model, self.graph, tokens, mask, self.cuts, streams, known, layout=self.layout
+        )
 
     def known(self, mask: NDArray[np.bool_]) -> Known:
         """What the writers of a circuit put out, for `final` of others like it."""
         record, graph = self.clean.writers.map(torch.zeros_like), self.graph
-        run_live(self.model, graph, self.prompts.clean, mask, self.cuts, record=record)
+        tokens, layout = self.prompts.clean, self.layout
+        run_live(self.model, graph, tokens, mask, self.cuts, record=record, layout=layout)
         return Known(mask, plan(graph, mask, self.n_pos).writers, record)
 
 
@@ -271,7 +280,8 @@ class PairedCuts:
     """Cut edges carry each prompt's own ablated value (see acdc/live.py, Cuts)."""
 
     def __init__(self, model: Model, graph: Graph, ablated: Writers) -> None:
-        self.graph, self.offset = graph, ablated
+        graph = self.graph = graph.plain
+        self.offset = ablated
         total, seen, sums = ablated.total([]), 0, list[Tensor]()
         for place in _places(graph):
             n = graph.writers_before(*place)

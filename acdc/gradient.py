@@ -68,7 +68,7 @@ LOSSES: dict[str, Callable[[Data, Metric], Loss]] = {"share": lost_share, "metri
 class Piece:
     """A part of the model between some readers and some writers."""
 
-    readers: list[int]  # which see the same writers
+    readers: list[int]  # of the plain graph, which see the same writers
     writers: list[int]
     stream: int  # of Trace.streams: where the readers are
     # [reader, batch, pos, d_model] -> current less ablated outputs [writer, batch, pos, d_model]
@@ -84,20 +84,24 @@ class MaskedRun:
     ) -> None:  # fmt: skip
         """Entries of the mask off `within` count as 0; `input` is a' + point (a - a')."""
         model, graph = forward.model, forward.graph
-        self.forward, self.within = forward, within & graph.legal
-        edges = torch.as_tensor(self.within, device=model.device)
+        self.forward, self.legal = forward, within & graph.legal
+        self.within = graph.by_span(self.legal)  # [span, writers, readers of the plain graph]
+        self.columns = torch.tensor(graph.columns, device=model.device)
+        edges = torch.as_tensor(self.legal, device=model.device)
         self.mask = mask.detach().to(model.W_E) * edges
+        self.by_span = self.mask[:, self.columns].movedim(1, 0)
         start = point * (model.embed(forward.prompts.clean) - forward.ablated.rest[0])
-        self.change = start.new_zeros(len(graph.writers), start.numel())
-        self.change[0] = start.flatten()
+        # a row a writer, tokens span by span
+        self.change = start.new_zeros(len(graph.writers), start[..., 0].numel(), start.shape[-1])
+        self.change[0] = forward.layout.sort(start)
         self.done = list[tuple[Piece, Tensor, Tensor]]()  # pieces, inputs and outputs
-        for piece in _pieces(forward, self.within):
+        for piece in _pieces(forward, self.legal):
             x = self._read(piece)
             with torch.enable_grad():
                 out = piece.run(x.requires_grad_())
             self.done.append((piece, x, out))
             if piece.writers:
-                self.change[piece.writers] = out.detach().flatten(1)
+                self.change[piece.writers] = forward.layout.sort(out.detach())
 
     @property
     def logits(self) -> Float[Tensor, "batch vocab"]:
@@ -109,28 +113,29 @@ class MaskedRun:
     ) -> Float[Tensor, "writers readers"]:
         """d sum(losses) / d mask, 0 off `within`; `losses` are made of `logits`. Once for a run.
 
-        `change` [writers, batch * pos * d_model] stands for this run's own in the products alone:
-        another point's, as integrated gradients want it.
+        `change`, shaped as this run's own, stands for it in the products alone: another point's, as
+        integrated gradients want it.
         """
-        moved = self.change if change is None else change
+        moved, layout = self.change if change is None else change, self.forward.layout
         above, out = torch.zeros_like(self.change), torch.zeros_like(self.mask)
-        width = self.forward.model.d_model
-        self.slopes = out.new_zeros(
-            out.shape[1], width
-        )  # d sum(losses) / d x_v, over all positions
+        # d sum(losses) / d x_v, over all positions at which a reader reads
+        self.slopes = out.new_zeros(out.shape[1], self.forward.model.d_model)
         for piece, x, made in reversed(self.done):
             if piece.writers:
-                upstream = above[piece.writers].view_as(made)
+                upstream = layout.unsort(above[piece.writers])
                 (slope,) = torch.autograd.grad(made, x, upstream)
             else:
                 (slope,) = torch.autograd.grad(losses.sum(), x)
-            self.slopes[piece.readers] = slope.view(len(slope), -1, width).sum(1)
-            slope, rows = slope.flatten(1), self._seen(piece)
-            columns = torch.zeros_like(out[:, piece.readers])
-            columns[rows] = moved[rows] @ slope.T
-            out[:, piece.readers] = columns
-            above[rows] += self.mask[rows][:, piece.readers] @ slope
-        return out * torch.as_tensor(self.within, device=out.device)
+            slope, rows = layout.sort(slope), self._seen(piece)
+            for s, at in enumerate(layout.slices):
+                own, columns = slope[:, at], self.columns[s, piece.readers]
+                self.slopes[columns] += own.sum(1)
+                found = torch.zeros_like(out[:, columns])
+                found[rows] = moved[rows][:, at].flatten(1) @ own.flatten(1).T
+                out[:, columns] += found
+                back = self.by_span[s][rows][:, piece.readers] @ own.flatten(1)
+                above[rows, at] += back.unflatten(1, own.shape[1:])
+        return out * torch.as_tensor(self.legal, device=out.device)
 
     def cut_gradient(self) -> Float[Tensor, "writers d_model"]:
         """d sum(losses) / d what the cut edges of a writer carry, one value everywhere.
@@ -142,19 +147,19 @@ class MaskedRun:
 
     def _read(self, piece: Piece) -> Tensor:
         rows, cut = self._seen(piece), self.forward.cuts.streams[piece.stream]
-        weights = self.mask[rows][:, piece.readers]
-        return (weights.T @ self.change[rows]).view(-1, *cut.shape) + cut
+        weights, layout = self.by_span[:, rows][:, :, piece.readers], self.forward.layout
+        return layout.unsort(layout.mixed(weights, self.change[rows])) + cut
 
     def _seen(self, piece: Piece) -> list[int] | slice:
         """Writers that any of the piece's readers reads."""
-        seen = np.flatnonzero(self.within[:, piece.readers].any(1))
+        seen = np.flatnonzero(self.within[:, :, piece.readers].any((0, 2)))
         return slice(len(seen)) if len(seen) == seen.max(initial=-1) + 1 else seen.tolist()
 
 
 def _pieces(forward: PatchedForward, within: NDArray[np.bool_]) -> Iterator[Piece]:
     """The parts of the model that have a say, in the order of its layers; the logits last."""
-    model, graph, ablated = forward.model, forward.graph, forward.ablated
-    live = plan(graph, within, forward.n_pos).writers > 0
+    model, graph, ablated = forward.model, forward.graph.plain, forward.ablated
+    live = plan(forward.graph, within, forward.n_pos).writers > 0
     for layer in range(graph.n_layers):
         heads = [h for h in range(graph.n_heads) if live[graph.head(layer, h)]]
         if heads:
@@ -170,7 +175,7 @@ def _pieces(forward: PatchedForward, within: NDArray[np.bool_]) -> Iterator[Piec
 
 def _heads(forward: PatchedForward, layer: int, heads: list[int]) -> Piece:
     """Some heads of a layer; those of a group may share a key or value reader."""
-    model, graph, n_pos = forward.model, forward.graph, forward.n_pos
+    model, graph, n_pos = forward.model, forward.graph.plain, forward.n_pos
     q, k, v = zip(*(graph.head_readers(layer, h) for h in heads), strict=True)
     k_groups, v_groups = (dict(zip(r, map(model.kv_head, heads), strict=True)) for r in (k, v))
     slots = [list(k_groups).index(reader) for reader in k]

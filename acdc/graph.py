@@ -3,13 +3,14 @@
 Writers add a vector to the residual stream: `input`, every head `a{l}.h{h}`, every MLP `m{l}`.
 Readers read a sum of writers before a norm: `a{l}.h{h}<q|k|v>`, `m{l}`, `logits`. An edge joins a
 writer to every later reader (Conmy et al. 2023, section 2; names and index order as in EAP-IG,
-Hanna et al. 2024). Knows no model, no tensor, no prompt.
+Hanna et al. 2024). With spans a reader is several, one for each span of positions at which it reads
+(Haklay et al. 2025, arXiv 2502.04577): `a2.h3<k>@s2`. Knows no model, no tensor, no prompt.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -32,6 +33,26 @@ class Reader:
     group: int  # head for q, head or key/value group for k and v, 0 otherwise
     nodes: tuple[int, ...]  # writers that it belongs to; a shared k or v has several
     shapes: tuple[int, ...]  # writers whose output it changes: `nodes`, or all heads of its layer
+    span: int = 0  # of Graph.spans, at which it reads
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Spans of positions: what each is called, and which see which.
+
+    A writer's output at a token is read at that token, so an edge is of one span. Information
+    passes between tokens inside heads: from the keys and values to the queries that see them.
+    """
+
+    names: tuple[str, ...]  # in the order of their first tokens
+    sees: tuple[tuple[bool, ...], ...]  # [of a query, of a key]: whether in any prompt it can
+    last: tuple[bool, ...]  # whether a prompt's last token is in it: where the logits are read
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+ALL = Spans(("",), ((True,),), (True,))  # one span, of all positions
 
 
 @dataclass(frozen=True)
@@ -39,7 +60,8 @@ class Graph:
     """Writers, readers and legal edges of one architecture.
 
     Order of writers: `input`, then per layer the heads and the MLP. Order of readers: per layer all
-    q, all k, all v, then the MLP; `logits` last.
+    q, all k, all v, then the MLP; `logits` last. With spans each reader's are neighbours, but
+    `logits` is one, as only the last token's are read.
     """
 
     n_layers: int
@@ -50,6 +72,7 @@ class Graph:
     parallel: bool = False  # attention and MLP of a layer read the same stream (Pythia)
     kv: KV = "per_query_head"
     joint: bool = False  # a norm follows the sum of a layer's heads: each depends on all (Gemma 2)
+    spans: Spans = ALL
 
     def __post_init__(self) -> None:
         if self.kv not in ("per_query_head", "per_group"):
@@ -102,8 +125,18 @@ class Graph:
         return self.n_heads if self.kv == "per_query_head" else self.n_kv_heads
 
     @cached_property
+    def plain(self) -> Graph:
+        """The graph whose edges are at all positions."""
+        return self if self.spans == ALL else replace(self, spans=ALL)
+
+    @cached_property
     def readers(self) -> tuple[Reader, ...]:
         """The readers, in index order."""
+        if self.spans != ALL:
+            *inner, logits = self.plain.readers
+            names = list(enumerate(self.spans.names))
+            split = [replace(r, name=f"{r.name}@{of}", span=s) for r in inner for s, of in names]
+            return (*split, logits)
         out: list[Reader] = []
         for layer in range(self.n_layers):
             for part in ("q", "k", "v"):
@@ -123,10 +156,33 @@ class Graph:
         stem = f"a{layer}.kv{group}" if shared else f"a{layer}.h{group}"
         return Reader(f"{stem}<{part}>", layer, part, group, nodes, shapes)
 
+    @cached_property
+    def columns(self) -> NDArray[np.int64]:
+        """[span, reader of `plain`]: index of the reader at that span; `logits` is the same in all.
+
+        mask[:, columns[s]] is what of a mask holds at span s.
+        """
+        n, inner = len(self.spans), len(self.plain.readers) - 1
+        split = np.arange(inner * n).reshape(inner, n).T
+        return frozen(np.column_stack([split, np.full(n, inner * n)]))
+
+    def plain_reader(self, reader: int) -> int:
+        """Index among the readers of `plain`."""
+        return min(reader // len(self.spans), len(self.plain.readers) - 1)
+
+    def by_span(self, mask: NDArray[Any]) -> NDArray[Any]:
+        """[span, writers, readers of `plain`] of a mask [writers, readers], or of scores."""
+        return mask[None] if self.spans == ALL else np.moveaxis(mask[:, self.columns], 1, 0)
+
     def reader(self, layer: int, part: str, group: int = 0) -> int:
-        """Reader index of a part of a layer (`group` as in Reader.group)."""
+        """Reader index of a part of a layer (`group` as in Reader.group).
+
+        ValueError where there are several, with spans: see `plain` and `columns`.
+        """
         if part == "logits":
             return len(self.readers) - 1
+        if self.spans != ALL:
+            raise ValueError(f"a{layer}.{part}: one reader a span, {len(self.spans)} in all")
         start = layer * (self.n_heads + 2 * self.n_kv_readers + self.has_mlp)
         offset = {
             "q": 0,
@@ -145,12 +201,25 @@ class Graph:
             self.reader(layer, "v", group),
         )
 
+    def read_at(self, reader: int) -> list[int]:
+        """Spans at which a reader reads."""
+        if self.readers[reader].part == "logits":
+            return [s for s, last in enumerate(self.spans.last) if last]
+        return [self.readers[reader].span]
+
+    def shaped_at(self, reader: int) -> list[int]:
+        """Spans at which the output of the nodes that a reader shapes depends on it."""
+        info, sees = self.readers[reader], self.spans.sees
+        if info.part in ("k", "v"):
+            return [s for s in range(len(sees)) if sees[s][info.span]]
+        return self.read_at(reader)
+
     # ---- edges ---------------------------------------------------------------------------------
 
     @cached_property
     def senders(self) -> NDArray[np.int64]:
         """[readers]: how many writers each reader sees (writers 0..n-1)."""
-        return np.array([self.writers_before(r.layer, r.part) for r in self.readers])
+        return frozen(np.array([self.writers_before(r.layer, r.part) for r in self.readers]))
 
     @cached_property
     def legal(self) -> NDArray[np.bool_]:
@@ -200,10 +269,11 @@ class Graph:
 
     def describe(self) -> str:
         """One line: sizes and the number of edges."""
+        spans = "" if self.spans == ALL else f", {len(self.spans)} spans"
         mlp = "no MLPs" if not self.has_mlp else "parallel MLPs" if self.parallel else "MLPs"
         return (
             f"{self.n_layers} layers x {self.n_heads} heads, {self.n_kv_heads} key/value heads,"
-            f" {mlp}, kv {self.kv}: {self.n_edges} edges"
+            f" {mlp}, kv {self.kv}{spans}: {self.n_edges} edges"
         )
 
 

@@ -8,6 +8,10 @@ see. So the state holds, for every *live* node (one with a kept edge out of it),
 and activations; a trial pushes deltas from the reader up through kept edges in topological order,
 for many cumulative variants ("first edge cut", "first two cut", ...) in one batch. Accepting the
 first k cuts is reading row k off that batch. The slow twin, one dense run an edge, is in tests/.
+
+With spans a cut changes its reader's input at the tokens of one span, and what a node needs is a
+set of spans: those at which anything kept still reads it. Tensors are held by reader of the plain
+graph, edges by reader at a span.
 """
 
 from __future__ import annotations
@@ -32,7 +36,7 @@ from acdc.writers import Writers
 
 @dataclass(frozen=True)
 class Cut:
-    """One trial removal: these writers' edges into one reader, all at once."""
+    """One trial removal: these writers' edges into one reader (at one span), all at once."""
 
     reader: int
     writers: tuple[int, ...]
@@ -78,7 +82,8 @@ class Start:
         self.whole = bool((mask == graph.legal).all())
         self.writers, self.inputs = forward.clean.writers, dict[int, Tensor]()
         if not self.whole:
-            live = [not r.nodes or bool(mask[list(r.shapes)].any()) for r in graph.readers]
+            readers = graph.plain.readers
+            live = [not r.nodes or bool(mask[list(r.shapes)].any()) for r in readers]
             record = Record(frozenset(np.flatnonzero(live).tolist()))
             masked_run(forward, mask, record)
             own = self.writers
@@ -86,10 +91,10 @@ class Start:
             self.inputs = record.inputs
 
     def seen_by(self, reader: int) -> Float[Tensor, "batch pos d_model"]:
-        """What a reader of a node with an edge out of it sees."""
+        """What a reader (of the plain graph) of a node with an edge out of it sees."""
         if not self.whole:
             return self.inputs[reader]
-        info = self.forward.graph.readers[reader]
+        info = self.forward.graph.plain.readers[reader]
         return self.forward.clean.streams[stream_of(self.forward.graph, info.layer, info.part)]
 
 
@@ -97,7 +102,9 @@ class State:
     """What the part of the graph above the current reader needs, for one circuit and one part."""
 
     def __init__(self, forward: PatchedForward, mask: NDArray[np.bool_]) -> None:
-        self.forward, self.model, self.graph = forward, forward.model, forward.graph
+        self.forward, self.model = forward, forward.model
+        self.edges, self.graph = forward.graph, forward.graph.plain
+        self.several = len(self.edges.spans) > 1
         self.start = Start(forward, mask)
         self.mask = mask.copy()  # edges of readers not yet visited are those of the start
         self.span: dict[int, int] = {}  # reader -> how many last positions of it matter
@@ -106,7 +113,11 @@ class State:
         self.pattern: dict[int, Tensor] = {}
         self.raw: dict[int, Tensor] = {}
         self.out: dict[int, Tensor] = {}
-        self.kept: dict[int, list[int]] = {}  # live reader -> writers it still reads
+        # live reader at a span -> writers it still reads; and the live ones of each plain reader
+        self.kept: dict[int, list[int]] = {}
+        self.opened: dict[int, list[int]] = {}
+        self.places = dict[tuple[tuple[int, ...], int], Tensor]()  # see _at
+        self.first = dict[tuple[int, int], int]()  # see _width
         # (writers, span) -> what cutting all of them takes away, as far as this stage asked
         self.sums: dict[tuple[tuple[int, ...], int], Tensor] = {}
         # layer -> live heads (their writer indices)
@@ -132,35 +143,38 @@ class State:
         graph = self.graph
         self.sums.clear()
         if part == "logits":
-            self._open(self._logits, 1)
+            self._open(self._logits, 1, [0])
         elif part == "mlp":
             writer, reader = graph.mlp(layer), graph.reader(layer, "mlp")
-            span = self._demand(writer)
-            if span:
-                self._open(reader, span)
-                self.out[writer] = self.start.writers.take([writer], span)[0]
-            else:
-                self.mask[:, reader] = False
+            width, spans = self._demand(writer)
+            if spans:
+                self._open(reader, width, spans)
+                self.out[writer] = self.start.writers.take([writer], width)[0]
+            self._drop_dead(range(reader, reader + 1))
         else:
             self._enter_heads(layer)
 
     def _enter_heads(self, layer: int) -> None:
-        graph, n = self.graph, self.forward.n_pos
-        spans = {h: self._demand(graph.head(layer, h)) for h in range(graph.n_heads)}
+        graph, n, sees = self.graph, self.forward.n_pos, self.edges.spans.sees
+        demand = {h: self._demand(graph.head(layer, h)) for h in range(graph.n_heads)}
         if graph.joint:
-            spans = dict.fromkeys(spans, max(spans.values()))
-        self.live[layer] = [graph.head(layer, h) for h, span in spans.items() if span]
-        wanted: dict[int, int] = {}
-        for head, span in spans.items():
-            if span:
+            spans = sorted({s for _, own in demand.values() for s in own})
+            demand = dict.fromkeys(demand, (max(width for width, _ in demand.values()), spans))
+        self.live[layer] = [graph.head(layer, h) for h, (_, spans) in demand.items() if spans]
+        wanted: dict[int, tuple[int, list[int]]] = {}
+        for head, (width, spans) in demand.items():
+            if spans:
                 q, k, v = graph.head_readers(layer, head)
-                wanted |= {q: span, k: n, v: n}
-        for reader in range(graph.reader(layer, "q"), graph.reader(layer, "v", graph.n_kv_readers)):
+                seen = [s for s in range(len(sees)) if any(sees[at][s] for at in spans)]
+                _, others = wanted.get(k, (n, []))
+                both = n, sorted({*seen, *others})
+                wanted |= {q: (width, spans), k: both, v: both}
+        readers = range(graph.reader(layer, "q"), graph.reader(layer, "v", graph.n_kv_readers))
+        for reader in readers:
             if reader in wanted:
-                self._open(reader, wanted[reader])
+                self._open(reader, *wanted[reader])
                 self.act[reader] = self._project(reader, self.x[reader])
-            else:
-                self.mask[:, reader] = False
+        self._drop_dead(readers)
         z = dict[int, Tensor]()
         for writer in self.live[layer]:
             q, k, v = self._readers(layer, writer)
@@ -178,15 +192,42 @@ class State:
         z = self.model.shared_out(layer, torch.stack(torch.broadcast_tensors(*every)))
         return dict(zip(self.live[layer], z, strict=True))
 
-    def _open(self, reader: int, span: int) -> None:
-        self.span[reader], self.x[reader] = span, self.start.seen_by(reader)[:, -span:]
-        self.kept[reader] = np.flatnonzero(self.mask[:, reader]).tolist()
+    def _open(self, reader: int, width: int, spans: Sequence[int]) -> None:
+        """A reader of the plain graph becomes live: its last positions, at some spans."""
+        self.span[reader], self.x[reader] = width, self.start.seen_by(reader)[:, -width:]
+        self.opened[reader] = [int(self.edges.columns[s, reader]) for s in spans]
+        for column in self.opened[reader]:
+            self.kept[column] = np.flatnonzero(self.mask[:, column]).tolist()
 
-    def _demand(self, writer: int) -> int:
-        """How many last positions of a writer anything kept still reads; 0 = dead."""
-        readers = np.flatnonzero(self.mask[writer]).tolist()
-        spans = [self.span[r] for r in readers if r in self.span]
-        return max(spans, default=0)
+    def _drop_dead(self, readers: Sequence[int]) -> None:
+        """Cut the edges of all that is not live of some readers of the plain graph."""
+        for column in self.edges.columns[:, list(readers)].flat:
+            if int(column) not in self.kept:
+                self.mask[:, column] = False
+
+    def _demand(self, writer: int) -> tuple[int, list[int]]:
+        """How many last positions of a writer anything kept still reads, and spans of them."""
+        columns = [c for c in np.flatnonzero(self.mask[writer]).tolist() if c in self.kept]
+        at = {c: self.edges.read_at(c) for c in columns}
+        widths = [self._width(s, self.span[self.edges.plain_reader(c)]) for c in at for s in at[c]]
+        return max(widths, default=0), sorted({s for spans in at.values() for s in spans})
+
+    def _width(self, span: int, width: int) -> int:
+        """Of the last positions, how many there are from the first of a span on; at least 1."""
+        if not self.several:
+            return width
+        if (span, width) not in self.first:
+            at = (self.forward.layout.of[:, -width:] == span).any(0).nonzero()
+            self.first[span, width] = width - int(at[0]) if len(at) else 1
+        return self.first[span, width]
+
+    def _at(self, spans: tuple[int, ...], width: int) -> Tensor:
+        """[batch, width, 1]: 1 at the tokens of some spans, of the last positions."""
+        if (spans, width) not in self.places:
+            of = self.forward.layout.of[:, -width:]
+            here = torch.isin(of, torch.tensor(spans, device=of.device))
+            self.places[spans, width] = here[..., None].to(self.model.dtype)
+        return self.places[spans, width]
 
     def _readers(self, layer: int, writer: int) -> tuple[int, int, int]:
         return self.graph.head_readers(layer, writer - self.graph.head(layer, 0))
@@ -221,14 +262,15 @@ class State:
     def trial(self, cuts: Sequence[Cut], single: bool = False) -> Trial:
         """Evaluate cumulative (or `single`) cuts within `logits`, one MLP, or a layer's heads."""
         trial = Trial(cuts, single)
-        info = self.graph.readers[cuts[0].reader]
+        first = self.edges.plain_reader(cuts[0].reader)
+        info = self.graph.readers[first]
         self._cut_inputs(trial)
         if info.part == "logits":
-            trial.final = trial.x[cuts[0].reader][1:, :, 0]
+            trial.final = trial.x[first][1:, :, 0]
             return trial
         if info.part == "mlp":
             writer = self.graph.mlp(info.layer)
-            x = trial.x[cuts[0].reader][1:]
+            x = trial.x[first][1:]
             trial.out[writer] = self.model.mlp_out(info.layer, x)
             trial.delta[writer] = trial.out[writer] - self.out[writer]
         else:
@@ -248,10 +290,11 @@ class State:
 
     def _cut_inputs(self, trial: Trial) -> None:
         """Inputs (and q, k, v) of the cut readers: one row for each number of own cuts."""
-        for reader in dict.fromkeys(cut.reader for cut in trial.cuts):
-            own = [cut.reader == reader for cut in trial.cuts]
+        readers = [self.edges.plain_reader(cut.reader) for cut in trial.cuts]
+        for reader in dict.fromkeys(readers):
+            own = [one == reader for one in readers]
             trial.rows[reader] = (np.cumsum(own) * (own if trial.single else 1)).tolist()
-            lost = self._lost([c for c in trial.cuts if c.reader == reader])
+            lost = self._lost(reader, [c for c, its in zip(trial.cuts, own, strict=True) if its])
             x = trial.x[reader] = lost.new_empty(len(lost) + 1, *lost.shape[1:])
             x[0] = self.x[reader]
             for row in range(len(lost)):
@@ -260,15 +303,20 @@ class State:
                 new = self._project(reader, x[1:])
                 trial.act[reader] = torch.cat([self.act[reader][None], new])
 
-    def _lost(self, cuts: Sequence[Cut]) -> Float[Tensor, "cut batch span d_model"]:
-        """What each cut takes out of its reader's input."""
-        current, ablated, span = self.start.writers, self.forward.ablated, self.span[cuts[0].reader]
-        if not cuts[0].gate:
-            return current.take([w for cut in cuts for w in cut.writers], span, less=ablated)
-        for cut in cuts:  # gates of a layer share their writers
-            if (cut.writers, span) not in self.sums:
-                self.sums[cut.writers, span] = current.total(cut.writers, span, less=ablated)
-        return torch.stack([self.sums[cut.writers, span] for cut in cuts])
+    def _lost(self, reader: int, cuts: Sequence[Cut]) -> Float[Tensor, "cut batch span d_model"]:
+        """What each cut takes out of the input of a reader of the plain graph."""
+        current, ablated, width = self.start.writers, self.forward.ablated, self.span[reader]
+        if cuts[0].gate:
+            for cut in cuts:  # gates of a layer share their writers
+                if (cut.writers, width) not in self.sums:
+                    self.sums[cut.writers, width] = current.total(cut.writers, width, less=ablated)
+            lost = torch.stack([self.sums[cut.writers, width] for cut in cuts])
+        else:
+            lost = current.take([w for cut in cuts for w in cut.writers], width, less=ablated)
+        if self.several:
+            spans = [tuple(self.edges.read_at(cut.reader)) for cut in cuts]
+            lost *= torch.stack([self._at(own, width) for own in spans])
+        return lost
 
     def _push_heads(self, trial: Trial, layer: int) -> None:
         """Recompute the readers that see a changed writer, then their heads."""
@@ -318,19 +366,31 @@ class State:
             trial.delta[writer] = trial.out[writer] - self.out[writer]
 
     def _incoming(self, trial: Trial, reader: int) -> Tensor | None:
-        """Change of a reader's input: the sum of its changed writers' deltas."""
-        writers = [w for w in self.kept[reader] if w in trial.delta]
+        """Change of a plain reader's input: the sum of its changed writers' deltas."""
+        kept = [self.kept[column] for column in self.opened[reader]]
+        every = kept[0] if len(kept) == 1 else sorted({w for own in kept for w in own})
+        writers = [w for w in every if w in trial.delta]
         if not writers:
             return None
         trial.incoming[reader] = writers
         return self._sum(trial, reader, slice(None))
 
     def _sum(self, trial: Trial, reader: int, variants: slice) -> Tensor:
-        span, (first, *rest) = self.span[reader], trial.incoming[reader]
-        total = trial.delta[first][variants, :, -span:]
-        for writer in rest:
-            total = total + trial.delta[writer][variants, :, -span:]
-        return total
+        changed = trial.incoming[reader]
+        parts = (self._arriving(reader, w, trial.delta[w][variants]) for w in changed)
+        return sum(parts, next(parts))
+
+    def _arriving(self, reader: int, writer: int, delta: Tensor) -> Tensor:
+        """A writer's change at a reader's last positions, 0 at the spans where the edge is cut."""
+        width, opened = self.span[reader], self.opened[reader]
+        delta = delta[:, :, -width:]
+        if not self.several:
+            return delta
+        missing = width - delta.shape[2]
+        if not self.mask[writer, opened].all():
+            spans = [s for c in opened if self.mask[writer, c] for s in self.edges.read_at(c)]
+            delta = delta * self._at(tuple(spans), delta.shape[2])
+        return torch.nn.functional.pad(delta, (0, 0, missing, 0)) if missing else delta
 
     # ---- accepting -------------------------------------------------------------------------------
 
@@ -366,18 +426,20 @@ class State:
         }
         found = {f"{name}.{i}": t for name, store in stores.items() for i, t in store.items()}
         spans = torch.tensor(list(self.span.items()))  # in the order of opening
-        return {**found, "span": spans}
+        return {**found, "span": spans, "kept": torch.tensor(list(self.kept))}
 
     def restore(self, mask: NDArray[np.bool_], tensors: Mapping[str, Tensor]) -> None:
         """Be the state that `tensors` was taken of."""
+        columns = tensors["kept"].tolist()
         for reader, span in tensors["span"].tolist():
-            self._open(reader, span)
+            self._open(reader, span, [])
+            self.opened[reader] = [c for c in columns if self.edges.plain_reader(c) == reader]
         self.mask = mask.copy()
         for name, tensor in tensors.items():
             store, _, index = name.partition(".")
             if index:
                 getattr(self, store)[int(index)] = tensor.to(self.model.device)
-        self.kept = {r: np.flatnonzero(mask[:, r]).tolist() for r in self.span}
+        self.kept = {c: np.flatnonzero(mask[:, c]).tolist() for c in columns}
         for writer in sorted(self.pattern):
             self.live[self.graph.place(writer)[0]].append(writer)
 

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from acdc.graph import Graph, Part
 from acdc.model import Model
+from acdc.spans import Layout
 from acdc.writers import Writers
 
 Mask = NDArray[np.bool_]  # [writers, readers]
@@ -36,7 +37,10 @@ class Cuts(Protocol):
 
     @property
     def offset(self) -> Writers | None:
-        """What kept edges replace, if it is the same for all readers: they add cur - it."""
+        """What kept edges replace, if it is the same for all readers: they add cur - it.
+
+        Then `base` does not depend on what is kept.
+        """
         ...
 
     def key(self, reader: int) -> Hashable:
@@ -53,7 +57,10 @@ SPARSE = 3  # times fewer writers that are read than there are, from which they 
 
 @dataclass(frozen=True)
 class Plan:
-    """How many last positions of each node a circuit needs; 0 = not at all."""
+    """How many last positions of each node a circuit needs; 0 = not at all.
+
+    Readers are those of the plain graph: what any span of one needs, all of it does.
+    """
 
     writers: NDArray[np.int64]
     readers: NDArray[np.int64]
@@ -64,6 +71,7 @@ def plan(graph: Graph, mask: Mask, n_pos: int, given: NDArray[np.bool_] | None =
 
     Writers that are `given` [writers] need nothing.
     """
+    mask, graph = np.any(graph.by_span(mask), axis=0), graph.plain
     writers = np.zeros(len(graph.writers), dtype=np.int64)
     readers = np.zeros(len(graph.readers), dtype=np.int64)
     needs = np.ones(len(graph.writers), bool) if given is None else ~given
@@ -98,9 +106,10 @@ class Known:
 
 def unchanged(graph: Graph, mask: Mask, other: Mask) -> NDArray[np.bool_]:
     """[writers]: which put out the same in both circuits, as the same edges lead to them."""
-    same = (mask == other).all(0)
+    same = np.all(graph.by_span(mask == other), axis=(0, 1))
+    mask = np.any(graph.by_span(mask), axis=0)
     out = np.ones(len(graph.writers), bool)
-    for r, info in enumerate(graph.readers):
+    for r, info in enumerate(graph.plain.readers):
         if not (same[r] and out[mask[:, r]].all()):
             out[list(info.shapes)] = False
     return out
@@ -115,14 +124,17 @@ def run_live(
     before: Float[Tensor, "stream batch pos d_model"] | None = None,
     known: Known | None = None,
     record: Writers | None = None,
+    layout: Layout | None = None,
 ) -> Float[Tensor, "batch d_model"]:
     """What the final norm sees at the last position in the circuit `mask` on these tokens.
 
     With `before`, a full run's streams (Trace.streams), only the last position is the circuit's;
     keys and values of the positions before it are that run's. What is `known` of a run on the same
-    tokens with the same cuts is not run again. Outputs go into `record`, where there is one.
+    tokens with the same cuts is not run again. Outputs go into `record`, where there is one. A
+    graph with spans needs the tokens' `layout`.
     """
-    return _Run(model, graph, tokens, mask, cuts, before, known, record).final()
+    layout = layout or Layout(torch.zeros_like(tokens), 1)
+    return _Run(model, graph, tokens, mask, cuts, before, known, record, layout).final()
 
 
 class _Run:
@@ -130,9 +142,10 @@ class _Run:
 
     def __init__(
         self, model: Model, graph: Graph, tokens: Tensor, mask: Mask, cuts: Cuts,
-        before: Tensor | None, known: Known | None, record: Writers | None,
+        before: Tensor | None, known: Known | None, record: Writers | None, layout: Layout,
     ) -> None:  # fmt: skip
-        self.model, self.graph, self.mask, self.cuts = model, graph, mask, cuts
+        self.model, self.graph, self.cuts = model, graph.plain, cuts
+        self.mask = graph.by_span(mask)  # [span, writers, readers of the plain graph]
         self.known, self.record = known, record
         self.tokens, self.n_pos, self.before = tokens, tokens.shape[1], before
         self.widest = self.n_pos if before is None else 1
@@ -141,8 +154,10 @@ class _Run:
             wanted = plan(graph, mask, self.widest).writers
             self.given = unchanged(graph, mask, known.mask) & (wanted <= known.spans)
         self.plan = plan(graph, mask, self.widest, self.given)
-        spans = dict.fromkeys((self.widest, 1))
-        self.stores = {s: _Store(graph, mask, self.plan, s, tokens, model) for s in spans}
+        widths = dict.fromkeys((self.widest, 1))
+        self.stores = {
+            n: _Store(self.graph, self.mask, self.plan, n, layout.suffix(n), model) for n in widths
+        }
 
     def final(self) -> Tensor:
         """Run the live part, layer by layer."""
@@ -238,15 +253,26 @@ class _Run:
 
     def _read(self, readers: list[int], span: int) -> tuple[Tensor, list[int]]:
         """Distinct inputs [n, batch, span, d_model] of some readers, and which one each has."""
-        keys = [(self.mask[:, r].tobytes(), self.cuts.key(r)) for r in readers]
+        keys = [(self.mask[:, :, r].tobytes(), self.cuts.key(r)) for r in readers]
         first = dict[tuple[bytes, Hashable], int]()
         for key, reader in zip(keys, readers, strict=True):
             first.setdefault(key, reader)
-        kept = [np.flatnonzero(self.mask[:, r]).tolist() for r in first.values()]
-        base = [self.cuts.base(r, k, span) for r, k in zip(first.values(), kept, strict=True)]
+        base = [self._base(r, span) for r in first.values()]
         x = torch.stack(base) + self.stores[span].sums(list(first.values()))
         places = {key: i for i, key in enumerate(first)}
         return x, [places[key] for key in keys]
+
+    def _base(self, reader: int, span: int) -> Tensor:
+        """All but the kept edges; each token as if all kept what is kept at its span."""
+        kept = [np.flatnonzero(own).tolist() for own in self.mask[:, :, reader]]
+        if len(kept) == 1 or self.cuts.offset is not None:  # then it does not depend on them
+            return self.cuts.base(reader, kept[0], span)
+        of = self.stores[span].layout.of
+        base = self.cuts.base(reader, kept[0], span)
+        for s, own in enumerate(kept[1:], 1):
+            if bool((of == s).any()):
+                base = torch.where((of == s)[..., None], self.cuts.base(reader, own, span), base)
+        return base
 
 
 class _Inputs:
@@ -275,24 +301,28 @@ class _Store:
     """
 
     def __init__(
-        self, graph: Graph, mask: Mask, wanted: Plan, span: int, tokens: Tensor, model: Model
-    ) -> None:
+        self, graph: Graph, mask: NDArray[np.bool_], wanted: Plan, span: int, layout: Layout,
+        model: Model,
+    ) -> None:  # fmt: skip
+        """`mask` is [span of positions, writers, readers], `layout` of the last `span` tokens."""
         self.live, readers = wanted.writers >= span, np.flatnonzero(wanted.readers == span)
-        known, kept = self.live[:, None] & graph.legal[:, readers], mask[:, readers]
-        nearly = 2 * kept.sum(0) > known.sum(0)
-        terms = np.where(nearly, -1 * (known & ~kept), kept)
-        single = np.flatnonzero(terms.any(1))
+        known, kept = self.live[:, None] & graph.legal[:, readers], mask[:, :, readers]
+        nearly = 2 * kept.sum(1) > known.sum(0)
+        terms = np.where(nearly[:, None], -1 * (known & ~kept), kept)
+        single = np.flatnonzero(terms.any((0, 2)))
         self.rows = {w: i for i, w in enumerate(single.tolist())}
         self.columns = {r: i for i, r in enumerate(readers.tolist())}
-        self.terms, self.nearly, self.span, self.n = terms[single], nearly, span, 0
-        shape = len(tokens), span, graph.d_model
-        self.out = torch.zeros(len(single), *shape, dtype=model.dtype, device=model.device)
-        self.total = self.out.new_zeros(shape)
+        self.terms, self.nearly = terms[:, single], nearly
+        self.layout, self.span, self.n = layout, span, 0
+        tokens, width = layout.of.numel(), graph.d_model
+        like = torch.zeros(0, dtype=model.dtype, device=model.device)
+        self.out = like.new_zeros(len(single), tokens, width)  # tokens span by span, as the layout
+        self.total = like.new_zeros(tokens, width)
 
     def write(self, writer: int, out: Tensor) -> None:
         """Add a writer [batch, its span, d_model]; no layer comes before an earlier one."""
         if self.live[writer]:
-            out = out[:, -self.span :]
+            out = self.layout.sort(out[:, -self.span :])
             if self.nearly.any():
                 self.total += out
             self._keep(writer, out)
@@ -301,9 +331,9 @@ class _Store:
         """Add heads of a layer from z [head, batch, their span, d_head] and W_O of each."""
         if not self.live[writers[0]]:
             return
-        z = z[:, :, -self.span :]
+        z = self.layout.sort(z[:, :, -self.span :])
         if self.nearly.any():
-            self.total += z.permute(1, 2, 0, 3).flatten(2) @ weight.flatten(0, 1)
+            self.total += z.transpose(0, 1).flatten(1) @ weight.flatten(0, 1)
         for own, head, writer in zip(z, weight, writers, strict=True):
             if writer in self.rows:
                 self._keep(writer, own @ head)
@@ -316,14 +346,16 @@ class _Store:
     def sums(self, readers: Sequence[int]) -> Tensor:
         """Sums of the writers so far that each reader reads: [n, batch, span, d_model]."""
         columns = [self.columns[r] for r in readers]
-        terms, nearly = self.terms[: self.n, columns], self.nearly[columns]
-        needed = np.flatnonzero(np.any(terms, axis=1)).tolist()
+        terms, nearly = self.terms[:, : self.n, columns], self.nearly[:, columns]
+        needed = np.flatnonzero(np.any(terms, axis=(0, 2))).tolist()
         if SPARSE * len(needed) > self.n:  # reading all is quicker than copying these first
             needed = list(range(self.n))
         out = self.out[: self.n] if len(needed) == self.n else self.out[needed]
-        weights = self.total.new_tensor(terms[needed].T)
-        sums = (weights @ out.flatten(1)).view(len(columns), *self.total.shape)
+        sums = self.layout.mixed(self.total.new_tensor(terms[:, needed]), out)
         if nearly.all():
-            return sums + self.total
-        whole = torch.as_tensor(nearly, device=sums.device)[:, None, None, None]
-        return sums + torch.where(whole, self.total, 0.0) if nearly.any() else sums
+            sums = sums + self.total
+        elif nearly.any():
+            for at, own in zip(self.layout.slices, nearly.tolist(), strict=True):
+                whole = torch.tensor(own, device=sums.device)[:, None, None]
+                sums[:, at] += torch.where(whole, self.total[at], 0.0)
+        return self.layout.unsort(sums)

@@ -2,7 +2,8 @@
 
     x_v = biases + sum over u of  mask[u, v] cur(u) + (1 - mask[u, v]) abl(u)
 
-1 keeps an edge, 0 cuts it, numbers between mix, and everything propagates. Gradients flow to the
+1 keeps an edge, 0 cuts it, numbers between mix, and everything propagates. Where a graph has spans
+each token's mask is that of its span. Gradients flow to the
 mask; at the mask of all ones they are what edge attribution patching estimates (Syed et al. 2023).
 Every reader of every layer is computed: the slow, plain form of which acdc/live.py (one circuit)
 and acdc/incremental.py (many cuts) are the accelerations. Part by part: prompts of any number.
@@ -36,7 +37,7 @@ def masked_values(data: Data, metric: Metric, mask: Mask) -> Iterator[Float[Tens
 class Record:
     """What a masked run passes on its way, for whoever asks."""
 
-    wanted: frozenset[int] = frozenset()  # readers whose inputs are kept
+    wanted: frozenset[int] = frozenset()  # readers of the plain graph whose inputs are kept
     inputs: dict[int, Float[Tensor, "batch pos d_model"]] = field(default_factory=dict)
     patterns: list[Float[Tensor, "head batch pos pos"]] = field(default_factory=list)
     z: list[Float[Tensor, "head batch pos d_head"]] = field(default_factory=list)
@@ -50,7 +51,7 @@ def masked_run(
 
     Entries where there is no edge are not read. What happens on the way goes into `record`.
     """
-    graph, model = forward.graph, forward.model
+    graph, model = forward.graph.plain, forward.model
     weights = model.W_E.new_tensor(mask) if isinstance(mask, np.ndarray) else mask
     record = record or Record()
     run = _Run(forward, weights.to(device=model.device, dtype=model.dtype), record)
@@ -78,23 +79,26 @@ class _Run:
     """The writers so far of one patched run, read through the mask."""
 
     def __init__(self, forward: PatchedForward, mask: Tensor, record: Record) -> None:
-        self.forward, self.mask, self.record = forward, mask, record
+        self.forward, self.record, self.layout = forward, record, forward.layout
+        columns = torch.tensor(forward.graph.columns, device=mask.device)
+        self.mask = mask[:, columns].movedim(1, 0)  # [span, writers, readers of the plain graph]
         self.cut = forward.ablated.total([])  # what a reader gets with no edge kept: 0 so far
-        self.change = self.cut.new_empty(0, self.cut.numel())  # cur - abl, a row a writer
+        # cur - abl, a row a writer, tokens span by span
+        self.change = self.cut.new_empty(0, self.cut[..., 0].numel(), self.cut.shape[-1])
 
     def write(self, outputs: Tensor, bias: Tensor | None = None) -> None:
         """Add writers [n, batch, pos, d_model], in index order, and a bias of nobody's."""
         start = len(self.change)
         ablated = self.forward.ablated.take(range(start, start + len(outputs)))
-        self.change = torch.cat([self.change, (outputs - ablated).flatten(1)])
+        self.change = torch.cat([self.change, self.layout.sort(outputs - ablated)])
         self.cut = self.cut + ablated.sum(0)
         if bias is not None:
             self.cut = self.cut + bias
 
     def read(self, first: int, count: int) -> Tensor:
         """Inputs of consecutive readers from the writers so far: [reader, batch, pos, d_model]."""
-        columns = self.mask[: len(self.change), first : first + count]
-        x = self.cut + (columns.T @ self.change).view(count, *self.cut.shape)
+        columns = self.mask[:, : len(self.change), first : first + count]
+        x = self.cut + self.layout.unsort(self.layout.mixed(columns, self.change))
         wanted = (r for r in range(first, first + count) if r in self.record.wanted)
         self.record.inputs |= {r: x[r - first].clone() for r in wanted}
         return x

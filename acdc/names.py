@@ -1,7 +1,8 @@
 """Names of nodes and of what they read, the one place where they are taken apart.
 
-Writers are `input`, `a3.h1`, `m4`; readers `a3.h1<q>`, `a3.kv0<k>`, `m4`, `logits` (`acdc/graph.py`
-says what they are). Knows no sizes: whether a model has such a node is for whoever knows the model.
+Writers are `input`, `a3.h1`, `m4`; readers `a3.h1<q>`, `a3.kv0<k>`, `m4`, `logits`; at a span of
+positions they are `a3.h1<q>@end`, `m4@s2` (`acdc/graph.py` says what they are). Knows no sizes:
+whether a model has such a node is for whoever knows the model.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ _NAME = re.compile(
     rf"(?P<end>input|logits)|m(?P<mlp>{_N})"
     rf"|a(?P<layer>{_N})\.(?P<head>h|kv)(?P<index>{_N})(?:<(?P<part>[qkv])>)?"
 )
+_SPAN = re.compile(r"[^@<>]+")
 
 Kind = Literal["input", "logits", "mlp", "head", "kv"]
 
@@ -27,6 +29,7 @@ class Name:
     layer: int = 0
     index: int = 0  # head, or key/value group
     part: str = ""  # q, k or v of a reader of a head or group
+    span: str = ""  # of positions, at which it reads or writes; "" = at all
 
     @property
     def node(self) -> str:
@@ -35,12 +38,13 @@ class Name:
         return {**stem, "mlp": f"m{self.layer}"}.get(self.kind, self.kind)
 
     def __str__(self) -> str:
-        return f"{self.node}<{self.part}>" if self.part else self.node
+        part = f"<{self.part}>" if self.part else ""
+        return self.node + part + (f"@{self.span}" if self.span else "")
 
     @property
     def writes(self) -> bool:
         """Whether it is a writer's."""
-        return self.kind in ("input", "mlp", "head") and not self.part
+        return self.kind in ("input", "mlp", "head") and not self.part and not self.span
 
     @property
     def reads(self) -> bool:
@@ -50,12 +54,15 @@ class Name:
 
 def parse(name: str) -> Name | None:
     """What the name says; None for one that no node and no reader has."""
-    found = _NAME.fullmatch(name)
+    reader, at, span = name.partition("@")
+    found = _NAME.fullmatch(reader)
     if found is None or (found["head"] == "kv" and found["part"] == "q"):  # queries are not shared
         return None
+    if at and (reader == "logits" or not _SPAN.fullmatch(span)):
+        return None
     if found["end"]:
-        return Name("input" if name == "input" else "logits")
+        return Name("input" if reader == "input" else "logits", span=span)
     if found["mlp"]:
-        return Name("mlp", int(found["mlp"]))
+        return Name("mlp", int(found["mlp"]), span=span)
     kind: Kind = "head" if found["head"] == "h" else "kv"
-    return Name(kind, int(found["layer"]), int(found["index"]), found["part"] or "")
+    return Name(kind, int(found["layer"]), int(found["index"]), found["part"] or "", span)

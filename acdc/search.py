@@ -1,6 +1,7 @@
 """ACDC (Conmy et al. 2023, arXiv 2304.14997): cut every edge whose removal barely matters.
 
-Readers are visited from the logits down, a reader's senders from the latest on. An edge is cut iff
+Readers are visited from the logits down (a reader's spans, where there are any, from the last one
+on), a reader's senders from the latest on. An edge is cut iff
 metric_after - metric_now < threshold, where metric_now is that of the circuit so far and the metric
 is signed so that lower is better (KL as it is, logit difference negated). Readers of a node without
 a kept edge out go untested. With gates (the original's DIRECT edges) all edges into a head's q, k
@@ -123,13 +124,17 @@ def itinerary(graph: Graph, order: Order, shortlist: bool = False) -> list[Visit
     def visit(readers: list[int], kinds: list[Literal["skip", "gate", "edges"]]) -> None:
         visits.extend(Visit(r, kind) for kind in kinds for r in readers)
 
+    def at_spans(readers: list[int]) -> list[int]:  # the last span first
+        return [int(c) for r in readers for c in graph.columns[::-1, r]]
+
+    plain = graph.plain
     visit([graph.reader(graph.n_layers, "logits")], [*skip, "edges"])
     for layer in reversed(range(graph.n_layers)):
         if graph.has_mlp:
-            visit([graph.reader(layer, "mlp")], [*skip, "edges"])
+            visit(at_spans([plain.reader(layer, "mlp")]), [*skip, "edges"])
         by_head = order.reader_order == "head"
-        for readers in _by_head(graph, layer) if by_head else [_by_part(graph, layer)]:
-            visit(readers, [*skip, "gate", "edges"] if order.gates else [*skip, "edges"])
+        for readers in _by_head(plain, layer) if by_head else [_by_part(plain, layer)]:
+            visit(at_spans(readers), [*skip, "gate", "edges"] if order.gates else [*skip, "edges"])
     return visits
 
 

@@ -78,7 +78,7 @@ def greedy(
     in. InputError unless 0 <= n_edges <= the graph's.
     """
     check_size(graph, n_edges)
-    value, inputs = _ranked(graph, scores, ranking), _readers_of(graph)
+    value, inputs = _ranked(graph, scores, ranking), readers_of(graph)
     chosen, opened = np.zeros_like(graph.legal), set()
     heap: list[tuple[float, int, int]] = []
     fresh = [len(graph.readers) - 1]
@@ -92,7 +92,7 @@ def greedy(
             break
         _, writer, reader = heapq.heappop(heap)
         chosen[writer, reader] = True
-        fresh = inputs[writer]
+        fresh = list(dict.fromkeys(r for s in graph.read_at(reader) for r in inputs[writer, s]))
     return _selection(graph, scores, chosen, n_edges)
 
 
@@ -134,12 +134,14 @@ def check_size(graph: Graph, n_edges: int) -> None:
         )
 
 
-def _readers_of(graph: Graph) -> list[list[int]]:
-    """[writer] -> readers that shape its output."""
-    out: list[list[int]] = [[] for _ in graph.writers]
+def readers_of(graph: Graph) -> dict[tuple[int, int], list[int]]:
+    """(writer, span) -> readers that shape its output there."""
+    places = [(w, s) for w in range(len(graph.writers)) for s in range(len(graph.spans))]
+    out: dict[tuple[int, int], list[int]] = {place: [] for place in places}
     for index, reader in enumerate(graph.readers):
-        for node in reader.shapes:
-            out[node].append(index)
+        for span in graph.shaped_at(index):
+            for node in reader.shapes:
+                out[node, span].append(index)
     return out
 
 

@@ -5,7 +5,8 @@
     python scripts/draw.py run=circuit.json style=grid out=figure.svg format=svg
 
 Styles: grid (all heads of the model, comparable between circuits), layered (the circuit's own
-nodes), table (its edges, strongest first). Words are fields of discovery/show/settings.py.
+nodes), spans (a column a span, of a run with graph.positions), table (its edges, strongest first).
+Words are fields of discovery/show/settings.py.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from command import refusals_as_exit, shown
 
 from acdc.circuit import Circuit
 from acdc.errors import InputError
+from acdc.graph import ALL
 from discovery.choices.fields import checked
 from discovery.job.summary import caption, title
 from discovery.runs.json_files import read_json, write_bytes
@@ -27,6 +29,7 @@ from discovery.show.drawing import DrawnEdge, Grid, Layout, circuit_figure, save
 from discovery.show.edge_table import latex, strongest, table_figure
 from discovery.show.layered import Layered
 from discovery.show.settings import DrawSettings
+from discovery.show.spans import Columns, from_token_to_token
 
 USAGE = __doc__ or ""
 
@@ -35,9 +38,14 @@ def draw(asked: DrawSettings) -> Path:
     """Write the picture; returns its path. InputError for what is no run and no circuit."""
     given = Path(asked.run)
     circuit = Circuit.load(given / "circuit.json" if given.is_dir() else given)
+    if asked.style == "spans" and circuit.graph.spans == ALL:
+        raise InputError(
+            f"run={asked.run}: its edges are at all positions, and style=spans draws those of a run"
+            " with graph.positions=spans or tokens"
+        )
     result, search = ((read_json(given / f"{n}.json") or {}) for n in ("result", "search"))
     width = "|score|" if search.get("ranks") else "|effect|"
-    edges = strongest(drawn(circuit))[: asked.edges]
+    edges = strongest(drawn(circuit, asked.style))[: asked.edges]
     if not edges:
         raise InputError(f"run={asked.run}: its circuit keeps no edge, so there is nothing to draw")
     if asked.format == "tex":
@@ -50,12 +58,17 @@ def draw(asked: DrawSettings) -> Path:
         graph = circuit.graph
         layout = Layout(graph.n_layers, graph.n_heads, graph.n_kv_heads, graph.has_mlp)
         places = Grid(layout) if asked.style == "grid" else Layered(layout, edges)
+        if asked.style == "spans":
+            places = Columns(layout, edges, circuit.graph.spans.names)
         figure = circuit_figure(places, edges, **words, width=width)
     return save_circuit(figure, asked.path)
 
 
-def drawn(circuit: Circuit) -> list[DrawnEdge]:
-    """The kept edges with their scores."""
+def drawn(circuit: Circuit, style: str) -> list[DrawnEdge]:
+    """The kept edges with their scores; where spans have no place, those at any of them."""
+    if style == "spans":
+        return from_token_to_token(circuit)
+    circuit = circuit if style == "table" else circuit.without_spans()
     graph = circuit.graph
     return [
         DrawnEdge(graph.writers[w], graph.readers[r].name, float(circuit.scores[w, r]))

@@ -29,8 +29,13 @@ def pytest_collection_modifyitems(items):
     place = {name: i for i, name in enumerate(LONGEST)}
     group = {item: _group(item.path) for item in items}
     items.sort(key=lambda item: place.get(group[item].rpartition("/")[2], len(place)))
+    begun = set()
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group[item]))
+        what = item.nodeid.partition("[")[0]
+        if what in begun:  # one case of each test is enough to see what types and shapes pass
+            item.fixturenames.insert(0, "unchecked")
+        begun.add(what)
 
 
 def _group(path):

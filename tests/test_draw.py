@@ -10,10 +10,11 @@ import pytest
 
 from acdc.circuit import Circuit
 from acdc.errors import InputError
-from acdc.graph import Graph
+from acdc.graph import Graph, Spans
 from discovery.show.drawing import DrawnEdge, Layout
 from discovery.show.edge_table import latex
 from discovery.show.layered import Layered, ordered_rows
+from discovery.show.spans import Columns, from_token_to_token
 
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 draw = importlib.import_module("draw")
@@ -98,3 +99,35 @@ def test_rows_without_nodes_take_no_room():
     assert many.span(0, 70) == (many.place("a70.h1").x,) * 2 and many.span(1, 70) is None
     with pytest.raises(ValueError, match="'m5' is no node"):
         many.place("m5")
+
+
+SPANS = Spans(("s1", "end"), ((True, False), (True, True)), (False, True))
+
+
+def test_a_circuit_over_spans_has_a_column_a_span(tmp_path):
+    """The induction circuit's shape: what is read elsewhere passes from column to column."""
+    graph = Graph(2, 2, 2, 8, has_mlp=False, spans=SPANS)
+    edges = ["input->a0.h0<v>@s1", "a0.h0->a1.h1<k>@s1", "input->a1.h1<q>@end", "a1.h1->logits"]
+    off = ["a0.h1->a1.h1<q>@s1"]  # read where the head is not
+    path = tmp_path / "circuit.json"
+    path.write_text(json.dumps(Circuit(graph, graph.mask([*edges, *off])).to_json()))
+    found = from_token_to_token(Circuit.load(path))
+    steps = sorted((e.writer, e.reader) for e in found)
+    assert steps == [
+        ("a0.h0@s1", "a1.h1<k>@end"), ("a1.h1@end", "logits"), ("input@end", "a1.h1<q>@end"),
+        ("input@s1", "a0.h0<v>@s1"),
+    ]  # fmt: skip
+    places = Columns(Layout(2, 2, 2, False), found, SPANS.names)
+    s1, end = places.place("input@s1"), places.place("a1.h1@end")
+    assert s1.x == places.place("a0.h0@s1").x < end.x == places.place("logits").x
+    assert s1.y < places.place("a0.h0@s1").y < end.y < places.place("logits").y
+    draw.main([f"run={path}", "style=spans", f"out={tmp_path}/a.svg"])
+    text = (tmp_path / "a.svg").read_text()
+    assert all(f">{name}<" in text for name in ("input", "a0.h0", "a1.h1", "s1", "end"))
+    for style in ("grid", "layered", "table"):  # where spans have no place
+        draw.main([f"run={path}", f"style={style}", f"out={tmp_path}/b.svg"])
+
+
+def test_a_circuit_without_spans_has_no_columns(run):
+    with pytest.raises(InputError, match="its edges are at all positions, and style=spans draws"):
+        draw.draw(draw.read_words([f"run={run}", "style=spans"]))

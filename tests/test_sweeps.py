@@ -81,6 +81,7 @@ def test_two_processes_do_all_jobs_and_sum_them_up(undisturbed):
     assert "6 of 6 runs" in (undisturbed / "sweep.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_is_finished_by_the_same_command(undisturbed, sweep, tmp_path):
     folder = tmp_path / "six"
     process = start(SIX, *FIXED, folder=folder)

@@ -76,7 +76,7 @@ class Circuit(plain.Circuit):
         if the prompts do not have what metric and ablation need, and for a model of another shape.
         """
         theirs = task.model.loaded.model.graph(self.graph.kv)
-        if theirs != self.graph:
+        if theirs != self.graph.plain:
             raise InputError(
                 f"task: it is for {theirs.describe()}; the circuit is of {self.graph.describe()}"
             )
@@ -85,6 +85,7 @@ class Circuit(plain.Circuit):
                        graph={"kv": self.graph.kv})  # fmt: skip
         job = prepare(settings, task.model.cache)
         data = job.data if task.only is None else job.on(task.only, FRESH)
+        data = data.with_graph(self.graph)
         job.metric.check(data.prompts)
         found = measure(data, job.metric, self.mask)
         return Evaluation(

@@ -52,7 +52,7 @@ def compare(
     model: Model, task: Task, methods: Sequence[str | Method], *, metric: Any = "logit_diff",
     ablation: Any = "other", targets: Sequence[float] = (0.5, 0.8, 0.9, 0.95), curves: bool = True,
     rule: Any = "top_n", files: Sequence[str] = (), tune: int = 64, test: int = 100,
-    kv: str = "per_query_head",
+    kv: str = "per_query_head", positions: str = "none",
 ) -> Comparison:  # fmt: skip
     """How many edges each method needs to recover a share of the model, and its curve over sizes.
 
@@ -66,7 +66,7 @@ def compare(
         {"methods": methods, "targets": targets, "curves": curves, "rule": rule, "files": files},
     )
     elsewhere = of_files(own.files)
-    shared = {"tune": tune, "test": test, "graph": {"kv": kv}}
+    shared = {"tune": tune, "test": test, "graph": {"kv": kv, "positions": positions}}
     asked = [ask(task, one, {}, metric, ablation, **shared) for one in own.methods]
     job = prepare(asked[0], model.cache)
     every = [*(s.method for s in asked), *elsewhere]

@@ -78,15 +78,17 @@ class Discovered:
 def discover(
     model: Model, task: Task, method: str | Method = "acdc", *, metric: Any = "logit_diff",
     ablation: Any = "other", target: float | None = None, tune: int = 64, test: int = 100,
-    grow: int | None = None, kv: str = "per_query_head", memory_gib: float | None = None,
-    folder: Path | str | None = None, tracking: str = "disabled", say: Say | None = None,
+    grow: int | None = None, kv: str = "per_query_head", positions: str = "none",
+    memory_gib: float | None = None, folder: Path | str | None = None, tracking: str = "disabled",
+    say: Say | None = None,
     **fields: Any,
 ) -> Discovered:  # fmt: skip
     """Find the circuit that does the task.
 
     `fields` are the method's own (conf/method), such as threshold or n_edges; without a size the
     smallest circuit is sought that recovers `target` (0.95) on `tune` held-out prompts. `metric`: a
-    name or an acdc.metrics.Metric; `ablation`: a name or a choice, what cut edges carry. Everything
+    name or an acdc.metrics.Metric; `ablation`: a name or a choice, what cut edges carry. Edges are
+    at all positions, or with `positions` of the task's spans, or of tokens. Everything
     is written to `folder`, or to a temporary one (`Discovered.save` keeps it); a folder in which
     the same run was killed is gone on with. `say` gets the sentences on the way (`print`).
 
@@ -95,7 +97,8 @@ def discover(
     task.check_search(model)
     settings = ask(
         task, method, fields, metric, ablation, target=target, tune=tune, test=test, grow=grow,
-        graph={"kv": kv}, memory_gib=memory_gib, tracking={"mode": tracking},
+        graph={"kv": kv, "positions": positions}, memory_gib=memory_gib,
+        tracking={"mode": tracking},
     )  # fmt: skip
     holds = TemporaryDirectory(prefix="circuit-") if folder is None else None
     place = Path(folder if holds is None else f"{holds.name}/run").absolute()  # pyright: ignore[reportArgumentType]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from acdc.errors import InputError
+from acdc.spans import positions_of
 from discovery.api.choose import stored
 from discovery.api.circuit import Circuit
 from discovery.api.run import Discovered, Say, discover
@@ -135,5 +136,5 @@ def as_run(what: Discovered | Circuit, task: Task | None, asked: str) -> Discove
     path = stored("circuits", "circuit", ".json", data)
     return discover(
         task.model, task, "given", circuit=str(path), metric=what.metric, ablation=what.ablation,
-        kv=what.graph.kv,
+        kv=what.graph.kv, positions=positions_of(what.graph.spans),
     )  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from acdc.circuit import Circuit
+from acdc.errors import InputError
 from acdc.prompts import Prompts
 from discovery.explanation.page import page
 from discovery.explanation.parts import Explanation, explain
@@ -87,6 +88,11 @@ def _subject(one: Found, asked: ExplainSettings, cache: Cache | None, say: Say) 
     run = one.settings
     if asked.threads is not None:
         run = run.model_copy(update={"threads": asked.threads})
+    if run.graph.positions != "none":
+        raise InputError(
+            f"run={one.folder}: its edges are of spans (graph.positions={run.graph.positions}), and"
+            " what is explained are edges at all positions: search with graph.positions=none"
+        )
     loaded = load(run, cache)
     used = build_prompts(run, loaded)
     seen = [used, *(p for part, p in split(run, loaded, used).items() if part == "tune")]
@@ -95,10 +101,11 @@ def _subject(one: Found, asked: ExplainSettings, cache: Cache | None, say: Say) 
         say("of answers of several tokens the first is explained")
         prompts = prompts.reading(0)
     ablation = run_ablation(run.ablation, run, loaded, used)
+    graph = loaded.model.graph(run.graph.kv)
 
     def bench(rows: range) -> Any:
         some: Prompts = prompts.take(rows)
-        return bench_of(run, loaded, some, ablation, asked.seed, asked.chunk)
+        return bench_of(run, loaded, graph, some, ablation, asked.seed, asked.chunk)
 
     half = len(prompts) // 2
     say(f"{half} prompts to choose on, {len(prompts) - half} to test on, none of the run's")

@@ -23,6 +23,7 @@ from acdc.errors import InputError
 from acdc.forward import Trace, stream_of, trace
 from acdc.graph import Graph, Reader
 from acdc.model import Model
+from acdc.spans import Layout
 from discovery.flow.routes import LayerFlow, descend
 from discovery.flow.shares import BLOCK, FlowGraph, Tokens, flow_graph, proximity
 
@@ -167,6 +168,7 @@ def edge_flow(
     wrong: Tokens | None = None,
     position: int = -1,
     batch_size: int = 8,
+    layout: Layout | None = None,
 ) -> EdgeFlow:
     """Writer -> reader scores on the edges of `graph` (either kind of key/value readers).
 
@@ -180,19 +182,25 @@ def edge_flow(
     - logits: with `right` the step to the logit itself, else the state at `position`;
     - a reader of a key/value group: the sum over its heads.
 
+    Of a graph with spans a reader's sum is over the positions of its span, as `layout` has them.
     InputError as in component_flow.
     """
     scores, constant, undefined = np.zeros(graph.legal.shape), np.zeros(len(graph.readers)), 0
+    plain, done = graph.plain, 0
+    of = torch.zeros_like(tokens) if layout is None else layout.of
     for flow, at in _batches(model, tokens, right, wrong, position, batch_size):
         run = trace(model, flow.tokens)
-        weight = _by_flow(graph, flow, at)
-        for readers in readers_by_stream(graph):
-            shares, nobody, odd = _composition(model, graph, run, readers[0])
-            where = [graph.reader(r.layer, r.part, r.group) for r in readers]
-            column = torch.einsum("wbt,rbt->wr", shares, weight[where]) / len(tokens)
-            scores[: len(column), where] += column.cpu().numpy()
-            rest = torch.einsum("bt,rbt->r", nobody, weight[where]) / len(tokens)
-            constant[where] += rest.cpu().numpy()
+        weight, own = _by_flow(plain, flow, at), of[done : done + len(flow.tokens)]
+        done += len(flow.tokens)
+        for readers in readers_by_stream(plain):
+            shares, nobody, odd = _composition(model, plain, run, readers[0])
+            where = [plain.reader(r.layer, r.part, r.group) for r in readers]
+            for s, columns in enumerate(graph.columns):
+                here = weight[where] * (own == s)
+                column = torch.einsum("wbt,rbt->wr", shares, here) / len(tokens)
+                scores[: len(column), columns[where]] += column.cpu().numpy()
+                rest = torch.einsum("bt,rbt->r", nobody, here) / len(tokens)
+                constant[columns[where]] += rest.cpu().numpy()
             undefined += odd
         if flow.logit is not None:
             _put_logit(graph, flow, scores, constant, len(tokens))

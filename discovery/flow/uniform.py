@@ -19,29 +19,38 @@ from torch import Tensor
 from acdc.forward import before_norm, stream_of, trace
 from acdc.graph import Graph
 from acdc.model import Model
+from acdc.spans import Layout
 from discovery.flow.processed import left_behind
 from discovery.flow.scores import readers_by_stream
 from discovery.flow.shares import proximity
 
 
 def uniform_shares(
-    model: Model, graph: Graph, tokens: Int[Tensor, "batch pos"], batch_size: int = 8
+    model: Model,
+    graph: Graph,
+    tokens: Int[Tensor, "batch pos"],
+    batch_size: int = 8,
+    layout: Layout | None = None,
 ) -> Float64[np.ndarray, "writer reader"]:
     """Mean share, 0 to 1, of each writer in what each reader sees; 0 where there is no edge.
 
+    Of a graph with spans a reader has its tokens' part of the mean, as `layout` has them.
     Where no writer is near the whole, nobody has a share (in their code NaN). InputError as
     left_behind.
     """
-    scores = np.zeros(graph.legal.shape)
-    for some in tokens.split(batch_size):
+    scores, plain = np.zeros(graph.legal.shape), graph.plain
+    of = torch.zeros_like(tokens) if layout is None else layout.of
+    for some, spans in zip(tokens.split(batch_size), of.split(batch_size), strict=True):
         outputs, streams = _processed(model, some)
-        for readers in readers_by_stream(graph):
-            own = outputs[: graph.writers_before(readers[0].layer, readers[0].part)]
-            whole = streams[stream_of(graph, readers[0].layer, readers[0].part)]
+        for readers in readers_by_stream(plain):
+            own = outputs[: plain.writers_before(readers[0].layer, readers[0].part)]
+            whole = streams[stream_of(plain, readers[0].layer, readers[0].part)]
             near = torch.stack([proximity(part, whole) for part in own]).double()
-            shares = (near / near.sum(0)).nan_to_num(0).mean(-1).sum(-1) / len(tokens)
-            where = [graph.reader(r.layer, r.part, r.group) for r in readers]
-            scores[: len(own), where] += shares.cpu().numpy()[:, None]
+            shares = (near / near.sum(0)).nan_to_num(0) / tokens.numel()
+            where = [plain.reader(r.layer, r.part, r.group) for r in readers]
+            for s, columns in enumerate(graph.columns):
+                part = (shares * (spans == s)).sum((-2, -1))
+                scores[: len(own), columns[where]] += part.cpu().numpy()[:, None]
     return scores
 
 

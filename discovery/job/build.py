@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,8 +14,10 @@ from acdc.ablation import Ablation
 from acdc.bridge import LoadedModel
 from acdc.data import Data
 from acdc.errors import InputError
+from acdc.graph import Graph
 from acdc.pretrained import Outline
 from acdc.prompts import Prompts
+from acdc.spans import spans_of
 from discovery.ablations.choices import AblationChoice
 from discovery.settings.run import ModelSettings, Settings
 from discovery.tasks.choices import OwnTask, PairsTask, Task
@@ -57,7 +60,14 @@ def build_prompts(settings: Settings, loaded: LoadedModel | Outline) -> Prompts:
     metric = settings.metric.load()
     prompts = task_prompts(settings.task, loaded, settings.seed, metric.needs, settings.corrupt_for)
     metric.check(prompts)
+    spans_of(prompts, settings.graph.positions)  # or why there are none
     return prompts
+
+
+def graph_of(settings: Settings, loaded: LoadedModel, prompts: Prompts) -> Graph:
+    """The edges that a run has, whose prompts these are: they say which spans there are."""
+    graph = loaded.model.graph(settings.graph.kv)
+    return replace(graph, spans=spans_of(prompts, settings.graph.positions))
 
 
 def task_prompts(

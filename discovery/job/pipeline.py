@@ -130,7 +130,8 @@ def _discover(
     with clock("evaluate"), torch.inference_mode():
         measured = _measured(job, proposed)
     with clock("heads"), torch.inference_mode():
-        heads = describe_heads(proposed.circuit, job.own_pairs, loaded, settings.seed)
+        circuit = proposed.circuit.without_spans()
+        heads = describe_heads(circuit, job.own_pairs, loaded, settings.seed)
         run.write("heads.json", heads)
     result = _result(settings, run, job, proposed, measured, clock, statistics.median(plain))
     result["warnings"] = warnings
@@ -286,7 +287,8 @@ def _versions() -> dict[str, str]:
 
 
 def _draw(run: RunFolder, proposed: Proposed, result: Mapping[str, Any]) -> Path:
-    circuit, graph = proposed.circuit, proposed.circuit.graph
+    circuit = proposed.circuit.without_spans()
+    graph = circuit.graph
     layout = Layout(graph.n_layers, graph.n_heads, graph.n_kv_heads, graph.has_mlp)
     drawn = [
         DrawnEdge(graph.writers[w], graph.readers[r].name, float(circuit.scores[w, r]))

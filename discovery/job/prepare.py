@@ -15,7 +15,7 @@ from acdc.errors import InputError
 from acdc.memory import Plan, Shape, plan
 from acdc.metrics import Metric
 from acdc.prompts import Prompts
-from discovery.job.build import cut_by, load_model, make_ablation, task_prompts
+from discovery.job.build import cut_by, graph_of, load_model, make_ablation, task_prompts
 from discovery.job.faithfulness import task_scores
 from discovery.job.splits import SEEDS, split, with_company
 from discovery.settings.run import ModelSettings, Settings
@@ -70,7 +70,7 @@ class Cache:
 
         def make() -> Data:
             prompts = ablation.pair(task_prompts(task, loaded, seed, needs, corrupt_for), seed)
-            return Data(loaded.model, loaded.model.graph(settings.graph.kv), prompts)
+            return Data(loaded.model, graph_of(settings, loaded, prompts), prompts)
 
         # the model is this one's: Cache.model lets the data go with it
         asked = (task, task.fingerprint(), seed, needs, corrupt_for is not None, ablation)
@@ -121,11 +121,11 @@ class Job:
 
         Of an answer of several tokens they tell it of the first.
         """
-        settings, needs = self.settings, self.metric.needs
+        settings, needs, graph = self.settings, self.metric.needs, self.data.graph.plain
         prompts = task_prompts(settings.task, self.loaded, settings.seed, needs).reading(0)
         if torch.equal(prompts.corrupt.cpu(), self.data.prompts.corrupt.cpu()):
-            return self.data.at_least(1)
-        return Data(self.loaded.model, self.data.graph, prompts, part=self.plan.part).at_least(1)
+            return self.data.at_least(1).with_graph(graph)
+        return Data(self.loaded.model, graph, prompts, part=self.plan.part).at_least(1)
 
     @torch.inference_mode()
     def describe(self) -> str:

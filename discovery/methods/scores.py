@@ -45,14 +45,19 @@ class IFR(Scoring):
 
     def _alike(self, data: Any, prompts: Any) -> Scores:
         """The mean over prompts of one length."""
+        from acdc.spans import Layout
         from discovery.flow.scores import edge_flow
         from discovery.flow.uniform import uniform_shares
 
+        layout = Layout.make(data.graph.spans, prompts)
         if self.weights == "uniform":
-            return uniform_shares(data.model, data.graph, prompts.clean)
+            return uniform_shares(data.model, data.graph, prompts.clean, layout=layout)
         right = prompts.answers if prompts.has_answers else None
         wrong = prompts.wrong if right is not None and prompts.has_wrong else None
-        return edge_flow(data.model, data.graph, prompts.clean, right=right, wrong=wrong).scores
+        tokens = prompts.clean
+        return edge_flow(
+            data.model, data.graph, tokens, right=right, wrong=wrong, layout=layout
+        ).scores
 
 
 class Attribution(Scoring):

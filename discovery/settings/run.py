@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from acdc.errors import InputError
+from acdc.spans import Positions
 from discovery.ablations.choices import AblationChoice, Other
 from discovery.choices import registry
 from discovery.choices.fields import (
@@ -71,6 +72,7 @@ class GraphSettings(Fields):
     """Which edges there are."""
 
     kv: Literal["per_query_head", "per_group"] = "per_query_head"
+    positions: Positions = "none"  # an edge at all positions, or one at each span or token
 
 
 class TrackingSettings(Fields):

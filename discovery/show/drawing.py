@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -63,7 +63,10 @@ class Layout:
 
 @dataclass(frozen=True)
 class DrawnEdge:
-    """From a writer such as "a3.h1" to a reader such as "a5.h2<q>", "a5.kv1<k>", "m4", "logits"."""
+    """From a writer such as "a3.h1" to a reader such as "a5.h2<q>", "a5.kv1<k>", "m4", "logits".
+
+    On columns of spans both are at one: from "a3.h1@s1" to "a5.h2<k>@end".
+    """
 
     writer: str
     reader: str
@@ -91,6 +94,7 @@ class Places(Protocol):
     right: float  # of the rightmost
     bow: float  # of a curve, for each inch that it rises
     widest: float  # bow
+    always: tuple[str, ...]  # nodes that are drawn whether an edge touches them or not
 
     def place(self, node: str) -> Place:
         """The box of a node; ValueError for one that is not there."""
@@ -109,6 +113,7 @@ class Grid:
     """Where everything lies; arithmetic on the sizes of the architecture."""
 
     bow, widest = 0.07, 0.9
+    always: tuple[str, ...] = ("input", "logits")
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
@@ -295,7 +300,7 @@ def _fan(grid: Places, place: Place, other: Place) -> float:
 
 def _draw_nodes(axes: Axes, grid: Places, edges: Sequence[DrawnEdge]) -> None:
     used = {e.writer for e in edges} | {split_reader(e.reader)[0] for e in edges}
-    for node in sorted(used | {"input", "logits"}):
+    for node in sorted(used | {*grid.always}):
         place = grid.place(node)
         ink = INK if node in used else "#B0B0B0"
         name = parse(node)
@@ -309,7 +314,8 @@ def _draw_nodes(axes: Axes, grid: Places, edges: Sequence[DrawnEdge]) -> None:
         box.set(facecolor=fill, edgecolor=ink, lw=0.7, gid=f"node:{node}")
         axes.add_patch(box)
         size = 6.2 if name.kind == "kv" else 7.4
-        _text(axes, place.x, place.y - 0.006, node, size=size, color=ink, zorder=5)
+        label = str(replace(name, span=""))
+        _text(axes, place.x, place.y - 0.006, label, size=size, color=ink, zorder=5)
 
 
 def _draw_bracket(axes: Axes, span: tuple[float, float], place: Place) -> None:
@@ -356,7 +362,7 @@ def split_reader(reader: str) -> tuple[str, str, int]:
             f"{reader!r} does not say what it reads: expected <q>, <k>, <v>, m or logits."
         )
     ends = {"mlp": ("MLP", 0), "logits": ("logits", 0), **ENTRIES}
-    return (name.node, *ends[name.part or name.kind])
+    return (str(replace(name, part="")), *ends[name.part or name.kind])
 
 
 def _strongest(edges: Iterable[DrawnEdge]) -> float:

@@ -37,6 +37,7 @@ class Layered:
     """Places of the nodes that the edges touch; see discovery.show.drawing.Places."""
 
     bow, widest = 0.28, 1.7  # a curve past a row goes around the box that stands there
+    always: tuple[str, ...] = ("input", "logits")
 
     def __init__(self, layout: Layout, edges: Sequence[DrawnEdge]) -> None:
         self.layout = layout

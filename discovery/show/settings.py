@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from discovery.choices.fields import Count, Fields
 
-Style = Literal["grid", "layered", "table"]
+Style = Literal["grid", "layered", "spans", "table"]
 Format = Literal["svg", "pdf", "png", "tex"]
 
 

@@ -92,18 +92,23 @@ def complement(graph: Graph, mask: Mask) -> Mask:
 
 
 class _Walks:
-    """Draws paths; holds the readers of each node as arrays."""
+    """Draws paths, from token to token where there are spans.
+
+    Holds the readers of each place, a node at a span, as arrays.
+    """
 
     def __init__(self, graph: Graph) -> None:
-        self.senders = graph.senders
-        readers: list[list[int]] = [[] for _ in graph.writers]
+        self.senders, self.spans = graph.senders, len(graph.spans)
+        self.last = np.array(graph.read_at(len(graph.readers) - 1))
+        readers: list[list[int]] = [[] for _ in range(len(graph.writers) * self.spans)]
         for index, reader in enumerate(graph.readers):
-            for node in reader.nodes:
-                readers[node].append(index)
+            for place in (n * self.spans + s for n in reader.nodes for s in graph.shaped_at(index)):
+                readers[place].append(index)
+        self.span = np.array([reader.span for reader in graph.readers])
         self.count = np.array([len(found) for found in readers])
         self.readers = np.zeros((len(readers), self.count.max(initial=1)), dtype=np.int64)
-        for node, found in enumerate(readers):
-            self.readers[node, : len(found)] = found
+        for place, found in enumerate(readers):
+            self.readers[place, : len(found)] = found
         self.logits = len(graph.readers) - 1
 
     def draw(self, paths: int, rng: np.random.Generator) -> tuple[Ints, Ints, Ints]:
@@ -114,12 +119,21 @@ class _Walks:
             writer = rng.integers(self.senders[reader])
             steps.append((path, writer, reader))
             on = writer > 0
-            path, node = path[on], writer[on]
+            path, place = path[on], self._place(writer, reader, rng)[on]
             # All readers of a node see the same writers, so this is uniform over its edges.
-            reader = self.readers[node, rng.integers(self.count[node])]
+            reader = self.readers[place, rng.integers(self.count[place])]
         path, writer, reader = map(np.concatenate, zip(*steps, strict=True))
         order = np.argsort(path, kind="stable")
         return path[order], writer[order], reader[order]
+
+    def _place(self, writer: Ints, reader: Ints, rng: np.random.Generator) -> Ints:
+        """Where the edges come from; `logits` may read at the last token of several spans."""
+        span = self.span[reader]
+        if len(self.last) > 1:
+            span = np.where(reader == self.logits, rng.choice(self.last, len(reader)), span)
+        else:
+            span = np.where(reader == self.logits, self.last[0], span)
+        return writer * self.spans + span
 
 
 class _WeightedWalks(_Walks):
@@ -133,7 +147,7 @@ class _WeightedWalks(_Walks):
             raise InputError(f"weights: none may be negative, the least is {weights.min()}")
         into = [own[:count].tolist() for own, count in zip(self.readers, self.count, strict=True)]
         found, chances, ends = list[Ints](), list[Floats](), [0]
-        for readers in [*into, [self.logits]]:  # of every node, and of the logits
+        for readers in [*into, [self.logits]]:  # of every place, and of the logits
             pairs = [np.argwhere(graph.legal[:, [r]]) + [0, r] for r in readers]
             edges = np.concatenate([np.zeros((0, 2), dtype=np.int64), *pairs])
             weight = weights[edges[:, 0], edges[:, 1]]
@@ -149,17 +163,17 @@ class _WeightedWalks(_Walks):
 
     def draw(self, paths: int, rng: np.random.Generator) -> tuple[Ints, Ints, Ints]:
         """See _Walks.draw."""
-        path, node = np.arange(paths), np.full(paths, len(self.ends) - 2)
+        path, place = np.arange(paths), np.full(paths, len(self.ends) - 2)
         steps = []
         while len(path):
-            low, high = self.ends[node], self.ends[node + 1]
+            low, high = self.ends[place], self.ends[place + 1]
             begin = np.where(low > 0, self.until[low - 1], 0.0)
             target = begin + rng.random(len(path)) * (self.until[high - 1] - begin)
             taken = np.clip(np.searchsorted(self.until, target, "right"), low, high - 1)
             writer, reader = self.edge[taken].T
             steps.append((path, writer, reader))
             on = writer > 0
-            path, node = path[on], writer[on]
+            path, place = path[on], self._place(writer, reader, rng)[on]
         path, writer, reader = map(np.concatenate, zip(*steps, strict=True))
         order = np.argsort(path, kind="stable")
         return path[order], writer[order], reader[order]
@@ -191,8 +205,15 @@ def _first_new(mask: Mask, writer: Ints, reader: Ints) -> Ints:
 
 
 def _short_cuts(graph: Graph, mask: Mask, count: int, rng: np.random.Generator) -> Ints:
-    """[up to count, 2]: absent edges between nodes of a union of paths, each equally likely."""
-    writers = np.any(mask, axis=1)
-    readers = np.array([not r.nodes or bool(writers[list(r.nodes)].any()) for r in graph.readers])
-    free = np.argwhere(graph.legal & ~mask & writers[:, None] & readers[None, :])
+    """[up to count, 2]: absent edges between places of a union of paths, each equally likely."""
+    written = np.zeros((len(graph.writers), len(graph.spans)), dtype=bool)
+    at = [graph.read_at(r) for r in range(len(graph.readers))]
+    for reader, spans in enumerate(at):
+        written[:, spans] |= mask[:, reader, None]
+    leave = np.stack([written[:, spans].any(1) for spans in at], axis=1)
+    enter = np.array([
+        not r.nodes or bool(written[np.ix_(r.nodes, graph.shaped_at(i))].any())
+        for i, r in enumerate(graph.readers)
+    ])  # fmt: skip
+    free = np.argwhere(graph.legal & ~mask & leave & enter[None, :])
     return free[rng.permutation(len(free))[:count]]

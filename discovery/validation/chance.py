@@ -45,15 +45,20 @@ def scrubbed_scores(bench: Bench, masks: Sequence[Mask], rng: np.random.Generato
 
 def misplaced(graph: Graph, mask: Mask, rng: np.random.Generator) -> Mask:
     """The same edges between other heads of the same layers; groups of shared k, v move whole."""
-    share = graph.n_heads // graph.n_kv_readers
+    share, plain, columns = graph.n_heads // graph.n_kv_readers, graph.plain, graph.columns
     writers, readers = np.arange(len(graph.writers)), np.arange(len(graph.readers))
+
+    def moved(layer: int, part: str, new: int, old: int) -> None:
+        to, of = (columns[:, plain.reader(layer, part, head)] for head in (new, old))
+        readers[to] = of
+
     for layer in range(graph.n_layers):
         groups = rng.permutation(graph.n_kv_readers).tolist()
         heads = [g * share + i for g in groups for i in rng.permutation(share).tolist()]
         for new, old in enumerate(heads):
             writers[graph.head(layer, new)] = graph.head(layer, old)
-            readers[graph.reader(layer, "q", new)] = graph.reader(layer, "q", old)
+            moved(layer, "q", new, old)
         for new, old in enumerate(groups):
             for part in ("k", "v"):
-                readers[graph.reader(layer, part, new)] = graph.reader(layer, part, old)
+                moved(layer, part, new, old)
     return mask[writers][:, readers]

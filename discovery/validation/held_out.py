@@ -11,9 +11,10 @@ from acdc.ablation import Ablation
 from acdc.bridge import LoadedModel
 from acdc.data import Data
 from acdc.errors import InputError
+from acdc.graph import Graph
 from acdc.prompts import Prompts
 from discovery.ablations.choices import AblationChoice
-from discovery.job.build import cut_by, make_ablation, task_prompts
+from discovery.job.build import cut_by, graph_of, make_ablation, task_prompts
 from discovery.job.splits import new_rows, with_company
 from discovery.settings.evaluation import FEWEST
 from discovery.settings.run import Settings
@@ -57,15 +58,15 @@ def run_ablation(
     ablation = make_ablation(asked, run.task, loaded, run.seed)
     if type(ablation).learnt is Ablation.learnt:
         return ablation
-    graph = loaded.model.graph(run.graph.kv)
-    return cut_by(ablation, Data(loaded.model, graph, asked.pair(used, run.seed))).ablation
+    paired = asked.pair(used, run.seed)
+    return cut_by(ablation, Data(loaded.model, graph_of(run, loaded, used), paired)).ablation
 
 
 def bench_of(
-    run: Settings, loaded: LoadedModel, prompts: Prompts, ablation: Ablation, seed: int, chunk: int
-) -> Bench:
+    run: Settings, loaded: LoadedModel, graph: Graph, prompts: Prompts, ablation: Ablation,
+    seed: int, chunk: int,
+) -> Bench:  # fmt: skip
     """A bench of held-out prompts, paired as the run's ablation asks, with its graph."""
-    graph = loaded.model.graph(run.graph.kv)
     prompts = with_company(prompts)
     asked = run.ablation.pair(prompts, seed)
     own = prompts.has_corrupt and len(asked) == len(prompts) and asked is not prompts

@@ -57,7 +57,7 @@ class ResampledCuts:
         self, forward: PatchedForward, how: How, rng: np.random.Generator,
         agree: Int[np.ndarray, " batch"] | None = None,
     ) -> None:  # fmt: skip
-        self.forward, self.graph, self.how, self.rng = forward, forward.graph, how, rng
+        self.forward, self.graph, self.how, self.rng = forward, forward.graph.plain, how, rng
         self.n = len(forward.prompts)
         self.biases = bias_streams(forward.model)
         self.shared = self._rows()
@@ -171,6 +171,7 @@ def _finals(
                 mask,
                 cuts,
                 known=None if agree else Known.of_model(forward.graph, forward.clean.writers),
+                layout=forward.layout,
             ),
         )
 

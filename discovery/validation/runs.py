@@ -15,7 +15,7 @@ import torch
 from acdc.circuit import Circuit
 from acdc.errors import InputError
 from discovery.ablations.choices import AblationChoice
-from discovery.job.build import build_prompts
+from discovery.job.build import build_prompts, graph_of
 from discovery.job.finished import read_finished
 from discovery.job.mirror import run_name, tags
 from discovery.job.origin import commit
@@ -25,7 +25,7 @@ from discovery.runs.folder import termination_as_exit
 from discovery.runs.json_files import write_json
 from discovery.runs.tracking import Outcome, start_tracker
 from discovery.settings.evaluation import FullEvaluation
-from discovery.settings.run import Settings
+from discovery.settings.run import GraphSettings, Settings
 from discovery.validation.decision import next_steps
 from discovery.validation.figures import figures
 from discovery.validation.held_out import held_out, run_ablation
@@ -120,14 +120,15 @@ def validate_runs(
     say(f"{len(prompts)} held-out prompts, none of the run's {sum(map(len, seen))}")
     ablations = {a: run_ablation(a, run, loaded, used) for a in _asked(found)}
     with torch.inference_mode():
-        validators: dict[AblationChoice, Validator] = {}
+        validators: dict[tuple[AblationChoice, GraphSettings], Validator] = {}
         out = []
         for one in found:
-            asked = one.settings.ablation
+            asked = one.settings.ablation, one.settings.graph
             if asked not in validators:
+                graph = graph_of(one.settings, loaded, used)
                 validators[asked] = Validator.on(
-                    settings, one.settings, loaded, prompts, ablations[asked],
-                    max(f.n_edges for f in found),
+                    settings, one.settings, loaded, graph, prompts, ablations[asked[0]],
+                    max(f.n_edges for f in found if f.settings.graph == one.settings.graph),
                 )  # fmt: skip
             out.append(_validate(one, validators[asked], used, say))
     return out

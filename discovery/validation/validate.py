@@ -20,6 +20,7 @@ from acdc.bridge import LoadedModel
 from acdc.circuit import Circuit
 from acdc.data import Data
 from acdc.errors import InputError
+from acdc.graph import Graph
 from acdc.prompts import Prompts
 from discovery.consensus.circuits import averages
 from discovery.job.shares import carried
@@ -438,11 +439,11 @@ class Validator(Tests):
 
     @classmethod
     def on(
-        cls, settings: FullEvaluation, run: Settings, loaded: LoadedModel, prompts: Prompts,
-        ablation: Ablation, null_edges: int,
+        cls, settings: FullEvaluation, run: Settings, loaded: LoadedModel, graph: Graph,
+        prompts: Prompts, ablation: Ablation, null_edges: int,
     ) -> Validator:  # fmt: skip
         """On held-out prompts, paired as the run's ablation asks, with its graph and ablation."""
-        bench = bench_of(run, loaded, prompts, ablation, settings.seed, settings.chunk)
+        bench = bench_of(run, loaded, graph, prompts, ablation, settings.seed, settings.chunk)
         return cls(settings, bench, null_edges, loaded)
 
     @torch.inference_mode()

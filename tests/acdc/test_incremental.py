@@ -152,11 +152,12 @@ def test_what_is_kept_for_coming_back_is_what_the_clean_run_does_not_give():
     model = families.view("llama")
     data = Data(model, model.graph(), families.prompts(n=3, length=4), part=2)
     state, logits = States(data, METRICS["kl"]), len(data.graph.readers) - 1
-    assert sorted(state.tensors()) == ["0/span", "1/span"]  # nothing has moved
+    alive = ["0/kept", "0/span", "1/kept", "1/span"]
+    assert sorted(state.tensors()) == alive  # nothing has moved
     trial = state.trial([Cut(logits, (3,))])
     (value,) = state.values(trial)
     state.commit(trial, 0)
-    assert sorted(state.tensors()) == ["0/span", f"0/x.{logits}", "1/span", f"1/x.{logits}"]
+    assert sorted(state.tensors()) == sorted([*alive, f"0/x.{logits}", f"1/x.{logits}"])
     state.enter(1, "mlp")
     state.enter(1, "attn")
     found = state.tensors()

@@ -124,14 +124,33 @@ def expert_output(m: Experts, x: Tensor) -> Tensor:
     return out
 
 
-def run(model: Model, graph: Graph, tokens: Tensor, mask: np.ndarray, abl: list[Tensor] | None):
-    """(all writers' outputs, logits at the last position) with `mask` kept, the rest from `abl`."""
+def run(
+    model: Model, whole: Graph, tokens: Tensor, mask: np.ndarray, abl: list[Tensor] | None,
+    spans: list[list[str]] | None = None,
+):  # fmt: skip
+    """(all writers' outputs, logits at the last position) with `mask` kept, the rest from `abl`.
+
+    `spans` names the span of each token of each prompt.
+    """
     cur: list[Tensor] = []
+    graph = whole.plain
+
+    def edge(writer: int, reader: int) -> Tensor:
+        """What arrives over one edge, token by token."""
+        name, out = graph.readers[reader].name, cur[writer]
+        if spans is None or name == "logits":
+            return out if mask[writer, whole.reader_index[name]] else abl[writer]
+        out = out.clone()
+        for row, own in enumerate(spans):
+            for at, span in enumerate(own):
+                if not mask[writer, whole.reader_index[f"{name}@{span}"]]:
+                    out[row, at] = abl[writer][row, at]
+        return out
 
     def read(reader: int) -> Tensor:
         info = graph.readers[reader]
         n = graph.writers_before(info.layer, info.part)
-        x = torch.stack([cur[w] if mask[w, reader] else abl[w] for w in range(n)]).sum(0)
+        x = torch.stack([edge(w, reader) for w in range(n)]).sum(0)
         own = info.part == "mlp" and not graph.parallel
         for layer in range(min(info.layer + own, graph.n_layers)):
             if model.blocks[layer].attn.b_O is not None:
@@ -185,11 +204,12 @@ class Twin:
     prompts: Prompts
     ablation: str
     metric: str
+    spans: list[list[str]] | None = None  # of each prompt, the span of each token
 
     def __post_init__(self) -> None:
-        full = self.graph.legal
-        _, self.clean = run(self.model, self.graph, self.prompts.clean, full, None)
-        corrupt, _ = run(self.model, self.graph, self.prompts.corrupt, full, None)
+        graph = self.graph.plain
+        _, self.clean = run(self.model, graph, self.prompts.clean, graph.legal, None)
+        corrupt, _ = run(self.model, graph, self.prompts.corrupt, graph.legal, None)
         if self.ablation == "zero":
             corrupt = [torch.zeros_like(c) for c in corrupt]
         elif self.ablation == "mean":
@@ -197,7 +217,7 @@ class Twin:
         self.abl = corrupt
 
     def value(self, mask: np.ndarray) -> float:
-        _, logits = run(self.model, self.graph, self.prompts.clean, mask, self.abl)
+        _, logits = run(self.model, self.graph, self.prompts.clean, mask, self.abl, self.spans)
         return metric_value(self.metric, self.prompts, self.clean, logits)
 
     def search(
@@ -240,8 +260,7 @@ class Twin:
 
         def visit(reader: str, kind: str) -> None:
             r = graph.reader_index[reader]
-            nodes = graph.readers[r].shapes
-            if reader != "logits" and not any(mask[n].any() for n in nodes):
+            if not self.matters(mask, r):
                 mask[:, r] = False
                 return
             senders = [w for w in self.senders(heads) if mask[w, r]]
@@ -260,6 +279,22 @@ class Twin:
         for reader, kind in self.visits(reader_order, kinds):
             visit(reader, kind)
         return mask, kept_gates, tests, now
+
+    def matters(self, mask, reader: int) -> bool:
+        """Whether anything that is kept reads what this reader shapes, where it shapes it."""
+        info = self.graph.readers[reader]
+        if info.part == "logits":
+            return True
+        read = [r for n in info.shapes for r in np.flatnonzero(mask[n]).tolist()]
+        if self.spans is None:
+            return bool(read)
+        at = [self.graph.readers[r].name.partition("@")[2] for r in read]
+        wanted = {span or own[-1] for span in at for own in self.spans}
+        mine = info.name.partition("@")[2]
+        if info.part in ("q", "mlp"):
+            return mine in wanted
+        return any(mine in own[: t + 1] for own in self.spans for t in range(len(own))
+                   if own[t] in wanted)  # fmt: skip
 
     def settled(self, start, reader, writers, reader_order, heads, gate) -> int:
         """Edges of the start that are decided once this cut is: earlier readers', earlier ones."""
@@ -285,6 +320,10 @@ class Twin:
         return [self.graph.writer_index[n] for n in [*names, "input"]]
 
     def visits(self, reader_order: str, kinds: list[str]) -> list[tuple[str, str]]:
+        def at(name: str) -> list[str]:
+            spans = reversed(self.graph.spans.names)
+            return [name] if self.spans is None else [f"{name}@{span}" for span in spans]
+
         plain = [k for k in kinds if k != "gate"]
         out = [("logits", kind) for kind in plain]
         heads = range(self.graph.n_heads - 1, -1, -1)
@@ -292,7 +331,7 @@ class Twin:
         size = self.graph.n_heads // self.graph.n_kv_heads if shared else 1
         for layer in reversed(range(self.graph.n_layers)):
             if self.graph.has_mlp:
-                out += [(f"m{layer}", kind) for kind in plain]
+                out += [(n, kind) for kind in plain for n in at(f"m{layer}")]
             kv = f"a{layer}.kv" if shared else f"a{layer}.h"
             groups = range(self.graph.n_heads // size - 1, -1, -1)
             if reader_order == "layer":
@@ -305,5 +344,5 @@ class Twin:
                     own = [f"{kv}{h // size}<v>", f"{kv}{h // size}<k>"] if first else []
                     batches.append([*own, f"a{layer}.h{h}<q>"])
             for names in batches:
-                out += [(n, kind) for kind in kinds for n in names]
+                out += [(n, kind) for kind in kinds for name in names for n in at(name)]
         return out

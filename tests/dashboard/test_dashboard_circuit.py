@@ -11,7 +11,7 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 from browsing import CHROMIUM, Server, drawn, go, picture  # noqa: E402
 
 from acdc.circuit import Circuit  # noqa: E402
-from acdc.graph import Graph  # noqa: E402
+from acdc.graph import Graph, Spans  # noqa: E402
 from discovery.dashboard.contents import circuit  # noqa: E402
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
@@ -49,6 +49,16 @@ def tall(layers, heads, used):
     return {"cfg": {"n_layers": layers, "n_heads": heads}, "edges": edges}
 
 
+def over_spans():
+    """Two edges into one key, at two spans, and what is read at the last."""
+    spans = Spans(("s2", "end"), ((True, False), (True, True)), (False, True))
+    graph = Graph(2, 2, 2, 8, spans=spans)
+    edges = ["input->a0.h1<v>@s2", "a0.h1->a1.h0<k>@s2", "a0.h1->a1.h0<k>@end", "input->m0@end",
+             "a1.h0->logits", "m0->logits"]  # fmt: skip
+    mask = graph.mask(edges)
+    return Circuit(graph, mask, mask * 1.0).to_json()
+
+
 @pytest.fixture(scope="module")
 def large(tmp_path_factory, written):
     root = tmp_path_factory.mktemp("large")
@@ -63,6 +73,7 @@ def large(tmp_path_factory, written):
     done = {"state": "done"}
     written(root / "thirty", status=done, result=result, circuit=tall(30, 9, range(30)))
     written(root / "eighty", status=done, circuit=tall(80, 64, [0, 3, 4, 30, 31, 55, 78, 79]))
+    written(root / "spans", status=done, circuit=over_spans())
     return root
 
 
@@ -136,3 +147,18 @@ def test_the_header_names_what_the_numbers_lie_between(page, large_address):
                  "50.0 %", "model 75.0 %, empty 25.0 %",
                  "he circuit does part of the task: on 8 new prompts."):  # fmt: skip
         assert said in head
+
+
+@needs_browser
+def test_edges_of_a_span_are_chosen(page, large_address):
+    """Each span's edge is one; choosing a span leaves what is read there."""
+    go(page, large_address, "run", "spans")
+    assert drawn(page, ".picture") == 6
+    assert page.locator("#span option").all_inner_texts() == ["all", "end", "s2"]
+    page.select_option("#span", "s2")
+    assert drawn(page, ".picture") == 2
+    assert page.locator("#edges-title ~ .scroll").inner_text().count("@s2") == 2
+    page.select_option("#span", "all")
+    assert drawn(page, ".picture") == 6
+    go(page, large_address, "run", "thirty")
+    assert page.locator("#span").count() == 0

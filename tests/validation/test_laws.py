@@ -41,7 +41,8 @@ class Tried:
 
     def validator(self, n_edges, kind=Validator):
         ablation = make_ablation(self.run.ablation, self.run.task, self.loaded, 0)
-        return kind.on(self.asked, self.run, self.loaded, self.prompts, ablation, max(1, n_edges))
+        graph, most = self.loaded.model.graph(), max(1, n_edges)
+        return kind.on(self.asked, self.run, self.loaded, graph, self.prompts, ablation, most)
 
     def validate(self, mask, search_seconds=0.0, kind=Validator):
         circuit = Circuit(self.graph, mask)

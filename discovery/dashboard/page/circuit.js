@@ -19,12 +19,14 @@ function canFold(circuit) {
 function circuitView(circuit, options, about, groups = {}) {
   const off = new Set(circuit.off_path);
   const loose = circuit.edges.filter((_, i) => off.has(i));
-  const state = { loose: loose.length === circuit.edges.length, fold: isLarge(circuit), focus: null };
+  const spans = [...new Set(circuit.edges.map(([, reader]) => named(reader).span).filter(Boolean))].sort(); // where it has any
+  const state = { loose: loose.length === circuit.edges.length, fold: isLarge(circuit), focus: null, span: "" };
   const view = el("div", { class: "circuit" });
   const rebuild = (change) => {
     Object.assign(state, change);
-    const edges = state.loose ? circuit.edges : circuit.edges.filter((_, i) => !off.has(i));
-    return drawView(view, { ...circuit, edges, loose, named: groups }, state, about, rebuild);
+    const at = ([, reader]) => !state.span || named(reader).span === state.span;
+    const edges = circuit.edges.filter((edge, i) => (state.loose || !off.has(i)) && at(edge));
+    return drawView(view, { ...circuit, edges, loose, spans, named: groups }, state, about, rebuild);
   };
   const asked = options?.get("head");
   const { nodes, update, miss } = rebuild({});
@@ -184,11 +186,14 @@ function sidePanel(circuit, state, update, box, about, rebuild) {
   } }), ` ${words}`);
   const folded = canFold(circuit) ? tick("fold", "fold what is empty", "fold") : null;
   const loose = circuit.loose.length ? tick("loose", `${plural(circuit.loose.length, "edge")} on no path from input to logits`, "loose") : null;
+  const span = circuit.spans.length ? el("select", { id: "span", change: (e) => { rebuild({ span: e.target.value }); document.getElementById("span")?.focus(); } },
+    el("option", { value: "" }, "all"), circuit.spans.map((name) => el("option", { value: name, selected: name === state.span }, name))) : null;
   const element = el("div", { class: "side" },
     el("div", { class: "panel" },
       el("div", { class: "row" }, el("label", { for: "least" }, `Smallest |${measureOf(circuit)}|`), above), slider,
       el("div", { class: "row" }, el("label", { for: "find" }, "Head"), find, el("datalist", { id: "nodes" }, names.map((n) => el("option", { value: n }))), clear), missed,
-      el("div", { class: "row" }, folded, loose), groupChips(circuit, names, update), legend(circuit)),
+      el("div", { class: "row" }, folded, loose), span && el("div", { class: "row" }, el("label", { for: "span" }, "Read at"), span),
+      groupChips(circuit, names, update), legend(circuit)),
     el("section", { class: "panel side", "aria-labelledby": "edges-title" }, title, more, rows));
 
   function miss(typed) {

@@ -54,14 +54,14 @@ function usedPlaces({ heads, groups }, edges) {
   return { layers: new Set(names.map(({ layer }) => layer)), heads: new Set(names.flatMap(of)) };
 }
 
-// What a name says: "a5.kv1<k>" is node a5.kv1, kind kv, layer 5, index 1, feeds k; a writer that
-// is no reader feeds nothing. Null for what is no name.
+// What a name says: "a5.kv1<k>@s2" is node a5.kv1, kind kv, layer 5, index 1, feeds k, at span s2; a
+// writer that is no reader feeds nothing. Null for what is no name.
 function named(name) {
-  const found = /^(?:(input|logits)|m(\d+)|a(\d+)\.(h|kv)(\d+)(?:<([qkv])>)?)$/.exec(name ?? "");
+  const found = /^((?:input|logits)|m(\d+)|a(\d+)\.(h|kv)(\d+))(?:<([qkv])>)?(?:@([^@<>]+))?$/.exec(name ?? "");
   if (!found) return null;
-  const [, end, mlp, layer, group, index, part] = found;
-  const kind = end ?? group ?? "m";
-  return { node: part ? name.slice(0, -3) : name, kind, layer: +(mlp ?? layer ?? 0), index: +(index ?? 0), feeds: part ?? { m: "m", logits: "l" }[kind] };
+  const [, node, mlp, layer, group, index, part, span] = found;
+  const kind = isEnd(node) ? node : group ?? "m";
+  return { node, span, kind, layer: +(mlp ?? layer ?? 0), index: +(index ?? 0), feeds: part ?? { m: "m", logits: "l" }[kind] };
 }
 
 // Middle and size of a node such as "a3.h1", "a3.kv0", "m4", "input", "logits".
