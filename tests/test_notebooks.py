@@ -126,6 +126,7 @@ def test_own_model_and_task(execute):
     assert (ran.folder / "first-again.json").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.smollm2
 def test_ioi_smollm2(execute, smollm2):
     ran = execute("ioi_smollm2")
