@@ -127,6 +127,13 @@ def _places(names: Sequence[str], prompts: Prompts) -> NDArray[np.int64]:
     return out
 
 
+def last_tokens(spans: Spans, tokens: Sequence[str], marks: Mapping[str, int]) -> dict[int, int]:
+    """Of one prompt with these marks: the last token of each span that it has."""
+    row = list(range(len(tokens)))
+    prompt = Prompts.of_rows([row], [row], [()], [()], {name: [at] for name, at in marks.items()})
+    return {span: at for at, span in enumerate(_places(spans.names, prompt)[0].tolist())}
+
+
 @dataclass(frozen=True, eq=False)
 class Layout:
     """Which tokens of a part are in which span; tokens can be sorted so that each is a slice."""

@@ -15,6 +15,8 @@ from command import refusals_as_exit, shown
 
 from acdc.circuit import Circuit
 from acdc.errors import InputError
+from acdc.graph import ALL
+from acdc.spans import last_tokens
 from discovery.dashboard.export import export_page
 from discovery.dashboard.files import run_folder
 from discovery.runs.json_files import encode, read_json, write_bytes
@@ -62,22 +64,27 @@ def write_circuit(runs: list[Path], out: Path) -> None:
     elif out.suffix == ".graphml":
         graph = Circuit.from_json(data).to_networkx()
         write_bytes(out, "\n".join(generate_graphml(graph)).encode() + b"\n")
+    elif out.suffix == ".pt":  # a form without spans
+        write_bytes(out, tensors(Circuit.from_json(data).without_spans().to_json()))
     else:
-        write_bytes(out, tensors(data) if out.suffix == ".pt" else encode(data))
+        write_bytes(out, encode(data))
     print(f"circuit  {shown(out.resolve())}")
 
 
 def _attribution_graph(run: Path, circuit: Circuit, out: Path) -> dict[str, Any]:
     """Of a run: the first prompt of heads.json, and the roles that its scores suggest."""
     known = read_json(run / "heads.json") or {}
-    prompt = next(iter(known.get("prompts", [])), {}).get("tokens", [])
+    first = next(iter(known.get("prompts", [])), {})
+    prompt, marks = first.get("tokens", []), first.get("marks", {})
     roles = dict[str, list[str]]()
     for head, about in known.get("heads", {}).items():
         for role in about["candidates"][:1]:
             roles.setdefault(role, []).append(head)
     model = str((read_json(run / "result.json") or {}).get("model", "model"))
     slug = out.name.removesuffix(NEURONPEDIA)
-    return attribution_graph(circuit, prompt, roles, model.rpartition("/")[2].lower(), slug)
+    spans = None if circuit.graph.spans == ALL else last_tokens(circuit.graph.spans, prompt, marks)
+    scan = model.rpartition("/")[2].lower()
+    return attribution_graph(circuit, prompt, roles, scan, slug, spans)
 
 
 def main(arguments: list[str] | None = None) -> None:

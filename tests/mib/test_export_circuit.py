@@ -12,7 +12,7 @@ import pytest
 from acdc import circuit_files
 from acdc.circuit import Circuit
 from acdc.errors import InputError
-from acdc.graph import Graph
+from acdc.graph import Graph, Spans
 
 sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 export = importlib.import_module("export")
@@ -65,6 +65,36 @@ def test_an_attribution_graph_by_hand(tmp_path):
         kinds = {"node_id": str, "feature": int, "layer": str, "ctx_idx": int, "feature_type": str,
                  "jsNodeId": str, "clerp": str}  # fmt: skip
         assert {key: type(node[key]) for key in kinds} == kinds
+
+
+def test_a_circuit_over_spans_has_its_nodes_where_they_are_read(tmp_path):
+    """An induction circuit's shape: what the key says is at the match, the query at the end."""
+    spans = Spans(("start", "match", "end"), tuple(map(tuple, np.tri(3, dtype=bool).tolist())),
+                  (False, False, True))  # fmt: skip
+    graph = Graph(2, 1, 1, 8, spans=spans)
+    edges = ["input->a0.h0<v>@start", "a0.h0->a1.h0<k>@match", "input->a1.h0<q>@end",
+             "a1.h0->logits"]  # fmt: skip
+    circuit = Circuit(graph, graph.mask(edges), np.where(graph.mask(edges), 2.0, 0.0))
+    (tmp_path / "circuit.json").write_text(json.dumps(circuit.to_json()))
+    prompt = {"tokens": ["b", "c", "A", "B", "A"], "marks": {"match": 3, "end": 4}}
+    (tmp_path / "heads.json").write_text(json.dumps({"prompts": [prompt], "heads": {}}))
+    export.write_circuit([tmp_path], out := tmp_path / "mine.neuronpedia.json")
+    made = json.loads(out.read_text())
+    links = {(link["source"], link["target"]): link["parts"] for link in made["links"]}
+    assert links == {
+        ("E_0_2", "0_0_3"): {"v": 2.0}, ("0_0_3", "1_0_4"): {"k": 2.0},
+        ("E_0_4", "1_0_4"): {"q": 2.0}, ("1_0_4", "3_0_4"): {"in": 2.0},
+    }  # fmt: skip
+    assert {node["node_id"] for node in made["nodes"]} == {end for link in links for end in link}
+    export.write_circuit([tmp_path], out := tmp_path / "out.pt")
+    assert circuit_files.load(out, graph.plain).edges == circuit.without_spans().edges
+    export.write_circuit([tmp_path], out := tmp_path / "out.json")
+    assert circuit_files.load(out).edges == circuit.edges
+    export.write_circuit([tmp_path], out := tmp_path / "out.graphml")
+    read = nx.read_graphml(out, force_multigraph=True)
+    assert {reader for *_, reader in read.edges(data="reader")} == {
+        edge.partition("->")[2] for edge in edges
+    }
 
 
 def test_two_runs_have_no_one_circuit(tmp_path):
