@@ -21,6 +21,7 @@ from acdc.errors import InputError
 
 KV = Literal["per_query_head", "per_group"]
 Part = Literal["q", "k", "v"]
+Positions = Literal["none", "spans", "tokens"]  # at which an edge is: all, or one span of them
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 import torch
@@ -21,10 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from acdc.errors import InputError
-from acdc.graph import ALL, Spans
+from acdc.graph import ALL, Positions, Spans
 from acdc.prompts import Prompts
 
-Positions = Literal["none", "spans", "tokens"]
 START, AFTER, UP_TO = "start", "after", ".."
 FORBIDDEN = ("@", "->", "<", ">")  # in names of marks: they take the names of edges apart
 

@@ -139,7 +139,8 @@ def test_words_on_scores_are_the_files_and_ours_where_it_has_none():
     score = {"mine": {"unit": "share", "means": "what I say"}}
     head = {"heads": {"a0.h0": {"scores": {"mine": {"value": 0.5}}}}}
     found = heads(head | {"about": {"attends": 0.7, "scores": score}})["about"]
-    assert found == {"attends": 0.7, "scores": [{"name": "mine"} | score["mine"]]}
+    mine = {"name": "mine", "on": None} | score["mine"]  # on which prompts it does not say
+    assert found == {"attends": 0.7, "scores": [mine]}
     old = heads(head)["about"]
     assert old["attends"] == rules.ATTENDS and len(old["scores"]) == len(rules.about()["scores"])
 
