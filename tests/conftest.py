@@ -22,23 +22,30 @@ LONGEST = (  # begun first, so that no worker is left alone with one of them at 
 
 
 def pytest_collection_modifyitems(items):
-    """A stable order, the longest files first, and what shares runs on one worker: a file, a room.
-
-    The runs that the dashboard shows are made once in a session.
-    """
+    """A stable order, the longest files first; one case of each test checks types and shapes."""
     place = {name: i for i, name in enumerate(LONGEST)}
-    group = {item: _group(item.path) for item in items}
-    items.sort(key=lambda item: place.get(group[item].rpartition("/")[2], len(place)))
+    items.sort(key=lambda item: place.get(_room(item.path).rpartition("/")[2], len(place)))
     begun = set()
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(group[item]))
         what = item.nodeid.partition("[")[0]
-        if what in begun:  # one case of each test is enough to see what types and shapes pass
+        if what in begun:  # one is enough to see what types and shapes pass
             item.fixturenames.insert(0, "unchecked")
         begun.add(what)
 
 
-def _group(path):
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """What shares runs goes to one worker: a file, or the dashboard's files, in order."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Rooms(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return _room(Path(nodeid.partition("::")[0]))
+
+    return Rooms(config, log)
+
+
+def _room(path):
     return "dashboard" if path.parent.name == "dashboard" else f"{path.parent.name}/{path.name}"
 
 
