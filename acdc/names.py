@@ -52,6 +52,14 @@ class Name:
         return self.kind in ("mlp", "logits") or bool(self.part)
 
 
+def named(name: str) -> Name:
+    """What the name says; ValueError for one that no node and no reader has."""
+    found = parse(name)
+    if found is None:
+        raise ValueError(f"{name!r} is no node and no reader.")
+    return found
+
+
 def parse(name: str) -> Name | None:
     """What the name says; None for one that no node and no reader has."""
     reader, at, span = name.partition("@")

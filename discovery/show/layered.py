@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 
-from acdc.names import Name, parse
+from acdc.names import named
 from discovery.show.drawing import (
     BOX_HEIGHT,
     ENTRY_HEIGHT,
@@ -103,11 +103,11 @@ def _neighbours(layout: Layout, edges: Sequence[DrawnEdge]) -> Mapping[str, list
     """By node, in the order of the edges; a group's entry lies with the heads that read it."""
     joined: dict[str, list[str]] = defaultdict(list, {"input": ["logits"], "logits": ["input"]})
     for edge in sorted(edges, key=lambda e: (e.writer, e.reader)):
-        reader = _named(edge.reader).node
+        reader = named(edge.reader).node
         joined[edge.writer].append(reader)
         joined[reader].append(edge.writer)
     size = layout.n_heads // layout.n_kv_heads
-    for entry in [_named(node) for node in joined if _named(node).kind == "kv"]:
+    for entry in [named(node) for node in joined if named(node).kind == "kv"]:
         heads = (f"a{entry.layer}.h{entry.index * size + i}" for i in range(size))
         for head in (head for head in heads if head in joined):
             joined[head].append(entry.node)
@@ -126,19 +126,12 @@ def _heights(rows: Mapping[Row, Sequence[str]]) -> dict[Row, float]:
 
 
 def _row(layout: Layout, node: str) -> Row:
-    name = _named(node)
+    name = named(node)
     if name.kind in ("input", "logits"):
         return (-1, 0) if name.kind == "input" else (layout.n_layers, 0)
     return name.layer, RANKS[name.kind]
 
 
 def _key(node: str) -> tuple[int, int, int]:
-    name = _named(node)
+    name = named(node)
     return name.layer, RANKS.get(name.kind, 0), name.index
-
-
-def _named(name: str) -> Name:
-    found = parse(name)
-    if found is None:
-        raise ValueError(f"{name!r} is no node and no reader.")
-    return found

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from acdc.circuit import END, Circuit
-from acdc.names import Name, parse
+from acdc.names import named
 from discovery.show.drawing import BOX_HEIGHT, FAINT, GREY, INK, MIN_WIDTH, DrawnEdge, Layout, Place
 
 NODE, GAP, ROW = 0.66, 0.34, 0.72  # inches: nodes of a cell, columns, rows
@@ -64,7 +64,7 @@ class Columns:
 
     def _end(self, edges: Sequence[DrawnEdge]) -> float:
         """Over the columns whose tokens the logits read."""
-        into = {_named(e.writer).span for e in edges if e.reader == END}
+        into = {named(e.writer).span for e in edges if e.reader == END}
         middles = [x for span, x in self.middles.items() if span in into]
         return sum(middles) / len(middles) if middles else self.right
 
@@ -95,14 +95,7 @@ def _cells(edges: Sequence[DrawnEdge]) -> dict[tuple[str, tuple[int, bool]], lis
     """(span, row) -> nodes there; a row is (layer, whether it is the MLP's), -1 for `input`."""
     found: dict[tuple[str, tuple[int, bool]], dict[str, int]] = defaultdict(dict)
     for name in (end for edge in edges for end in (edge.writer, edge.reader) if end != END):
-        one = _named(name)
+        one = named(name)
         row = (-1 if one.kind == "input" else one.layer, one.kind == "mlp")
         found[one.span, row][f"{one.node}@{one.span}"] = one.index
     return {cell: sorted(nodes, key=lambda n: (nodes[n], n)) for cell, nodes in found.items()}
-
-
-def _named(name: str) -> Name:
-    found = parse(name)
-    if found is None:
-        raise ValueError(f"{name!r} is no node and no reader.")
-    return found
