@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from acdc.errors import InputError
 from acdc.graph import ALL, Graph, Reader, Spans, frozen
+from acdc.names import parse
 
 Own = TypeVar("Own", bound="Circuit")
 SCORES = "scores.npz"  # beside a circuit.json that lists the kept edges only
@@ -288,9 +289,11 @@ class Circuit:
 
 def _spans(data: Mapping[str, Any]) -> Spans:
     """Of a file's `graph`; InputError unless names, `sees` and `last` fit each other."""
-    names, sees, last = (data.get(member, []) for member in ("names", "sees", "last"))
+    names, sees, last = data["names"], data["sees"], data["last"]
     n = len(names)
-    if not n or len(set(names)) < n or np.shape(sees) != (n, n) or np.shape(last) != (n,):
+    known = {str(name) for name in names if parse(f"m0@{name}")}
+    sizes = [len(last), len(sees), *(len(row) for row in sees)]
+    if not n or len(known) < n or {*sizes} != {n}:
         raise InputError(
             f"circuit file: spans {str(names)[:80]} must be different names, with `sees` a square"
             " table of them and `last` a list"

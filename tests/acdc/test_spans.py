@@ -8,6 +8,7 @@ import families
 import numpy as np
 import pytest
 import torch
+from test_incremental import trials_are_runs
 from twin import Twin
 from twin import run as twin_run
 
@@ -18,7 +19,6 @@ from acdc.data import Data
 from acdc.errors import InputError
 from acdc.gradient import LOSSES, MaskedRun
 from acdc.graph import ALL, Graph, Spans
-from acdc.incremental import Cut, States
 from acdc.live import run_live
 from acdc.masked import masked_run, masked_values
 from acdc.metrics import METRICS, two_sided
@@ -264,38 +264,10 @@ def test_a_search_from_a_circuit_within_a_budget_is_its_twins():
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("family, kv", CASES, ids=IDS)
 def test_every_trial_is_a_run_of_its_mask(family, kv):
-    """Edges and gates at every stage, of prompts of two lengths; then some cuts are made."""
-    model, metric = families.view(family), METRICS["kl"]
-    prompts = together(marked(n=2, length=5), marked(n=2, length=4, seed=1))
+    """Of prompts of two lengths; see trials_are_runs."""
+    model, prompts = families.view(family), together(marked(length=5), marked(length=4, seed=1))
     data = Data(model, graph_of(model, prompts, kv), prompts)
-    graph, plain, rng = data.graph, data.graph.plain, np.random.default_rng(0)
-    state, mask = States(data, metric), data.graph.legal.copy()
-
-    def value(of):
-        return data.values(metric, lambda f: masked_run(f, of)).mean()
-
-    for layer, part in [(1, "mlp"), (1, "attn"), (0, "mlp"), (0, "attn")]:
-        state.enter(layer, part)
-        first = plain.reader(layer, "mlp" if part == "mlp" else "q")
-        behind = first + 1 if part == "mlp" else plain.reader(layer, "v", plain.n_kv_readers)
-        alive = [int(c) for c in graph.columns[:, first:behind].flat if int(c) in state.kept]
-        for gate in (True, False):
-            chosen = rng.permutation(alive)[:6].tolist()
-            some = [(r, state.kept[r] if gate else state.kept[r][:2]) for r in chosen]
-            cuts = [Cut(r, tuple(own), True) for r, own in some if gate and own]
-            cuts += [Cut(r, (w,)) for r, own in some if not gate for w in own]
-            if not cuts:
-                continue
-            trial, tried = state.trial(cuts), mask.copy()
-            for cut, found in zip(cuts, state.values(trial), strict=True):
-                tried[list(cut.writers), cut.reader] = False
-                assert found == pytest.approx(value(tried), abs=1e-10)
-            made = len(cuts) // 2
-            state.commit(trial, made)
-            for cut in cuts[: made + 1]:
-                mask[list(cut.writers), cut.reader] = False
-            assert state.value == pytest.approx(value(mask), abs=1e-10)
-    assert value(state.mask) == pytest.approx(state.value, abs=1e-10)
+    trials_are_runs(data, METRICS["kl"], np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("family, kv", CASES, ids=IDS)
@@ -394,3 +366,17 @@ def test_resampling_of_a_circuit_is_that_of_its_tokens(family, kv):
         wanted = masked_run(families.run(model, graph, drawn), mask)
         final = run_live(model, graph, prompts.clean, mask, cuts, layout=forward.layout)
         torch.testing.assert_close(model.unembed(final), wanted, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "spans",
+    [["s"], {"names": 3}, {"names": ["s"], "sees": [[True], []], "last": [True]},
+     {"names": ["a", "a->b"], "sees": [[True] * 2] * 2, "last": [True] * 2},
+     {"names": ["a", "b@c"], "sees": [[True] * 2] * 2, "last": [True] * 2}],
+)  # fmt: skip
+def test_a_file_with_broken_spans_is_refused(spans):
+    model = families.view("gpt2")
+    broken = Circuit(model.graph(), model.graph().legal).to_json()
+    broken["graph"]["spans"] = spans
+    with pytest.raises(InputError, match="circuit file: "):
+        Circuit.from_json(broken)
