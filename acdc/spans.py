@@ -46,14 +46,14 @@ def spans_of(prompts: Prompts, positions: Positions) -> Spans:
         names = [str(i) for i in range(lengths[0])]
     else:
         names = _names(readings)
-    places = [_places(names, own) for own in readings]
     sees = np.zeros((len(names), len(names)), dtype=bool)
     last = np.zeros(len(names), dtype=bool)
-    for own in places:
+    for own in (_places(names, reading) for reading in readings):
         last[own[:, -1]] = True
-        for q in range(own.shape[1]):
-            for k in range(q + 1):
-                sees[own[:, q], own[:, k]] = True
+        here = own[:, :, None] == np.arange(len(names))  # [batch, pos, span]
+        begin = np.where(here.any(1), here.argmax(1), own.shape[1])
+        end = np.where(here.any(1), own.shape[1] - 1 - here[:, ::-1].argmax(1), -1)
+        sees |= (end[:, :, None] >= begin[:, None, :]).any(0)
     used = [s for s in range(len(names)) if sees[s, s]]
     table = tuple(tuple(sees[s, used].tolist()) for s in used)
     return Spans(tuple(names[s] for s in used), table, tuple(last[used].tolist()))
