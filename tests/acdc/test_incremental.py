@@ -18,13 +18,14 @@ IDS = ["-".join(case) for case in EVERY]
 
 
 def stages(graph):
-    """(layer, part, its readers) from the logits down."""
+    """(layer, part, its readers at all spans) from the logits down."""
+    plain = graph.plain
     yield graph.n_layers, "logits", [len(graph.readers) - 1]
     for layer in reversed(range(graph.n_layers)):
         if graph.has_mlp:
-            yield layer, "mlp", [graph.reader(layer, "mlp")]
-        behind = graph.reader(layer, "v", graph.n_kv_readers)
-        yield layer, "attn", list(range(graph.reader(layer, "q"), behind))
+            yield layer, "mlp", graph.columns[:, plain.reader(layer, "mlp")].tolist()
+        first, behind = plain.reader(layer, "q"), plain.reader(layer, "v", graph.n_kv_readers)
+        yield layer, "attn", graph.columns[:, first:behind].flatten().tolist()
 
 
 def cuts_of(state, readers, gates, generator):
@@ -41,10 +42,14 @@ def cuts_of(state, readers, gates, generator):
 @pytest.mark.parametrize("family, kv", EVERY, ids=IDS)
 @pytest.mark.parametrize("seed, size", [(0, 3), (1, 2)])
 def test_every_trial_is_a_run_of_its_mask(family, kv, seed, size):
-    """At every stage, edges and gates, alone and cumulative; then some of the cuts are made."""
     model, metric = families.view(family), METRICS["kl" if seed else "logit_diff"]
     data = Data(model, model.graph(kv), families.prompts(n=3, length=4), part=size)
-    graph, state, generator = data.graph, States(data, metric), np.random.default_rng(seed)
+    trials_are_runs(data, metric, np.random.default_rng(seed))
+
+
+def trials_are_runs(data, metric, generator):
+    """At every stage, edges and gates, alone and cumulative; then some of the cuts are made."""
+    graph, state = data.graph, States(data, metric)
     mask, effects = graph.legal.copy(), []
 
     def value(of):
