@@ -12,6 +12,7 @@ from acdc.gradient import MaskedRun
 from acdc.masked import masked_run
 from acdc.metrics import METRICS
 from acdc.optimal import Optimal, by_constant, moments, random_mask
+from acdc.spans import spans_of
 from acdc.writers import power_sums
 from discovery.ablations.noise import Noisy
 
@@ -30,9 +31,11 @@ def shifted(constants, name, place, by):
     return replace(constants, **{name: own})
 
 
+@pytest.mark.parametrize("positions", ["none", "tokens"])
 @pytest.mark.parametrize("family, kv", EVERY)
-def test_the_gradient_is_the_finite_difference(family, kv):
+def test_the_gradient_is_the_finite_difference(family, kv, positions):
     data, metric = setup(family, kv, n=2)
+    data = data.with_graph(replace(data.graph, spans=spans_of(data.prompts, positions)))
     constants, _ = moments(f.clean.writers for f in data)
     mask, step = torch.rand(data.graph.legal.shape, dtype=torch.float64), 1e-5
 
