@@ -25,6 +25,7 @@ import torch
 from acdc.circuit import Circuit, read_json
 from acdc.errors import InputError, first_line
 from acdc.graph import Graph
+from acdc.spans import positions_of
 
 TENSORS = ".pt"
 
@@ -44,9 +45,11 @@ def load(path: Path | str, graph: Graph | None = None) -> Circuit:
     """
     found = Circuit.from_json(read(path), graph)
     if graph is not None and found.graph.spans.names != graph.spans.names:
+        own, wanted = found.graph.spans, graph.spans
         raise InputError(
-            f"circuit file {path}: its edges are of the spans {' '.join(found.graph.spans.names)},"
-            " not of this graph's; see graph.positions"
+            f"circuit file {path}: its edges are of the spans {' '.join(own.names) or 'none'}, the"
+            f" graph's of {' '.join(wanted.names) or 'none'}; give"
+            f" graph.positions={positions_of(own)}, and prompts with the same marks"
         )
     return found
 
