@@ -84,13 +84,18 @@ class Layer:
 def layers(model: Model, tokens: Int[Tensor, "batch pos"]) -> Iterator[Layer]:
     """Run the model layer by layer; nothing is kept of those behind."""
     x = model.embed(tokens)
-    for layer, block in enumerate(model.blocks):
-        z, pattern = head_values(model, layer, x[None], x[None], x[None], tokens.shape[1])
-        mid = x + model.attention_out(layer, z)
-        mlp = None if block.mlp is None else model.mlp_out(layer, x if model.parallel else mid)
-        after = mid if mlp is None else mid + mlp
-        yield Layer(x, z, pattern.transpose(0, 1), mid, mlp, after)
-        x = after
+    for number in range(len(model.blocks)):
+        yield (layer := layer_of(model, number, x))
+        x = layer.after
+
+
+def layer_of(model: Model, number: int, x: Float[Tensor, "batch pos d_model"]) -> Layer:
+    """One layer, from the stream before it."""
+    z, pattern = head_values(model, number, x[None], x[None], x[None], x.shape[1])
+    mid = x + model.attention_out(number, z)
+    has_mlp = model.blocks[number].mlp is not None
+    mlp = model.mlp_out(number, x if model.parallel else mid) if has_mlp else None
+    return Layer(x, z, pattern.transpose(0, 1), mid, mlp, mid if mlp is None else mid + mlp)
 
 
 def trace(model: Model, tokens: Int[Tensor, "batch pos"], lean: bool = False) -> Trace:

@@ -297,8 +297,9 @@ class State:
             lost = self._lost(reader, [c for c, its in zip(trial.cuts, own, strict=True) if its])
             x = trial.x[reader] = lost.new_empty(len(lost) + 1, *lost.shape[1:])
             x[0] = self.x[reader]
-            for row in range(len(lost)):
-                torch.sub(x[0 if trial.single else row], lost[row], out=x[row + 1])
+            rows = x.unbind()
+            for row, off in enumerate(lost.unbind()):
+                torch.sub(rows[0 if trial.single else row], off, out=rows[row + 1])
             if reader in self.act:
                 new = self._project(reader, x[1:])
                 trial.act[reader] = torch.cat([self.act[reader][None], new])
@@ -457,7 +458,8 @@ class States:
     ) -> None:  # fmt: skip
         """`mask` [writers, readers] is the circuit to begin with; None: all edges.
 
-        With `bounds` values are known as intervals before they are read, where the metric allows.
+        With `bounds` values are known as intervals before they are read, where the metric allows
+        and reading is not cheaper.
         """
         self.graph, self.metric, self.n = data.graph, metric, len(data)
         self.dtype = data.model.dtype
@@ -466,7 +468,7 @@ class States:
         self.readout = Readout(data.model, [forward.bound(metric) for forward in data])
         self.near: Reference | None = None  # what intervals begin with
         self.block = 0  # how many variants were read at the last time
-        if bounds and self.readout.bounded:
+        if bounds and self.readout.bounded and not self.readout.at_once:
             value, (own,) = self.readout.with_logits(self._finals)
             likely = [own.q.amax(0), *(_likeliest(f) for f in data)]
             self.near = Reference.of(Split.of(data.model, torch.stack(likely).amax(0)), own)

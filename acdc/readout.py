@@ -5,6 +5,9 @@ things spare it. It is gone through once for the prompts of all parts. Variants 
 time, as they are asked for. And where a metric is a function of the log-sum-exp (acdc/metrics.py),
 that of a run near one that was read out lies in an interval that a small part of the vocabulary
 gives (acdc/intervals.py).
+
+A card is another matter: there one large product costs less than to begin a few small ones, and to
+wait for an answer costs more than either. So all variants of a trial are read at once.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from acdc.model import Model
 
 VOCAB_BLOCK = 4096  # columns of the unembedding at a time: keeps the logits of a batch in cache
 READOUT_ROWS = 256  # rows (variants x prompts) read out at a time, so a failed guess wastes little
+CARD_BLOCK, CARD_ROWS = 65536, 1024  # the same on a card: a quarter of a GiB of logits
 FEWEST_TOKENS = 8192  # of smaller vocabularies intervals would save little
 CERTAIN = (torch.float32, torch.float64)  # in narrower types rounding is wider than what is decided
 
@@ -36,6 +40,10 @@ class Readout:
     def __init__(self, model: Model, parts: Sequence[Bound]) -> None:
         self.model, self.parts = model, parts
         self.sizes = [len(bound.prompts) for bound in parts]
+        self.at_once = model.device.type == "cuda"
+        self.block = CARD_BLOCK if self.at_once else VOCAB_BLOCK
+        rows = CARD_ROWS if self.at_once else READOUT_ROWS
+        self.most = max(1, rows // sum(self.sizes))  # variants read at a time
         self.forms = [form for bound in parts if (form := bound.readouts) is not None]
         self.weights = [self._weights(form) for form in self.forms]
         self.plain = not self.forms or model.logit_cap is not None
@@ -106,8 +114,8 @@ class Readout:
         """Over the vocabulary, a block of it at a time."""
         model = self.model
         maxima, sums = [], []
-        for start in range(0, model.W_U.shape[1], VOCAB_BLOCK):
-            part = slice(start, start + VOCAB_BLOCK)
+        for start in range(0, model.W_U.shape[1], self.block):
+            part = slice(start, start + self.block)
             z = y @ model.W_U[:, part]
             if model.b_U is not None:
                 z += model.b_U[part]
@@ -163,11 +171,11 @@ class Reading:
         """
         self.readout, self.finals, self.reference = readout, finals, reference
         self.n_prompts, self.n = n_prompts, len(finals[0]) - 1
-        self.most = max(1, READOUT_ROWS // sum(readout.sizes))
+        self.most = readout.most
         self.values = dict[int, float]()  # those that were read
         self.ends = {-1: before}
         self.logits = dict[int, Logits]()  # of the last that were read
-        self.block = block
+        self.block = readout.most if readout.at_once else block
 
     @property
     def n_read(self) -> int:
@@ -190,9 +198,7 @@ class Reading:
     def exact(self, variant: int) -> float:
         """A variant's value. Who asks for one after the other has more and more read at once."""
         if not self._known(variant):
-            follows = self.block > 0 and self._known(variant - 1)
-            self.block = min(2 * self.block, self.most) if follows else 1
-            self._read(variant, self._part(variant, self.block))
+            self._read(variant, self._more(follows=self._known(variant - 1), least=1))
         return self.between(variant)[0]
 
     def both(self, variant: int) -> Interval:
@@ -202,9 +208,7 @@ class Reading:
         """
         if not (self._known(variant - 1) and self._known(variant)):
             first = variant if self._known(variant - 1) else variant - 1
-            follows = self.block > 0 and first == variant
-            self.block = min(2 * self.block, self.most) if follows else 2
-            self._read(first, self._part(first, self.block))
+            self._read(first, self._more(follows=first == variant, least=2))
         return self.exact(variant - 1), self.exact(variant)
 
     def renew(self, variant: int) -> None:
@@ -217,12 +221,19 @@ class Reading:
         low, high = self.ends.get(variant, UNKNOWN)
         return variant in self.values or low == high
 
+    def _more(self, follows: bool, least: int) -> int:
+        """How many are to be read now, and remembered: twice as many if it goes on."""
+        if not self.readout.at_once:
+            on = follows and self.block > 0
+            self.block = min(2 * self.block, self.most) if on else least
+        return self.block
+
     def _part(self, first: int, size: int) -> slice:
         """Of `finals`."""
         return slice(first + 1, min(first + 1 + size, self.n + 1))
 
-    def _read(self, first: int, part: slice) -> None:
-        inputs = [x[part] for x in self.finals]
+    def _read(self, first: int, size: int) -> None:
+        inputs = [x[self._part(first, size)] for x in self.finals]
         if self.reference is None:
             found = self.readout(inputs)
         else:

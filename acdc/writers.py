@@ -64,9 +64,11 @@ class Writers:
         for layer, at, parts in self._by_place(writers):
             got = self._some(layer, parts, shape[1], _rows_at(rows, at), less)
             if layer is not None:
-                weight = self.W_O[layer][parts]
+                weight = self.W_O[layer][_index(parts)]
                 got = (got.flatten(1, 2) @ weight).unflatten(1, got.shape[1:3])
-            out[at] = got
+            if at[0] > at[-1]:  # as in the default order of senders
+                at, got = at[::-1], got.flip(0)
+            out[_index(at)] = got
         return out
 
     def total(
@@ -84,7 +86,7 @@ class Writers:
             if layer is None:
                 out = out + got.sum(0)
             else:
-                weight = self.W_O[layer][parts].flatten(0, 1)
+                weight = self.W_O[layer][_index(parts)].flatten(0, 1)
                 out = out + got.permute(1, 2, 0, 3).flatten(2) @ weight
         return out
 
@@ -102,7 +104,7 @@ class Writers:
         if rows is not None and rows.ndim == 2:
             got = source[torch.tensor(parts)[:, None], rows]
         else:
-            got = source if parts == list(range(len(source))) else source[parts]
+            got = source[_index(parts)]
             got = got if rows is None else got[:, rows]
         return got if less is None else got - less._some(layer, parts, span, rows, None)
 
@@ -113,19 +115,24 @@ class Writers:
     def _by_place(
         self, writers: Sequence[int]
     ) -> Iterator[tuple[int | None, list[int], list[int]]]:
-        """(layer or None for `rest`, places in `writers`, index there) of each group."""
-        graph, groups = self.graph, dict[int | None, tuple[list[int], list[int]]]()
+        """(layer or None for `rest`, places in `writers`, indices there, ascending) of a group."""
+        graph, groups = self.graph, dict[int | None, list[tuple[int, int]]]()
         for place, writer in enumerate(writers):
             layer, part = graph.place(writer)
             if writer == 0 or part == graph.n_heads:
                 key, index = None, layer + 1
             else:
                 key, index = layer, part
-            at, parts = groups.setdefault(key, ([], []))
-            at.append(place)
-            parts.append(index)
-        for key, (at, parts) in groups.items():
+            groups.setdefault(key, []).append((index, place))
+        for key, members in groups.items():
+            parts, at = map(list, zip(*sorted(members), strict=True))
             yield key, at, parts
+
+
+def _index(places: list[int]) -> slice | list[int]:
+    """Places one after the other as a slice: nothing is copied, nor sent to a card."""
+    first, last = places[0], places[-1] + 1
+    return slice(first, last) if places == list(range(first, last)) else places
 
 
 def _rows_at(rows: Tensor | None, at: list[int]) -> Tensor | None:

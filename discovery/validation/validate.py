@@ -473,7 +473,7 @@ class Validator(Tests):
         wanted, method = self.settings.stability, run.method
         if not method.asks_prompts:
             return None
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.enable_grad():  # as in a run
             graph, ablation = self.bench.graph, self.bench.data.ablation
             data = Data(self.loaded.model, graph, run.ablation.pair(used, run.seed), ablation)
             means = averages(method, data)

@@ -16,7 +16,7 @@ from acdc.model import MLP, Model
 from acdc.search import acdc
 from discovery.settings.run import usable_device
 from tests.fake_card import CARD, OnCard, a_card
-from tests.families import BUILDERS, load, prompts
+from tests.families import BUILDERS, FAMILIES, PARTICULAR, load, prompts
 
 
 def decided(model: Model, host: bool = False) -> dict[str, np.ndarray]:
@@ -52,12 +52,13 @@ def test_search_and_scores_are_the_same_on_a_card(loaded, here, monkeypatch):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no card here")
-def test_a_real_card_decides_as_the_cpu_does():
-    model = load("llama").model.to(torch.float64)
+@pytest.mark.parametrize("family", [*FAMILIES, *PARTICULAR])
+def test_a_real_card_decides_as_the_cpu_does(family):
+    model = load(family).model.to(torch.float64)
     here, there = decided(model), decided(model.to(device="cuda"))
     assert np.array_equal(there.pop("search"), here.pop("search"))
     for name, scores in here.items():
-        np.testing.assert_allclose(there[name], scores, atol=1e-9)
+        np.testing.assert_allclose(there[name], scores, atol=1e-9 * max(1, np.abs(scores).max()))
 
 
 def test_runs_wait_on_the_host(loaded, here, monkeypatch):

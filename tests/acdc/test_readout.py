@@ -80,12 +80,15 @@ def test_values_are_read_as_asked_for_and_more_and_more_at_a_time(monkeypatch):
     trial = state.trial([Cut(logits, (w,)) for w in range(9)])
     whole = list(state.values(trial))
     monkeypatch.setattr(Readout, "__call__", values)
-    cases = ((1, [1] * 9), (6, [1, 2, 2, 2, 2]), (12, [1, 2, 4, 2]), (300, [1, 2, 4, 2]))
-    for rows, sizes in cases:  # of three prompts each
-        monkeypatch.setattr(readout, "READOUT_ROWS", rows)
+    cases = ((1, [1] * 9), (2, [1, 2, 2, 2, 2]), (4, [1, 2, 4, 2]), (100, [1, 2, 4, 2]))
+    on_card = ((100, [9]), (4, [4, 4, 1]))
+    for most, sizes in (*cases, *on_card):
+        monkeypatch.setattr(state.readout, "most", most)
+        monkeypatch.setattr(state.readout, "at_once", (most, sizes) in on_card)
         asked.clear()
         assert list(state.values(trial)) == pytest.approx(whole, abs=1e-12)
         assert asked == [[n] for n in sizes]
+    monkeypatch.setattr(state.readout, "at_once", False)
     now, _ = state.value, asked.clear()
     reading = state.read(trial)
     assert reading.between(-1) == (now, now) and not asked
