@@ -231,6 +231,7 @@ class Search:
         self.groups = [list(group) for _, group in groups]
         self.ends = list(accumulate(map(len, self.groups)))  # visits done after each group
         self.start, self.mask = start, start.copy()  # mask: as of the last step, the state's later
+        self.frozen, self.n_frozen = self.mask, -1  # the last step's mask and its edges
         self.allowed = dict[tuple[int, int | None], float]()
         if isinstance(threshold, Budget):
             if not metric.flat_at_clean:
@@ -288,7 +289,7 @@ class Search:
         masks = [self.graph.legal.copy() for _ in range(2)]
         for mask, name in zip(masks, ("cut", "cut_ahead"), strict=True):
             mask.flat[about[name]] = False
-        self.mask = masks[0]
+        self.mask, self.n_frozen = masks[0], -1
         (low, high), self.state.block = about["ends"], about["block"]
         self.state.restore(masks[1], (low, high), checkpoint.tensors)
 
@@ -405,15 +406,17 @@ class Search:
         if reason == "disconnected":
             self.mask[:, visit.reader] = False
         self.n_settled += settled
-        self.n_kept += int(self.mask[:, visit.reader].sum()) if settled else 0
+        self.n_kept += int(np.count_nonzero(self.mask[:, visit.reader])) if settled else 0
         self.n_tests += len(tests)
         if self.n_visits == self.ends[-1]:
             self.metric = self.state.value
-        mask = self.mask.copy()
-        mask.setflags(write=False)
+        n_edges = int(np.count_nonzero(self.mask))
+        if n_edges != self.n_frozen:  # edges only go: as many are the same
+            self.frozen, self.n_frozen = self.mask.copy(), n_edges
+            self.frozen.setflags(write=False)
         return Step(
-            visit, tests, reason, self.metric, int(mask.sum()), self.n_kept, self.n_settled,
-            self.n_tests, self.n_passes, self.n_read, mask,
+            visit, tests, reason, self.metric, n_edges, self.n_kept, self.n_settled, self.n_tests,
+            self.n_passes, self.n_read, self.frozen,
         )  # fmt: skip
 
     def _run(self, cuts: Sequence[Cut]) -> Iterator[Decision]:

@@ -19,6 +19,7 @@ import json
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def search(data: Data, share: float | None) -> np.ndarray:
     threshold = THRESHOLD
     if share is not None:
         threshold = share * data.values(KL, lambda forward: forward.corrupt.logits).mean().item()
-    return [*acdc(data, KL, threshold)][-1].mask
+    return deque(acdc(data, KL, threshold), maxlen=1)[0].mask
 
 
 def works(share: float | None) -> dict[str, tuple[Work, Callable[[Data], np.ndarray]]]:
