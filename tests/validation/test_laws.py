@@ -12,6 +12,7 @@ from discovery.job.build import make_ablation, task_prompts
 from discovery.job.prepare import load
 from discovery.settings.evaluation import FullEvaluation
 from discovery.statistics.random_circuits import random_mask
+from discovery.validation.budget import Budget
 from discovery.validation.held_out import held_out
 from discovery.validation.validate import Validator
 from discovery.validation.verdicts import headline, left_out, verdicts
@@ -141,3 +142,18 @@ def test_the_budget_leaves_parts_out_and_changes_none(tried):
     assert 0 < len(little["tests"]) < len(tests)
     assert all(tests[t["name"]] == t for t in little["tests"])
     assert len(verdicts(little)) == len(little["tests"])
+
+
+@pytest.mark.parametrize("asked", ["iterative", "learned method.steps=3 method.start=eap"])
+def test_what_gradients_found_is_found_again(asked):
+    """Nothing else in a validation needs them, so they are off in it."""
+    method, *more = asked.split()
+    words = (f"method={method}", "method.n_edges=20", *more, "ablation=resample", "task.n=4")
+    run = settings("tracking=disabled", *words, "metric=logit_diff", "tune=0", "test=0")
+    few = Tried(stability={"resamples": 6, "searches": 6})
+    mask = random_mask(few.graph, 10, np.random.default_rng(0))
+    with torch.inference_mode():
+        found = few.validator(10)._stability(
+            run, Circuit(few.graph, mask), few.used, 1.0, Budget(1e9, SILENT)
+        )
+    assert found is not None and found.resamples == 6 and max(found.sizes) <= 20
