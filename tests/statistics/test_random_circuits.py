@@ -7,8 +7,16 @@ from scipy import stats
 
 from acdc.circuit import Circuit
 from acdc.errors import InputError
-from acdc.graph import Graph
-from discovery.statistics.random_circuits import _WeightedWalks, complement, inflate, random_mask
+from acdc.graph import Graph, Spans
+from discovery.statistics.random_circuits import (
+    _WeightedWalks,
+    complement,
+    inflate,
+    on_paths,
+    random_mask,
+)
+
+TWO = Spans(("s1", "end"), ((True, False), (True, True)), (False, True))
 
 GRAPHS = {
     "plain": Graph(3, 4, 4, 8),
@@ -16,6 +24,7 @@ GRAPHS = {
     "parallel": Graph(3, 2, 2, 8, parallel=True),
     "groups": Graph(3, 4, 2, 8, kv="per_group"),
     "one head": Graph(1, 1, 1, 8),
+    "spans": Graph(2, 3, 3, 8, spans=TWO),
 }
 SMOLLM2 = Graph(30, 9, 3, 576)
 
@@ -26,8 +35,8 @@ def rng(seed=0):
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_every_size_is_met_and_every_edge_is_on_a_path(name):
-    graph = GRAPHS[name]
-    sizes = sorted({*range(1, min(graph.n_edges, 40)), graph.n_edges // 2, graph.n_edges})
+    graph, most = GRAPHS[name], int(on_paths(GRAPHS[name]).sum())
+    sizes = sorted({*range(1, min(most, 40)), most // 2, most - 1, most} - {0})
     for n_edges in sizes:
         mask = random_mask(graph, n_edges, rng(n_edges))
         assert mask.sum() == n_edges
@@ -94,8 +103,9 @@ def test_inflating_an_almost_full_and_a_full_circuit():
     edge = np.argwhere(mask)[17]
     mask[tuple(edge)] = False
     assert inflate(graph, mask, rng()).added.tolist() == [edge.tolist()]
-    with pytest.raises(InputError, match="no path can be added"):
-        inflate(graph, graph.legal, rng())
+    for full in (graph, GRAPHS["spans"]):
+        with pytest.raises(InputError, match="no path can be added"):
+            inflate(full, on_paths(full), rng())
 
 
 def test_short_cuts_take_over_where_paths_bring_nothing_new():
@@ -121,17 +131,26 @@ def test_complement():
 
 
 def test_refusals():
-    graph = GRAPHS["plain"]
-    for n_edges in (0, graph.n_edges + 1):
-        with pytest.raises(InputError, match=f"n_edges={n_edges}"):
-            random_mask(graph, n_edges, rng())
+    for graph in (GRAPHS["plain"], GRAPHS["spans"]):
+        for n_edges in (0, int(on_paths(graph).sum()) + 1):
+            with pytest.raises(InputError, match=f"n_edges={n_edges}"):
+                random_mask(graph, n_edges, rng())
+
+
+def test_at_spans_some_edges_lead_nowhere():
+    """What the last layer does before the end is read by nothing."""
+    graph = GRAPHS["spans"]
+    nowhere = graph.legal & ~on_paths(graph)
+    names = {graph.readers[r].name for r in np.flatnonzero(nowhere.any(0))}
+    assert "m1@s1" in names and not any(name.endswith("@end") for name in names)
+    assert (on_paths(GRAPHS["plain"]) == GRAPHS["plain"].legal).all()
 
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_weighted_circuits_meet_every_size_on_paths(name):
-    graph = GRAPHS[name]
+    graph, most = GRAPHS[name], int(on_paths(GRAPHS[name]).sum())
     weights = np.where(graph.legal, rng(1).random(graph.legal.shape) ** 8, 0.0)
-    for n_edges in sorted({1, 2, min(graph.n_edges, 17), graph.n_edges // 2, graph.n_edges}):
+    for n_edges in sorted({1, 2, min(most, 17), most // 2, most} - {0}):
         mask = random_mask(graph, n_edges, rng(n_edges), weights)
         assert mask.sum() == n_edges and (Circuit(graph, mask).pruned().mask == mask).all()
 
