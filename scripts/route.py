@@ -37,15 +37,16 @@ def quoted(argument: str) -> str:
 def run(config: dict[str, Any], folder: Path, overrides: list[str]) -> None:
     """Find the route, write, print."""
     settings = read_as(RouteSettings, config)
+    from discovery.flow.answers import find_answer, to_json  # seconds, for settings that hold
     from discovery.job.prepare import describe_ids, load
-    from discovery.studies import route  # seconds, for settings that hold
+    from discovery.studies import route
 
     with termination_as_exit(), RunFolder.create(folder, config, overrides) as record:
         loaded = load(settings)
         question = route.read_question(settings, loaded)
         print(f"prompt    {describe_ids(loaded, list(question.ids))}")
-        answer = route.find_answer(question, loaded, settings.threshold, settings.renormalise)
-        record.write("route.json", route.to_json(answer, loaded))
+        answer = find_answer(question, loaded, settings.threshold, settings.renormalise)
+        record.write("route.json", to_json(answer, loaded))
         picture = route.draw(answer, loaded, folder)
         print(route.table(answer, loaded))
         print(f"picture   {shown(picture)}\nresults   {shown(record.path('route.json'))}")

@@ -20,7 +20,7 @@ from discovery.dashboard.paths import off_paths
 Plain = dict[str, Any]
 LONGEST_TEXT = 4000
 MOST_LAYERS, MOST_HEADS, MOST_EDGES, MOST_ROWS = 200, 200, 20_000, 20_000
-MOST_DECISIONS = 20_000
+MOST_DECISIONS, MOST_ROUTES = 20_000, 100
 HIGHER = ("logit_diff", "prob_diff")  # is better; results before 2026-12 do not say
 
 
@@ -281,6 +281,12 @@ def decisions(lines: list[Plain]) -> Plain:
     most = sorted(found, key=lambda row: (not row["kept"], -abs(row["effect"] or 0)))
     shown = sorted(most[:MOST_DECISIONS], key=lambda row: row["order"])
     return {"rows": shown, "n": len(lines)}
+
+
+def routes(lines: list[Plain]) -> list[Plain] | None:
+    """Of a run's first prompts, or of a route's own file; None without any."""
+    found = [route(line) for line in lines[:MOST_ROUTES]]
+    return [one for one in found if one is not None] or None
 
 
 def route(data: Plain) -> Plain | None:

@@ -22,6 +22,7 @@ VIEWS = {  # file -> the view that shows it
     "validation.json": "validation",
     "heads.json": "heads",
     "route.json": "route",
+    "routes.jsonl": "route",  # of the run's own prompts
     "compare.json": "methods",
     "components.json": "components",
 }
@@ -68,7 +69,8 @@ def _line(
     `stamp` tells one state of the files from the next.
     """
     found: Plain = {"id": run, "state": "unreadable", "error": None, "started": None}
-    found["views"] = [v for name, v in VIEWS.items() if files.exists(root, folder / name)]
+    views = [v for name, v in VIEWS.items() if files.exists(root, folder / name)]
+    found["views"] = list(dict.fromkeys(views))
     try:
         status = files.read_json(root, folder / "status.json")
         config = files.read_json(root, folder / "config.json")
@@ -115,7 +117,8 @@ def details(root: Path, run: str, private: bool = True) -> Plain:
         "search": view(files.read_lines, "metrics.jsonl", contents.search),
         "validation": view(files.read_json, "validation.json", validation),
         "heads": view(files.read_json, "heads.json", heads),
-        "route": view(files.read_json, "route.json", contents.route),
+        "routes": view(files.read_json, "route.json", lambda one: contents.routes([one]))
+        or view(files.read_lines, "routes.jsonl", contents.routes),
         "methods": view(files.read_json, "compare.json", studies.methods),
         "components": view(files.read_json, "components.json", studies.components),
         "record": {

@@ -37,10 +37,11 @@ from discovery.job.mirror import head_rows, run_name, summary, tags
 from discovery.job.origin import commit
 from discovery.job.prepare import Cache, Job, prepare
 from discovery.job.propose import Proposed, asked, propose
+from discovery.job.routes import routes_of
 from discovery.job.summary import caption, title
 from discovery.methods import Done
 from discovery.runs.folder import RunFolder, termination_as_exit
-from discovery.runs.json_files import read_json
+from discovery.runs.json_files import encode, read_json
 from discovery.runs.tracking import Outcome, Tracker, check_tracking, start_tracker
 from discovery.settings.run import Settings
 from discovery.show.drawing import DrawnEdge, Layout, draw_circuit
@@ -133,6 +134,9 @@ def _discover(
         circuit = proposed.circuit.without_spans()
         heads = describe_heads(circuit, job.own_pairs, loaded, settings.seed)
         run.write("heads.json", heads)
+    with clock("routes"), torch.inference_mode():
+        lines = map(encode, routes_of(job.own_pairs.prompts, loaded))
+        run.write_bytes("routes.jsonl", b"".join(line + b"\n" for line in lines))
     result = _result(settings, run, job, proposed, measured, clock, statistics.median(plain))
     result["warnings"] = warnings
     picture = _draw(run, proposed, result)

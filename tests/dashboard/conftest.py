@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from acdc.errors import InputError
 from discovery.choices.fields import checked
+from discovery.flow.answers import find_answer, to_json
 from discovery.job.pipeline import discover
 from discovery.job.prepare import load
 from discovery.runs.folder import RunFolder, record_refusal
@@ -49,10 +50,10 @@ def route_run(folder):
     settings = read_as(RouteSettings, asked)
     with RunFolder.create(folder, asked, []) as record:
         loaded = load(settings)
-        answer = route.find_answer(
+        answer = find_answer(
             route.read_question(settings, loaded), loaded, settings.threshold, settings.renormalise
         )
-        record.write("route.json", route.to_json(answer, loaded))
+        record.write("route.json", to_json(answer, loaded))
 
 
 @pytest.fixture(scope="session")

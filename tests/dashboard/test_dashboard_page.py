@@ -126,8 +126,24 @@ def test_search_validation_heads_route_record(page, address, runs, on_disk):
     edges = [e for e in on_disk("route", "route.json")["edges"] if e["kind"] in ("head", "mlp")]
     assert len(table(page, ".edges")) == len(edges)
     picture(page, "route")
+    check_routes(page, address, runs / "acdc_0.05" / "routes.jsonl")
     go(page, address, "run", "acdc_0.5", "record")
     assert json.loads(page.locator("pre").nth(1).inner_text()) == on_disk("acdc_0.5", "result.json")
+
+
+def check_routes(page, address, file):
+    """From the second prompt of the heads to its route, and one further."""
+    routes = [json.loads(line) for line in file.read_text().splitlines()]
+    go(page, address, "run", "acdc_0.05", "heads")
+    page.click("[aria-label='Next prompt']")
+    page.click("text=The prompt's route")
+    page.wait_for_selector(".flow")
+    for prompt in (1, 2):
+        edges = [e for e in routes[prompt]["edges"] if e["kind"] in ("head", "mlp")]
+        assert page.input_value("#prompt") == str(prompt)
+        assert page.url.endswith(f"route?prompt={prompt}")
+        assert len(table(page, ".edges")) == len(edges)
+        page.click("[aria-label='Next prompt']")
 
 
 def check_heads(page, address, file):

@@ -146,11 +146,22 @@ def test_words_on_scores_are_the_files_and_ours_where_it_has_none():
 
 
 def test_a_route_is_what_its_file_says(runs, on_disk):
-    found, file = one(runs, "route")["route"], on_disk("route", "route.json")
+    (found,), file = one(runs, "route")["routes"], on_disk("route", "route.json")
     drawn = [e for e in file["edges"] if e["source"] is not None and e["layer"] is not None]
     assert found["tokens"] == [t["text"] for t in file["tokens"]]
     assert [e["flow"] for e in found["edges"]] == [e["flow"] for e in drawn] and drawn
     assert found["skipped"] == len(file["edges"]) - len(drawn)
+
+
+def test_routes_of_a_run_are_those_of_the_prompts_that_its_heads_show(runs):
+    run = one(runs, "acdc_0.05")
+    assert "route" in run["summary"]["views"] and len(run["routes"]) > 1
+    for found, prompt in zip(run["routes"], run["heads"]["prompts"], strict=False):
+        assert found["tokens"] == prompt["tokens"] and found["edges"]
+        assert found["start"]["target"] == prompt["answers"]
+    for line in runs.joinpath("acdc_0.05", "routes.jsonl").read_text().splitlines():
+        flow = json.loads(line)["flow"]
+        assert abs(sum(flow["input"]) + flow["constants"] - 1) < 1e-6  # its ends sum to one
 
 
 def test_edges_of_a_shared_group_are_one_edge():

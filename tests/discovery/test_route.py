@@ -10,9 +10,10 @@ from omegaconf import OmegaConf
 from test_settings import CONF
 
 from acdc.errors import InputError
+from discovery.flow.answers import find_answer, to_json
 from discovery.job.prepare import load
 from discovery.settings.run import RouteSettings, read_as
-from discovery.studies.route import find_answer, read_question, table, to_json
+from discovery.studies.route import read_question, table
 
 IDS = (5, 9, 3, 40, 5, 9)
 

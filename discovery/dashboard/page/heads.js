@@ -23,7 +23,7 @@ function headsView(details, options) {
       row.classList.toggle("here", mine);
       row.querySelector("button").setAttribute("aria-pressed", String(mine));
     }
-    place.replaceChildren(...headParts(head, about, prompts, summary.id, state));
+    place.replaceChildren(...headParts(head, about, prompts, summary.id, details.routes?.length ?? 0, state));
     if (!moved) return;
     history.replaceState(null, "", headAddress(details)(head.name));
     say(`${head.name}: ${taskWords(head, about)}`);
@@ -66,20 +66,19 @@ function headStrength(circuit) {
   return (name) => found.get(name) ?? 0;
 }
 
-function headParts(head, about, prompts, id, state) {
+function headParts(head, about, prompts, id, routes, state) {
   const link = el("a", { class: "button", href: `${address("run", id, "circuit")}?head=${encodeURIComponent(head.name)}` }, "Its edges");
+  const route = el("a", { class: "button" }, "The prompt's route");
   const prompt = el("div", {});
-  const words = (p) => p.tokens.map(seenToken).join("").replaceAll("·", " ").trim();
-  const choice = el("select", { id: "prompt", change: () => showPrompt(+choice.value) }, prompts.map((p, i) => el("option", { value: i }, `${i + 1} ${words(p).slice(0, 60)}`)));
-  const step = (by, name, sign) => el("button", { type: "button", "aria-label": name, click: () => showPrompt((state.prompt + by + prompts.length) % prompts.length) }, sign);
-  function showPrompt(i) {
-    state.prompt = Math.min(i, prompts.length - 1);
-    choice.value = state.prompt;
-    prompt.replaceChildren(...promptParts(head, prompts[state.prompt], state));
-  }
-  if (prompts.length) showPrompt(state.prompt);
+  const { bar, show } = promptChoice(prompts.map((p, i) => `${i + 1} ${promptWords(p)}`), (i) => {
+    state.prompt = i;
+    route.href = routeAddress(id, i);
+    route.hidden = i >= routes;
+    prompt.replaceChildren(...promptParts(head, prompts[i], state));
+  });
+  if (prompts.length) show(Math.min(state.prompt, prompts.length - 1));
   return [el("section", { class: "panel", "aria-label": head.name },
-      el("div", { class: "bar" }, el("h2", {}, `${head.name}: ${taskWords(head, about)}`, el("small", {}, randomWords(head, about))), el("label", { for: "prompt" }, "Prompt"), choice, step(-1, "Previous prompt", "‹"), step(1, "Next prompt", "›"), link), prompt),
+      el("div", { class: "bar" }, el("h2", {}, `${head.name}: ${taskWords(head, about)}`, el("small", {}, randomWords(head, about))), bar, link, prompts.length ? route : null), prompt),
     el("div", { class: "two" }, scorePanel(head, about), attentionPanel(head))];
 }
 

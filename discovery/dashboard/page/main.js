@@ -8,7 +8,7 @@ const VIEWS = [
   ["search", "Search", (d) => d.search?.length, (d) => searchView(d)],
   ["validation", "Validation", (d) => d.validation, (d) => validationView(d.validation)],
   ["heads", "Heads", (d) => d.heads, (d, options) => headsView(d, options)],
-  ["route", "Route", (d) => d.route, (d) => routeView(d.route)],
+  ["route", "Route", (d) => d.routes, (d, options) => routesView(d, options)],
   ["methods", "Methods", (d) => d.methods, (d) => methodsView(d.methods)],
   ["components", "Components", (d) => d.components, (d) => componentsView(d.components)],
   ["record", "Record", () => true, (d) => recordView(d)],

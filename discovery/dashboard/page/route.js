@@ -1,6 +1,38 @@
 // The information flow route of one prompt: column = token, row = layer, bottom to top.
 "use strict";
 
+// A route, and of a run's prompts the choice which.
+function routesView({ routes, summary }, options) {
+  const place = el("div", {});
+  const name = (route, i) => `${i + 1} ${promptWords(route)}`;
+  const { bar, show } = promptChoice(routes.map(name), (i) => {
+    place.replaceChildren(routeView(routes[i]));
+    if (routes.length > 1) history.replaceState(null, "", routeAddress(summary.id, i));
+  });
+  show(Math.min(+(options.get("prompt") ?? 0) || 0, routes.length - 1));
+  return routes.length > 1 ? el("div", {}, el("div", { class: "bar" }, bar), place) : place;
+}
+
+function routeAddress(id, prompt) {
+  return `${address("run", id, "route")}?prompt=${prompt}`;
+}
+
+// A menu of prompts with a step to either side; `show` goes to one, which is drawn by `draw`.
+function promptChoice(names, draw) {
+  const choice = el("select", { id: "prompt", change: () => show(+choice.value) }, names.map((name, i) => el("option", { value: i }, name.slice(0, 62))));
+  const step = (by, label, sign) => el("button", { type: "button", "aria-label": label, click: () => show((+choice.value + by + names.length) % names.length) }, sign);
+  function show(i) {
+    choice.value = i;
+    draw(i);
+  }
+  return { bar: [el("label", { for: "prompt" }, "Prompt"), choice, step(-1, "Previous prompt", "‹"), step(1, "Next prompt", "›")], show };
+}
+
+// A prompt's tokens as they are read.
+function promptWords({ tokens }) {
+  return tokens.map(seenToken).join("").replaceAll("·", " ").trim();
+}
+
 function routeView(route) {
   const edges = curves(route.edges);
   const picture = drawRoute(route, edges);
@@ -65,7 +97,7 @@ function describeFlow(route, edge) {
 }
 
 function drawRoute(route, edges) {
-  const column = Math.min(Math.max(760 / route.tokens.length, 62), 110);
+  const column = Math.min(Math.max(730 / route.tokens.length, 48), 110);
   const row = Math.min(Math.max(490 / route.layers, 16), 120);
   const [left, top] = [56, 26];
   const width = left + column * route.tokens.length + 20;
@@ -74,7 +106,8 @@ function drawRoute(route, edges) {
   const y = (layer) => base - layer * row;
   const strongest = Math.max(...edges.map((e) => e.flow), 0) || 1;
   const at = { x, y, layers: route.layers, middle: edges.some((e) => e.kind === "skip") ? 0.5 : 0 };
-  const texts = route.tokens.map((word, i) => svg("text", { x: x(i), y: base + 22, "text-anchor": "middle" }, word.length > 11 ? `${word.slice(0, 10)}…` : word));
+  const most = Math.floor(column / 6); // letters of a token
+  const texts = route.tokens.map((word, i) => svg("text", { x: x(i), y: base + 22, "text-anchor": "middle" }, word.length > most ? `${word.slice(0, most - 1)}…` : word));
   const streams = route.tokens.map((_, i) => svg("line", { class: "stream", x1: x(i), x2: x(i), y1: base, y2: top }));
   const layers = Array.from({ length: route.layers }, (_, l) => svg("text", { class: "small", x: left - 22, y: y(l + 0.5) + 4, "text-anchor": "end" }, String(l)));
   return legible(svg("svg", { viewBox: `0 0 ${width} ${base + 40}`, width, height: base + 40, role: "img", "aria-label": `Route over ${route.tokens.length} tokens and ${route.layers} layers; the table holds its edges` },
