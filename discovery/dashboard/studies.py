@@ -20,19 +20,27 @@ from discovery.dashboard.contents import (
     text,
 )
 
-MOST_METHODS, MOST_SIZES, MOST_COMPONENTS, MOST_POINTS = 50, 200, 5000, 2000
+MOST_METHODS, MOST_SIZES, MOST_COMPONENTS, MOST_POINTS, MOST_TARGETS = 50, 200, 5000, 2000, 20
 METHOD_NUMBERS = ("edges", "cpr", "cmd", "shared", "seconds")
 POINT_NUMBERS = ("share", "requested", "n_edges", "metric", "faithfulness")
 DIFFERENCE_NUMBERS = ("flow", "low", "high", "frequency", "adjusted_p")
 
 
 def methods(data: Plain) -> Plain | None:
-    """Methods of compare.json with the points of both rankings; None if it holds no curves."""
+    """Methods of compare.json, the edges that each needs, the points of both rankings if any.
+
+    None if it holds neither.
+    """
     curves = list(inner(data, "curves").items())[:MOST_METHODS]
-    if not curves:
+    needed = [
+        {"method": text(row.get("method"), 60), "kl_share": number(row.get("KL share"))}
+        | numbers(row, ("target", "edges", "accuracy", "seconds"))
+        for row in rows(data.get("needed"), MOST_METHODS * MOST_TARGETS)
+    ]
+    if not curves and not needed:
         return None
     table = {text(row.get("method"), 60): row for row in rows(data.get("table"), MOST_METHODS)}
-    first = inner(curves[0][1])
+    first = inner(curves[0][1]) if curves else {}
     found = [
         {"method": text(name, 60)}
         | numbers(inner(table.get(text(name, 60))), METHOD_NUMBERS)
@@ -41,6 +49,7 @@ def methods(data: Plain) -> Plain | None:
     ]
     return {
         "methods": found,
+        "needed": needed,
         "about": {key: text(first.get(key), 60) for key in ("metric", "unit", "rule")}
         | numbers(first, ("model", "empty")),
     }

@@ -190,6 +190,16 @@ def test_methods_are_what_the_file_says(page, studies):
             assert number(cells[1]) == pytest.approx(row["cpr"], rel=0.01)
             assert number(cells[2]) == pytest.approx(row["cmd"], rel=0.01)
             assert int(cells[3]) == row["shared"]
+        needed = {(row["method"], row["target"]): row for row in file["needed"]}
+        targets = sorted({target for _, target in needed})
+        assert [row[0] for row in table(page, ".needed")] == [
+            row["method"] for row in file["table"]
+        ]
+        for name, *cells in table(page, ".needed"):
+            for target, cell in zip(targets, cells, strict=True):
+                row = needed[name, target]
+                edges = "not reached" if row["edges"] is None else f"{row['edges']:,}"
+                assert cell.startswith(edges) and f"accuracy {100 * row['accuracy']:.1f} %" in cell
         for ranking in ("signed", "absolute"):
             page.click(f"[data-ranking={ranking}]")
             points = {name: curve[ranking]["points"] for name, curve in file["curves"].items()}

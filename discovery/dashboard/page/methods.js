@@ -3,7 +3,22 @@
 
 const RANKED = [["absolute", "by |score|"], ["signed", "by score"]];
 
-function methodsView({ methods, about }) {
+function methodsView({ methods, needed, about }) {
+  const first = needed.length ? panel("Edges that each method needs", neededTable(needed)) : null;
+  return el("div", { class: "stack" }, first, methods.length ? curvesOf(methods, about) : null);
+}
+
+// A row a method and a column a share of the model; a circuit's figures on new prompts below its edges.
+function neededTable(needed) {
+  const targets = [...new Set(needed.map((row) => row.target))].sort((a, b) => a - b);
+  const cell = (row) => (row ? el("span", {}, row.edges === null ? "not reached" : shown(row.edges), el("small", {}, `KL ${percent(row.kl_share)}, accuracy ${percent(row.accuracy)}`)) : "–");
+  const names = [...new Set(needed.map((row) => row.method))];
+  return el("div", {}, el("div", { class: "scroll flat" }, table("Edges that each method needs", [["method", ""], ...targets.map((share) => [share === null ? "as it was found" : `to recover ${percent(share)}`, "n"])],
+    names.map((name) => [name ?? "–", ...targets.map((share) => cell(needed.find((row) => row.method === name && row.target === share)))]), "needed")),
+  el("p", { class: "quiet" }, "The share is of the tuning prompts, two-sided: the metric's, each prompt's error counted, and KL's. Below, the circuit on the test prompts: the share of KL that it recovers, and its accuracy."));
+}
+
+function curvesOf(methods, about) {
   const body = el("div", {});
   const buttons = RANKED.map(([ranking, words]) => el("button", { type: "button", "data-ranking": ranking, click: () => show(ranking) }, words));
   function show(ranking) {
