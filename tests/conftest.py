@@ -21,16 +21,31 @@ LONGEST = (  # begun first, so that no worker is left alone with one of them at 
 )  # fmt: skip
 
 
+UNCHECKED = pytest.StashKey[bool]()
+
+
 def pytest_collection_modifyitems(items):
-    """A stable order, the longest files first; one case of each test checks types and shapes."""
+    """A stable order, the longest files first; some tests check types and shapes, most do not.
+
+    Checks take most of a test's time. In tests/acdc the first case of each test makes them,
+    elsewhere the first test of each file.
+    """
     place = {name: i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(_room(item.path).rpartition("/")[2], len(place)))
     begun = set()
     for item in items:
-        what = item.nodeid.partition("[")[0]
-        if what in begun:  # one is enough to see what types and shapes pass
-            item.fixturenames.insert(0, "unchecked")
+        core = item.path.parent.name == "acdc"
+        what = item.nodeid.partition("[")[0] if core else item.path
+        item.stash[UNCHECKED] = what in begun
         begun.add(what)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Before any fixture is made."""
+    import jaxtyping
+
+    jaxtyping.config.update("jaxtyping_disable", item.stash[UNCHECKED])
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -55,8 +70,6 @@ def unchecked():
     import jaxtyping
 
     jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

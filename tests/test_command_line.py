@@ -102,7 +102,11 @@ def wait_for(process, begun):
 
 
 @pytest.mark.parametrize(
-    "sent, state, code", [(signal.SIGTERM, "failed", 143), (signal.SIGKILL, "killed", -9)]
+    "sent, state, code",
+    [
+        (signal.SIGTERM, "failed", 143),
+        pytest.param(signal.SIGKILL, "killed", -9, marks=pytest.mark.slow),  # see test_resume.py
+    ],
 )
 def test_a_killed_run_keeps_what_it_had(sent, state, code, here, tmp_path):
     folder = tmp_path / "run"

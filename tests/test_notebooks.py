@@ -99,6 +99,7 @@ def test_files_hold_no_output_and_are_stable():
         assert path.read_text(encoding="utf-8") == written.rstrip("\n") + "\n"
 
 
+@pytest.mark.slow
 def test_induction(execute):
     ran = execute("induction")
     drawn = ran.shown("circuit = found.circuit", "text/html")

@@ -89,8 +89,8 @@ def test_stopped_again_and_again(whole, tmp_path):
     "words, steps",
     [
         (["method=acdc"], 70),
-        (["method=learned", "method.steps=30"], 12),
-        (["method=iterative"], 5),
+        pytest.param(["method=learned", "method.steps=30"], 12, marks=pytest.mark.slow),
+        pytest.param(["method=iterative"], 5, marks=pytest.mark.slow),
         (["method=best", "method.steps=30"], 20),
         (["method=best", "method.steps=30"], 100),
     ],

@@ -31,14 +31,22 @@ THRESHOLDS = {"kl": (0.002, 0.02, 0.2), "logit_diff": (0.01, 0.1, 0.6)}
 view = families.view
 
 
+def halved(first, second):
+    """Every other pair of the two, so that each of either is met; the rest are slow."""
+    return [
+        pytest.param(a, b, marks=pytest.mark.slow if (i + j) % 2 else ())
+        for i, a in enumerate(first)
+        for j, b in enumerate(second)
+    ]
+
+
 def search(model, kv, prompts, ablation, metric, threshold, order, chunk=None, guide=None):
     data = Data(model, model.graph(kv), prompts, ABLATIONS[ablation])
     return list(acdc(data, METRICS[metric], threshold, order, chunk, guide))
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("shape", range(len(SHAPES)))
-@pytest.mark.parametrize("case", range(len(CASES)))
+@pytest.mark.parametrize("case, shape", halved(range(len(CASES)), range(len(SHAPES))))
 def test_same_decisions_and_effects_as_the_twin(case, shape):
     """Each model with each shape of the search, and each of both with every ablation."""
     (family, kv), (reader_order, gates) = CASES[case], SHAPES[shape]
@@ -91,8 +99,7 @@ def test_a_guided_search_is_its_twins_too(family, kv, reader_order, gates):
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("gates", [True, False])
-@pytest.mark.parametrize("case", range(len(CASES)))
+@pytest.mark.parametrize("case, gates", halved(range(len(CASES)), [True, False]))
 def test_a_search_from_a_circuit_within_a_budget_is_its_twins(case, gates):
     """Each model with gates and without, and each of both with either metric."""
     (family, kv), metrics = CASES[case], (METRICS["kl"], two_sided(METRICS["logit_diff"]))

@@ -43,7 +43,7 @@ def test_the_induction_circuit_is_found(whole):
     assert (best == best_edges(circuit.graph, circuit.scores, 15)).all()  # whatever the ranking
 
 
-@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("steps", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_stopped_it_goes_on_and_ends_with_the_same_bytes(whole, tmp_path, monkeypatch, steps):
     name, folder = whole
     checkpoint_at_every_chance(monkeypatch)

@@ -131,6 +131,7 @@ def test_the_cost_of_a_sample_is_measured(validated):
     assert all(value > 0 for value in cost.values())
 
 
+@pytest.mark.slow
 def test_twice_is_the_same(runs, validated):
     again = validate_runs(
         read_found([runs / "acdc"]), checked(FullEvaluation, validation()), lambda text: None
