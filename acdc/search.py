@@ -187,7 +187,7 @@ def acdc(
     A `guide` does change the result; what its shortlist skips is cut when its reader is reached.
     With effects="bounds" most tests of a metric of the whole vocabulary are decided by an interval
     that their effect must lie in (acdc/readout.py), and only the rest are computed, those of kept
-    edges always; "exact" computes all. The circuit is the same.
+    edges always; "exact" computes all, and so does a card. The circuit is the same.
     FloatingPointError if the metric becomes NaN or infinite.
     """
     return Search(data, metric, threshold, order, chunk, guide, effects).steps()
