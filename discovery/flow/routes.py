@@ -74,7 +74,7 @@ class LayerFlow:
 
 @dataclass(frozen=True, eq=False)
 class Route:
-    """What one prompt's state or logit is made of, down to the embeddings."""
+    """What one prompt's state or logit is made of, down to the embeddings; on the CPU."""
 
     tokens: tuple[int, ...]
     position: int  # where it starts
@@ -211,12 +211,12 @@ def find_route(
         edges.add_layer(layer, graph)
         states += [layer.middle[0], layer.below[0]]
         odd += _undefined(graph, layer, prompt)
-    table = np.concatenate(edges.rows)
+    table, flow = np.concatenate(edges.rows), torch.stack(states[::-1]).cpu()
     start = -1 if position is None else position
     at = edges.logit.position if edges.logit else checked_position(start, graph.n_pos)
     return Route(
         tuple(graph.tokens[prompt].tolist()), at, edges.logit is not None, threshold, renormalise,
-        table, torch.stack(states[::-1]), states[-1],
+        table, flow, flow[0],
         float(table["flow"][table["kind"] == Kind.CONSTANT].sum()), edges.dead_ends, odd,
     )  # fmt: skip
 

@@ -11,7 +11,7 @@ import torch
 import discovery as cd
 from tests.fake_card import a_card
 
-OF_THE_PLACE = ("edges.jsonl", "heads.json")
+OF_THE_PLACE = ("edges.jsonl", "heads.json", "routes.jsonl")
 
 
 def found(device: str, folder: Path, method: str = "acdc") -> cd.Discovered:

@@ -76,7 +76,7 @@ def test_result_is_complete_and_consistent(run):
     assert own["kl_share"] == result["kl_share"] == pytest.approx(result["faithfulness"])
     assert test["kl_share"] == result["test_kl_share"] > 0.9
     assert result["holds"].startswith("the circuit does the task: on 20 new prompts")
-    assert set(result["seconds"]) == {"load", "search", "evaluate", "heads"}
+    assert set(result["seconds"]) == {"load", "search", "evaluate", "heads", "routes"}
     ratio = result["seconds"]["search"] / result["forward_seconds"]
     assert result["search_in_forwards"] == pytest.approx(ratio, rel=0.05)
     assert len(result["config_hash"]) == 16 and result["config_hash"] == found.config["config_hash"]
