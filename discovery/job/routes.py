@@ -16,7 +16,8 @@ from discovery.flow.answers import Question, find_answer, to_json
 SHOWN = 32  # prompts, as many as heads.json shows
 THRESHOLD = 0.04  # the paper's, and conf/route.yaml's
 TOLD = ("tokens", "start", "threshold", "flow")
-PLACES = 6  # of an edge's flow, which is 1 at the top
+EDGE = ("kind", "layer", "head", "source", "target", "direct")
+LEAST, PLACES = 1e-3, 6  # of an edge's flow, which is 1 at the top: what is written, decimals
 MOST_TOKENS = 512  # of all prompts: states are decomposed by source token
 
 
@@ -33,8 +34,10 @@ def routes_of(prompts: Prompts, loaded: LoadedModel) -> list[dict[str, Any]]:
             told = to_json(find_answer(question, loaded, THRESHOLD, True), loaded)
         except InputError as error:
             return [{"why": str(error)}]
-        edges = [{**edge, "flow": round(edge["flow"], PLACES)} for edge in told["edges"]]
-        for edge in edges:
-            del edge["share"]
-        found.append({**{key: told[key] for key in TOLD}, "edges": edges})
+        edges = [
+            {**{key: edge[key] for key in EDGE}, "flow": round(edge["flow"], PLACES)}
+            for edge in told["edges"]
+            if edge["flow"] >= LEAST
+        ]
+        found.append({**{key: told[key] for key in TOLD}, "least": LEAST, "edges": edges})
     return found
