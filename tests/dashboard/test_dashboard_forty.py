@@ -8,9 +8,9 @@ import pytest
 pytest.importorskip("fastapi", reason="the extra `dashboard` is not installed")
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 from browsing import CHROMIUM, Server, go, picture, table  # noqa: E402
-from conftest import search  # noqa: E402
 
 from discovery.sweeps.folder import aggregate  # noqa: E402
+from tests.dashboard.conftest import search  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),

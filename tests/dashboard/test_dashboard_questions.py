@@ -13,7 +13,8 @@ import pytest
 pytest.importorskip("fastapi", reason="the extra `dashboard` is not installed")
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 from browsing import CHROMIUM, Server, go, table  # noqa: E402
-from conftest import search  # noqa: E402
+
+from tests.dashboard.conftest import search  # noqa: E402
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 GUIDE = Path(__file__).parents[2] / "docs" / "pages" / "dashboard.md"
