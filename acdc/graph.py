@@ -227,6 +227,18 @@ class Graph:
         """[writers, readers]: which edges exist."""
         return frozen(np.arange(len(self.writers))[:, None] < self.senders[None, :])
 
+    @cached_property
+    def on_paths(self) -> NDArray[np.bool_]:
+        """[writers, readers]: edges on a path; with spans some lead to where nothing reads on."""
+        read = np.zeros((len(self.writers), len(self.spans)), dtype=bool)  # by what leads on
+        leads = np.zeros(len(self.readers), dtype=bool)
+        for index, reader in reversed([*enumerate(self.readers)]):
+            shaped = np.ix_(reader.shapes, self.shaped_at(index))
+            leads[index] = not reader.shapes or read[shaped].any()
+            if leads[index]:
+                read[: self.senders[index], self.read_at(index)] = True
+        return frozen(self.legal & leads)
+
     @property
     def n_edges(self) -> int:
         """Number of edges."""

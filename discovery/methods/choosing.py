@@ -18,7 +18,7 @@ from acdc.share import Share, lower
 from discovery.methods.found import Found, Resume, Step
 from discovery.methods.method import Scoring
 from discovery.runs.folder import TestedEdge
-from discovery.statistics.random_circuits import on_paths, random_mask
+from discovery.statistics.random_circuits import random_mask
 
 LISTED = 1000  # edges of a score run that are written out one by one; the rest is in scores.npz
 FIRST = 8  # edges that are tried first on the way to a target
@@ -137,7 +137,7 @@ def choose(method: Scoring, graph: Graph, scores: NDArray[np.float64], seed: int
         assert method.threshold is not None  # settings: exactly one of the two is given
         return threshold(graph, scores, method.threshold, method.ranking)
     if method.rule == "paths":
-        n_edges = min(method.n_edges, int(on_paths(graph).sum()))
+        n_edges = min(method.n_edges, int(graph.on_paths.sum()))
         mask = random_mask(graph, n_edges, np.random.default_rng(seed))
         return Selection(Circuit(graph, mask, scores), n_edges, method.n_edges)
     rule = select if method.count == "asked" else select_on_paths

@@ -51,18 +51,11 @@ def random_masks(
     `weights` [writers, readers], 0 or more, say how likely a step takes each of a node's edges.
     InputError unless the graph has so many edges on paths and the weights are such.
     """
-    most = int(on_paths(graph).sum())
+    most = int(graph.on_paths.sum())
     if not 1 <= n_edges <= most:
         raise InputError(f"n_edges={n_edges}: must lie within 1 and the graph's {most} on paths")
     walks = _Walks(graph) if weights is None else _WeightedWalks(graph, weights)
     return [_random(walks, graph, n_edges, rng) for _ in range(size)]
-
-
-def on_paths(graph: Graph) -> Mask:
-    """[writers, readers]: edges on a path; at spans some lead to where nothing reads any more."""
-    if len(graph.spans) == 1:
-        return graph.legal
-    return Circuit(graph, graph.legal).pruned().mask
 
 
 def _random(walks: _Walks, graph: Graph, n_edges: int, rng: np.random.Generator) -> Mask:
@@ -78,9 +71,9 @@ def inflate(graph: Graph, mask: Mask, rng: np.random.Generator) -> Inflated:
     Knocking out one of the added edges gives the null of minimality (Shi et al. 2024). Every edge
     of the result lies on a path if every edge of `mask` does.
     """
-    every = on_paths(graph)
-    if not (every & ~mask).any():
-        raise InputError(f"mask: all {every.sum()} edges are in, so no path can be added")
+    if not (graph.on_paths & ~mask).any():
+        most = graph.on_paths.sum()
+        raise InputError(f"mask: all {most} edges on paths are in, so no path can be added")
     walks, added = _Walks(graph), np.zeros((0, 2), dtype=np.int64)
     while not len(added):  # short cuts lack where a whole node is missing and no path met it
         path, writer, reader = walks.draw(BLOCK, rng)

@@ -1,5 +1,7 @@
 """Every edge on a path, the count met, the stated distribution of paths, seeds."""
 
+from dataclasses import replace
+
 import networkx as nx
 import numpy as np
 import pytest
@@ -7,14 +9,8 @@ from scipy import stats
 
 from acdc.circuit import Circuit
 from acdc.errors import InputError
-from acdc.graph import Graph, Spans
-from discovery.statistics.random_circuits import (
-    _WeightedWalks,
-    complement,
-    inflate,
-    on_paths,
-    random_mask,
-)
+from acdc.graph import ALL, Graph, Spans
+from discovery.statistics.random_circuits import _WeightedWalks, complement, inflate, random_mask
 
 TWO = Spans(("s1", "end"), ((True, False), (True, True)), (False, True))
 
@@ -35,7 +31,7 @@ def rng(seed=0):
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_every_size_is_met_and_every_edge_is_on_a_path(name):
-    graph, most = GRAPHS[name], int(on_paths(GRAPHS[name]).sum())
+    graph, most = GRAPHS[name], int(GRAPHS[name].on_paths.sum())
     sizes = sorted({*range(1, min(most, 40)), most // 2, most - 1, most} - {0})
     for n_edges in sizes:
         mask = random_mask(graph, n_edges, rng(n_edges))
@@ -105,7 +101,7 @@ def test_inflating_an_almost_full_and_a_full_circuit():
     assert inflate(graph, mask, rng()).added.tolist() == [edge.tolist()]
     for full in (graph, GRAPHS["spans"]):
         with pytest.raises(InputError, match="no path can be added"):
-            inflate(full, on_paths(full), rng())
+            inflate(full, full.on_paths, rng())
 
 
 def test_short_cuts_take_over_where_paths_bring_nothing_new():
@@ -132,7 +128,7 @@ def test_complement():
 
 def test_refusals():
     for graph in (GRAPHS["plain"], GRAPHS["spans"]):
-        for n_edges in (0, int(on_paths(graph).sum()) + 1):
+        for n_edges in (0, int(graph.on_paths.sum()) + 1):
             with pytest.raises(InputError, match=f"n_edges={n_edges}"):
                 random_mask(graph, n_edges, rng())
 
@@ -140,15 +136,23 @@ def test_refusals():
 def test_at_spans_some_edges_lead_nowhere():
     """What the last layer does before the end is read by nothing."""
     graph = GRAPHS["spans"]
-    nowhere = graph.legal & ~on_paths(graph)
+    nowhere = graph.legal & ~graph.on_paths
     names = {graph.readers[r].name for r in np.flatnonzero(nowhere.any(0))}
     assert "m1@s1" in names and not any(name.endswith("@end") for name in names)
-    assert (on_paths(GRAPHS["plain"]) == GRAPHS["plain"].legal).all()
+    assert (GRAPHS["plain"].on_paths == GRAPHS["plain"].legal).all()
+
+
+@pytest.mark.parametrize("change", [{}, {"joint": True}, {"parallel": True}, {"has_mlp": False}])
+@pytest.mark.parametrize("last", [(False, True), (True, True)])
+def test_edges_on_paths_are_those_that_pruning_leaves(change, last):
+    for spans in (ALL, replace(TWO, last=last)):
+        graph = Graph(3, 4, 2, 8, kv="per_group", spans=spans, **change)
+        assert (graph.on_paths == Circuit(graph, graph.legal).pruned().mask).all()
 
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_weighted_circuits_meet_every_size_on_paths(name):
-    graph, most = GRAPHS[name], int(on_paths(GRAPHS[name]).sum())
+    graph, most = GRAPHS[name], int(GRAPHS[name].on_paths.sum())
     weights = np.where(graph.legal, rng(1).random(graph.legal.shape) ** 8, 0.0)
     for n_edges in sorted({1, 2, min(most, 17), most // 2, most} - {0}):
         mask = random_mask(graph, n_edges, rng(n_edges), weights)
