@@ -171,7 +171,6 @@ class Reading:
         """
         self.readout, self.finals, self.reference = readout, finals, reference
         self.n_prompts, self.n = n_prompts, len(finals[0]) - 1
-        self.most = readout.most
         self.values = dict[int, float]()  # those that were read
         self.ends = {-1: before}
         self.logits = dict[int, Logits]()  # of the last that were read
@@ -189,7 +188,7 @@ class Reading:
         if variant not in self.ends:
             if self.reference is None:
                 return UNKNOWN
-            part = self._part(variant, self.most)
+            part = self._part(variant, self.readout.most)
             ends = self.readout.between([x[part] for x in self.finals], self.reference)
             low, high = ((end / self.n_prompts).tolist() for end in ends)
             self.ends |= dict(enumerate(zip(low, high, strict=True), variant))
@@ -225,7 +224,7 @@ class Reading:
         """How many are to be read now, and remembered: twice as many if it goes on."""
         if not self.readout.at_once:
             on = follows and self.block > 0
-            self.block = min(2 * self.block, self.most) if on else least
+            self.block = min(2 * self.block, self.readout.most) if on else least
         return self.block
 
     def _part(self, first: int, size: int) -> slice:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from acdc.bridge import LoadedModel
-from discovery.flow.routes import Kind, Route, find_route
+from discovery.flow.routes import THRESHOLD, Kind, Route, find_route
 from discovery.flow.shares import flow_graph
 
 
@@ -37,9 +37,12 @@ class Answer:
 
 
 def find_answer(
-    question: Question, loaded: LoadedModel, threshold: float, renormalise: bool
+    question: Question,
+    loaded: LoadedModel,
+    threshold: float = THRESHOLD,
+    renormalise: bool = True,
 ) -> Answer:
-    """Decompose every state of the prompt and walk down. InputError as in flow_graph."""
+    """Decompose every state of the prompt and walk down. InputError as in flow_graph and find_route."""
     graph = flow_graph(
         loaded.model, torch.tensor([question.ids]), position=question.position,
         right=(question.target,) if question.target else None,

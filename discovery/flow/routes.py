@@ -23,6 +23,8 @@ from torch import Tensor
 from acdc.errors import InputError
 from discovery.flow.shares import FlowGraph, LogitStep, checked_position, or_one
 
+THRESHOLD = 0.04  # the paper's: shares above it stay
+
 
 class Kind(IntEnum):
     """What an edge is; the value in the column `kind` of Route.edges."""
@@ -190,7 +192,7 @@ def find_route(
     prompt: int = 0,
     *,
     position: int | None = None,
-    threshold: float = 0.04,
+    threshold: float = THRESHOLD,
     renormalise: bool = True,
 ) -> Route:
     """The route of one prompt; where it starts and what is refused: see `descend`.

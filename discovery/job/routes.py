@@ -12,9 +12,8 @@ from acdc.bridge import LoadedModel
 from acdc.errors import InputError
 from acdc.prompts import Prompts
 from discovery.flow.answers import Question, find_answer, to_json
+from discovery.heads.describe import SHOWN
 
-SHOWN = 32  # prompts, as many as heads.json shows
-THRESHOLD = 0.04  # the paper's, and conf/route.yaml's
 TOLD = ("tokens", "start", "threshold", "flow")
 EDGE = ("kind", "layer", "head", "source", "target", "direct")
 LEAST, PLACES = 1e-3, 6  # of an edge's flow, which is 1 at the top: what is written, decimals
@@ -31,7 +30,7 @@ def routes_of(prompts: Prompts, loaded: LoadedModel) -> list[dict[str, Any]]:
             break
         question = Question(ids, len(ids) - 1, prompts.answers[row], ())
         try:
-            told = to_json(find_answer(question, loaded, THRESHOLD, True), loaded)
+            told = to_json(find_answer(question, loaded), loaded)
         except InputError as error:
             return [{"why": str(error)}]
         edges = [
