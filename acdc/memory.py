@@ -20,6 +20,7 @@ from acdc.data import BATCH_BYTES, PART, POINT_ROWS
 from acdc.errors import InputError
 from acdc.gradient import MASKED_PART
 from acdc.model import Model
+from acdc.readout import CARD_BLOCK, CARD_ROWS
 
 # targeted: a search, then gradients of masks and circuits on prompts that are held beside
 Work = Literal["search", "targeted", "gradients", "runs", "masks"]
@@ -104,6 +105,13 @@ class Shape:
             + 6 * model.W_U.shape[1] * self.number
         )
 
+    def readout(self) -> int:
+        """Bytes of the logits of as many variants as a card reads out at a time."""
+        if self.model.device.type != "cuda":
+            return 0
+        rows = max(CARD_ROWS, self.n)
+        return rows * min(CARD_BLOCK, self.model.W_U.shape[1]) * self.number
+
     def pass_(self, part: int) -> int:
         """Bytes of a plain pass of a part: what a layer makes and lets go again."""
         model = self.model
@@ -153,7 +161,7 @@ def plan(shape: Shape, work: Work, limit_gib: float | None = None) -> Plan:
     least = now + _least(shape, work, part)
     if least > limit:
         raise InputError(_refusal(shape, work, now, limit, least))
-    room = limit - now - shape.held() - shape.pass_(part)
+    room = limit - now - shape.held() - shape.pass_(part) - shape.readout()
     most = BATCH_BYTES if shape.model.device.type == "cpu" else limit
     batch = min(most, max(LEAST_BATCH, room // 2)) if work in SEARCHES else BATCH_BYTES
     working = _working(shape, work, part, batch)
@@ -176,7 +184,7 @@ def _host_holds(shape: Shape) -> bool:
 
 def _working(shape: Shape, work: Work, part: int, batch_bytes: int) -> int:
     if work in SEARCHES:
-        search = shape.pass_(part) + min(batch_bytes // 2, _usual_batch(shape))
+        search = shape.pass_(part) + min(batch_bytes // 2, _usual_batch(shape)) + shape.readout()
         return search if work == "search" else max(search, shape.masked(min(part, MASKED_PART)))
     if work == "masks":
         return shape.masked(part)

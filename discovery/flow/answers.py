@@ -42,7 +42,10 @@ def find_answer(
     threshold: float = THRESHOLD,
     renormalise: bool = True,
 ) -> Answer:
-    """Decompose every state of the prompt and walk down. InputError as in flow_graph and find_route."""
+    """Decompose every state of the prompt and walk down.
+
+    InputError as in flow_graph and find_route.
+    """
     graph = flow_graph(
         loaded.model, torch.tensor([question.ids]), position=question.position,
         right=(question.target,) if question.target else None,

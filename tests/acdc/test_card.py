@@ -125,6 +125,20 @@ def test_a_card_shows_what_is_left_on_the_cpu(monkeypatch):
         assert there[rows].device == CARD and (there * torch.tensor(2.0)).sum().item() == 12
 
 
+def test_a_search_on_a_card_is_expected_to_hold_what_it_reads_out(loaded, monkeypatch):
+    few, many = (Shape(loaded.model, n, 6, True) for n in (4, 5000))
+    assert few.readout() == many.readout() == 0
+    with a_card(monkeypatch):
+        model = loaded.model.to(device=CARD)
+        for n, rows in ((4, 1024), (5000, 5000)):
+            there = Shape(model, n, 6, True)
+            assert there.readout() == rows * model.d_vocab * 4
+            with monkeypatch.context() as patch:
+                patch.setattr(Shape, "readout", lambda _: 0)
+                without = plan(there, "search").peak
+            assert plan(there, "search").peak == without + rows * model.d_vocab * 4
+
+
 def test_auto_is_the_card_where_there_is_one(monkeypatch):
     assert usable_device("auto") == "cpu"
     with a_card(monkeypatch):
