@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
+from acdc import bridge
 from acdc.bridge import (
     check_identities,
     from_bridge,
@@ -213,3 +214,23 @@ def test_a_broken_identity_is_named_with_layer_and_size(monkeypatch):
     monkeypatch.setattr("acdc.bridge._attention_scale", lambda *_: 0.1)
     with pytest.raises(InputError, match=r"identity 'writers sum.*layer 0 by \d.*allowed"):
         families.load("gpt2")
+
+
+def test_what_each_layer_is_off_by_does_not_add_up(monkeypatch):
+    """Both layers round by .8 of what is allowed: one after the other they would be refused."""
+    loaded, plain = families.load("gpt2"), bridge.layer_of
+
+    def off(times):
+        allowed = bridge.TOLERANCE[loaded.model.dtype]
+
+        def layer_of(model, number, x):
+            layer = plain(model, number, x)
+            return replace(layer, after=layer.after * (1 + times * allowed))
+
+        monkeypatch.setattr(bridge, "layer_of", layer_of)
+
+    off(0.8)
+    check_identities(loaded.bridge, loaded.model)
+    off(1.3)
+    with pytest.raises(InputError, match="writers sum to the residual stream' fails at layer 0"):
+        check_identities(loaded.bridge, loaded.model)
