@@ -37,6 +37,7 @@ from acdc.metrics import KL
 from acdc.prompts import Prompts
 from acdc.search import acdc
 from discovery.flow.scores import edge_flow
+from discovery.job.build import repeatable_on_cards
 from discovery.models.smollm2 import smollm2_folder
 from discovery.runs.json_files import write_bytes, write_json
 from discovery.show.tables import markdown
@@ -184,10 +185,13 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=15)
     parser.add_argument("--share", type=float, default=1e-3, help="threshold, of the empty KL")
+    parser.add_argument("--repeatable", action="store_true", help="sums in one order, as runs have")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=Path("runs/sizes"))
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    if given.repeatable:
+        repeatable_on_cards()
     if len(given.sizes) == 1:
         found = []
         try:

@@ -28,11 +28,11 @@ REFERENCE_SEED = 2_000_003  # apart from the seeds of the run's own prompts
 def load_model(settings: ModelSettings) -> LoadedModel:
     """The configured model on the configured device, its identities checked."""
     if settings.device.startswith("cuda"):
-        _repeatable_on_cards()
+        repeatable_on_cards()
     return settings.model.load(settings.device, partial(check_prompts, settings))
 
 
-def _repeatable_on_cards() -> None:
+def repeatable_on_cards() -> None:
     """The same command, the same circuit: sums on a card are done in one order.
 
     What has no such way warns. The workspace is cuBLAS's own condition, and is read when the first
