@@ -142,6 +142,13 @@ def check_routes(page, address, file):
         edges = [e for e in routes[prompt]["edges"] if e["kind"] in ("head", "mlp")]
         assert page.input_value("#prompt") == str(prompt)
         assert page.url.endswith(f"route?prompt={prompt}")
+        words = [token["text"] for token in routes[prompt]["tokens"]]
+        shown = page.locator("#prompt option").nth(prompt).inner_text()
+        assert " ".join([str(prompt + 1), *words]).startswith(shown)
+        page.wait_for_function(  # to where it starts
+            "(({ scrollLeft, clientWidth, scrollWidth }) => scrollLeft + clientWidth >= scrollWidth"
+            " - 1)(document.querySelector('.picture'))"
+        )
         assert len(table(page, ".edges")) == len(edges)
         page.click("[aria-label='Next prompt']")
 

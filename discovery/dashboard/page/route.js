@@ -28,9 +28,10 @@ function promptChoice(names, draw) {
   return { bar: [el("label", { for: "prompt" }, "Prompt"), choice, step(-1, "Previous prompt", "‹"), step(1, "Next prompt", "›")], show };
 }
 
-// A prompt's tokens as they are read.
+// A prompt's tokens as they are read; ids, of a model without tokenizer, apart.
 function promptWords({ tokens }) {
-  return tokens.map(seenToken).join("").replaceAll("·", " ").trim();
+  const between = tokens.every((token) => /^\d+$/.test(token)) ? " " : "";
+  return tokens.map(seenToken).join(between).replaceAll("·", " ").trim();
 }
 
 function routeView(route) {
@@ -47,12 +48,14 @@ function routeView(route) {
     slider.setAttribute("aria-valuetext", above.textContent);
     rows.replaceChildren(routeTable(route, kept.flatMap((e) => e.members)));
   }
+  const box = el("div", { class: "picture", tabindex: 0, role: "region", "aria-label": "Picture of the route" }, picture);
+  requestAnimationFrame(() => { box.scrollLeft = box.scrollWidth; }); // a route starts at the last token
   tipsIn(picture, (target) => (target.dataset?.flow ? describeFlow(route, edges[+target.dataset.flow]) : null));
   show(0);
   const target = route.start.target.length ? `the logit of ${route.start.target.map(quote).join(", ")}` : "a state";
   return el("div", {}, el("p", {}, `From ${target}`, route.start.position === null ? "" : ` at ${tokenAt(route, route.start.position)}`, `, threshold ${shown(route.threshold)}. Width is flow, what a state is made of; that is no effect.`),
     el("div", { class: "circuit" },
-      el("div", { class: "picture", tabindex: 0, role: "region", "aria-label": "Picture of the route" }, picture),
+      box,
       el("div", { class: "side" },
         el("div", { class: "panel" }, el("div", { class: "row" }, el("label", { for: "flow" }, "Smallest flow"), above), slider,
           el("div", { class: "legend" }, ["head", "mlp"].map((kind) => el("span", {}, svg("svg", { width: 26, height: 8, "aria-hidden": "true" }, svg("path", { class: `flow ${kind}`, d: "M0 4H26", "stroke-width": 3 })), kind === "head" ? "attention" : "MLP")),
