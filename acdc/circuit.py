@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acdc.errors import InputError
-from acdc.graph import ALL, Graph, Reader, Spans, frozen
-from acdc.names import parse
+from acdc.graph import Graph, Reader, frozen
+from acdc.schema import ALL, read_spans
 
 Own = TypeVar("Own", bound="Circuit")
 SCORES = "scores.npz"  # beside a circuit.json that lists the kept edges only
@@ -267,7 +267,7 @@ class Circuit:
                 *sizes, cfg["d_model"], own.get("has_mlp", True), cfg["parallel_attn_mlp"],
                 own.get("kv", "per_query_head"), own.get("joint", False),
             )  # fmt: skip
-            if "spans" in own and (spans := _spans(own["spans"])).names != graph.spans.names:
+            if "spans" in own and (spans := read_spans(own["spans"])).names != graph.spans.names:
                 graph = replace(graph, spans=spans)
         except (KeyError, TypeError) as error:
             raise InputError(f"circuit file: missing or malformed member ({error})") from error
@@ -285,22 +285,6 @@ class Circuit:
         acdc.circuit_files.load takes tensors too.
         """
         return Circuit.from_json(read_json(path), graph)
-
-
-def _spans(data: Mapping[str, Any]) -> Spans:
-    """Of a file's `graph`; InputError unless names, `sees` and `last` fit each other."""
-    names, sees, last = data["names"], data["sees"], data["last"]
-    n = len(names)
-    known = {str(name) for name in names if parse(f"m0@{name}")}
-    sizes = [len(last), len(sees), *(len(row) for row in sees)]
-    if not n or len(known) < n or {*sizes} != {n}:
-        raise InputError(
-            f"circuit file: spans {str(names)[:80]} must be different names, with `sees` a square"
-            " table of them and `last` a list"
-        )
-    return Spans(
-        tuple(map(str, names)), tuple(tuple(map(bool, row)) for row in sees), tuple(map(bool, last))
-    )
 
 
 def jaccard(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:

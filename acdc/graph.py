@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acdc.errors import InputError
+from acdc.schema import ALL, Spans
 
 KV = Literal["per_query_head", "per_group"]
 Part = Literal["q", "k", "v"]
-Positions = Literal["none", "spans", "tokens"]  # at which an edge is: all, or one span of them
 
 
 @dataclass(frozen=True)
@@ -35,25 +35,6 @@ class Reader:
     nodes: tuple[int, ...]  # writers that it belongs to; a shared k or v has several
     shapes: tuple[int, ...]  # writers whose output it changes: `nodes`, or all heads of its layer
     span: int = 0  # of Graph.spans, at which it reads
-
-
-@dataclass(frozen=True)
-class Spans:
-    """Spans of positions: what each is called, and which see which.
-
-    A writer's output at a token is read at that token, so an edge is of one span. Information
-    passes between tokens inside heads: from the keys and values to the queries that see them.
-    """
-
-    names: tuple[str, ...]  # in the order of their first tokens
-    sees: tuple[tuple[bool, ...], ...]  # [of a query, of a key]: whether in any prompt it can
-    last: tuple[bool, ...]  # whether a prompt's last token is in it: where the logits are read
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-
-ALL = Spans(("",), ((True,),), (True,))  # one span, of all positions
 
 
 @dataclass(frozen=True)

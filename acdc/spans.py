@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from acdc.errors import InputError
-from acdc.graph import ALL, Positions, Spans
 from acdc.prompts import Prompts
+from acdc.schema import ALL, Positions, Spans
 
 START, AFTER, UP_TO = "start", "after", ".."
 FORBIDDEN = ("@", "->", "<", ">")  # in names of marks: they take the names of edges apart

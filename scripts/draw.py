@@ -21,7 +21,7 @@ from command import refusals_as_exit, shown
 
 from acdc.circuit import Circuit
 from acdc.errors import InputError
-from acdc.graph import ALL
+from acdc.schema import ALL
 from discovery.choices.fields import checked
 from discovery.job.summary import caption, title
 from discovery.runs.json_files import read_json, write_bytes

@@ -15,7 +15,7 @@ from command import refusals_as_exit, shown
 
 from acdc.circuit import Circuit
 from acdc.errors import InputError
-from acdc.graph import ALL
+from acdc.schema import ALL
 from acdc.spans import last_tokens
 from discovery.dashboard.export import export_page
 from discovery.dashboard.files import run_folder

@@ -10,7 +10,8 @@ import pytest
 
 from acdc.circuit import Circuit
 from acdc.errors import InputError
-from acdc.graph import Graph, Spans
+from acdc.graph import Graph
+from acdc.schema import Spans
 from discovery.show.drawing import DrawnEdge, Layout
 from discovery.show.edge_table import latex
 from discovery.show.layered import Layered, ordered_rows

@@ -13,14 +13,16 @@ from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
 
+from acdc.errors import InputError
 from acdc.names import Name, parse
+from acdc.schema import Spans, read_spans
 from discovery.choices.labels import model_folder, model_label, task_file, task_label
-from discovery.dashboard.paths import off_paths
+from discovery.dashboard.paths import off_paths, steps
 
 Plain = dict[str, Any]
 LONGEST_TEXT = 4000
 MOST_LAYERS, MOST_HEADS, MOST_EDGES, MOST_ROWS = 200, 200, 20_000, 20_000
-MOST_DECISIONS, MOST_ROUTES = 20_000, 100
+MOST_DECISIONS, MOST_ROUTES, MOST_SPANS = 20_000, 100, 500
 HIGHER = ("logit_diff", "prob_diff")  # is better; results before 2026-12 do not say
 
 
@@ -193,7 +195,9 @@ def _given(asked: Mapping[str, Any]) -> str:
 def circuit(data: Plain) -> Plain | None:
     """Sizes of the grid, and the kept edges as [writer, reader, effect], largest |effect| first.
 
-    `off_path` has the numbers of those on no path from `input` to `logits`.
+    `off_path` has the numbers of those on no path from `input` to `logits`. Of edges at spans of
+    positions, `spans` has the names in order, and `steps` what paths take of them, as
+    [number, "m0@io", "a23.h0<v>@end"].
 
     None where the file names no sizes. Edges into a shared key/value group are written to the file
     once for each query head; here they are one edge again, into "a5.kv1<k>".
@@ -217,6 +221,7 @@ def circuit(data: Plain) -> Plain | None:
             continue
         kept[edge] = score
     largest_first = sorted(kept.items(), key=lambda item: -abs(item[1]))[:MOST_EDGES]
+    largest = [edge for edge, _ in largest_first]
     return {
         "layers": layers,
         "heads": heads,
@@ -224,9 +229,31 @@ def circuit(data: Plain) -> Plain | None:
         "mlp": own.get("has_mlp", True) is not False,
         "score": text(inner(data, "about").get("score"), 200),
         "edges": [[*edge, score] for edge, score in largest_first],
-        "off_path": off_paths([edge for edge, _ in largest_first], per_group),
         "skipped": skipped + max(len(kept) - MOST_EDGES, 0),
+        **_paths(largest, per_group, heads if own.get("joint") is True else 0, _spans(own)),
     }
+
+
+def _spans(own: Mapping[str, Any]) -> Spans | None:
+    """Of positions, if the file has any that make sense."""
+    try:
+        found = read_spans(own["spans"])
+    except (InputError, KeyError, TypeError):
+        return None
+    return found if len(found) <= MOST_SPANS else None
+
+
+def _paths(
+    edges: Sequence[tuple[str, str]], per_group: int, together: int, spans: Spans | None
+) -> Plain:
+    """Which edges are on no path; at spans also how paths go, unless that is too much to draw."""
+    if spans is None:
+        return {"off_path": off_paths(edges, per_group, together)}
+    found = steps(edges, per_group, together, spans)
+    on = {step.edge for step in found}
+    off = [i for i in range(len(edges)) if i not in on]
+    drawn = found if len(found) <= MOST_EDGES else []
+    return {"off_path": off, "spans": list(spans.names), "steps": [list(step) for step in drawn]}
 
 
 def named(name: str, layers: int, heads: int) -> Name | None:

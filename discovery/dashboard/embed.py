@@ -14,7 +14,7 @@ from typing import Any
 from discovery.dashboard.contents import circuit
 from discovery.dashboard.export import inlined
 
-SCRIPTS = ("dom.js", "grid.js", "circuit.js", "embed.js")
+SCRIPTS = ("dom.js", "grid.js", "spans.js", "circuit.js", "embed.js")
 STYLES = ("style.css", "views.css")
 HEIGHT = 620  # pixels
 

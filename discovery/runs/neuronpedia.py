@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from acdc.circuit import END, Circuit
-from acdc.graph import ALL
 from acdc.names import parse
+from acdc.schema import ALL
 
 Place = tuple[str, int]  # a node, and the span at which it is; 0 without spans
 

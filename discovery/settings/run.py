@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from acdc.errors import InputError
-from acdc.graph import Positions
+from acdc.schema import Positions
 from discovery.ablations.choices import AblationChoice, Other
 from discovery.choices import registry
 from discovery.choices.fields import (

@@ -143,7 +143,7 @@ def _bootstrap(
         paired=True, vectorized=True, n_resamples=resamples, batch=max(1, CELLS // len(a)),
         confidence_level=level, rng=rng,
     )  # fmt: skip
-    with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         found = draw(method="BCa").confidence_interval
     if math.isnan(found.low) or math.isnan(found.high):  # resamples that hardly differ

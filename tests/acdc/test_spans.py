@@ -18,11 +18,12 @@ from acdc.circuit import Circuit
 from acdc.data import Data
 from acdc.errors import InputError
 from acdc.gradient import LOSSES, MaskedRun
-from acdc.graph import ALL, Graph, Spans
+from acdc.graph import Graph
 from acdc.live import run_live
 from acdc.masked import masked_run, masked_values
 from acdc.metrics import METRICS, two_sided
 from acdc.prompts import Prompts, together
+from acdc.schema import ALL, Spans
 from acdc.search import Budget, Guide, Order, acdc
 from acdc.selection import top_n
 from acdc.spans import Layout, spans_of

@@ -11,7 +11,8 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 from browsing import CHROMIUM, Server, drawn, go, picture  # noqa: E402
 
 from acdc.circuit import Circuit  # noqa: E402
-from acdc.graph import Graph, Spans  # noqa: E402
+from acdc.graph import Graph  # noqa: E402
+from acdc.schema import Spans  # noqa: E402
 from discovery.dashboard.contents import circuit  # noqa: E402
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
@@ -35,6 +36,51 @@ def test_edges_on_no_path_are_those_that_pruning_drops(groups):
         assert len(names) - len(off) == len(kept["edges"])
         found += bool(off)
     assert found > 10
+
+
+@pytest.mark.parametrize(("groups", "kv"), [(4, "per_query_head"), (2, "per_group")])
+@pytest.mark.parametrize("joint", [False, True])
+def test_steps_between_spans_are_the_circuits(groups, kv, joint):
+    """Of many random circuits at three spans, of which the first does not see the second."""
+    sees = ((True, False, False), (False, True, False), (True, True, True))
+    spans = Spans(("io", "s1", "end"), sees, (False, False, True))
+    graph, lost = Graph(2, 4, groups, 8, kv=kv, joint=joint, spans=spans), 0
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        mask = graph.legal & (rng.random(graph.legal.shape) < 0.02 + 0.004 * seed)
+        whole = Circuit(graph, mask, np.where(mask, rng.random(mask.shape) + 0.1, 0.0))
+        shown = circuit(json.loads(json.dumps(whole.to_json())))
+        assert shown and shown["spans"] == ["io", "s1", "end"]
+        names = [f"{writer}->{reader}" for writer, reader, _ in shown["edges"]]
+        wanted = {
+            (f"{graph.writers[w]}->{graph.readers[r].name}", *_ends(graph, r, step))
+            for (w, r), found in whole.steps().items()
+            for step in found
+        }
+        assert {(names[i], *ends) for i, *ends in shown["steps"]} == wanted
+        assert len(shown["steps"]) == len(wanted)
+        assert {names[i] for i in shown["off_path"]} == set(whole.edges) - set(whole.pruned().edges)
+        lost += len(shown["off_path"])
+    assert lost > 30
+
+
+def _ends(graph, reader, step):
+    """A step's ends by name, the second with what it feeds."""
+    (writer, here), to = step
+    part = graph.readers[reader].part
+    of = f"<{part}>" if part in "qkv" else ""
+    at = graph.spans.names
+    end = "logits" if to == "logits" else f"{graph.writers[to[0]]}{of}@{at[to[1]]}"
+    return f"{graph.writers[writer]}@{at[here]}", end
+
+
+def test_spans_that_make_no_sense_are_none():
+    """A torn table of what sees what: the circuit is shown, as one without spans."""
+    data = json.loads(json.dumps(over_spans()))
+    data["graph"]["spans"]["sees"] = [[True], "x"]
+    shown = circuit(data)
+    assert shown and len(shown["edges"]) == 6
+    assert "steps" not in shown
 
 
 def tall(layers, heads, used):
@@ -128,11 +174,11 @@ def test_edges_between_mlps_go_round_those_between_them(page, large_address):
     go(page, large_address, "run", "thirty")
     least, box, most, width = page.evaluate(
         """() => {
-          const grid = makeGrid({ layers: 30, heads: 9, groups: 9, mlp: true });
+          const grid = headGrid({ layers: 30, heads: 9, groups: 9, mlp: true });
           const path = svg("path", { d: edgePath(grid, "m0", "m29").d });
           const at = (part) => path.getPointAtLength(part * path.getTotalLength()).x;
           const points = [.2, .35, .5, .65, .8].map(at);
-          const box = place(grid, "m10");
+          const box = grid.place("m10");
           return [Math.min(...points), box.x + box.width / 2, Math.max(...points), grid.width];
         }"""
     )
@@ -152,9 +198,9 @@ def test_the_header_names_what_the_numbers_lie_between(page, large_address):
 @needs_browser
 def test_edges_of_a_span_are_chosen(page, large_address):
     """Each span's edge is one; choosing a span leaves what is read there."""
-    go(page, large_address, "run", "spans")
+    go(page, large_address, "run", "spans", "circuit", options="?columns=heads")
     assert drawn(page, ".picture") == 6
-    assert page.locator("#span option").all_inner_texts() == ["all", "end", "s2"]
+    assert page.locator("#span option").all_inner_texts() == ["all", "s2", "end"]
     page.select_option("#span", "s2")
     assert drawn(page, ".picture") == 2
     assert page.locator("#edges-title ~ .scroll").inner_text().count("@s2") == 2
@@ -162,3 +208,37 @@ def test_edges_of_a_span_are_chosen(page, large_address):
     assert drawn(page, ".picture") == 6
     go(page, large_address, "run", "thirty")
     assert page.locator("#span").count() == 0
+
+
+@needs_browser
+def test_spans_are_columns(page, large_address):
+    """A node stands where paths pass through it; what is read at one span is drawn to another."""
+    go(page, large_address, "run", "spans")
+    nodes = page.locator(".picture .node").evaluate_all("all => all.map(n => n.dataset.id).sort()")
+    assert nodes == [
+        "a0.h1@end",
+        "a0.h1@s2",
+        "a1.h0@end",
+        "input@end",
+        "input@s2",
+        "logits",
+        "m0@end",
+    ]
+    assert drawn(page, ".picture") == 7  # input -> a0.h1<v>@s2 leads to both of its spans
+    x = {name: page.locator(f'[data-id="{name}"]').bounding_box()["x"] for name in nodes}
+    assert x["a0.h1@s2"] == x["input@s2"] < x["a1.h0@end"] == x["input@end"]
+    page.locator('[data-id="a0.h1@s2"]').press("Enter")
+    assert page.inner_text("#edges-title") == "a0.h1@s2: 1 in, 1 out"
+    shown = page.locator("#edges-title ~ .scroll tbody").inner_text()
+    assert "a1.h0<k>@s2" in shown
+    assert "a1.h0<k>@end" not in shown
+    page.select_option("#columns", "heads")  # the head stays in focus, at all its spans
+    assert page.inner_text("#edges-title") == "a0.h1: 1 in, 2 out"
+    page.fill("#find", "1.0")
+    page.select_option("#columns", "spans")
+    assert page.locator(".node.focused").get_attribute("data-id") == "a1.h0@end"
+    page.select_option("#span", "s2")
+    assert drawn(page, ".picture") == 3
+    for width in (420, 1280, 1920):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate(LEGIBLE)["problems"] == [], width

@@ -12,7 +12,8 @@ import pytest
 from acdc import circuit_files
 from acdc.circuit import Circuit
 from acdc.errors import InputError
-from acdc.graph import Graph, Spans
+from acdc.graph import Graph
+from acdc.schema import Spans
 
 sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 export = importlib.import_module("export")

@@ -9,7 +9,8 @@ from scipy import stats
 
 from acdc.circuit import Circuit
 from acdc.errors import InputError
-from acdc.graph import ALL, Graph, Spans
+from acdc.graph import Graph
+from acdc.schema import ALL, Spans
 from discovery.statistics.random_circuits import _WeightedWalks, complement, inflate, random_mask
 
 TWO = Spans(("s1", "end"), ((True, False), (True, True)), (False, True))

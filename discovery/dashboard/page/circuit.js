@@ -19,42 +19,47 @@ function canFold(circuit) {
 function circuitView(circuit, options, about, groups = {}) {
   const off = new Set(circuit.off_path);
   const loose = circuit.edges.filter((_, i) => off.has(i));
-  const spans = [...new Set(circuit.edges.map(([, reader]) => named(reader).span).filter(Boolean))].sort(); // where it has any
-  const state = { loose: loose.length === circuit.edges.length, fold: isLarge(circuit), focus: null, span: "" };
+  const read = new Set(circuit.edges.map(([, reader]) => named(reader).span));
+  const found = { ...circuit, all: circuit.edges, loose, spans: (circuit.spans ?? []).filter((span) => read.has(span)), steps: circuit.steps ?? [], named: groups };
+  const columns = found.steps.length && options?.get("columns") !== "heads" ? "spans" : "heads";
+  const state = { loose: loose.length === circuit.edges.length, fold: isLarge(circuit), focus: null, span: "", columns };
   const view = el("div", { class: "circuit" });
   const rebuild = (change) => {
     Object.assign(state, change);
     const at = ([, reader]) => !state.span || named(reader).span === state.span;
-    const edges = circuit.edges.filter((edge, i) => (state.loose || !off.has(i)) && at(edge));
-    return drawView(view, { ...circuit, edges, loose, spans, named: groups }, state, about, rebuild);
+    const edges = circuit.edges.filter((edge, i) => ((state.loose && state.columns === "heads") || !off.has(i)) && at(edge));
+    return drawView(view, { ...found, edges }, state, about, rebuild);
   };
   const asked = options?.get("head");
   const { nodes, update, miss } = rebuild({});
-  const known = nodes.some((n) => n.dataset.id === asked);
+  const known = asked && named(asked) && nodes.some((n) => inFocus(n.dataset.id, oneNode(asked)));
   if (known) update({ focus: oneNode(asked) });
   if (asked && !known) miss(asked);
   view.addEventListener("keydown", (e) => { if (e.key === "Escape" && state.focus) view.update({ focus: null }); });
   return view;
 }
 
-// The picture and what stands beside it; `rebuild` draws both anew with other edges or layers.
+// The picture and what stands beside it; `rebuild` draws both anew with other edges or layers. What is
+// drawn are lines: the edges, or at spans the steps that paths take of them.
 function drawView(view, circuit, state, about, rebuild) {
   const { edges } = circuit;
-  const loose = new Set(circuit.loose);
-  const used = state.fold ? usedPlaces(circuit, edges) : null;
-  const drawn = drawCircuit(circuit, `Circuit of ${plural(edges.length, "edge")}`, (edge) => (loose.has(edge) ? "loose" : ""), used);
+  const lines = state.columns === "spans" ? stepsOf(circuit, edges) : edges;
+  const drawn = drawLines(circuit, state, lines);
   const { picture, nodes } = drawn;
   state.least = edges.length > 150 ? edges.length - FIRST : 0;
   const box = pictureBox(picture, "Picture of the circuit");
-  const side = sidePanel(circuit, state, update, box, about, rebuild);
+  const side = sidePanel(circuit, state, update, markIn(box, lines), about, rebuild);
   view.replaceChildren(box, side.element);
   view.update = update;
 
   function update(change) {
     Object.assign(state, change);
     const kept = edges.slice(0, edges.length - state.least);
-    const near = kept.filter((e) => isNear(e, state.focus));
-    showOnly(drawn, edges, kept.length, state.focus);
+    const some = new Set(kept);
+    const shownLines = lines.filter((line) => some.has(edgeOf(line)));
+    const close = new Set(shownLines.filter((line) => isNear(line, state.focus)).map(edgeOf));
+    const near = kept.filter((edge) => close.has(edge));
+    showOnly(drawn, shownLines, state.focus);
     side.show(kept, near);
     say(`${plural(near.length, "edge")} shown`);
   }
@@ -63,9 +68,29 @@ function drawView(view, circuit, state, about, rebuild) {
     pressable(node, () => update({ focus: state.focus?.name === node.dataset.id ? null : oneNode(node.dataset.id) }));
     markGroup(node, circuit.named);
   }
-  tipsIn(picture, (target) => describePart(target, edges, measureOf(circuit)));
-  update({ focus: nodes.some((n) => state.focus?.nodes.includes(n.dataset.id)) ? state.focus : null });
+  tipsIn(picture, (target) => describePart(target, lines, measureOf(circuit)));
+  update({ focus: refocused(state.focus, nodes) });
   return { nodes, update, miss: side.miss };
+}
+
+function drawLines(circuit, state, lines) {
+  const title = `Circuit of ${plural(circuit.edges.length, "edge")}`;
+  if (state.columns === "spans") return drawEdges(spanGrid(circuit, lines), lines, title);
+  const loose = new Set(circuit.loose);
+  return drawCircuit(circuit, title, (edge) => (loose.has(edge) ? "loose" : ""), state.fold ? usedPlaces(circuit, lines) : null);
+}
+
+// Of a line that is drawn: the edge itself, or that of which it is a step.
+function edgeOf(line) {
+  return line[3] ?? line;
+}
+
+// What marks all lines of an edge in a picture, or no longer.
+function markIn(box, lines) {
+  const numbers = Map.groupBy(lines.keys(), (i) => edgeOf(lines[i]));
+  return (edge, on) => {
+    for (const i of numbers.get(edge) ?? []) box.querySelector(`[data-edge="${i}"]`)?.classList.toggle("here", on);
+  };
 }
 
 // The place of a picture: whole where its names can then be read, else larger, and scrolled. Its
@@ -99,13 +124,25 @@ function touches([writer, reader], node) {
   return writer === node || named(reader).node === node;
 }
 
-// What is in focus: a node, or the nodes of a group under its name; null for nothing.
+// What is in focus: a node, or the nodes of a group under its name; null for nothing. A node at a
+// span is in focus at that span, by its bare name at all.
 function oneNode(id) {
   return { name: id, nodes: [id] };
 }
 
-function isNear(edge, focus) {
-  return !focus || focus.nodes.some((node) => touches(edge, node));
+function inFocus(node, focus) {
+  return focus.nodes.includes(node) || focus.nodes.includes(named(node).node);
+}
+
+function isNear(line, focus) {
+  return !focus || ends(line).some((node) => inFocus(node, focus));
+}
+
+// The same focus in another picture, at all spans where it has none; null where that has no such node.
+function refocused(focus, nodes) {
+  const there = (one) => one && nodes.some((n) => inFocus(n.dataset.id, one));
+  const bare = focus && { name: named(focus.name)?.node ?? focus.name, nodes: focus.nodes.map((node) => named(node).node) };
+  return [focus, bare].find(there) ?? null;
 }
 
 // The number and the name of a node's group, or nothing.
@@ -119,28 +156,29 @@ function groupLook(at) {
 }
 
 function markGroup(node, groups) {
-  const own = groupAt(groups, node.dataset.id);
+  const own = groupAt(groups, named(node.dataset.id).node);
   if (!own) return;
   node.classList.add(groupLook(own.at));
   node.setAttribute("aria-label", `${node.getAttribute("aria-label")}; ${own.name}`);
 }
 
-// The first `count` edges and their nodes; what is not at the focus is dimmed.
-function showOnly({ layer, nodes }, edges, count, focus) {
+// These lines, the first of all, and their nodes; what is not at the focus is dimmed.
+function showOnly({ layer, nodes }, lines, focus) {
   const used = new Set(["input", "logits"]);
-  const near = new Set(focus?.nodes);
-  const close = edges.map((edge) => isNear(edge, focus));
-  layer.show((i) => i < count, (i) => !close[i]);
-  edges.slice(0, count).forEach(([writer, reader], i) => {
-    const ends = [writer, named(reader).node];
-    for (const node of ends) used.add(node);
-    if (focus && close[i]) for (const node of ends) near.add(node);
+  const near = new Set();
+  const close = lines.map((line) => isNear(line, focus));
+  layer.show((i) => i < lines.length, (i) => !close[i]);
+  lines.forEach((line, i) => {
+    for (const node of ends(line)) {
+      used.add(node);
+      if (close[i]) near.add(node);
+    }
   });
   for (const node of nodes) {
     const id = node.dataset.id;
+    const mine = Boolean(focus && inFocus(id, focus));
     node.classList.toggle("idle", !used.has(id));
-    node.classList.toggle("dim", Boolean(focus) && !near.has(id));
-    const mine = Boolean(focus?.nodes.includes(id));
+    node.classList.toggle("dim", Boolean(focus) && !near.has(id) && !mine);
     node.classList.toggle("focused", mine);
     node.setAttribute("aria-pressed", String(mine));
   }
@@ -161,7 +199,7 @@ function describePart(target, edges, word = "effect") {
   return node ? [node.getAttribute("aria-label")] : null;
 }
 
-function sidePanel(circuit, state, update, box, about, rebuild) {
+function sidePanel(circuit, state, update, mark, about, rebuild) {
   const edges = circuit.edges;
   const slider = el("input", { id: "least", type: "range", min: 0, max: Math.max(edges.length - 1, 0), value: state.least,
     input: (e) => update({ least: +e.target.value }) });
@@ -184,15 +222,19 @@ function sidePanel(circuit, state, update, box, about, rebuild) {
     rebuild({ [key]: e.target.checked });
     document.getElementById(id)?.focus();
   } }), ` ${words}`);
-  const folded = canFold(circuit) ? tick("fold", "fold what is empty", "fold") : null;
-  const loose = circuit.loose.length ? tick("loose", `${plural(circuit.loose.length, "edge")} on no path from input to logits`, "loose") : null;
-  const span = circuit.spans.length ? el("select", { id: "span", change: (e) => { rebuild({ span: e.target.value }); document.getElementById("span")?.focus(); } },
-    el("option", { value: "" }, "all"), circuit.spans.map((name) => el("option", { value: name, selected: name === state.span }, name))) : null;
+  const atSpans = state.columns === "spans";
+  const folded = !atSpans && canFold(circuit) ? tick("fold", "fold what is empty", "fold") : null;
+  const loose = !atSpans && circuit.loose.length ? tick("loose", `${plural(circuit.loose.length, "edge")} on no path from input to logits`, "loose") : null;
+  const choose = (id, words, key, options) => el("span", {}, el("label", { for: id }, words), " ", el("select", { id, change: (e) => { rebuild({ [key]: e.target.value }); document.getElementById(id)?.focus(); } },
+    options.map(([value, name]) => el("option", { value, selected: value === state[key] }, name))));
+  const spans = circuit.spans.length ? el("div", { class: "row" },
+    circuit.steps.length ? choose("columns", "Columns", "columns", [["spans", "spans"], ["heads", "heads"]]) : null,
+    choose("span", "Read at", "span", [["", "all"], ...circuit.spans.map((name) => [name, name])])) : null;
   const element = el("div", { class: "side" },
     el("div", { class: "panel" },
       el("div", { class: "row" }, el("label", { for: "least" }, `Smallest |${measureOf(circuit)}|`), above), slider,
       el("div", { class: "row" }, el("label", { for: "find" }, "Head"), find, el("datalist", { id: "nodes" }, names.map((n) => el("option", { value: n }))), clear), missed,
-      el("div", { class: "row" }, folded, loose), span && el("div", { class: "row" }, el("label", { for: "span" }, "Read at"), span),
+      el("div", { class: "row" }, folded, loose), spans,
       groupChips(circuit, names, update), legend(circuit)),
     el("section", { class: "panel side", "aria-labelledby": "edges-title" }, title, more, rows));
 
@@ -208,13 +250,14 @@ function sidePanel(circuit, state, update, box, about, rebuild) {
     clear.disabled = !state.focus;
     const { name, nodes } = state.focus ?? { nodes: [] };
     const single = nodes.length === 1 && nodes[0] === name;
-    if (document.activeElement !== find) find.value = single ? name : "";
-    const into = near.filter(([, reader]) => nodes.includes(named(reader).node)).length;
+    const node = single && named(name).node;
+    if (document.activeElement !== find) find.value = node || "";
+    const into = near.filter(([, reader]) => named(reader).node === node).length;
     title.textContent = !name ? plural(near.length, "edge") : single ? `${name}: ${into} in, ${near.length - into} out` : `${name}: ${plural(near.length, "edge")}`;
-    const place = single && about(name);
-    more.replaceChildren(...(place ? [el("a", { href: place }, `What ${name} looks at and writes`)] : []));
+    const place = single && about(node);
+    more.replaceChildren(...(place ? [el("a", { href: place }, `What ${node} looks at and writes`)] : []));
     more.hidden = !place;
-    rows.replaceChildren(edgeTable(near, edges, box, measureOf(circuit)));
+    rows.replaceChildren(edgeTable(near, mark, measureOf(circuit)));
   }
   return { element, show, miss };
 }
@@ -233,9 +276,7 @@ function nodeNamed(names, typed) {
   return names.find((name) => name === wanted || shortName(name) === wanted);
 }
 
-function edgeTable(near, edges, box, word) {
-  const number = new Map(edges.map((edge, i) => [edge, i]));
-  const mark = (edge, on) => box.querySelector(`[data-edge="${number.get(edge)}"]`)?.classList.toggle("here", on);
+function edgeTable(near, mark, word) {
   const write = aligned(near.map((edge) => edge[2]));
   const rows = near.slice(0, ROWS).map((edge) => {
     const [writer, reader, effect] = edge;

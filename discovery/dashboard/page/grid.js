@@ -1,4 +1,4 @@
-// The fixed grid: column = head, row = layer, bottom to top; the MLPs in a column of their own at
+// The grid of heads, fixed: column = head, row = layer, bottom to top; the MLPs in a column of their own at
 // the right, half a row above their heads. Places depend on the architecture only, so pictures of
 // different runs can be laid over each other. All lengths are in the picture's own units.
 "use strict";
@@ -10,13 +10,13 @@ const WIDE = 24; // heads from which empty columns are folded
 const READABLE = 0.62; // of its own size; a picture any smaller has no room for names
 
 // `used`: the layers and heads that are drawn, where stretches of others are folded; all without.
-function makeGrid({ layers, heads, groups, mlp }, used = null) {
+function headGrid({ layers, heads, groups, mlp }, used = null) {
   const { offsets, bands, most: height } = foldedPlaces(layers, used?.layers);
   const across = foldedPlaces(heads, heads > WIDE ? used?.heads : null);
   const columns = across.most + 1;
   const column = Math.min(Math.max(700 / columns, 50), 92);
   const row = Math.min(Math.max(430 / (height + 1), groups < heads ? 48 : 40), 170);
-  const grid = { layers, heads, groups, mlp, column, row, bands, gaps: across.bands, box: Math.min(52, 0.94 * column), left: 84 };
+  const grid = { layers, heads, groups, mlp, column, row, bands, gaps: across.bands, box: Math.min(52, 0.94 * column), left: 84, always: ["input", "logits"] };
   grid.span = (columns - 0.5 + (mlp ? 1.15 : 0)) * column;
   grid.width = grid.left + grid.span + 72;
   const end = Math.max(46, 0.62 * row);
@@ -28,6 +28,8 @@ function makeGrid({ layers, heads, groups, mlp }, used = null) {
   grid.middle = grid.left + (across.most / 2 + 0.35) * column;
   grid.right = grid.headX(heads - 1);
   grid.layerY = (layer) => grid.base - offsets[layer] * row;
+  grid.place = (node) => headPlace(grid, node);
+  grid.background = () => headBackground(grid);
   return grid;
 }
 
@@ -64,8 +66,8 @@ function named(name) {
   return { node, span, kind, layer: +(mlp ?? layer ?? 0), index: +(index ?? 0), feeds: part ?? { m: "m", logits: "l" }[kind] };
 }
 
-// Middle and size of a node such as "a3.h1", "a3.kv0", "m4", "input", "logits".
-function place(grid, node) {
+// Middle and size on the grid of heads, of a node such as "a3.h1", "a3.kv0", "m4", "input", "logits".
+function headPlace(grid, node) {
   const { kind, layer, index } = named(node);
   if (kind === "input") return { x: grid.middle, y: grid.foot, width: 130, height: 20 };
   if (kind === "logits") return { x: grid.middle, y: grid.top - (grid.foot - grid.base), width: 130, height: 20 };
@@ -84,9 +86,8 @@ function feedName(reader) {
 // Out of the writer's top, into the reader's bottom, bowed away from the middle; the bow grows
 // with the distance, so that edges over different distances separate.
 function edgePath(grid, writer, reader) {
-  const { node, feeds } = named(reader);
-  const start = place(grid, writer);
-  const end = place(grid, node);
+  const { feeds } = named(reader);
+  const [start, end] = ends([writer, reader]).map(grid.place);
   const fan = (at, other) => (at.width < 100 ? 0 : at.width * Math.min(Math.max((0.8 * (other.x - at.x)) / grid.span, -0.44), 0.44));
   const x0 = start.x + fan(start, end);
   const x1 = end.x + fan(end, start) + (FEEDS[feeds][1] * end.width) / 3.2;
@@ -124,7 +125,7 @@ function drawEdge(grid, [writer, reader, effect], i, strongest, look) {
   return drawn;
 }
 
-function drawBackground(grid) {
+function headBackground(grid) {
   const parts = [];
   const label = (x, y, words, anchor = "middle") => parts.push(svg("text", { class: "small", x, y: y + 4, "text-anchor": anchor }, words));
   const inside = (bands, i) => bands.some(([from, to]) => from <= i && i <= to);
@@ -139,19 +140,19 @@ function drawBackground(grid) {
     const y = grid.layerY(layer);
     parts.push(svg("line", { class: "rule", x1: grid.headX(0) - 22, x2: grid.right + 22, y1: y, y2: y }));
     for (const head of heads) parts.push(svg("circle", { class: "dot", cx: grid.headX(head), cy: y, r: 1.8 }));
-    if (grid.mlp) parts.push(svg("circle", { class: "dot", cx: place(grid, `m${layer}`).x, cy: y - 0.5 * grid.row, r: 1.8 }));
+    if (grid.mlp) parts.push(svg("circle", { class: "dot", cx: grid.place(`m${layer}`).x, cy: y - 0.5 * grid.row, r: 1.8 }));
     label(grid.left - 18, y, String(layer), "end");
   }
   for (const head of heads) label(grid.headX(head), grid.height - 14, String(head));
   for (const [from, to] of grid.gaps) label(grid.headX(from), grid.height - 14, `${from}–${to}`);
   label(grid.left - 18, grid.height - 14, "head", "end");
-  label(grid.left - 18, place(grid, "logits").y, "layer", "end");
-  if (grid.mlp) label(place(grid, "m0").x, grid.height - 14, "MLP");
+  label(grid.left - 18, grid.place("logits").y, "layer", "end");
+  if (grid.mlp) label(grid.place("m0").x, grid.height - 14, "MLP");
   return svg("g", { "aria-hidden": "true" }, parts);
 }
 
 function drawNode(grid, node, described) {
-  const at = place(grid, node);
+  const at = grid.place(node);
   const bracket = at.from === undefined ? null
     : svg("path", { class: "axis", d: `M${at.from - 16} ${at.y - 9}v3H${at.to + 16}v-3` });
   return svg("g", { class: `node ${["h", "kv"].includes(named(node).kind) ? "" : "end"}`, role: "button", tabindex: 0, "data-id": node, "aria-label": described, "aria-pressed": "false" },
@@ -165,22 +166,26 @@ function nameParts(node) {
   const { kind, layer, index } = named(node);
   const long = (letter) => svg("tspan", { class: "long" }, letter);
   if (kind === "h") return [long("a"), `${layer}.`, long("h"), String(index)];
-  return kind === "kv" ? [long("a"), `${layer}.kv${index}`] : [node];
+  return kind === "kv" ? [long("a"), `${layer}.kv${index}`] : [named(node).node];
 }
 
 function shortName(node) {
   return nameParts(node).filter((part) => typeof part === "string").join("");
 }
 
-// The whole picture with its nodes, and its edges as in edgeLayer; `used` as in makeGrid.
-function drawCircuit(circuit, title, look, used) {
-  const grid = makeGrid(circuit, used);
-  const layer = edgeLayer(grid, circuit.edges, look);
-  const counts = countEnds(circuit.edges);
+// The whole picture with its nodes, and its edges as in edgeLayer.
+function drawEdges(grid, edges, title, look) {
+  const layer = edgeLayer(grid, edges, look);
+  const counts = countEnds(edges, grid.always);
   const nodes = [...counts].map(([node, [into, out]]) => drawNode(grid, node, `${node}: ${into} in, ${plural(out, "edge")} out`));
   const picture = legible(svg("svg", { viewBox: `0 0 ${Math.ceil(grid.width)} ${Math.ceil(grid.height)}`, width: Math.ceil(grid.width), height: Math.ceil(grid.height), role: "group", "aria-label": title },
-    drawBackground(grid), layer.element, svg("g", {}, nodes)));
+    grid.background(), layer.element, svg("g", {}, nodes)));
   return { picture, nodes, layer };
+}
+
+// Heads side by side; `used` as in headGrid.
+function drawCircuit(circuit, title, look, used) {
+  return drawEdges(headGrid(circuit, used), circuit.edges, title, look);
 }
 
 // The edges of a picture, weak ones below strong ones; they come strongest first. Each is made when
@@ -209,17 +214,24 @@ function edgeLayer(grid, edges, look) {
   return { element, show };
 }
 
+// The nodes that an edge joins; of a step between spans, the nodes there.
+function ends([writer, reader]) {
+  const { node, span } = named(reader);
+  return [writer, span && writer.includes("@") ? `${node}@${span}` : node];
+}
+
 function isEnd(node) {
   return node === "input" || node === "logits";
 }
 
-// For each node with an edge, and input and logits: edges in and out.
-function countEnds(edges) {
-  const counts = new Map([["input", [0, 0]], ["logits", [0, 0]]]);
+// For each node with an edge, and those that are `always` there: edges in and out.
+function countEnds(edges, always = ["input", "logits"]) {
+  const counts = new Map(always.map((node) => [node, [0, 0]]));
   const at = (node) => counts.get(node) ?? counts.set(node, [0, 0]).get(node);
-  for (const [writer, reader] of edges) {
+  for (const edge of edges) {
+    const [writer, reader] = ends(edge);
     at(writer)[1]++;
-    at(named(reader).node)[0]++;
+    at(reader)[0]++;
   }
   return counts;
 }

@@ -94,7 +94,7 @@ function growingCircuit(circuit, rows) {
     ...[...first].filter(([node]) => !isEnd(node)).map(([node, step]) => [step, nodes.get(node), "absent"]),
   ].sort((a, b) => a[0] - b[0]);
   for (const [, element, look] of changes) element.classList.add(look);
-  const marker = settlingMark(makeGrid(circuit));
+  const marker = settlingMark(headGrid(circuit));
   picture.append(marker.element);
   tipsIn(picture, (target) => describePart(target, circuit.edges));
   let count = 0;
@@ -115,7 +115,7 @@ function settlingMark(grid) {
     const { node, feeds } = named(reader) ?? {};
     element.toggleAttribute("hidden", !feeds);
     if (!feeds) return;
-    const at = place(grid, node);
+    const at = grid.place(node);
     const width = node.length > 6 ? 66 : 56;
     box.setAttribute("x", -width / 2);
     box.setAttribute("width", width);
