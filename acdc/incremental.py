@@ -471,7 +471,8 @@ class States:
         if bounds and self.readout.bounded and not self.readout.at_once:
             value, (own,) = self.readout.with_logits(self._finals)
             likely = [own.q.amax(0), *(_likeliest(f) for f in data)]
-            self.near = Reference.of(Split.of(data.model, torch.stack(likely).amax(0)), own)
+            split = Split.of(data.model, torch.stack(likely).amax(0))
+            self.near = Reference.of(split, own, self.readout.log_p)
         else:
             value = self.readout(self._finals)
         mean = value.item() / self.n

@@ -1,4 +1,4 @@
-"""Where the log-sum-exp of a run must lie, from a run near it that was read out.
+"""Where the log-sum-exp of a run must lie, from a run near it that was read out; or its divergence.
 
 With z = y W the logits of the normed input y, q = softmax(z) at the reference, dy and x = dy W the
 changes from there (the mean column c of W taken off, which shifts all logits alike),
@@ -13,8 +13,18 @@ and first moment m = sum q x (one vector a prompt gives it),
 since exp(x) is at least 1 + x and, as phi(R) = (exp(R) - 1 - R) / R^2 rises, at most
 1 + x + phi(R) x^2 for all x <= R, which |dy| times the largest column of the tail bounds; and
 Q = r dy (sum over the tail l w w') dy bounds the sum of q x^2, where l says how likely each token
-is taken to be, and r how much likelier than that one of the tail is at the reference. To this
-comes rounding, see `Reference.rounding`.
+is taken to be, and r how much likelier than that one of the tail is at the reference.
+
+KL(run || p) is a + N / D - log D, where D = sum q exp(x), N = sum q exp(x) (g + x), and g = log q
+- log p - a. Of the tail D is as above, and by Taylor's theorem exp(x) (g + x) is g + (g + 1) x and
+x^2 ((g + 2) phi(x) + x psi(x)), psi(x) = (exp(x) (x - 2) + x + 2) / x^3: phi and psi are the
+integrals of (1 - t) exp(tx) and (1 - t) t exp(tx) over t from 0 to 1. So N lies between sums of q
+(g + (g + 1) x) less phi(R) Q- + R psi(R) Q and more phi(R) Q+ + R psi(R) Q, Q+ as Q with q max(0,
+g + 2) for q, Q- with q max(0, -g - 2). Between such ends N / D - log D is least at an end of D, and
+largest at one or at D = -N. With a = 1 + the reference's own divergence that is where D = 1: to
+first order D does not matter.
+
+To both comes rounding, see `Reference.rounding`.
 """
 
 from __future__ import annotations
@@ -34,6 +44,7 @@ LEAST = 0.1  # over the vocabulary's size: what every token's probability is tak
 STALE = 16.0  # times likelier than was expected that a token of the tail may be
 BLOCK = 4096  # columns of the unembedding at a time
 SAFE = 1.001  # a bound is made so much wider, for what its own sums round
+GAP = "gap_"  # before the names of what is saved of one
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +95,30 @@ class Split:
 
 
 @dataclass(frozen=True, eq=False)
+class Gap:
+    """What the divergence from p needs of a reference: a and g = log q - log p - a, see above."""
+
+    shift: Float[Tensor, " prompts"]  # a
+    head: Float[Tensor, "prompts head"]  # g
+    tail: Float[Tensor, " prompts"]  # sum of q g
+    moment: Float[Tensor, "prompts d_model"]  # sum of q (g + 1) times the columns
+    above: Float[Tensor, " prompts"]  # as Reference.ratio, of q max(0, g + 2)
+    below: Float[Tensor, " prompts"]  # and of q max(0, -g - 2)
+
+    @classmethod
+    def of(cls, split: Split, run: Logits, rest: Tensor, log_p: Tensor) -> Gap:
+        """`rest` are the probabilities, 0 for the head."""
+        g, model = run.z - run.total[:, None] - log_p, split.model
+        shift = 1 + (run.q * g).sum(-1)
+        g = g - shift[:, None]
+        weights = rest * (g + 1)
+        moment = weights @ model.W_U.T - weights.sum(-1)[:, None] * model.unembedding.mean
+        curved = rest * (g + 2) / split.likely
+        ratios = curved.amax(-1).clamp_min(0), (-curved).amax(-1).clamp_min(0)
+        return cls(shift, g[:, split.head], (rest * g).sum(-1), moment, *ratios)
+
+
+@dataclass(frozen=True, eq=False)
 class Reference:
     """A run that was read out, prompt by prompt, and intervals for runs near it."""
 
@@ -94,50 +129,71 @@ class Reference:
     tail: Float[Tensor, " prompts"]  # mass of all other tokens
     moment: Float[Tensor, "prompts d_model"]  # and the sum of their q times their columns
     ratio: Float[Tensor, " prompts"]  # how much likelier one of them is than the split says
+    gap: Gap | None = None  # where the divergence from p is asked for
 
     @classmethod
-    def of(cls, split: Split, run: Logits) -> Reference:
-        """Intervals begin here; where the split has become wrong, with another."""
+    def of(cls, split: Split, run: Logits, log_p: Tensor | None = None) -> Reference:
+        """Intervals begin here; where the split has become wrong, with another.
+
+        They are of KL(run || p) if p is given, else of the log-sum-exp.
+        """
         likely = run.q.amax(0)
         if float((likely / split.likely).index_fill_(0, split.head, 0.0).max()) > STALE:
             split = Split.of(split.model, torch.maximum(split.likely, likely))
         rest, model = run.q.index_fill(1, split.head, 0.0), split.model
         moment = rest @ model.W_U.T - rest.sum(-1)[:, None] * model.unembedding.mean
         ratio = (rest / split.likely).amax(-1)
-        return cls(split, run.y, run.total, run.q[:, split.head], rest.sum(-1), moment, ratio)
+        gap = None if log_p is None else Gap.of(split, run, rest, log_p)
+        head = run.q[:, split.head]
+        return cls(split, run.y, run.total, head, rest.sum(-1), moment, ratio, gap)
 
     def tensors(self) -> dict[str, Tensor]:
         """All but the model."""
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "split"}
-        return {**own, "likely": self.split.likely}
+        own = {n: getattr(self, n) for n in _names(Reference) if n not in ("split", "gap")}
+        gap = {} if self.gap is None else {f"{GAP}{n}": getattr(self.gap, n) for n in _names(Gap)}
+        return {**own, **gap, "likely": self.split.likely}
 
     @classmethod
     def from_tensors(cls, model: Model, likely: Tensor, **own: Tensor) -> Reference:
         """The inverse of `tensors`."""
-        return cls(Split(model, likely), **own)
+        gap = {n.removeprefix(GAP): own.pop(n) for n in list(own) if n.startswith(GAP)}
+        return cls(Split(model, likely), **own, gap=Gap(**gap) if gap else None)
 
     @cached_property
     def rounding(self) -> Float[Tensor, " prompts"]:
         """How far a log-sum-exp may be off by rounding alone, however it was made.
 
         A sum of d products rounds by less than sqrt(d) units of |y| |w| in all likelihood (Higham
-        and Mary 2019), a log-sum-exp by no more than its logits.
+        and Mary 2019), a log-sum-exp by no more than its logits. So much off in every logit, a
+        divergence D from p moves by at most E|log q/p - D| <= 2 D + 2 times as much, since
+        E max(0, log p/q) is at most 1.
         """
         model = self.split.model
         unit = torch.finfo(self.y.dtype).eps * math.sqrt(model.d_model)
         return unit * self.y.norm(dim=-1) * model.unembedding.longest
 
-    def logsumexp(
+    def between(
         self, y: Float[Tensor, "n prompts d_model"]
     ) -> tuple[Float[Tensor, "n prompts"], Float[Tensor, "n prompts"]]:
-        """Least and most of each variant's, rounding included."""
+        """Least and most of each variant's log-sum-exp, or divergence, rounding included."""
         dy, whole = y - self.y, self.split.model.unembedding
-        head = (self.q * (dy @ self.split.columns).exp_()).sum(-1)
-        squares = SAFE * self.ratio * ((dy @ self.split.gram) * dy).sum(-1)
+        x = dy @ self.split.columns
+        mass = self.q * x.exp()
+        head, form = mass.sum(-1), ((dy @ self.split.gram) * dy).sum(-1).clamp_min(0)
         low = (self.tail + (dy * self.moment).sum(-1)).clamp_min(0)
         reach = SAFE * dy.norm(dim=-1) * whole.longest
-        high = low + SAFE * _phi(reach) * squares.clamp_min(0)
+        high = low + SAFE**2 * self.ratio * _phi(reach) * form
         high = torch.maximum(torch.minimum(high, self.tail * reach.exp()), low)
+        if self.gap is not None:
+            middle = (mass * (self.gap.head + x)).sum(-1) + self.gap.tail
+            middle = middle + (dy * self.gap.moment).sum(-1)
+            phi, third = _phi(reach), self.ratio * reach * _psi(reach)
+            below = middle - SAFE**2 * (self.gap.below * phi + third) * form
+            above = middle + SAFE**2 * (self.gap.above * phi + third) * form
+            ends = _divergence(below, above, head + low, head + high)
+            least, most = (self.gap.shift + end for end in ends)
+            off = self.rounding * (2 * most.clamp_min(0) + 2)
+            return least.clamp_min(0) - off, most + off
         shift = self.total + dy @ whole.mean
         return (
             shift + (head + low).log() - self.rounding,
@@ -145,8 +201,32 @@ class Reference:
         )
 
 
+def _divergence(below: Tensor, above: Tensor, least: Tensor, most: Tensor) -> tuple[Tensor, Tensor]:
+    """Ends of N / D - log D, N from `below` to `above`, D from `least` to `most`."""
+
+    def value(n: Tensor, d: Tensor) -> Tensor:
+        return n / d - d.log()
+
+    low = torch.minimum(value(below, least), value(below, most))
+    ends = torch.maximum(value(above, least), value(above, most))
+    high = torch.maximum(ends, value(above, (-above).clamp(least, most)))
+    return low.nan_to_num(nan=-math.inf), high.nan_to_num(nan=math.inf)
+
+
+def _names(of: type) -> list[str]:
+    return [f.name for f in fields(of)]
+
+
 def _phi(x: Tensor) -> Tensor:
     """(exp(x) - 1 - x) / x^2, and 1/2 + x/6 where that would be rounding alone."""
     small = x < 1e-2
     safe = torch.where(small, torch.ones_like(x), x)
     return torch.where(small, 0.5 + x / 6 + x.square(), (safe.expm1() - safe) / safe.square())
+
+
+def _psi(x: Tensor) -> Tensor:
+    """(exp(x) (x - 2) + x + 2) / x^3; below 1, where that would be rounding, no less than it."""
+    small = x < 1
+    safe = torch.where(small, torch.ones_like(x), x)
+    terms = 1 / 6 + x * (1 / 12 + x * (1 / 40 + x * (1 / 180 + x * (1 / 1008 + x / 6000))))
+    return torch.where(small, terms, (safe.exp() * (safe - 2) + safe + 2) / safe**3)

@@ -12,7 +12,8 @@
 A metric is any function of logits and prompts, one number a prompt; the search needs no more. Many
 are functions of three things only: one linear read-out of the logits, the log-sum-exp over the
 vocabulary, and the logits of a few named tokens. Those may say so (`Readouts`), and the search then
-pays for the vocabulary only where it must.
+pays for the vocabulary only where it must. In the place of the log-sum-exp may stand KL(circuit ||
+model).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from acdc.prompts import Prompts
 
 Need = Literal["answers", "wrong"]
 Combine = Callable[[Tensor, Tensor, Tensor], Tensor]
-# (linear read-out, least and most of the logsumexp, logits) -> least and most of the value
+# (linear read-out, least and most of the vocabulary's, logits) -> least and most of the value
 Between = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -45,16 +46,25 @@ class Readouts:
     tokens: Int[Tensor, "batch few"] | None
     combine: Combine
     between: Between | None = None  # without it every value has to be read out
+    # log-probabilities p: what is read of the vocabulary is KL(run || p) instead of the logsumexp
+    log_p: Float[Tensor, "batch vocab"] | None = None
 
     def of_logits(self, logits: Float[Tensor, "*n batch vocab"]) -> Float[Tensor, "*n batch"]:
         """The plain form."""
         zero = logits.new_zeros(logits.shape[:-1])
         linear = zero if self.direction is None else (logits * self.direction).sum(-1)
-        total = logits.logsumexp(-1) if self.needs_vocabulary else zero
+        total = of_vocabulary(logits, self.log_p) if self.needs_vocabulary else zero
         few = logits[..., :0]
         if self.tokens is not None:
             few = logits.gather(-1, self.tokens.expand(*logits.shape[:-1], -1))
         return self.combine(linear, total, few)
+
+
+def of_vocabulary(
+    logits: Float[Tensor, "*n batch vocab"], log_p: Float[Tensor, "batch vocab"] | None
+) -> Float[Tensor, "*n batch"]:
+    """The log-sum-exp, or KL(run || p) where log-probabilities p are given; nats."""
+    return logits.logsumexp(-1) if log_p is None else _divergence(logits.log_softmax(-1), log_p)
 
 
 @dataclass(frozen=True)
@@ -200,12 +210,15 @@ def _kl(prompts: Prompts, clean_logits: Tensor) -> Readouts:
 
 
 def _rising(combine: Combine) -> Between:
-    """Least and most of what rises with the logsumexp."""
+    """Least and most of what rises with what is read of the vocabulary."""
     return lambda linear, low, high, few: (combine(linear, low, few), combine(linear, high, few))
 
 
-def _kl_reverse(logits: Tensor, prompts: Prompts, clean_logits: Tensor) -> Tensor:
-    return _divergence(logits.log_softmax(-1), clean_logits.log_softmax(-1))
+def _kl_reverse(prompts: Prompts, clean_logits: Tensor) -> Readouts:
+    def combine(linear: Tensor, total: Tensor, few: Tensor) -> Tensor:
+        return total
+
+    return Readouts(None, True, None, combine, _rising(combine), clean_logits.log_softmax(-1))
 
 
 def _js(logits: Tensor, prompts: Prompts, clean_logits: Tensor) -> Tensor:
@@ -273,7 +286,7 @@ def _signed(
 
 
 KL = Metric("kl", "nats", True, readouts=_kl, flat_at_clean=True)
-KL_REVERSE = Metric("kl_reverse", "nats", True, _kl_reverse, flat_at_clean=True)
+KL_REVERSE = Metric("kl_reverse", "nats", True, readouts=_kl_reverse, flat_at_clean=True)
 JS = Metric("js", "nats", True, _js, flat_at_clean=True)
 BOTH: tuple[Need, ...] = ("answers", "wrong")
 LOGIT_DIFF = Metric("logit_diff", "logits", False, readouts=_logit_diff, needs=BOTH)

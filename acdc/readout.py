@@ -3,8 +3,8 @@
 The unembedding is the largest matrix of most models, and most of the time of a search by KL. Three
 things spare it. It is gone through once for the prompts of all parts. Variants are read a few at a
 time, as they are asked for. And where a metric is a function of the log-sum-exp (acdc/metrics.py),
-that of a run near one that was read out lies in an interval that a small part of the vocabulary
-gives (acdc/intervals.py).
+or of the divergence from the model, that of a run near one that was read out lies in an interval
+that a small part of the vocabulary gives (acdc/intervals.py).
 
 A card is another matter: there one large product costs less than to begin a few small ones, and to
 wait for an answer costs more than either. So all variants of a trial are read at once.
@@ -20,7 +20,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from acdc.intervals import Logits, Reference
-from acdc.metrics import Bound, Readouts
+from acdc.metrics import Bound, Readouts, of_vocabulary
 from acdc.model import Model
 
 VOCAB_BLOCK = 4096  # columns of the unembedding at a time: keeps the logits of a batch in cache
@@ -47,6 +47,8 @@ class Readout:
         self.forms = [form for bound in parts if (form := bound.readouts) is not None]
         self.weights = [self._weights(form) for form in self.forms]
         self.plain = not self.forms or model.logit_cap is not None
+        named = [form.log_p for form in self.forms if form.log_p is not None]
+        self.log_p = torch.cat(named) if named else None  # of all parts, or of none
 
     def _weights(self, form: Readouts) -> tuple[Tensor, Tensor] | None:
         """The linear read-out of the normed input: direction and constant, a prompt each."""
@@ -69,7 +71,7 @@ class Readout:
         ys = self.normed(inputs)
         y = torch.cat(ys, 1)
         whole = self.forms[0].needs_vocabulary
-        return self._of(ys, self._logsumexp(y) if whole else torch.zeros_like(y[..., 0]))
+        return self._of(ys, self._vocabulary(y) if whole else torch.zeros_like(y[..., 0]))
 
     def with_logits(
         self, inputs: Sequence[Float[Tensor, "n _ d_model"]]
@@ -79,10 +81,11 @@ class Readout:
         y = torch.cat(ys, 1)
         z = self.model.logits(y)
         total = z.logsumexp(-1)
-        return sum_of(self._of(ys, total)), [Logits(*own) for own in zip(y, z, total, strict=True)]
+        read = total if self.log_p is None else of_vocabulary(z, self.log_p)
+        return sum_of(self._of(ys, read)), [Logits(*own) for own in zip(y, z, total, strict=True)]
 
     def _of(self, ys: Sequence[Tensor], totals: Float[Tensor, "n prompts"]) -> list[Tensor]:
-        """From normed inputs and their log-sum-exp."""
+        """From normed inputs and what was read of the vocabulary."""
         split = totals.split(self.sizes, 1)
         parts = zip(self.forms, self.linear(ys), split, self.named(ys), strict=True)
         return [form.combine(*own) for form, *own in parts]
@@ -110,20 +113,26 @@ class Readout:
         few = torch.einsum("nbd,dbc->nbc", y, self.model.W_U[:, tokens])
         return few if self.model.b_U is None else few + self.model.b_U[tokens]
 
-    def _logsumexp(self, y: Tensor) -> Tensor:
-        """Over the vocabulary, a block of it at a time."""
+    def _vocabulary(self, y: Float[Tensor, "n prompts d_model"]) -> Float[Tensor, "n prompts"]:
+        """As metrics.of_vocabulary, a block of the vocabulary at a time."""
         model = self.model
-        maxima, sums = [], []
+        maxima, sums, gaps = list[Tensor](), list[Tensor](), list[Tensor]()
         for start in range(0, model.W_U.shape[1], self.block):
             part = slice(start, start + self.block)
             z = y @ model.W_U[:, part]
             if model.b_U is not None:
                 z += model.b_U[part]
+            gap = None if self.log_p is None else z - self.log_p[:, part]
             maxima.append(z.amax(-1))
-            sums.append(z.sub_(maxima[-1][..., None]).exp_().sum(-1))
-        peak, mass = torch.stack(maxima, -1), torch.stack(sums, -1)
+            mass = z.sub_(maxima[-1][..., None]).exp_()
+            sums.append(mass.sum(-1))
+            gaps += [] if gap is None else [(mass * gap).sum(-1)]
+        peak = torch.stack(maxima, -1)
         top = peak.amax(-1)
-        return top + (mass * (peak - top[..., None]).exp()).sum(-1).log()
+        scale = (peak - top[..., None]).exp()
+        mass = (torch.stack(sums, -1) * scale).sum(-1)
+        total = top + mass.log()
+        return total if not gaps else (torch.stack(gaps, -1) * scale).sum(-1) / mass - total
 
     @property
     def bounded(self) -> bool:
@@ -138,7 +147,7 @@ class Readout:
     ) -> tuple[Float64[Tensor, " n"], Float64[Tensor, " n"]]:
         """Where the values of n variants lie, summed over all prompts: least and most."""
         ys = self.normed(inputs)
-        ends = [end.split(self.sizes, 1) for end in reference.logsumexp(torch.cat(ys, 1))]
+        ends = [end.split(self.sizes, 1) for end in reference.between(torch.cat(ys, 1))]
         least, most = [], []
         parts = zip(self.forms, self.linear(ys), *ends, self.named(ys), strict=True)
         for form, *own in parts:
@@ -213,7 +222,8 @@ class Reading:
     def renew(self, variant: int) -> None:
         """Begin the intervals of later variants at this one, if it is the last that was read."""
         if self.reference is not None and variant == max(self.logits, default=None):
-            self.reference = Reference.of(self.reference.split, self.logits[variant])
+            run, log_p = self.logits[variant], self.readout.log_p
+            self.reference = Reference.of(self.reference.split, run, log_p)
             self.ends = {k: ends for k, ends in self.ends.items() if k < variant}
 
     def _known(self, variant: int) -> bool:

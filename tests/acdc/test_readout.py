@@ -19,7 +19,7 @@ from acdc.prompts import Prompts
 from acdc.readout import Readout
 from acdc.search import Budget, Checkpoint, Search
 
-BOUNDED = ["kl", "nll", "prob_diff"]
+BOUNDED = ["kl", "nll", "prob_diff", "kl_reverse"]
 
 
 @pytest.fixture
@@ -55,11 +55,11 @@ def test_only_what_needs_the_vocabulary_reads_it(monkeypatch):
     model, prompts = families.view("gpt2"), families.prompts()
     x = torch.randn(2, 3, model.d_model, dtype=torch.float64)
     monkeypatch.setattr(type(model), "unembed", never)
-    for name, needs in (("logit_diff", False), ("kl", True), ("prob_diff", True), ("nll", True)):
+    for name, needs in (("logit_diff", False), *((name, True) for name in BOUNDED)):
         read = Readout(model, [METRICS[name].bind(prompts, torch.zeros(3, 50).double())])
         read([x])  # in blocks where it must
         with monkeypatch.context() as patch:
-            patch.setattr(Readout, "_logsumexp", never)
+            patch.setattr(Readout, "_vocabulary", never)
             if not needs:
                 read([x])
                 continue
@@ -101,9 +101,9 @@ def test_values_are_read_as_asked_for_and_more_and_more_at_a_time(monkeypatch):
 # ---- in intervals --------------------------------------------------------------------------------
 
 
-def near(model, run):
+def near(model, run, log_p=None):
     """Intervals that begin at a run, the tail's tokens expected to be as likely as there."""
-    return Reference.of(Split.of(model, run.q.amax(0)), run)
+    return Reference.of(Split.of(model, run.q.amax(0)), run, log_p)
 
 
 def variants(model, n_prompts, dtype):
@@ -129,12 +129,14 @@ def test_the_value_lies_in_its_interval(name, error, family, dtype):
     read = Readout(model, [metric.bind(prompts, model.unembed(x[0].flip(0)))])
     assert read.bounded
     (value,), (run,) = read.with_logits([x[:1]])
-    reference = near(model, run)
+    reference = near(model, run, read.log_p)
     low, high = read.between([x], reference)
     exact = read([x])
     assert bool(((low <= exact) & (exact <= high)).all())
     np.testing.assert_allclose(value, exact[0], atol=1e-5 if dtype == torch.float32 else 1e-12)
     rounding = 2.1 * float(reference.rounding.sum())
+    if name == "kl_reverse":
+        rounding *= 2 * float(value) + 2
     assert float(high[0] - low[0]) <= rounding + 1e-14
     assert float(high[1] - low[1]) <= 2 * rounding + 1e-9  # of second order
     if dtype == torch.float64:
@@ -159,12 +161,13 @@ def test_an_interval_by_hand():
     prompts = Prompts(torch.zeros(1, 1).long(), torch.zeros(1, 1).long(), ((0,),), ((1,),), 0)
     read = Readout(model, [METRICS["nll"].bind(prompts, model.unembed(y[0]))])
     split = Split.of(model, torch.tensor([0.5, 0.3, 0.1, 0.2]).double())
-    reference = Reference.of(split, read.with_logits([y])[1][0])
+    run = read.with_logits([y])[1][0]
+    reference = Reference.of(split, run)
     assert split.head.tolist() == [0, 1] and float(reference.tail) == pytest.approx(0.3)
     assert float(reference.ratio) == pytest.approx(2)  # .2 where .1 was expected
     t, mean = 0.5, 0.25  # the mean column is (.25, 0)
     x = torch.tensor([[[0.0, t]]]).double()
-    low, high = (float(end) for end in reference.logsumexp(x))
+    low, high = (float(end) for end in reference.between(x))
     # head 0 and 0 less the mean, which t does not touch; tail .3, first moment t (.2 - .1)
     assert low == pytest.approx(np.log(0.7 + 0.3 + 0.1 * t), abs=1e-12)
     reach = t * np.sqrt(1 + mean**2) * intervals.SAFE  # the longest column less the mean
@@ -172,6 +175,25 @@ def test_an_interval_by_hand():
     worst = 1.0 + 0.1 * t + intervals.SAFE**2 * phi * 2 * (0.1 + 0.2) * t**2
     assert high == pytest.approx(np.log(worst), abs=1e-12)
     assert low < np.log(0.7 + 0.2 * np.exp(t) + 0.1 * np.exp(-t)) < high
+    # KL from a quarter each, which is a - 1 there
+    log_p = torch.full((1, 4), 0.25).double().log()
+    low, high = (float(end) for end in Reference.of(split, run, log_p).between(x))
+    a = 1 + np.dot([0.4, 0.3, 0.2, 0.1], np.log([1.6, 1.2, 0.8, 0.4]))
+    g = np.log([1.6, 1.2, 0.8, 0.4]) - a
+    tail = 0.2 * (g[2] + (g[2] + 1) * t) + 0.1 * (g[3] - (g[3] + 1) * t)
+    psi = (np.exp(reach) * (reach - 2) + reach + 2) / reach**3
+    curved = [max(sign * (0.2 / 0.1) * (g[2] + 2), sign * (0.1 / 0.2) * (g[3] + 2), 0)
+              for sign in (-1, 1)]  # fmt: skip
+    rests = [intervals.SAFE**2 * (c * phi + 2 * reach * psi) * (0.1 + 0.2) * t**2 for c in curved]
+    least, most = 1 + 0.1 * t, worst
+    middle = 0.4 * g[0] + 0.3 * g[1] + tail
+    below, above = middle - rests[0], middle + rests[1]
+    assert low == pytest.approx(a + min(below / d - np.log(d) for d in (least, most)), abs=1e-6)
+    where = (least, most, np.clip(-above, least, most))
+    assert high == pytest.approx(a + max(above / d - np.log(d) for d in where), abs=1e-5)
+    q = np.array([0.4, 0.3, 0.2 * np.exp(t), 0.1 * np.exp(-t)])
+    q /= q.sum()
+    assert low < (q * np.log(4 * q)).sum() < high
 
 
 @pytest.mark.usefixtures("small")
@@ -235,11 +257,15 @@ def test_a_tail_that_rises_is_not_overlooked(monkeypatch):
     assert rise == pytest.approx(np.log(1 + 1e-4 * (np.exp(12) - 1)) - 1e-4 * 12, abs=1e-9)
     assert float(low[1]) < 0.01 and rise > 2  # a careless bound would cut at any threshold below
     assert float(high[1]) >= rise
+    read = Readout(model, [METRICS["kl_reverse"].bind(prompts, model.unembed(x[0]))])
+    low, high = read.between([x], near(model, read.with_logits([x[:1]])[1][0], read.log_p))
+    assert float(low[1]) < 0.1 and 2 < float(read([x])[1]) <= float(high[1])
 
 
 @pytest.mark.parametrize(("name", "cap", "dtype", "bounded"), [
-    ("kl", None, torch.float32, True), ("logit_diff", None, torch.float32, False),
-    ("js", None, torch.float32, False), ("kl", 30.0, torch.float32, False),
+    ("kl", None, torch.float32, True), ("kl_reverse", None, torch.float32, True),
+    ("logit_diff", None, torch.float32, False), ("js", None, torch.float32, False),
+    ("kl", 30.0, torch.float32, False),
     ("kl", None, torch.bfloat16, False),
 ])  # fmt: skip
 def test_intervals_only_where_they_are_known_and_pay(name, cap, dtype, bounded, monkeypatch):
@@ -262,12 +288,13 @@ def searches(family, name, rule, dtype, chunk=None):
 
 
 @pytest.mark.usefixtures("small", "unchecked")
-@pytest.mark.parametrize("case", range(6))
-def test_every_decision_is_the_plain_searchs(case, monkeypatch):
+@pytest.mark.parametrize(("name", "family", "chunk"), [
+    ("kl", "gpt2", 7), ("nll", "llama", None), ("prob_diff", "pythia", 50),
+    ("kl_reverse", "gpt2", 7), ("kl", "llama", None), ("nll", "gpt2", 50),
+])  # fmt: skip
+def test_every_decision_is_the_plain_searchs(name, family, chunk, monkeypatch):
     """At thresholds and within budgets; what was not computed lies where it is said to."""
     monkeypatch.setattr(intervals, "HEAD", 25)
-    name, chunk = BOUNDED[case % 3], (7, None, 50)[case % 3]
-    family = ("gpt2", "llama", "pythia")[case // 2]
     spared = 0
     for rule in (0.002, 0.3, Budget(1.0)):
         bounds, exact = searches(family, name, rule, torch.float64, chunk)
@@ -293,12 +320,13 @@ def test_every_decision_is_the_plain_searchs(case, monkeypatch):
 
 
 @pytest.mark.usefixtures("small")
-def test_a_search_by_intervals_goes_on_from_a_checkpoint_that_was_a_file(tmp_path):
-    whole, search = (searches("llama", "kl", 0.02, torch.float32)[0] for _ in range(2))
+@pytest.mark.parametrize("name", ["kl", "kl_reverse"])
+def test_a_search_by_intervals_goes_on_from_a_checkpoint_that_was_a_file(name, tmp_path):
+    whole, search = (searches("llama", name, 0.02, torch.float32)[0] for _ in range(2))
     lines = [str(step) for step in whole.steps()]
     for done, _ in enumerate(search.steps(), start=1):
         if search.at_rest and done % 3 == 0:
-            again = searches("llama", "kl", 0.02, torch.float32)[0]
+            again = searches("llama", name, 0.02, torch.float32)[0]
             saved = search.checkpoint()
             save_file(dict(saved.tensors), tmp_path / "state.safetensors")
             again.restore(Checkpoint(saved.about, load_file(tmp_path / "state.safetensors")))
