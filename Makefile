@@ -5,7 +5,7 @@ BIN := .venv/bin
 ARGS ?=
 RUNS ?= .
 
-.PHONY: test-all discover dashboard docs test check clean
+.PHONY: test-all discover dashboard docs test check format lint contracts types clean
 
 discover: .venv/installed
 	$(BIN)/python scripts/discover.py $(ARGS)
@@ -13,33 +13,48 @@ discover: .venv/installed
 dashboard: .venv/installed-dashboard
 	$(BIN)/python scripts/dashboard.py $(RUNS) $(ARGS)
 
-test: check docs
+test: .venv/installed-dev
+	$(MAKE) --jobs=2 check docs
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadscope --no-loadscope-reorder
 
-test-all: check docs
+test-all: .venv/installed-dev
+	$(MAKE) --jobs=2 check docs
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "slow or not slow" -n 2 --dist loadscope --no-loadscope-reorder
 
-check: .venv/installed-dev
+check: format lint contracts types
+
+format: .venv/installed-dev
 	$(BIN)/ruff format --check .
+
+lint: .venv/installed-dev
 	$(BIN)/ruff check .
+
+contracts: .venv/installed-dev
 	$(BIN)/lint-imports
+
+types: .venv/installed-dev
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 docs: .venv/installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file docs/mkdocs.yml
 
-.venv/installed: pyproject.toml constraints.txt
+# Modules are compiled when they are first imported: most of what is installed never is.
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable
+
+.venv/bin/python:
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+
+.venv/installed: pyproject.toml constraints.txt | .venv/bin/python
+	$(INSTALL) .
 	touch $@
 
 .venv/installed-dashboard: .venv/installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dashboard]"
+	$(INSTALL) ".[dashboard]"
 	touch $@
 
-.venv/installed-dev: .venv/installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
-	touch $@
+.venv/installed-dev: pyproject.toml constraints.txt | .venv/bin/python
+	$(INSTALL) ".[dev]"
+	touch .venv/installed $@
 
 clean:
 	rm -rf .venv build *.egg-info

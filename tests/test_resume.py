@@ -53,7 +53,9 @@ def equal(one, two):
         assert (one / name).read_bytes() == (two / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("steps", [1, 9, 26, 51, 97])
+@pytest.mark.parametrize(
+    "steps", [1, 26, 97, *(pytest.param(n, marks=pytest.mark.slow) for n in (9, 51))]
+)
 def test_stopped_in_the_search(whole, tmp_path, steps):
     run = tmp_path / "run"
     with stopped_after(steps):
@@ -74,6 +76,7 @@ def test_stopped_in_the_search(whole, tmp_path, steps):
         assert result[name] == first[name]
 
 
+@pytest.mark.slow
 def test_stopped_again_and_again(whole, tmp_path):
     run, moments = tmp_path / "run", random.Random(0)
     for _ in range(10):
@@ -91,7 +94,7 @@ def test_stopped_again_and_again(whole, tmp_path):
         (["method=acdc"], 70),
         pytest.param(["method=learned", "method.steps=30"], 12, marks=pytest.mark.slow),
         pytest.param(["method=iterative"], 5, marks=pytest.mark.slow),
-        (["method=best", "method.steps=30"], 20),
+        pytest.param(["method=best", "method.steps=30"], 20, marks=pytest.mark.slow),
         (["method=best", "method.steps=30"], 100),
     ],
 )
@@ -115,7 +118,7 @@ def test_on_its_way_to_a_target_it_goes_on(undisturbed, tmp_path, monkeypatch, w
     assert rows == wanted and len(done) < len(wanted) - len(before) / 2
 
 
-@pytest.mark.parametrize("method", ["acdc", "eap_ig"])
+@pytest.mark.parametrize("method", ["acdc", pytest.param("eap_ig", marks=pytest.mark.slow)])
 def test_stopped_after_the_search_it_is_finished_from_its_circuit(tmp_path, monkeypatch, method):
     asked = settings("tracking=disabled", "task.n=8", f"method={method}")  # on its way to a target
     run, plain = tmp_path / "run", tmp_path / "plain"

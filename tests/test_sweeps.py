@@ -68,6 +68,7 @@ def undisturbed(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_two_processes_do_all_jobs_and_sum_them_up(undisturbed):
     done = runs(undisturbed)
     assert len(done) == 6 and all(run.state == "done" for run in done.values())

@@ -168,7 +168,9 @@ def value_of(metric, model, mask, some, ablation="resample"):
     return np.array([float(v) for v in found])
 
 
-@pytest.mark.parametrize("ablation", ["resample", "zero", "other"])
+@pytest.mark.parametrize("ablation", [
+    "resample", *(pytest.param(one, marks=pytest.mark.slow) for one in ("zero", "other")),
+])  # fmt: skip
 def test_circuits_are_those_of_prompt_and_answer_run_once(ablation):
     some = data(ablation)
     for mask in masks(GRAPH, 2):

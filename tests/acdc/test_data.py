@@ -39,8 +39,10 @@ def test_decisions_do_not_depend_on_the_parts(ablation, metric):
     assert 0 < runs[0][-1].n_edges < data().graph.n_edges
 
 
-@pytest.mark.parametrize("ablation", ["resample", "mean"])
-@pytest.mark.parametrize("hold", [True, False])
+@pytest.mark.parametrize("ablation, hold", [
+    ("resample", True), ("mean", False),
+    *(pytest.param(*own, marks=pytest.mark.slow) for own in (("resample", False), ("mean", True))),
+])  # fmt: skip
 def test_scores_and_circuits_do_not_depend_on_the_parts(ablation, hold):
     metric, graph = METRICS["logit_diff"], data().graph
     masks = [
@@ -102,8 +104,10 @@ def test_a_metric_is_any_function_of_logits_and_prompts():
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("order", ["layer", "head"])
-@pytest.mark.parametrize("part", [7, 3])
+@pytest.mark.parametrize("order, part", [
+    ("layer", 7), ("head", 3),
+    *(pytest.param(*own, marks=pytest.mark.slow) for own in (("layer", 3), ("head", 7))),
+])  # fmt: skip
 def test_a_search_goes_on_from_its_checkpoints_bit_for_bit(order, part):
     def fresh():
         some = data(part, dtype=torch.float32)

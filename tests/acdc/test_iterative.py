@@ -42,6 +42,7 @@ def test_one_point_is_minus_the_gradient_of_the_mask(metric, loss):
     assert value == pytest.approx(wanted.item()) and np.abs(scores).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_with_many_points_the_inputs_edges_add_up_to_what_the_input_does():
     """The path integral: loss with the input ablated less loss with it clean."""
     data, metric = setup("gpt2", "per_query_head", n=2)

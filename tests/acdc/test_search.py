@@ -73,9 +73,9 @@ def test_same_decisions_and_effects_as_the_twin(case, shape):
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("family, kv", CASES, ids=["-".join(c) for c in CASES])
-@pytest.mark.parametrize("reader_order, gates", SHAPES)
-def test_a_guided_search_is_its_twins_too(family, kv, reader_order, gates):
+@pytest.mark.parametrize("case, shape", halved(range(len(CASES)), range(len(SHAPES))))
+def test_a_guided_search_is_its_twins_too(case, shape):
+    (family, kv), (reader_order, gates) = CASES[case], SHAPES[shape]
     model, prompts = view(family), families.prompts(n=2, length=4)
     graph = model.graph(kv)
     scores = random_scores(graph, seed=1)

@@ -135,7 +135,9 @@ def visible_names(page):
 
 
 @needs_browser
-@pytest.mark.parametrize("page", ["light", "dark"], indirect=True)
+@pytest.mark.parametrize(
+    "page", ["light", pytest.param("dark", marks=pytest.mark.slow)], indirect=True
+)
 def test_tall_models_can_be_read_at_every_width(page, large_address):
     for run in ("thirty", "eighty"):
         for width in (420, 1280, 1920):

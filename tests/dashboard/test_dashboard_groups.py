@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,15 @@ def put(page, heads, name):
     for head in heads:
         page.check(f"[aria-label='tick {head}']")
     page.fill("#group-name", name)
-    page.keyboard.press("Enter")
+    with saving(page):
+        page.keyboard.press("Enter")
+
+
+@contextmanager
+def saving(page):
+    """Waits until what is done in the block is saved, and the page says so."""
+    with page.expect_response(lambda answer: answer.request.method == "POST"):
+        yield
     page.wait_for_selector("text=Saved.")
 
 
@@ -65,8 +74,8 @@ def test_heads_are_put_together_named_shown_in_the_circuit_and_taken_apart(page,
         assert page.evaluate(LEGIBLE)["problems"] == []
         picture(page, "groups_circuit")
         go(page, address, "run", "run", "heads")
-        page.click("[aria-label='take others apart']")
-        page.wait_for_selector("text=Saved.")
+        with saving(page):
+            page.click("[aria-label='take others apart']")
         assert json.loads(notes.read_text())["groups"] == {"movers & friends": names[:1]}
     with Server(own) as address:  # without --notes
         go(page, address, "run", "run", "heads")

@@ -53,7 +53,9 @@ def unnamed(page):
     return problems
 
 
-@pytest.mark.parametrize("page", ["light", "dark"], indirect=True)
+@pytest.mark.parametrize(
+    "page", ["light", pytest.param("dark", marks=pytest.mark.slow)], indirect=True
+)
 def test_every_view_can_be_read(page, address, studies, request):
     scheme = request.node.callspec.params["page"]
     problems = []

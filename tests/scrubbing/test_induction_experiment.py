@@ -168,6 +168,7 @@ def test_shipped_network_is_the_one_that_was_trained():
     assert len(content) <= 1_000_000
 
 
+@pytest.mark.slow
 def test_shape_of_the_ladder_on_the_shipped_network():
     """Naive jointly below each path; refined above naive; controls below their claim."""
     shipped = load_two_layer()

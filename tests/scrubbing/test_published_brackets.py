@@ -24,9 +24,12 @@ from discovery.experiments.brackets_report import data_facts, read_strings
 
 DATA = os.environ.get("CIRCUIT_DISCOVERY_DATA", Path(__file__).parents[2] / "../shared/data")
 FOLDER = Path(DATA) / "parens"
-pytestmark = pytest.mark.skipif(
-    not (FOLDER / "weights.safetensors").is_file(), reason=f"no bracket data in {FOLDER}"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (FOLDER / "weights.safetensors").is_file(), reason=f"no bracket data in {FOLDER}"
+    ),
+]
 BANDS = {  # loss, nats, for 20 000 references; wider by the standard error of fewer
     "0a": (0, 0.004), "0b": (4.16, 4.48), "1a": (0.43, 0.52), "1b": (0.25, 0.33),
     "2 part 1": (0.36, 0.44), "2a": (0.49, 0.60), "2 projection": (0.49, 0.61),

@@ -26,6 +26,7 @@ def scrub(here, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_roles(scrub, tmp_path):
     rows = draw_strings(600, np.random.default_rng(3))
     lines = ["".join(" ()"[c] for c in row if c) for row in rows]

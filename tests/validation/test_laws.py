@@ -77,7 +77,7 @@ def less_a_negligible_edge(tried):
     return mask
 
 
-@pytest.mark.parametrize("which", ["whole", "less an edge"])
+@pytest.mark.parametrize("which", ["whole", pytest.param("less an edge", marks=pytest.mark.slow)])
 def test_the_model_passes_all_that_counts(tried, which):
     mask = tried.graph.legal if which == "whole" else less_a_negligible_edge(tried)
     found = tried.counted(mask)
@@ -85,7 +85,9 @@ def test_the_model_passes_all_that_counts(tried, which):
     assert len(found) == 10 and "non-equivalence" not in [v.name for v in found]
 
 
-@pytest.mark.parametrize("size, seed", [(10, 0), (60, 1), (120, 2)])
+@pytest.mark.parametrize("size, seed", [
+    (10, 0), *(pytest.param(*own, marks=pytest.mark.slow) for own in ((60, 1), (120, 2))),
+])  # fmt: skip
 def test_a_random_circuit_fails(tried, size, seed):
     """What compares it with the model refutes it; others of its kind may be beaten by chance."""
     mask = random_mask(tried.graph, size, np.random.default_rng(seed))

@@ -227,6 +227,7 @@ def test_refusals(overrides, message):
         checked(FullEvaluation, validation(*overrides))
 
 
+@pytest.mark.slow
 def test_the_main_job_with_full_evaluation(here, tmp_path):
     """The command: search, validate, print what holds."""
     little = [f"evaluation.{field}" for field in LITTLE]
