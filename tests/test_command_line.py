@@ -104,7 +104,7 @@ def wait_for(process, begun):
 @pytest.mark.parametrize(
     "sent, state, code",
     [
-        (signal.SIGTERM, "failed", 143),
+        pytest.param(signal.SIGTERM, "failed", 143, marks=pytest.mark.slow),
         pytest.param(signal.SIGKILL, "killed", -9, marks=pytest.mark.slow),  # see test_resume.py
     ],
 )

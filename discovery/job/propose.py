@@ -19,14 +19,13 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 from safetensors.torch import save
-from tqdm.auto import tqdm
 
 from acdc.circuit import SCORES, Circuit
 from acdc.data import Data
 from acdc.errors import InputError
 from acdc.graph import Graph
 from acdc.metrics import Metric
-from discovery.methods import Done, Found, Method, Step
+from discovery.methods import Done, Found, Method, Step, shown
 from discovery.methods.found import Resume
 from discovery.runs.folder import RunFolder, TestedEdge
 from discovery.runs.json_files import read_json, read_lines, write_bytes
@@ -65,13 +64,10 @@ def propose(
     else:
         steps, work.before = iter(done.steps), done.seconds
     found: Step | Found | None = None
-    with tqdm(total=data.graph.n_edges, unit="edge", dynamic_ncols=True, smoothing=0.05) as bar:
-        for found in _named(method, steps):
-            if isinstance(found, Found):
-                break
-            work.write(found)
-            bar.update(found.done - bar.n)
-            bar.set_postfix_str(found.says, refresh=False)
+    for found in shown(_named(method, steps), data.graph.n_edges):
+        if isinstance(found, Found):
+            break
+        work.write(found)
     if not isinstance(found, Found):
         raise TypeError(f"method={method.name}: it must end in a Found, and ended in {found!r}")
     return work.end(found)

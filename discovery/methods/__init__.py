@@ -5,7 +5,7 @@ in one Found. The main job, comparisons, stability and validation all go through
 subclass, in whatever module.
 """
 
-from discovery.methods.found import Done, Found, Step, TestedEdge, last
+from discovery.methods.found import Done, Found, Step, TestedEdge, last, shown
 from discovery.methods.method import Method, Scoring
 
-__all__ = ["Done", "Found", "Method", "Scoring", "Step", "TestedEdge", "last"]
+__all__ = ["Done", "Found", "Method", "Scoring", "Step", "TestedEdge", "last", "shown"]

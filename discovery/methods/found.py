@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
 from discovery.runs.folder import TestedEdge
 
@@ -52,6 +53,23 @@ class Done:
 
     steps: tuple[Step | Found, ...]
     seconds: float
+
+
+def shown(
+    steps: Iterable[Step | Found], total: int, what: str | None = None
+) -> Iterator[Step | Found]:
+    """The steps, with a bar of edges whose fate is known, of so many, and what they say.
+
+    It stays when all is done, unless it is one of several and says `what` of.
+    """
+    with tqdm(
+        total=total, desc=what, unit="edge", dynamic_ncols=True, smoothing=0.05, leave=what is None
+    ) as bar:
+        for step in steps:
+            if isinstance(step, Step):
+                bar.update(step.done - bar.n)
+                bar.set_postfix_str(step.says, refresh=False)
+            yield step
 
 
 def last(steps: Iterable[Step | Found]) -> Found:

@@ -27,7 +27,7 @@ from acdc.errors import InputError
 from acdc.metrics import Metric
 from acdc.selection import Rule, top_n
 from discovery.job.prepare import Job
-from discovery.methods import Found, Method, Scoring, last
+from discovery.methods import Found, Method, Scoring, last, shown
 from discovery.show.drawing import Shown, save_figure
 from discovery.studies.needed import Row, of_circuit, of_scores, of_searches
 
@@ -95,7 +95,7 @@ def _asked(
         found = Found(mask=data.graph.legal, scores=scores, score=method.label, ranks=True)
         return found, [{**row, "seconds": round(seconds, 1)} for row in rows], seconds
     if method.sized:
-        found = last(method.find(data, metric, seed))
+        found = last(shown(method.find(data, metric, seed), data.graph.n_edges, method.label))
         seconds = time.perf_counter() - start
         row = of_circuit(method, found.mask, metric, tune, test)
         return found, [{**row, "seconds": round(seconds, 1)}], seconds

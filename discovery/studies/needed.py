@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
 from acdc.data import Data
 from acdc.metrics import Metric
 from acdc.share import Share, lower
 from discovery.job.faithfulness import measure
-from discovery.methods import Found, Method, Scoring, last
+from discovery.methods import Found, Method, Scoring, last, shown
 from discovery.methods.choosing import choose, shares_by_size, smallest
 
 Row = dict[str, Any]
@@ -52,9 +53,11 @@ def of_searches(
     """As `of_scores`, each circuit found on its own."""
     for target in sorted(targets):
         start = time.perf_counter()
-        found = last(method.reach(data, metric, seed, target, tune))
+        steps = method.reach(data, metric, seed, target, tune)
+        found = last(shown(steps, data.graph.n_edges, f"{method.label}, target {target:g}"))
         seconds = round(time.perf_counter() - start, 1)
         row = _row(method, target, found.mask, found.counts["tune_share"], metric, test)
+        tqdm.write(f"{method.label}, target {target:g}: {row['edges']} edges, {seconds} s")
         yield found, {**row, "edges for KL": None, "seconds": seconds}
 
 

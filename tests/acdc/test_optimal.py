@@ -58,7 +58,9 @@ def test_the_gradient_is_the_finite_difference(family, kv, positions):
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("family, kv", EVERY)
+@pytest.mark.parametrize("family, kv", [
+    EVERY[0], *(pytest.param(*own, marks=pytest.mark.slow) for own in EVERY[1:]),
+])  # fmt: skip
 def test_it_hurts_less_than_the_mean(family, kv):
     """On the circuits that it is learnt for: random ones, new draws of them."""
     data, metric = setup(family, kv)

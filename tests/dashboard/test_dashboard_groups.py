@@ -42,7 +42,7 @@ def put(page, heads, name):
 @contextmanager
 def saving(page):
     """Waits until what is done in the block is saved, and the page says so."""
-    with page.expect_response(lambda answer: answer.request.method == "POST"):
+    with page.expect_response(lambda answer: answer.request.method == "PUT"):
         yield
     page.wait_for_selector("text=Saved.")
 
