@@ -47,6 +47,7 @@ def command(script, *overrides, cwd):
     return done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_main_job_and_consensus_where_one_works(tmp_path):
     """Without a word: the run folder is below the working directory, W&B's log offline in it."""
     out, err = command("discover.py", cwd=tmp_path)
@@ -126,6 +127,7 @@ def test_a_killed_run_keeps_what_it_had(sent, state, code, here, tmp_path):
     assert before == {p: p.read_bytes() for p in folder.iterdir() if p.is_file()}
 
 
+@pytest.mark.slow
 def test_no_space_left(tmp_path):
     """A file-size limit stands for a full disk: the error names the file, the state is failed."""
 
