@@ -93,6 +93,13 @@ class Split:
             gram += root @ root.T
         return gram
 
+    def moment(
+        self, weights: Float[Tensor, "prompts vocab_out"]
+    ) -> Float[Tensor, "prompts d_model"]:
+        """Sum of weights times columns, the mean column taken off."""
+        model = self.model
+        return weights @ model.W_U.T - weights.sum(-1)[:, None] * model.unembedding.mean
+
 
 @dataclass(frozen=True, eq=False)
 class Gap:
@@ -108,14 +115,13 @@ class Gap:
     @classmethod
     def of(cls, split: Split, run: Logits, rest: Tensor, log_p: Tensor) -> Gap:
         """`rest` are the probabilities, 0 for the head."""
-        g, model = run.z - run.total[:, None] - log_p, split.model
+        g = run.z - run.total[:, None] - log_p
         shift = 1 + (run.q * g).sum(-1)
         g = g - shift[:, None]
         weights = rest * (g + 1)
-        moment = weights @ model.W_U.T - weights.sum(-1)[:, None] * model.unembedding.mean
         curved = rest * (g + 2) / split.likely
         ratios = curved.amax(-1).clamp_min(0), (-curved).amax(-1).clamp_min(0)
-        return cls(shift, g[:, split.head], (rest * g).sum(-1), moment, *ratios)
+        return cls(shift, g[:, split.head], (rest * g).sum(-1), split.moment(weights), *ratios)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,11 +146,11 @@ class Reference:
         likely = run.q.amax(0)
         if float((likely / split.likely).index_fill_(0, split.head, 0.0).max()) > STALE:
             split = Split.of(split.model, torch.maximum(split.likely, likely))
-        rest, model = run.q.index_fill(1, split.head, 0.0), split.model
-        moment = rest @ model.W_U.T - rest.sum(-1)[:, None] * model.unembedding.mean
+        rest = run.q.index_fill(1, split.head, 0.0)
         ratio = (rest / split.likely).amax(-1)
         gap = None if log_p is None else Gap.of(split, run, rest, log_p)
         head = run.q[:, split.head]
+        moment = split.moment(rest)
         return cls(split, run.y, run.total, head, rest.sum(-1), moment, ratio, gap)
 
     def tensors(self) -> dict[str, Tensor]:
