@@ -15,9 +15,9 @@ from typing import Any
 
 from acdc.errors import InputError
 from acdc.names import Name, parse
-from acdc.schema import Spans, read_spans
+from acdc.schema import ALL, Spans, read_spans
 from discovery.choices.labels import model_folder, model_label, task_file, task_label
-from discovery.dashboard.paths import off_paths, steps
+from discovery.dashboard.paths import steps
 
 Plain = dict[str, Any]
 LONGEST_TEXT = 4000
@@ -234,26 +234,24 @@ def circuit(data: Plain) -> Plain | None:
     }
 
 
-def _spans(own: Mapping[str, Any]) -> Spans | None:
-    """Of positions, if the file has any that make sense."""
+def _spans(own: Mapping[str, Any]) -> Spans:
+    """Of positions, if the file has any that make sense; else all positions are one."""
     try:
         found = read_spans(own["spans"])
     except (InputError, KeyError, TypeError):
-        return None
-    return found if len(found) <= MOST_SPANS else None
+        return ALL
+    return found if len(found) <= MOST_SPANS else ALL
 
 
-def _paths(
-    edges: Sequence[tuple[str, str]], per_group: int, together: int, spans: Spans | None
-) -> Plain:
+def _paths(edges: Sequence[tuple[str, str]], per_group: int, together: int, spans: Spans) -> Plain:
     """Which edges are on no path; at spans also how paths go, unless that is too much to draw."""
-    if spans is None:
-        return {"off_path": off_paths(edges, per_group, together)}
     found = steps(edges, per_group, together, spans)
     on = {step.edge for step in found}
-    off = [i for i in range(len(edges)) if i not in on]
+    off = {"off_path": [i for i in range(len(edges)) if i not in on]}
+    if spans == ALL:
+        return off
     drawn = found if len(found) <= MOST_EDGES else []
-    return {"off_path": off, "spans": list(spans.names), "steps": [list(step) for step in drawn]}
+    return {**off, "spans": list(spans.names), "steps": [list(step) for step in drawn]}
 
 
 def named(name: str, layers: int, heads: int) -> Name | None:

@@ -1,7 +1,7 @@
-"""Which edges of a circuit are on no path from `input` to `logits`, so that they cannot matter.
+"""What paths from `input` to `logits` take of a circuit's edges, from which span to which.
 
-And, where edges are at spans of positions, from which span to which a path takes them. By names
-alone: the array that a Graph is would be as large as the model.
+An edge of which they take nothing cannot matter. By names alone: the array that a Graph is would be
+as large as the model.
 """
 
 from __future__ import annotations
@@ -15,26 +15,6 @@ from acdc.names import Name, named
 from acdc.schema import Spans
 
 
-def off_paths(edges: Sequence[tuple[str, str]], per_group: int, together: int = 0) -> list[int]:
-    """Numbers of the edges, (writer, reader), that no path goes along.
-
-    What a key/value group reads, of so many heads, each of its heads reads; where so many heads of
-    a layer are normed `together`, what one reads shapes all of them.
-    """
-    ends = [[str(n) for n in _nodes(named(reader), per_group, together)] for _, reader in edges]
-    after, before = defaultdict(list), defaultdict(list)
-    for (writer, _), nodes in zip(edges, ends, strict=True):
-        for node in nodes:
-            after[writer].append(node)
-            before[node].append(writer)
-    alive = _reached(["input"], after) & _reached(["logits"], before)
-    return [
-        i
-        for i, ((writer, _), nodes) in enumerate(zip(edges, ends, strict=True))
-        if writer not in alive or alive.isdisjoint(nodes)
-    ]
-
-
 class Step(NamedTuple):
     """What a path takes of an edge: "m0@io" into "a23.h0<v>@end", by the edge's number."""
 
@@ -46,24 +26,31 @@ class Step(NamedTuple):
 def steps(
     edges: Sequence[tuple[str, str]], per_group: int, together: int, spans: Spans
 ) -> list[Step]:
-    """Of edges at spans, (writer, reader): every step on a path from token to token.
+    """Of the edges, (writer, reader): every step on a path from token to token.
 
     As acdc.Circuit.steps has them: up within a span, and from a key's or value's to those that see
-    it. Edges at spans that there are not have none.
+    it; a span of all positions has no name. What a key/value group reads, of so many heads, each of
+    its heads reads; where so many heads of a layer are normed `together`, what one reads shapes all
+    of them. Edges at spans that there are not have none.
     """
-    found = [
-        Step(i, f"{writer}@{here}", str(to))
-        for i, (writer, reader) in enumerate(edges)
-        for here, to in _joined(named(reader), per_group, together, spans)
-    ]
+    readers = dict.fromkeys(reader for _, reader in edges)
+    joined = {name: _joined(named(name), per_group, together, spans) for name in readers}
+    found, nodes = list[Step](), list[str]()
+    for i, (writer, reader) in enumerate(edges):
+        for here, to in joined[reader]:
+            found.append(Step(i, f"{writer}@{here}" if here else writer, str(to)))
+            nodes.append(str(replace(to, part="")))
     after, before = defaultdict(list), defaultdict(list)
-    for _, writer, reader in found:
-        node = _placed(reader)
+    for (_, writer, _), node in zip(found, nodes, strict=True):
         after[writer].append(node)
         before[node].append(writer)
-    inputs = [f"input@{name}" for name in spans.names]
+    inputs = [str(Name("input", span=name)) for name in spans.names]
     alive = _reached(inputs, after) & _reached(["logits"], before)
-    return [step for step in found if {step.writer, _placed(step.reader)} <= alive]
+    return [
+        step
+        for step, node in zip(found, nodes, strict=True)
+        if step.writer in alive and node in alive
+    ]
 
 
 def _joined(reader: Name, per_group: int, together: int, spans: Spans) -> list[tuple[str, Name]]:
@@ -77,11 +64,6 @@ def _joined(reader: Name, per_group: int, together: int, spans: Spans) -> list[t
     across = seen if reader.part in ("k", "v") else [reader.span]
     nodes = _nodes(reader, per_group, together)
     return [(reader.span, replace(n, part=reader.part, span=to)) for n in nodes for to in across]
-
-
-def _placed(reader: str) -> str:
-    """The node of a step's end, at its span."""
-    return str(replace(named(reader), part=""))
 
 
 def _nodes(reader: Name, per_group: int, together: int) -> list[Name]:
