@@ -3,6 +3,8 @@
 // through it, so edges are steps of paths: ["m0@io", "a23.h0<v>@end", effect, the edge].
 "use strict";
 
+const TOP = 54; // of logits: below the picture's buttons
+
 // The steps of a circuit's edges, as many as are among `edges`; they come as their edges do.
 function stepsOf(circuit, edges) {
   const some = new Set(edges);
@@ -23,7 +25,7 @@ function spanGrid({ spans }, steps) {
     middles.set(span, x + wide / 2);
     x += wide + gap;
   }
-  const top = 40 + row;
+  const top = TOP + 16 + row;
   const base = top + Math.max(rows.length - 1, 0) * row;
   const places = new Map();
   for (const { span, row: own, nodes } of cells.values()) {
@@ -31,7 +33,7 @@ function spanGrid({ spans }, steps) {
   }
   const read = [...new Set(steps.filter(([, reader]) => reader === "logits").map(([writer]) => named(writer).span))].map((span) => middles.get(span));
   const middle = read.length ? read.reduce((a, b) => a + b) / read.length : left + 65;
-  places.set("logits", { x: middle, y: 24, width: 130, height: 20 });
+  places.set("logits", { x: middle, y: TOP, width: 130, height: 20 });
   const width = Math.max(x - gap + 40, middle + 80, 420);
   const grid = { box, row, middle: (left + width) / 2, span: width - left, width, height: base + 70, always: ["logits"], place: (node) => places.get(node) };
   grid.background = () => spanBackground(grid, middles, rows.map((own, i) => [own, base - i * row]), [left - 18, top, base]);
@@ -65,6 +67,6 @@ function spanBackground(grid, middles, rows, [left, top, base]) {
     label(left, y, row % 2 ? `${(row - 1) / 2} MLP` : String(row / 2), "end");
   }
   label(left, grid.height - 14, "at", "end");
-  label(left, 24, "layer", "end");
+  label(left, TOP, "layer", "end");
   return svg("g", { "aria-hidden": "true" }, parts);
 }
