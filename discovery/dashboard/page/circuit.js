@@ -57,9 +57,10 @@ function drawView(view, circuit, state, about, rebuild) {
     const kept = edges.slice(0, edges.length - state.least);
     const some = new Set(kept);
     const shownLines = lines.filter((line) => some.has(edgeOf(line)));
-    const close = new Set(shownLines.filter((line) => isNear(line, state.focus)).map(edgeOf));
+    const isClose = shownLines.map((line) => isNear(line, state.focus));
+    const close = new Set(shownLines.filter((_, i) => isClose[i]).map(edgeOf));
     const near = kept.filter((edge) => close.has(edge));
-    showOnly(drawn, shownLines, state.focus);
+    showOnly(drawn, shownLines, isClose, state.focus);
     side.show(kept, near);
     say(`${plural(near.length, "edge")} shown`);
   }
@@ -120,8 +121,8 @@ function pictureBox(picture, title) {
 }
 
 // A head's own queries, and the keys and values that it shares with its group, are told apart.
-function touches([writer, reader], node) {
-  return writer === node || named(reader).node === node;
+function touches(edge, node) {
+  return ends(edge).includes(node);
 }
 
 // What is in focus: a node, or the nodes of a group under its name; null for nothing. A node at a
@@ -162,11 +163,10 @@ function markGroup(node, groups) {
   node.setAttribute("aria-label", `${node.getAttribute("aria-label")}; ${own.name}`);
 }
 
-// These lines, the first of all, and their nodes; what is not at the focus is dimmed.
-function showOnly({ layer, nodes }, lines, focus) {
+// These lines, the first of all, and their nodes; what is not close to the focus is dimmed.
+function showOnly({ layer, nodes }, lines, close, focus) {
   const used = new Set(["input", "logits"]);
   const near = new Set();
-  const close = lines.map((line) => isNear(line, focus));
   layer.show((i) => i < lines.length, (i) => !close[i]);
   lines.forEach((line, i) => {
     for (const node of ends(line)) {

@@ -81,7 +81,7 @@ function compareSide(title, details, rows, side, used) {
   function show(kept, focus) {
     const on = edges.map((edge) => kept.has(name(edge)));
     layer.show((i) => on[i]);
-    const used = new Set(["input", "logits", ...edges.filter((_, i) => on[i]).flatMap(([w, r]) => [w, named(r).node])]);
+    const used = new Set(["input", "logits", ...edges.filter((_, i) => on[i]).flatMap(ends)]);
     for (const node of nodes) {
       node.classList.toggle("idle", !used.has(node.dataset.id));
       node.classList.toggle("focused", node.dataset.id === focus);

@@ -60,8 +60,8 @@ function headAddress({ heads, summary }) {
 // The largest |effect| of a head's edges.
 function headStrength(circuit) {
   const found = new Map();
-  for (const [writer, reader, effect] of circuit?.edges ?? []) {
-    for (const node of [writer, named(reader).node]) found.set(node, Math.max(found.get(node) ?? 0, Math.abs(effect)));
+  for (const edge of circuit?.edges ?? []) {
+    for (const node of ends(edge)) found.set(node, Math.max(found.get(node) ?? 0, Math.abs(edge[2])));
   }
   return (name) => found.get(name) ?? 0;
 }

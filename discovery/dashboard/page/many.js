@@ -90,7 +90,7 @@ function unionOf(circuits, rows) {
 function showShared({ layer, nodes }, rows, kept, focus) {
   const used = new Set(["input", "logits"]);
   layer.show((i) => kept.has(rows[i]), (i) => Boolean(focus) && !touches([rows[i].writer, rows[i].reader], focus));
-  for (const row of kept) used.add(row.writer).add(named(row.reader).node);
+  for (const row of kept) for (const node of ends([row.writer, row.reader])) used.add(node);
   for (const node of nodes) {
     node.classList.toggle("absent", !used.has(node.dataset.id));
     node.classList.toggle("focused", node.dataset.id === focus);

@@ -86,7 +86,7 @@ function growingCircuit(circuit, rows) {
   for (const node of nodes.values()) for (const name of ["role", "tabindex", "aria-pressed"]) node.removeAttribute(name);
   const first = new Map();
   for (const edge of circuit.edges) {
-    for (const node of [edge[0], named(edge[1]).node]) first.set(node, Math.min(first.get(node) ?? Infinity, stepOf(edge)));
+    for (const node of ends(edge)) first.set(node, Math.min(first.get(node) ?? Infinity, stepOf(edge)));
   }
   const marks = layer.show(() => true);
   const changes = [ // what appears: step, element, class while it is not there yet
