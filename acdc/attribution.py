@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
 from typing import Literal
 
 import numpy as np
@@ -28,7 +29,7 @@ from torch import Tensor
 
 from acdc.ablation import Ablation
 from acdc.backward import FrozenNorm
-from acdc.data import POINT_ROWS, Data
+from acdc.data import POINT_ROWS, Data, Floats
 from acdc.errors import InputError
 from acdc.forward import PatchedForward, head_values, stream_of
 from acdc.graph import Graph
@@ -112,22 +113,58 @@ def exact(data: Data, metric: Metric, progress: Callable[[int, int], None] | Non
     after each batch, in edges. FloatingPointError if the metric becomes NaN or infinite.
     """
     graph, state = data.graph, States(data, metric)
+    scores, done = np.zeros(graph.legal.shape), 0
+    for cuts in _single_cuts(data, state):
+        values = np.array(list(state.values(state.trial(cuts, single=True))))
+        writers, readers = _edges_of(cuts)
+        scores[writers, readers] = metric.sign * (values - state.value)
+        done += len(cuts)
+        if progress is not None:
+            progress(done, graph.n_edges)
+    return _finite(scores)
+
+
+@torch.inference_mode()
+def without_each(
+    data: Data, metric: Metric, mask: NDArray[np.bool_], edges: NDArray[np.integer]
+) -> Floats:
+    """[edges, prompts]: the metric of the circuit `mask` without one of `edges` [edges, 2] each.
+
+    Those that are not in the circuit, or lead nowhere in it, change nothing. As Data.circuits of
+    so many masks, several edges in a batch.
+    """
+    state, out = States(data, metric, mask), np.zeros((*mask.shape, len(data)))
+    out[:] = data.join(state.each(), axis=1)[0]
+    for cuts in _single_cuts(data, state):
+        out[_edges_of(cuts)] = data.join(state.each(state.trial(cuts, single=True)), axis=1)
+    return out[edges[:, 0], edges[:, 1]]
+
+
+def _single_cuts(data: Data, state: States) -> Iterator[list[Cut]]:
+    """Cuts of every edge that the circuit of a state keeps and that leads on, some at a time.
+
+    The state enters all layers first, so that nothing is cut for good.
+    """
+    graph = data.graph
     for layer in reversed(range(graph.n_layers)):
         if graph.has_mlp:
             state.enter(layer, "mlp")
         state.enter(layer, "attn")
     size = max(1, data.batch_bytes // BATCH_SHARE // state.bytes_per_variant())
-    scores, done = np.zeros(graph.legal.shape), 0
-    for reader in reversed(range(len(graph.readers))):
-        senders = np.arange(graph.senders[reader])
-        for writers in np.split(senders, range(size, len(senders), size)):
-            trials = state.trial([Cut(reader, (w,)) for w in writers.tolist()], single=True)
-            values = np.array(list(state.values(trials)))
-            scores[writers, reader] = metric.sign * (values - state.value)
-            done += len(writers)
-            if progress is not None:
-                progress(done, graph.n_edges)
-    return _finite(scores)
+    alike = groupby(sorted(state.kept, reverse=True), lambda reader: _place(graph, reader))
+    for _, readers in alike:
+        cuts = [Cut(reader, (w,)) for reader in readers for w in state.kept[reader]]
+        yield from (cuts[i : i + size] for i in range(0, len(cuts), size))
+
+
+def _place(graph: Graph, reader: int) -> tuple[int, bool]:
+    """Layer of a reader, and whether it is a head's: such cuts are made in one trial."""
+    info = graph.readers[reader]
+    return info.layer, info.part in ("q", "k", "v")
+
+
+def _edges_of(cuts: Sequence[Cut]) -> tuple[list[int], list[int]]:
+    return [cut.writers[0] for cut in cuts], [cut.reader for cut in cuts]
 
 
 def batch_means(score: Callable[[Data], Scores], data: Data, size: int) -> Scores:

@@ -25,7 +25,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from acdc.data import Data
+from acdc.data import Data, floats
 from acdc.forward import PatchedForward, stream_of
 from acdc.intervals import Reference, Split
 from acdc.masked import Record, masked_run
@@ -523,6 +523,13 @@ class States:
         """Metric of each variant in turn, computed a few at a time, so stopping early saves."""
         reading = self.read(trials)
         yield from (reading.exact(k) for k in range(len(trials[0].cuts)))
+
+    def each(self, trials: Sequence[Trial] | None = None) -> list[NDArray[np.float64]]:
+        """[variant, prompts] of each part: the metric; without trials of the circuit so far."""
+        finals = self._finals
+        if trials is not None:
+            finals = [trial.final for trial in trials if trial.final is not None]
+        return [floats(own) for own in self.readout.each(finals)]
 
     def learn(self, reading: Reading, failed: bool) -> None:
         """Go on from where a reading ended; if a cut failed, with few at a time."""

@@ -231,6 +231,11 @@ def available(device: torch.device) -> int:
     return min(psutil.virtual_memory().available, _left_in_group())
 
 
+def batch_bytes(device: torch.device) -> int:
+    """What a batch of trial cuts may hold where nothing was planned: half of what a card has."""
+    return BATCH_BYTES if device.type == "cpu" else max(LEAST_BATCH, available(device) // 2)
+
+
 def _left_in_group() -> int:
     """Bytes left to this process's control group, where it has a limit (Linux)."""
     try:

@@ -3,13 +3,15 @@
 A greedy search decides each edge once, while others are still there that go later. Here cut edges
 are looked at again in the circuit as it is: the gradient of the mask says which would help most, to
 first order; the most promising are tried, one at a time and exactly, and the best comes back. Then
-kept edges are tried from the cheapest on, and go while the circuit stays enough. What is enough is
-for the caller to say, best on prompts that the search did not see. Knows no tasks or files.
+kept edges are tried from the cheapest on, and go while the circuit stays enough: as many at once as
+can, twice as many each time, and where that is too many, halves of them down to the edge that is
+needed. What is enough is for the caller to say, best on prompts that the search did not see. Knows
+no tasks or files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,11 +30,11 @@ FAILURES = 8  # kept edges in a row that cannot be spared, from the cheapest on,
 
 @dataclass(frozen=True)
 class Move:
-    """One edge that came back or went."""
+    """Edges that came back or went together."""
 
     kind: Literal["back", "gone"]
-    edge: Edge
-    effect: float  # error after less error before, on the prompts of the search
+    edges: tuple[Edge, ...]  # the most promising, or the cheapest, first
+    effect: float  # of all: error after less error before, on the prompts of the search
     mask: Mask  # after it
 
 
@@ -47,33 +49,47 @@ def regrow(
     error = _errors(data, metric, [mask])[0]
     while not enough(mask):
         candidates = _cut_edges(data, metric, mask)[:TRIED]
-        tried = [_with(mask, edge, True) for edge in candidates]
+        tried = [_with(mask, [edge], True) for edge in candidates]
         errors = _errors(data, metric, tried)
         best = int(np.argmin(errors)) if tried else 0
         if not tried or errors[best] >= error:
             return
         mask, effect, error = tried[best], errors[best] - error, errors[best]
-        yield Move("back", candidates[best], float(effect), mask)
-    failures = 0
-    for edge in _kept_edges(data, metric, mask):
-        less = _with(mask, edge, False)
-        if not enough(less):
-            failures += 1
-            if failures == FAILURES:
-                return
-            continue
-        (after,) = _errors(data, metric, [less])
-        mask, effect, error, failures = less, after - error, after, 0
-        yield Move("gone", edge, float(effect), mask)
+        yield Move("back", (candidates[best],), float(effect), mask)
+    for some in _spared(_kept_edges(data, metric, mask), mask, enough):
+        mask = _with(mask, some, False)
+        (after,) = _errors(data, metric, [mask])
+        effect, error = after - error, after
+        yield Move("gone", tuple(some), float(effect), mask)
+
+
+def _spared(edges: list[Edge], mask: Mask, enough: Callable[[Mask], bool]) -> Iterator[list[Edge]]:
+    """Those without which a circuit is still enough, in turn, until FAILURES in a row are needed.
+
+    Twice as many are tried each time; too many are halved until the one that is needed is known.
+    """
+    size, halving, failures = 1, False, 0
+    while edges and failures < FAILURES:
+        some = edges[:size]
+        less = _with(mask, some, False)
+        if enough(less):
+            yield some
+            mask, edges, failures = less, edges[size:], 0
+            size = max(1, size // 2) if halving else 2 * size
+        elif len(some) > 1:
+            size, halving = len(some) // 2, True
+        else:
+            edges, failures, halving = edges[1:], failures + 1, False
 
 
 def _errors(data: Data, metric: Metric, masks: list[Mask]) -> NDArray[np.float64]:
     return data.errors(metric, masks).mean(1) if masks else np.zeros(0)
 
 
-def _with(mask: Mask, edge: Edge, kept: bool) -> Mask:
+def _with(mask: Mask, edges: Sequence[Edge], kept: bool) -> Mask:
     other = mask.copy()
-    other[edge] = kept
+    for edge in edges:
+        other[edge] = kept
     return other
 
 

@@ -29,7 +29,8 @@ def validate(folders: Sequence[Path], settings: FullEvaluation) -> None:
     """Validate the runs in these folders, write, print."""
     from discovery.validation.runs import read_found, says, table, validate_runs
 
-    done = validate_runs(read_found(folders), settings, print)
+    found = read_found(folders, settings.device, settings.threads)
+    done = validate_runs(found, settings, print)
     for one in done:
         print(f"\n{one.folder}: {says(one)}")
         print(f"report  {shown(one.report)}")
@@ -49,7 +50,7 @@ def main(config: DictConfig) -> None:
 
 def of_file(words: Sequence[str], kind: str, evaluation: type[Fields]) -> list[str]:
     """The words with which scripts/discover.py measures a circuit's file, and then asks more."""
-    run = ("seed", "threads", "kind")  # are the run's
+    run = ("seed", "device", "threads", "kind")  # are the run's
     asked = [name for name in evaluation.model_fields if name not in run]
     out = ["method=given", f"evaluation={kind}"]
     for word in words:

@@ -119,7 +119,8 @@ def validate(
     runs = [as_run(one, task, "validate") for one in what]
     if not runs:
         raise InputError("validate: no circuit is given")
-    found, cache = read_found([run.folder for run in runs]), runs[0].task.model.cache
+    folders, cache = [run.folder for run in runs], runs[0].task.model.cache
+    found = read_found(folders, settings.device, settings.threads)
     done = validate_runs(found, settings, say or (lambda _: None), cache)
     return Validations(tuple(map(Validation, runs, done)))
 

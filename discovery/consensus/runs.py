@@ -70,7 +70,7 @@ def consensus(folder: Path, asked: ConsensusSettings, say: Say) -> dict[str, Any
 
 def _read(folder: Path, asked: ConsensusSettings) -> Settings:
     """The run's settings, as large as its circuit came to be."""
-    settings = read_finished(folder).settings
+    settings = read_finished(folder, asked.device, asked.threads).settings
     method: Method = settings.method
     if not method.asks_prompts:
         raise InputError(
@@ -81,8 +81,7 @@ def _read(folder: Path, asked: ConsensusSettings) -> Settings:
         method = method.model_copy(update={"sender_heads": "random"})
     for factor in asked.times:
         method.times(factor)  # refused here rather than after the model is loaded
-    threads = settings.threads if asked.threads is None else asked.threads
-    return settings.model_copy(update={"method": method, "threads": threads})
+    return settings.model_copy(update={"method": method})
 
 
 def _circuits(job: Job, asked: ConsensusSettings) -> Iterator[Mask]:

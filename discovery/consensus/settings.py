@@ -21,4 +21,5 @@ class ConsensusSettings(Fields):
     second: bool  # look for a second circuit without the first one's edges
     margin: Share  # by which a second circuit may recover less
     seed: Least
+    device: str | None  # None: as the run had
     threads: Count | None

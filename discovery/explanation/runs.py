@@ -47,7 +47,7 @@ def explain_run(
     `cache` holds the model, if it is there already. InputError for a run that is not finished, too
     few prompts, and a part that was named and cannot be asked.
     """
-    (one,) = read_found([folder])
+    (one,) = read_found([folder], asked.device, asked.threads)
     tracking = one.settings.tracking
     with torch.inference_mode(False), torch.no_grad():
         subject = _subject(one, asked, cache, say)
@@ -86,8 +86,6 @@ def _without_svg(section: Any) -> dict[str, Any]:
 
 def _subject(one: Found, asked: ExplainSettings, cache: Cache | None, say: Say) -> Subject:
     run = one.settings
-    if asked.threads is not None:
-        run = run.model_copy(update={"threads": asked.threads})
     if run.graph.positions != "none":
         raise InputError(
             f"run={one.folder}: its edges are of spans (graph.positions={run.graph.positions}), and"

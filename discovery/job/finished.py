@@ -18,14 +18,18 @@ class Finished:
     run: Run
 
 
-def read_finished(folder: Path) -> Finished:
-    """InputError for a run that is not finished, or whose circuit has no edges."""
+def read_finished(folder: Path, device: str | None = None, threads: int | None = None) -> Finished:
+    """As it was configured, unless it is to go on on another `device`, with other `threads`.
+
+    InputError for a run that is not finished, or whose circuit has no edges.
+    """
     run = read_run(folder)
     if run.state != "done" or run.config is None or run.circuit is None or run.result is None:
         raise InputError(
             f"run={folder}: its state is {run.state!r}; only a finished run has a circuit"
         )
-    settings = read_settings(run.config["config"])
+    other = {k: v for k, v in (("device", device), ("threads", threads)) if v is not None}
+    settings = read_settings({**run.config["config"], **other})
     if settings.aim is not None:
         method = settings.method.of_size(run.result)
         settings = settings.model_copy(update={"method": method})

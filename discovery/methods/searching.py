@@ -108,8 +108,9 @@ def reach(
         total *= TIGHTER
     mask, moves = search.mask.copy(), []
     for move in regrow(data, error, mask, lambda m: yardstick.of(m) >= target):
-        mask, name = move.mask, data.graph.edge_name(*move.edge)
-        moves.append({"edge": name, "kind": move.kind, "effect": move.effect})
+        mask, names = move.mask, [data.graph.edge_name(*edge) for edge in move.edges]
+        moves += [{"edge": name, "kind": move.kind, "effect": move.effect} for name in names]
+        name = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
         says = f"{name} {move.kind}, {int(mask.sum())} kept"
         row = {"reader": name, "kind": move.kind, "reason": "regrown", "n_edges": int(mask.sum())}
         yield Step((), row, data.graph.n_edges, says)

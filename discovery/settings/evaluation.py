@@ -83,7 +83,8 @@ class HeldOut(Fields):
     prompts: int | str
     seed: Least = 1
     level: Annotated[float, Field(gt=0, lt=0.5)] = 0.05  # of tests; intervals are at 1 - level
-    threads: Count | None = None  # None: as the run had
+    device: str | None = None  # None: as the run had
+    threads: Count | None = None  # the same
 
     @field_validator("prompts")
     @classmethod

@@ -16,10 +16,12 @@ import torch
 from numpy.typing import NDArray
 
 from acdc.ablation import RESAMPLE, Ablation
+from acdc.attribution import without_each
 from acdc.data import Data, floats
 from acdc.errors import InputError
 from acdc.forward import PatchedForward
 from acdc.graph import Graph
+from acdc.memory import batch_bytes
 from acdc.metrics import KL, LOGIT_DIFF, NLL, Metric, correct
 from acdc.model import Model
 from acdc.prompts import Prompts
@@ -132,6 +134,11 @@ class Bench:
         metric = SCORES[self.score]
         return -metric.sign * self.data.circuits(metric, masks, alike)
 
+    def without_each(self, mask: Mask, edges: NDArray[np.integer]) -> Floats:
+        """[edges, prompts]: the score of a circuit without one of `edges` [edges, 2] each."""
+        metric = SCORES[self.score]
+        return -metric.sign * without_each(self.data, metric, mask, edges)
+
     def scored(self, final: Callable[[PatchedForward], torch.Tensor]) -> Floats:
         """[prompts]: the score alone of any run of the parts, from what the final norm sees."""
         metric = SCORES[self.score]
@@ -187,7 +194,8 @@ def make_bench(
             "validation needs `answers` on every prompt: without them nothing says what the model"
             " should do"
         )
-    data = Data(model, graph, prompts, ablation, chunk)
+    batch = batch_bytes(model.device)
+    data = Data(model, graph, prompts, ablation, chunk, batch_bytes=batch)
     twin = None if paired is None else Data(model, graph, paired, RESAMPLE, chunk)
     return Bench(data, "logit_diff" if prompts.has_wrong else "log_prob", twin)
 

@@ -108,8 +108,8 @@ def minimality_tests(
     InputError for a circuit of no or of all edges: there is nothing to leave out or to put in.
     """
     graph, trial = bench.graph, _Trial(bench, partners)
-    edges, nodes = np.argwhere(mask).tolist(), circuit_nodes(bench, mask)
-    changes = trial.squares(mask, [_cut_edge(mask, w, r) for w, r in edges])
+    edges, nodes = np.argwhere(mask), circuit_nodes(bench, mask)
+    changes = trial.squares_of_edges(mask, edges)
     node_effects = trial.squares(mask, [without(mask, [n]) for n in nodes]).mean(-1)
     null_edges, null_nodes = list[Floats](), list[float]()
     for _ in range(draws):
@@ -118,7 +118,7 @@ def minimality_tests(
         own, *others = trial.squares(grown, cuts)
         null_edges.append(own)
         null_nodes += [float(other.mean()) for other in others]
-    edge_names = [graph.edge_name(w, r) for w, r in edges]
+    edge_names = [graph.edge_name(w, r) for w, r in edges.tolist()]
     node_names = [graph.writers[n] for n in nodes]
     return Minimality(
         replace(
@@ -178,6 +178,18 @@ class _Trial:
             masks = [without(one, writers) for one in (whole, *cuts)]
             before, *after = self.bench.scores(masks, alike=masks[0])
             squares.append(np.square(np.array(after) - before))
-        each = np.array(squares)  # [partners, cuts, prompts]
+        return self._best(np.array(squares))
+
+    def squares_of_edges(self, whole: Mask, edges: NDArray[np.integer]) -> Floats:
+        """The same of cuts of one edge each: [edges, 2] -> [edges, prompts]."""
+        squares = []
+        for writers in self.partners:
+            mask = without(whole, writers)
+            (before,) = self.bench.scores([mask])
+            squares.append(np.square(self.bench.without_each(mask, edges) - before))
+        return self._best(np.array(squares))
+
+    def _best(self, each: Floats) -> Floats:
+        """[partners, cuts, prompts] -> [cuts, prompts]."""
         best = each[:, :, self.half].mean(-1).argmax(0)
-        return each[:, :, ~self.half][best, np.arange(len(cuts))]
+        return each[:, :, ~self.half][best, np.arange(each.shape[1])]

@@ -69,14 +69,18 @@ class Validated:
     report: Path
 
 
-def read_found(folders: Sequence[Path]) -> list[Found]:
+def read_found(
+    folders: Sequence[Path], device: str | None = None, threads: int | None = None
+) -> list[Found]:
     """The runs to validate; InputError before any model is loaded if one of them cannot be.
+
+    `device` and `threads`: None: as each run had.
 
     They must be of one model, task and graph, and hold a circuit of at least one edge.
     """
     if not folders:
         raise InputError("run=[]: name at least one run folder")
-    found = [_read(folder) for folder in folders]
+    found = [_read(folder, device, threads) for folder in folders]
     for one in found[1:]:
         for field in ("model", "task", "graph", "seed"):
             mine, first = getattr(one.settings, field), getattr(found[0].settings, field)
@@ -88,8 +92,8 @@ def read_found(folders: Sequence[Path]) -> list[Found]:
     return found
 
 
-def _read(folder: Path) -> Found:
-    done = read_finished(folder)
+def _read(folder: Path, device: str | None, threads: int | None) -> Found:
+    done = read_finished(folder, device, threads)
     settings, run = done.settings, done.run
     assert run.circuit is not None and run.result is not None  # it is finished
     path = folder / "heads.json"
@@ -111,8 +115,6 @@ def validate_runs(
     `cache` holds the model, if it is there already.
     """
     run = found[0].settings
-    if settings.threads is not None:
-        run = run.model_copy(update={"threads": settings.threads})
     loaded = load(run, cache)
     used = build_prompts(run, loaded)
     seen = [used, *(p for part, p in split(run, loaded, used).items() if part == "tune")]

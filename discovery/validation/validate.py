@@ -73,6 +73,7 @@ from discovery.validation.rungs import NONE, OWN, TWINS
 FORWARDS = 3  # plain passes and scrub samples that are timed
 TIMED = 8  # prompts of them
 EACH_EDGE = 12  # how many runs one takes in which every edge draws for itself, roughly
+ONE_EDGE = 0.3  # of a run, what one without an edge takes more, roughly
 ATTRIBUTION = 6  # how many runs of a model less the circuit one backward pass takes, roughly
 RANDOM, LIKELY, SHAPE = "random circuits", "likely circuits", "its shape on other heads"
 
@@ -422,8 +423,9 @@ class Tests:
         bench, edges = self.bench.first(wanted.prompts), int(mask.sum())
         if not 0 < edges < graph.n_edges:
             return None
-        cuts = 1 + edges + len(circuit_nodes(bench, mask)) + 3 * wanted.draws
-        if not budget.affords("minimality", len(partners) * cuts * bench.n * cost.kept):
+        nodes, draws = len(circuit_nodes(bench, mask)), 3 * wanted.draws
+        runs = len(partners) * (1 + ONE_EDGE * edges + nodes + draws)
+        if not budget.affords("minimality", runs * bench.n * cost.kept):
             return None
         with budget("minimality"):
             return minimality_tests(

@@ -1,5 +1,6 @@
 """Edge scores: published figures, mask gradients, path integrals, and the dense twin."""
 
+from dataclasses import replace
 from functools import partial
 
 import families
@@ -19,6 +20,7 @@ from acdc.attribution import (
     eap_ig_activations,
     exact,
     random_scores,
+    without_each,
 )
 from acdc.data import Data
 from acdc.errors import InputError
@@ -26,6 +28,8 @@ from acdc.incremental import Cut, States
 from acdc.masked import masked_values
 from acdc.metrics import METRICS
 from acdc.prompts import Prompts
+from acdc.spans import spans_of
+from discovery.statistics.random_circuits import random_mask
 
 CASES = [
     ("gpt2", "per_query_head"),
@@ -155,6 +159,28 @@ def test_exact_is_the_twins_loop(family, kv, ablation, name):
         mask[w, r] = False
         effect = metric.sign * (twin.value(mask) - before)
         assert found[w, r] == pytest.approx(effect, abs=1e-9), data.graph.edge_name(w, r)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("family, kv", EVERY, ids=["-".join(c) for c in EVERY])
+def test_a_circuit_without_each_edge_is_that_circuit(family, kv):
+    """Of edges that it has, some of which lead nowhere, and of one that it has not."""
+    model, prompts = view(family), families.prompts(n=3, length=4)
+    n, batch = EVERY.index((family, kv)), 1 << (12 if family == "llama" else 30)
+    graph = model.graph(kv)
+    if n % 3 == 2:
+        graph = replace(graph, spans=spans_of(prompts, "tokens"))
+    data = Data(model, graph, prompts, ABLATIONS["resample"], part=2, batch_bytes=batch)
+    mask = random_mask(graph, graph.n_edges // 3, np.random.default_rng(n))
+    mask |= graph.legal & (np.random.default_rng(n).random(mask.shape) < 0.05)
+    edges = np.concatenate([np.argwhere(mask), np.argwhere(graph.legal & ~mask)[:1]])[:: 1 + n % 2]
+    masks = [mask.copy() for _ in edges]
+    for one, (w, r) in zip(masks, edges.tolist(), strict=True):
+        one[w, r] = False
+    metric = METRICS[("logit_diff", "kl", "nll")[n % 3]]
+    found, expected = without_each(data, metric, mask, edges), data.circuits(metric, masks)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
+    assert np.ptp(expected, axis=0).min() > 1e-3
 
 
 def test_a_single_trial_cuts_alone_whatever_else_is_in_the_batch():

@@ -48,7 +48,7 @@ def remembered(function):
 
 
 def twin(data, metric, mask, lost, enough):
-    """(kind, edge, effect) of every move, by dense runs and autograd, one edge at a time."""
+    """(kind, edges, effect) of every move, by dense runs and autograd."""
     moves, mask, now = [], mask.copy(), lost(mask)
     while not enough(mask):
         slope = gradient(data, metric, mask)
@@ -62,20 +62,45 @@ def twin(data, metric, mask, lost, enough):
             return moves, mask
         after, edge = min(tried, key=lambda t: t[0])
         mask[edge] = True
-        moves.append(("back", edge, after - now))
+        moves.append(("back", (edge,), after - now))
         now = after
     slope, failures = gradient(data, metric, mask), 0
-    for edge in sorted(map(tuple, np.argwhere(mask)), key=lambda e: -slope[e]):
-        mask[edge] = False
-        if not enough(mask):
-            mask[edge], failures = True, failures + 1
-            if failures == FAILURES:
+    order = sorted(map(tuple, np.argwhere(mask)), key=lambda e: -slope[e])
+    while order and failures < FAILURES:
+        many, needed = [], None  # sizes double until too many, then halve: the first that is needed
+        for size in (2**i for i in range(20)):
+            taken = sum(map(len, many))
+            if not order[taken:]:
                 break
-            continue
-        after, failures = lost(mask), 0
-        moves.append(("gone", edge, after - now))
-        now = after
+            if not spares(mask, enough, [*sum(many, []), *order[taken : taken + size]]):
+                size = min(size, len(order) - taken)
+                while size > 1:
+                    size //= 2
+                    if spares(mask, enough, [*sum(many, []), *order[taken : taken + size]]):
+                        many.append(order[taken : taken + size])
+                        taken += size
+                while spares(mask, enough, [*sum(many, []), order[taken]]):
+                    many.append([order[taken]])
+                    taken += 1
+                needed = order[taken]
+                break
+            many.append(order[taken : taken + size])
+        for some in many:
+            for edge in some:
+                mask[edge] = False
+            moves.append(("gone", tuple(some), lost(mask) - now))
+            now = lost(mask)
+        failures = failures + 1 if needed and not many else int(needed is not None)
+        order = order[sum(map(len, many)) + 1 :]
     return moves, mask
+
+
+def spares(mask, enough, edges):
+    """Whether a circuit is enough without some edges."""
+    less = mask.copy()
+    for edge in edges:
+        less[edge] = False
+    return enough(less)
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -94,7 +119,7 @@ def test_moves_are_its_twins(family, metric):
 
     expected, mask = twin(data, own, start, lost, enough)
     moves = list(regrow(data, own, start, enough))
-    assert [(m.kind, m.edge) for m in moves] == [(k, e) for k, e, _ in expected]
+    assert [(m.kind, m.edges) for m in moves] == [(k, e) for k, e, _ in expected]
     found = [m.effect for m in moves]
     np.testing.assert_allclose(found, [e for *_, e in expected], rtol=0, atol=1e-9)
     assert moves and (moves[-1].mask == mask).all()
@@ -136,3 +161,16 @@ def test_of_edges_that_promise_the_same_the_first_is_tried_first(monkeypatch):
     assert found == [edge for edge in cut if promise[edge] < 0] and len(found) > 16
     found = module._kept_edges(data, METRICS["kl"], mask)
     assert found == sorted(kept, key=lambda e: -promise[e]) and len(found) > 16
+
+
+def test_many_edges_go_in_few_questions():
+    """Of 500 only the 300th is needed: 1, 2, ... 256 at once, then halves down to it, then on."""
+    edges, asked = [(i, 0) for i in range(500)], []
+
+    def enough(mask):
+        asked.append(int((~mask).sum()))
+        return bool(mask[299, 0])
+
+    gone = sum(module._spared(edges, np.ones((500, 1), bool), enough), [])
+    assert gone == [e for e in edges if e != (299, 0)]
+    assert asked[:9] == [1, 3, 7, 15, 31, 63, 127, 255, 500] and len(asked) < 32

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from html import unescape
 from pathlib import Path
 
@@ -287,3 +288,14 @@ def test_runs_that_cannot_be_validated(runs, tmp_path):
     discover(empty, tmp_path / "empty", [], lambda text: None)
     with pytest.raises(InputError, match="no edges"):
         read_found([tmp_path / "empty"])
+
+
+def test_what_a_card_found_is_validated_without_one(runs, tmp_path):
+    folder = shutil.copytree(runs / "acdc", tmp_path / "card")
+    config = json.loads((folder / "config.json").read_text())
+    config["config"]["device"] = "cuda:7"
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="device='cuda:7': "):
+        read_found([folder])
+    (one,) = read_found([folder], device="cpu", threads=1)
+    assert (one.settings.device, one.settings.threads) == ("cpu", 1)
