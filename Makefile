@@ -5,7 +5,12 @@ BIN := .venv/bin
 ARGS ?=
 RUNS ?= .
 
-.PHONY: test-all discover dashboard docs test check format lint contracts types clean
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest
+MARKED ?= not slow
+# All that needs one process; types take longest, so they begin early.
+ALONE := format types shapes lint contracts docs
+
+.PHONY: test-all discover dashboard docs test check format lint contracts types shapes clean
 
 discover: .venv/installed
 	$(BIN)/python scripts/discover.py $(ARGS)
@@ -14,12 +19,11 @@ dashboard: .venv/installed-dashboard
 	$(BIN)/python scripts/dashboard.py $(RUNS) $(ARGS)
 
 test: .venv/installed-dev
-	$(MAKE) --jobs=2 check docs
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadscope --no-loadscope-reorder
+	$(MAKE) --jobs=2 $(ALONE)
+	$(PYTEST) --shapes=rest -m "$(MARKED)" -n 2 --dist loadscope --no-loadscope-reorder
 
-test-all: .venv/installed-dev
-	$(MAKE) --jobs=2 check docs
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "slow or not slow" -n 2 --dist loadscope --no-loadscope-reorder
+test-all:
+	$(MAKE) test MARKED="slow or not slow"
 
 check: format lint contracts types
 
@@ -34,6 +38,10 @@ contracts: .venv/installed-dev
 
 types: .venv/installed-dev
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+# A few tests, apart: types and shapes are checked at every call in them, which takes a third longer.
+shapes: .venv/installed-dev
+	$(PYTEST) --quiet --shapes=checked -m "$(MARKED)"
 
 docs: .venv/installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file docs/mkdocs.yml

@@ -30,9 +30,9 @@ FAILURES = 8  # kept edges in a row that cannot be spared, from the cheapest on,
 
 @dataclass(frozen=True)
 class Move:
-    """Edges that came back or went together."""
+    """Edges that came back or went together, or one that turned out to be needed."""
 
-    kind: Literal["back", "gone"]
+    kind: Literal["back", "gone", "needed"]
     edges: tuple[Edge, ...]  # the most promising, or the cheapest, first
     effect: float  # of all: error after less error before, on the prompts of the search
     mask: Mask  # after it
@@ -56,29 +56,36 @@ def regrow(
             return
         mask, effect, error = tried[best], errors[best] - error, errors[best]
         yield Move("back", (candidates[best],), float(effect), mask)
-    for some in _spared(_kept_edges(data, metric, mask), mask, enough):
+    for some, spared in _decided(_kept_edges(data, metric, mask), mask, enough):
+        if not spared:
+            yield Move("needed", tuple(some), 0.0, mask)
+            continue
         mask = _with(mask, some, False)
         (after,) = _errors(data, metric, [mask])
         effect, error = after - error, after
         yield Move("gone", tuple(some), float(effect), mask)
 
 
-def _spared(edges: list[Edge], mask: Mask, enough: Callable[[Mask], bool]) -> Iterator[list[Edge]]:
-    """Those without which a circuit is still enough, in turn, until FAILURES in a row are needed.
+def _decided(
+    edges: list[Edge], mask: Mask, enough: Callable[[Mask], bool]
+) -> Iterator[tuple[list[Edge], bool]]:
+    """In turn those that a circuit can spare and be enough, or one that it cannot.
 
-    Twice as many are tried each time; too many are halved until the one that is needed is known.
+    It ends at FAILURES in a row that it cannot spare. Twice as many are tried each time; too many
+    are halved until the one that is needed is known.
     """
     size, halving, failures = 1, False, 0
     while edges and failures < FAILURES:
         some = edges[:size]
         less = _with(mask, some, False)
         if enough(less):
-            yield some
+            yield some, True
             mask, edges, failures = less, edges[size:], 0
             size = max(1, size // 2) if halving else 2 * size
         elif len(some) > 1:
             size, halving = len(some) // 2, True
         else:
+            yield some, False
             edges, failures, halving = edges[1:], failures + 1, False
 
 

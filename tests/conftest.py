@@ -21,31 +21,48 @@ LONGEST = (  # begun first, so that no worker is left alone with one of them at 
 )  # fmt: skip
 
 
-UNCHECKED = pytest.StashKey[bool]()
+SHAPED = (  # where types and shapes are checked
+    "acdc", "discovery", "explain", "heads", "scrubbing", "statistics", "truth", "validation",
+)  # fmt: skip
 
 
-def pytest_collection_modifyitems(items):
-    """A stable order, the longest files first; some tests check types and shapes, most do not.
+def pytest_addoption(parser):
+    """Types and shapes are checked in a process of their own: it takes a third longer."""
+    parser.addoption(
+        "--shapes", choices=("checked", "rest"),
+        help="checked: a few cases alone, types and shapes checked at every call; rest: the others",
+    )  # fmt: skip
 
-    Checks take most of a test's time. In tests/acdc the first case of each test makes them,
-    elsewhere the first test of each file.
+
+def pytest_configure(config):
+    """Before anything of the package is imported."""
+    if config.getoption("shapes") == "checked":
+        from jaxtyping import install_import_hook
+
+        install_import_hook(["acdc", "discovery"], "beartype.beartype")
+
+
+@pytest.hookimpl(trylast=True)  # when slow ones are gone
+def pytest_collection_modifyitems(config, items):
+    """A stable order, the longest files first; with --shapes a part of the tests.
+
+    Checked are the first case of each test of tests/acdc, elsewhere the first test of each file,
+    unless it is marked `unchecked`.
     """
     place = {name: i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(_room(item.path).rpartition("/")[2], len(place)))
-    begun = set()
+    asked = config.getoption("shapes")
+    if asked is None:
+        return
+    first = dict[object, object]()
     for item in items:
-        core = item.path.parent.name == "acdc"
-        what = item.nodeid.partition("[")[0] if core else item.path
-        item.stash[UNCHECKED] = what in begun
-        begun.add(what)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item):
-    """Before any fixture is made."""
-    import jaxtyping
-
-    jaxtyping.config.update("jaxtyping_disable", item.stash[UNCHECKED])
+        home = item.path.parent.name
+        if home in SHAPED and item.get_closest_marker("unchecked") is None:
+            first.setdefault(item.nodeid.partition("[")[0] if home == "acdc" else item.path, item)
+    checked = set(first.values())
+    gone = [item for item in items if (item in checked) != (asked == "checked")]
+    config.hook.pytest_deselected(items=gone)
+    items[:] = [item for item in items if (item in checked) == (asked == "checked")]
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -62,14 +79,6 @@ def pytest_xdist_make_scheduler(config, log):
 
 def _room(path):
     return "dashboard" if path.parent.name == "dashboard" else f"{path.parent.name}/{path.name}"
-
-
-@pytest.fixture
-def unchecked():
-    """No checks of types and shapes: they take most of the time, or what is given is made up."""
-    import jaxtyping
-
-    jaxtyping.config.update("jaxtyping_disable", True)
 
 
 @pytest.fixture

@@ -116,6 +116,7 @@ def test_induction(execute):
     assert (ran.folder / "induction-run" / "circuit.json").is_file()
 
 
+@pytest.mark.slow
 def test_own_model_and_task(execute):
     ran = execute("own_model_and_task")
     assert float(re.search(r"loss ([\d.]+)", ran.text("optimizer ="))[1]) < 0.1

@@ -106,6 +106,7 @@ def command(folder, *words):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_all_four_from_the_command_line(package):
     done = command(
         package, "method=own_method:Early", "method.power=0.5", "method.n_edges=100",

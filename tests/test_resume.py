@@ -153,6 +153,7 @@ def test_only_the_same_question_goes_on(whole, tmp_path):
         discover(settings(*ASKED), whole, [], lambda text: None)
 
 
+@pytest.mark.slow
 def test_kill_9_from_outside(whole, here, tmp_path):
     run = tmp_path / "run"
     words = [*ASKED, f"hydra.run.dir={run}"]

@@ -291,6 +291,7 @@ def test_an_interrupted_sweep_is_summed_up(tmp_path):
     assert json.loads((folder / "sweep.json").read_text())["states"]["done"] >= 1
 
 
+@pytest.mark.slow
 def test_a_sweep_without_news_is_not_tracked_again(sweep, tmp_path):
     folder = tmp_path / "two"
     asked = ("method=eap", "method.n_edges=5,20", "tracking=wandb_offline", "task.n=8")
@@ -327,7 +328,13 @@ def test_names_of_folders(monkeypatch):
     assert "/" not in job_name(["task.path=/some/file"]) and len(job_name(["a=" + "b" * 500])) < 180
 
 
-@pytest.mark.parametrize("named", ["thresholds", "sizes", "methods", "seeds", "[seeds,thresholds]"])
+@pytest.mark.parametrize(
+    "named",
+    [
+        *("thresholds", "sizes", "methods", "seeds"),
+        pytest.param("[seeds,thresholds]", marks=pytest.mark.slow),
+    ],
+)
 def test_every_job_of_every_named_sweep_is_accepted(named, monkeypatch):
     from itertools import product
 

@@ -17,7 +17,7 @@ from acdc.data import Data
 from acdc.errors import InputError
 from acdc.graph import Graph
 from acdc.metrics import Metric, two_sided
-from acdc.regrow import regrow
+from acdc.regrow import Move, regrow
 from acdc.search import Budget, Checkpoint, Decision, Guide, Order, Search
 from acdc.search import Step as SearchStep
 from acdc.selection import best_edges
@@ -106,29 +106,34 @@ def reach(
         if yardstick.of(search.mask) >= target or attempt == ATTEMPTS:
             break
         total *= TIGHTER
-    mask, moves = search.mask.copy(), []
+    mask, moves = search.mask.copy(), list[Move]()
     for move in regrow(data, error, mask, lambda m: yardstick.of(m) >= target):
-        mask, names = move.mask, [data.graph.edge_name(*edge) for edge in move.edges]
-        moves += [{"edge": name, "kind": move.kind, "effect": move.effect} for name in names]
-        name = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-        says = f"{name} {move.kind}, {int(mask.sum())} kept"
-        row = {"reader": name, "kind": move.kind, "reason": "regrown", "n_edges": int(mask.sum())}
-        yield Step((), row, data.graph.n_edges, says)
+        mask, moves = move.mask, [*moves, *([move] if move.kind != "needed" else [])]
+        yield _moved(data.graph, move)
     kept = {row["edge"]: row["kept"] for row in rows}
-    kept |= {move["edge"]: move["kind"] == "back" for move in moves}
+    kept |= {data.graph.edge_name(*e): move.kind == "back" for move in moves for e in move.edges}
     yield Step(tuple({**row, "kept": kept[row["edge"]]} for row in rows), done=data.graph.n_edges)
     found = _found(method, error, search, rows, (skipped, damage))
     more = {
-        "budget": total, "n_searches": attempt, "n_moves": len(moves),
-        "tune_share": yardstick.of(mask),
+        "budget": total, "n_searches": attempt,
+        "n_moves": sum(len(move.edges) for move in moves), "tune_share": yardstick.of(mask),
     }  # fmt: skip
     scores = found.scores.copy()  # of edges that came back, what that was worth
-    for move in (m for m in moves if m["kind"] == "back"):
-        scores[data.graph.edge(move["edge"])] = -move["effect"]
+    for move in (m for m in moves if m.kind == "back"):
+        scores[move.edges[0]] = -move.effect
     yield replace(
         found, mask=mask, scores=scores, metric=None, counts={**found.counts, **more},
         edges=tuple(replace(e, kept=kept[e.edge]) for e in found.edges),
     )  # fmt: skip
+
+
+def _moved(graph: Graph, move: Move) -> Step:
+    """What is said of edges that came back, went, or are needed (no line of metrics.jsonl)."""
+    first, n, others = graph.edge_name(*move.edges[0]), int(move.mask.sum()), len(move.edges) - 1
+    name = f"{first} and {others} more" if others else first
+    row = {"reader": name, "kind": move.kind, "reason": "regrown", "n_edges": n}
+    says = f"{name} {move.kind}, {n} kept"
+    return Step((), row if move.kind != "needed" else {}, graph.n_edges, says)
 
 
 def _guide(method: ACDC, data: Data, metric: Metric, seed: int) -> Guide:

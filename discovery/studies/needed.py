@@ -57,7 +57,10 @@ def of_searches(
         found = last(shown(steps, data.graph.n_edges, f"{method.label}, target {target:g}"))
         seconds = round(time.perf_counter() - start, 1)
         row = _row(method, target, found.mask, found.counts["tune_share"], metric, test)
-        tqdm.write(f"{method.label}, target {target:g}: {row['edges']} edges, {seconds} s")
+        tqdm.write(
+            f"{method.label}, target {target:g}: {row['edges']} edges, on the test prompts"
+            f" error share {row['error share']}, KL share {row['KL share']}; {seconds} s"
+        )
         yield found, {**row, "edges for KL": None, "seconds": seconds}
 
 

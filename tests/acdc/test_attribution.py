@@ -161,7 +161,7 @@ def test_exact_is_the_twins_loop(family, kv, ablation, name):
         assert found[w, r] == pytest.approx(effect, abs=1e-9), data.graph.edge_name(w, r)
 
 
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.unchecked
 @pytest.mark.parametrize("family, kv", EVERY, ids=["-".join(c) for c in EVERY])
 def test_a_circuit_without_each_edge_is_that_circuit(family, kv):
     """Of edges that it has, some of which lead nowhere, and of one that it has not."""

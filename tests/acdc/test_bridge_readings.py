@@ -70,7 +70,7 @@ def test_the_scale_of_attention_is_the_modules_own_else_the_configurations():
     assert module._attention_scale(Has(), Has(attn_scale=0.5, d_head=9), Has()) == 2.0
 
 
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.unchecked
 def test_the_architectures_name():
     gpt2 = families.load("gpt2").bridge
     assert module._architecture(gpt2) == "GPT2LMHeadModel"
@@ -159,7 +159,7 @@ def test_a_bias_of_zeros_is_none():
     assert (found.name, found.b_U) == ("x", None)
 
 
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.unchecked
 @pytest.mark.parametrize("dtype, share", [
     (torch.float64, 1e-4), (torch.float32, 1e-4), (torch.bfloat16, 5e-2), (torch.float16, 1e-2),
 ])  # fmt: skip
@@ -208,7 +208,7 @@ def test_families_of_all_kinds_are_read_in_half_precision(family):
     assert trace(loaded.model, families.prompts().clean).logits.dtype == torch.bfloat16
 
 
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.unchecked
 def test_of_tokens_that_go_to_experts_half_must_agree():
     theirs = torch.ones(1, 5, 3)
     ours = theirs.clone()

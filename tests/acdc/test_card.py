@@ -18,7 +18,7 @@ from discovery.settings.run import usable_device
 from tests.fake_card import CARD, OnCard, a_card
 from tests.families import BUILDERS, FAMILIES, PARTICULAR, load, prompts
 
-pytestmark = pytest.mark.usefixtures("unchecked")  # a stand-in is slow enough
+pytestmark = pytest.mark.unchecked  # a stand-in is slow enough
 
 
 def decided(model: Model, host: bool = False) -> dict[str, np.ndarray]:

@@ -25,7 +25,7 @@ def data(part=7, ablation="resample", hold=True, family="llama", dtype=torch.flo
     return Data(model, model.graph(), prompts, ABLATIONS[ablation], part, hold)
 
 
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.unchecked
 @pytest.mark.parametrize("ablation", ABLATIONS)
 @pytest.mark.parametrize("metric", ["kl", "js"])  # read out the fast way and the plain way
 def test_decisions_do_not_depend_on_the_parts(ablation, metric):
@@ -103,7 +103,7 @@ def test_a_metric_is_any_function_of_logits_and_prompts():
         list(acdc(data(), Metric("one", "1", True, lambda logits, *_: logits.sum()), 0.05))
 
 
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.unchecked
 @pytest.mark.parametrize("order, part", [
     ("layer", 7), ("head", 3),
     *(pytest.param(*own, marks=pytest.mark.slow) for own in (("layer", 3), ("head", 7))),

@@ -7,7 +7,6 @@ tests/acdc/twin.py reads beside each family's own code, and with Hugging Face's 
 from dataclasses import replace
 
 import families
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -33,6 +32,8 @@ LENGTH = 5  # windows are of 3
 THRESHOLD = 0.003  # nats
 UNGROUPED = ("gptj", "gptneo", "bloom")
 JOINT = ("gemma2", "gemma3", "olmo2", "olmo3")  # a norm follows their heads
+pytestmark = pytest.mark.unchecked  # types of tests of the pieces and of explain are
+
 EVERY = [
     (family, kv)
     for family in families.PARTICULAR
@@ -40,14 +41,6 @@ EVERY = [
     if kv == "per_query_head" or family not in UNGROUPED
 ]
 IDS = ["-".join(case) for case in EVERY]
-
-
-@pytest.fixture(autouse=True)
-def unchecked():
-    """No checks of types, which take most of the time; tests of the pieces and of explain do."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def setup(family, kv="per_query_head"):

@@ -38,7 +38,7 @@ def cuts_of(state, readers, gates, generator):
     return [cuts[i] for i in generator.permutation(len(cuts))]
 
 
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.unchecked
 @pytest.mark.parametrize("family, kv", EVERY, ids=IDS)
 @pytest.mark.parametrize("seed, size", [(0, 3), (1, 2)])
 def test_every_trial_is_a_run_of_its_mask(family, kv, seed, size):

@@ -57,7 +57,7 @@ def test_the_gradient_is_the_finite_difference(family, kv, positions):
             assert slopes[place].item() == pytest.approx((ends[0] - ends[1]) / (2 * step), abs=1e-6)
 
 
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.unchecked
 @pytest.mark.parametrize("family, kv", [
     EVERY[0], *(pytest.param(*own, marks=pytest.mark.slow) for own in EVERY[1:]),
 ])  # fmt: skip

@@ -287,7 +287,8 @@ def searches(family, name, rule, dtype, chunk=None):
     return [Search(data, metric, rule, None, chunk, None, how) for how in ("bounds", "exact")]
 
 
-@pytest.mark.usefixtures("small", "unchecked")
+@pytest.mark.unchecked
+@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize(("name", "family", "chunk"), [
     ("kl", "gpt2", 7), ("nll", "llama", None), ("prob_diff", "pythia", 50),
     ("kl_reverse", "gpt2", 7), ("kl", "llama", None), ("nll", "gpt2", 50),

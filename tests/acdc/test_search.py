@@ -31,10 +31,10 @@ THRESHOLDS = {"kl": (0.002, 0.02, 0.2), "logit_diff": (0.01, 0.1, 0.6)}
 view = families.view
 
 
-def halved(first, second):
-    """Every other pair of the two, so that each of either is met; the rest are slow."""
+def some(first, second):
+    """Pairs of the two in which each of either is met; the others are slow."""
     return [
-        pytest.param(a, b, marks=pytest.mark.slow if (i + j) % 2 else ())
+        pytest.param(a, b, marks=pytest.mark.slow if (i - j) % len(second) else ())
         for i, a in enumerate(first)
         for j, b in enumerate(second)
     ]
@@ -45,8 +45,8 @@ def search(model, kv, prompts, ablation, metric, threshold, order, chunk=None, g
     return list(acdc(data, METRICS[metric], threshold, order, chunk, guide))
 
 
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("case, shape", halved(range(len(CASES)), range(len(SHAPES))))
+@pytest.mark.unchecked
+@pytest.mark.parametrize("case, shape", some(range(len(CASES)), range(len(SHAPES))))
 def test_same_decisions_and_effects_as_the_twin(case, shape):
     """Each model with each shape of the search, and each of both with every ablation."""
     (family, kv), (reader_order, gates) = CASES[case], SHAPES[shape]
@@ -72,8 +72,8 @@ def test_same_decisions_and_effects_as_the_twin(case, shape):
     assert len(set(kept_counts)) > 2 and max(kept_counts) > 5  # the thresholds do bite
 
 
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("case, shape", halved(range(len(CASES)), range(len(SHAPES))))
+@pytest.mark.unchecked
+@pytest.mark.parametrize("case, shape", some(range(len(CASES)), range(len(SHAPES))))
 def test_a_guided_search_is_its_twins_too(case, shape):
     (family, kv), (reader_order, gates) = CASES[case], SHAPES[shape]
     model, prompts = view(family), families.prompts(n=2, length=4)
@@ -98,8 +98,8 @@ def test_a_guided_search_is_its_twins_too(case, shape):
             assert guide.shortlist is None or not (mask & ~guide.shortlist).any()
 
 
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("case, gates", halved(range(len(CASES)), [True, False]))
+@pytest.mark.unchecked
+@pytest.mark.parametrize("case, gates", some(range(len(CASES)), [True, False]))
 def test_a_search_from_a_circuit_within_a_budget_is_its_twins(case, gates):
     """Each model with gates and without, and each of both with either metric."""
     (family, kv), metrics = CASES[case], (METRICS["kl"], two_sided(METRICS["logit_diff"]))

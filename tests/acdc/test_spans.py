@@ -108,7 +108,7 @@ def test_prompts_without_spans_are_refused():
 # ---- engines -------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.unchecked
 @pytest.mark.parametrize("family, kv", CASES, ids=IDS)
 @pytest.mark.parametrize("ablation", ["resample", "mean"])
 def test_both_runs_of_a_mask_are_the_twins(family, kv, ablation):
@@ -221,7 +221,7 @@ RULES = [  # order of readers, gates, ablation, metric, threshold
 ]
 
 
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.unchecked
 @pytest.mark.parametrize("case", range(len(CASES)), ids=IDS)
 def test_same_decisions_and_effects_as_the_twin(case):
     (family, kv), (reader_order, gates, ablation, metric, limit) = CASES[case], RULES[case]
@@ -242,7 +242,7 @@ def test_same_decisions_and_effects_as_the_twin(case):
     assert (graph.by_span(mask).any(0) != graph.by_span(mask).all(0)).any()
 
 
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.unchecked
 def test_a_search_from_a_circuit_within_a_budget_is_its_twins():
     model, prompts = families.view("llama"), marked()
     graph, metric = graph_of(model, prompts, "per_group"), two_sided(METRICS["logit_diff"])
@@ -262,8 +262,11 @@ def test_a_search_from_a_circuit_within_a_budget_is_its_twins():
     assert (steps[-1].mask == mask).all() and 0 < mask.sum() < start.sum()
 
 
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("family, kv", CASES, ids=IDS)
+@pytest.mark.unchecked
+@pytest.mark.parametrize(
+    "family, kv",
+    [pytest.param(*c, marks=pytest.mark.slow if i in (0, 2) else ()) for i, c in enumerate(CASES)],
+)
 def test_every_trial_is_a_run_of_its_mask(family, kv):
     """Of prompts of two lengths; see trials_are_runs."""
     model, prompts = families.view(family), together(marked(length=5), marked(length=4, seed=1))

@@ -26,6 +26,7 @@ from discovery.methods.scores import EAP, Random
 view = families.view
 ASKED = {
     "pairs": 4, "times": [1], "orders": True, "q": 0.2, "second": True, "margin": 0.05, "seed": 0,
+    "device": None,
     "threads": None,
 }  # fmt: skip
 

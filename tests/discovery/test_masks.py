@@ -14,7 +14,7 @@ from discovery.job.pipeline import discover
 from discovery.methods import last
 from discovery.runs.folder import read_run
 
-pytestmark = pytest.mark.usefixtures("unchecked")
+pytestmark = pytest.mark.unchecked
 PAIRED = ("metric=kl", "ablation=resample", "test=0")
 ASKED = {
     "iterative": ("method=iterative", "method.n_edges=15", *PAIRED),

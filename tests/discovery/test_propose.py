@@ -11,6 +11,8 @@ from acdc.errors import InputError
 from discovery.job.pipeline import discover
 from discovery.runs.folder import read_run
 
+pytestmark = pytest.mark.unchecked
+
 SCORING = ("ifr", "eap", "eap_ig", "eap_ig_activations", "exact", "random")
 
 
@@ -103,6 +105,7 @@ def test_threshold_instead_of_a_number(tmp_path):
     assert run.result["n_edges_requested"] == sum(abs(e["effect"]) >= 0.05 for e in run.edges)
 
 
+@pytest.mark.slow
 def test_a_shortlist_is_reported_and_the_circuit_stays_within_it(tmp_path):
     guide = ("method=acdc", "method.guide=exact", "method.shortlist=40")
     discover(settings("tracking=disabled", *guide), tmp_path / "run", [], print)

@@ -12,7 +12,7 @@ from discovery.explanation.runs import explain_run
 from discovery.job.pipeline import discover
 from discovery.settings.explanation import ExplainSettings
 
-pytestmark = pytest.mark.usefixtures("unchecked")
+pytestmark = pytest.mark.unchecked
 SPANS = ["start", "previous", "match", "..end", "end"]
 ASKED = ["task.n=8", "tune=0", "test=8", "method=eap", "method.n_edges=50"]
 

@@ -24,7 +24,7 @@ from discovery.methods.greedy import ACDC
 from discovery.methods.learned import Learned
 from discovery.methods.scores import EAP, EAPIG
 
-pytestmark = pytest.mark.usefixtures("unchecked")
+pytestmark = pytest.mark.unchecked
 RNG = np.random.default_rng(0)
 CONFIGURATIONS = [  # family, metric, target, seed, method
     (

@@ -79,6 +79,7 @@ def test_ties_count_half_and_a_left_over_half_counts_against():
     assert odd.extra["wins"] + odd.extra["ties"] + odd.extra["losses"] == 400
 
 
+@pytest.mark.slow
 def test_ties_make_it_no_less_strict():
     """At the edge of the null, P(win) - P(loss) = -.2, it rejects no more often with ties."""
     rng, shares = np.random.default_rng(0), []

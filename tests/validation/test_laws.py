@@ -17,7 +17,7 @@ from discovery.validation.held_out import held_out
 from discovery.validation.validate import Validator
 from discovery.validation.verdicts import headline, left_out, verdicts
 
-pytestmark = pytest.mark.usefixtures("unchecked")
+pytestmark = pytest.mark.unchecked
 SILENT = lambda text: None  # noqa: E731
 
 

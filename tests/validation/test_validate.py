@@ -26,6 +26,8 @@ from discovery.validation.rungs import NONE
 from discovery.validation.runs import classes, read_found, table, validate_runs
 from discovery.validation.verdicts import headline
 
+pytestmark = pytest.mark.unchecked  # of runs together
+
 LITTLE = (
     "prompts=80", "chunk=20", "chance.circuits=29", "chance.misplaced=29", "chance.prompts=20",
     "scrubbing.prompts=20", "scrubbing.draws=2", "completeness.prompts=20",
