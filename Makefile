@@ -7,10 +7,7 @@ RUNS ?= .
 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest
 MARKED ?= not slow
-# All that needs one process; types take longest, so they begin early.
-ALONE := format types shapes lint contracts docs
-
-.PHONY: test-all discover dashboard docs test check format lint contracts types shapes clean
+.PHONY: test-all discover dashboard docs test check format lint contracts types shapes rest clean
 
 discover: .venv/installed
 	$(BIN)/python scripts/discover.py $(ARGS)
@@ -19,8 +16,7 @@ dashboard: .venv/installed-dashboard
 	$(BIN)/python scripts/dashboard.py $(RUNS) $(ARGS)
 
 test: .venv/installed-dev
-	$(MAKE) --jobs=2 $(ALONE)
-	$(PYTEST) --shapes=rest -m "$(MARKED)" -n 2 --dist loadscope --no-loadscope-reorder
+	$(MAKE) --jobs=2 format types shapes lint contracts docs rest
 
 test-all:
 	$(MAKE) test MARKED="slow or not slow"
@@ -42,6 +38,10 @@ types: .venv/installed-dev
 # A few tests, apart: types and shapes are checked at every call in them, which takes a third longer.
 shapes: .venv/installed-dev
 	$(PYTEST) --quiet --shapes=checked -m "$(MARKED)"
+
+# All tests but those, in two processes.
+rest: .venv/installed-dev
+	$(PYTEST) --shapes=rest -m "$(MARKED)" -n 2 --dist loadscope --no-loadscope-reorder
 
 docs: .venv/installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file docs/mkdocs.yml

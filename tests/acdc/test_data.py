@@ -43,6 +43,7 @@ def test_decisions_do_not_depend_on_the_parts(ablation, metric):
     ("resample", True), ("mean", False),
     *(pytest.param(*own, marks=pytest.mark.slow) for own in (("resample", False), ("mean", True))),
 ])  # fmt: skip
+@pytest.mark.unchecked
 def test_scores_and_circuits_do_not_depend_on_the_parts(ablation, hold):
     metric, graph = METRICS["logit_diff"], data().graph
     masks = [

@@ -320,6 +320,7 @@ def test_every_decision_is_the_plain_searchs(name, family, chunk, monkeypatch):
     assert spared > 10
 
 
+@pytest.mark.unchecked
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("name", ["kl", "kl_reverse"])
 def test_a_search_by_intervals_goes_on_from_a_checkpoint_that_was_a_file(name, tmp_path):

@@ -146,7 +146,10 @@ def test_the_budget_leaves_parts_out_and_changes_none(tried):
     assert len(verdicts(little)) == len(little["tests"])
 
 
-@pytest.mark.parametrize("asked", ["iterative", "learned method.steps=3 method.start=eap"])
+@pytest.mark.parametrize(
+    "asked",
+    [pytest.param("iterative", marks=pytest.mark.slow), "learned method.steps=3 method.start=eap"],
+)
 def test_what_gradients_found_is_found_again(asked):
     """Nothing else in a validation needs them, so they are off in it."""
     method, *more = asked.split()
