@@ -7,7 +7,8 @@ RUNS ?= .
 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest
 MARKED ?= not slow
-.PHONY: test-all discover dashboard docs test check format lint contracts types shapes rest clean
+
+.PHONY: discover dashboard test test-all check format lint contracts types shapes rest docs clean
 
 discover: .venv/installed
 	$(BIN)/python scripts/discover.py $(ARGS)
@@ -16,7 +17,7 @@ dashboard: .venv/installed-dashboard
 	$(BIN)/python scripts/dashboard.py $(RUNS) $(ARGS)
 
 test: .venv/installed-dev
-	$(MAKE) --jobs=2 format types shapes lint contracts docs rest
+	$(MAKE) --jobs=2 check shapes docs rest
 
 test-all:
 	$(MAKE) test MARKED="slow or not slow"

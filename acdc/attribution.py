@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby
 from typing import Literal
 
 import numpy as np
@@ -125,42 +124,38 @@ def exact(data: Data, metric: Metric, progress: Callable[[int, int], None] | Non
 
 
 @torch.inference_mode()
-def without_each(
+def edge_changes(
     data: Data, metric: Metric, mask: NDArray[np.bool_], edges: NDArray[np.integer]
 ) -> Floats:
-    """[edges, prompts]: the metric of the circuit `mask` without one of `edges` [edges, 2] each.
+    """[edges, prompts]: what cutting one of `edges` [edges, 2] out of `mask` adds to the metric.
 
-    Those that are not in the circuit, or lead nowhere in it, change nothing. As Data.circuits of
-    so many masks, several edges in a batch.
+    0 for those that are not in the circuit, or lead nowhere in it. As Data.circuits of so many
+    masks, several edges in a batch.
     """
-    state, out = States(data, metric, mask), np.zeros((*mask.shape, len(data)))
-    out[:] = data.join(state.each(), axis=1)[0]
+    state, out = States(data, metric, mask), np.zeros((len(edges), len(data)))
+    row = {edge: i for i, edge in enumerate(map(tuple, edges.tolist()))}
+    before = data.join(state.each(), axis=1)
     for cuts in _single_cuts(data, state):
-        out[_edges_of(cuts)] = data.join(state.each(state.trial(cuts, single=True)), axis=1)
-    return out[edges[:, 0], edges[:, 1]]
+        after = data.join(state.each(state.trial(cuts, single=True)), axis=1)
+        for edge, value in zip(zip(*_edges_of(cuts), strict=True), after - before, strict=True):
+            if edge in row:
+                out[row[edge]] = value
+    return out
 
 
 def _single_cuts(data: Data, state: States) -> Iterator[list[Cut]]:
-    """Cuts of every edge that the circuit of a state keeps and that leads on, some at a time.
+    """Cuts of every edge that the circuit of a state keeps and that leads on, a reader's together.
 
     The state enters all layers first, so that nothing is cut for good.
     """
-    graph = data.graph
-    for layer in reversed(range(graph.n_layers)):
-        if graph.has_mlp:
+    for layer in reversed(range(data.graph.n_layers)):
+        if data.graph.has_mlp:
             state.enter(layer, "mlp")
         state.enter(layer, "attn")
     size = max(1, data.batch_bytes // BATCH_SHARE // state.bytes_per_variant())
-    alike = groupby(sorted(state.kept, reverse=True), lambda reader: _place(graph, reader))
-    for _, readers in alike:
-        cuts = [Cut(reader, (w,)) for reader in readers for w in state.kept[reader]]
+    for reader in sorted(state.kept, reverse=True):
+        cuts = [Cut(reader, (w,)) for w in state.kept[reader]]
         yield from (cuts[i : i + size] for i in range(0, len(cuts), size))
-
-
-def _place(graph: Graph, reader: int) -> tuple[int, bool]:
-    """Layer of a reader, and whether it is a head's: such cuts are made in one trial."""
-    info = graph.readers[reader]
-    return info.layer, info.part in ("q", "k", "v")
 
 
 def _edges_of(cuts: Sequence[Cut]) -> tuple[list[int], list[int]]:

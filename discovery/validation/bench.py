@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from acdc.ablation import RESAMPLE, Ablation
-from acdc.attribution import without_each
+from acdc.attribution import edge_changes
 from acdc.data import Data, floats
 from acdc.errors import InputError
 from acdc.forward import PatchedForward
@@ -134,10 +134,10 @@ class Bench:
         metric = SCORES[self.score]
         return -metric.sign * self.data.circuits(metric, masks, alike)
 
-    def without_each(self, mask: Mask, edges: NDArray[np.integer]) -> Floats:
-        """[edges, prompts]: the score of a circuit without one of `edges` [edges, 2] each."""
+    def edge_changes(self, mask: Mask, edges: NDArray[np.integer]) -> Floats:
+        """[edges, prompts]: what cutting one of `edges` [edges, 2] alone adds to the score."""
         metric = SCORES[self.score]
-        return -metric.sign * without_each(self.data, metric, mask, edges)
+        return -metric.sign * edge_changes(self.data, metric, mask, edges)
 
     def scored(self, final: Callable[[PatchedForward], torch.Tensor]) -> Floats:
         """[prompts]: the score alone of any run of the parts, from what the final norm sees."""

@@ -182,12 +182,8 @@ class _Trial:
 
     def squares_of_edges(self, whole: Mask, edges: NDArray[np.integer]) -> Floats:
         """The same of cuts of one edge each: [edges, 2] -> [edges, prompts]."""
-        squares = []
-        for writers in self.partners:
-            mask = without(whole, writers)
-            (before,) = self.bench.scores([mask])
-            squares.append(np.square(self.bench.without_each(mask, edges) - before))
-        return self._best(np.array(squares))
+        masks = [without(whole, writers) for writers in self.partners]
+        return self._best(np.square([self.bench.edge_changes(mask, edges) for mask in masks]))
 
     def _best(self, each: Floats) -> Floats:
         """[partners, cuts, prompts] -> [cuts, prompts]."""

@@ -74,9 +74,8 @@ def read_found(
 ) -> list[Found]:
     """The runs to validate; InputError before any model is loaded if one of them cannot be.
 
-    `device` and `threads`: None: as each run had.
-
-    They must be of one model, task and graph, and hold a circuit of at least one edge.
+    They must be of one model, task and graph, and hold a circuit of at least one edge. They are
+    asked on `device` with `threads`; None: as each run had.
     """
     if not folders:
         raise InputError("run=[]: name at least one run folder")
