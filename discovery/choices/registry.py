@@ -85,7 +85,7 @@ def check(group: str, name: object) -> str:
         raise InputError(f"{where}: a name is a text")
     if ":" in name:
         load(group, name)
-    elif name not in names(group):
+    elif name not in KNOWN[group] and name not in names(group):
         allowed = ", ".join(names(group))
         raise InputError(f"{where}: allowed are {allowed}, and module:object of your own")
     return name
