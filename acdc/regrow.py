@@ -3,10 +3,10 @@
 A greedy search decides each edge once, while others are still there that go later. Here cut edges
 are looked at again in the circuit as it is: the gradient of the mask says which would help most, to
 first order; the most promising are tried, one at a time and exactly, and the best comes back. Then
-kept edges are tried from the cheapest on, and go while the circuit stays enough: as many at once as
-can, twice as many each time, and where that is too many, halves of them down to the edge that is
-needed. What is enough is for the caller to say, best on prompts that the search did not see. Knows
-no tasks or files.
+kept edges are tried in two orders and go while the circuit stays enough: as many at once as can,
+twice as many each time, and where that is too many, halves of them down to the edge that is needed.
+What is enough is for the caller to say, best on prompts that the search did not see. Knows no tasks
+or files.
 """
 
 from __future__ import annotations
@@ -24,8 +24,13 @@ from acdc.metrics import Metric
 
 Mask = NDArray[np.bool_]  # [writers, readers]
 Edge = tuple[int, int]  # writer, reader
+Cost = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+# Of cutting a kept edge, by its slope: first those go that change the error least either way, as a
+# strong edge's removal is a step too long for a slope, and several together harm; then those that
+# promise to lower it.
+ORDERS: tuple[Cost, ...] = (np.abs, np.negative)
 TRIED = 16  # of the most promising cut edges, a time that one comes back
-FAILURES = 8  # kept edges in a row that cannot be spared, from the cheapest on, before it is over
+FAILURES = 8  # kept edges in a row that cannot be spared before it is over
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class Move:
     """Edges that came back or went together, or one that turned out to be needed."""
 
     kind: Literal["back", "gone", "needed"]
-    edges: tuple[Edge, ...]  # the most promising, or the cheapest, first
+    edges: tuple[Edge, ...]  # the most promising, or what matters least, first
     effect: float  # of all: error after less error before, on the prompts of the search
     mask: Mask  # after it
 
@@ -56,14 +61,15 @@ def regrow(
             return
         mask, effect, error = tried[best], errors[best] - error, errors[best]
         yield Move("back", (candidates[best],), float(effect), mask)
-    for some, spared in _decided(_kept_edges(data, metric, mask), mask, enough):
-        if not spared:
-            yield Move("needed", tuple(some), 0.0, mask)
-            continue
-        mask = _with(mask, some, False)
-        (after,) = _errors(data, metric, [mask])
-        effect, error = after - error, after
-        yield Move("gone", tuple(some), float(effect), mask)
+    for cost in ORDERS:
+        for some, spared in _decided(_kept_edges(data, metric, mask, cost), mask, enough):
+            if not spared:
+                yield Move("needed", tuple(some), 0.0, mask)
+                continue
+            mask = _with(mask, some, False)
+            (after,) = _errors(data, metric, [mask])
+            effect, error = after - error, after
+            yield Move("gone", tuple(some), float(effect), mask)
 
 
 def _decided(
@@ -107,10 +113,10 @@ def _cut_edges(data: Data, metric: Metric, mask: Mask) -> list[Edge]:
     return [_edge(mask, i) for i in order[: int((slope < 0).sum())].tolist()]
 
 
-def _kept_edges(data: Data, metric: Metric, mask: Mask) -> list[Edge]:
-    """All of the circuit, those first whose removal raises the error least, to first order."""
-    cost, inside = -slopes(data, metric, mask).ravel(), np.flatnonzero(mask)
-    order = inside[np.argsort(cost[inside], kind="stable")]
+def _kept_edges(data: Data, metric: Metric, mask: Mask, cost: Cost) -> list[Edge]:
+    """All of the circuit, those of the least cost by their slope first."""
+    costs, inside = cost(slopes(data, metric, mask)).ravel(), np.flatnonzero(mask)
+    order = inside[np.argsort(costs[inside], kind="stable")]
     return [_edge(mask, i) for i in order.tolist()]
 
 

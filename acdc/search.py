@@ -34,6 +34,9 @@ from acdc.readout import Interval, Reading
 ReaderOrder = Literal["layer", "head"]
 SenderHeads = Literal["descending", "ascending", "random"]
 TIE = 1e-6  # in the metric's unit
+BATCH_COST = 2.0  # of a batch beside its variants, in variants
+FADE = 0.7  # what each batch leaves of the count of tests before it
+DOUBT = 0.05  # a test that passed and one that failed, in so far as nothing else is known
 Effects = Literal["bounds", "exact"]
 Reason = Literal["tested", "disconnected", "gate removed", "skipped"]
 
@@ -193,6 +196,18 @@ def acdc(
     return Search(data, metric, threshold, order, chunk, guide, effects).steps()
 
 
+def batch_size(failing: float) -> int:
+    """How many tests to try at once that each fail with this chance, the first failure ending all.
+
+    What decides most for its cost, a batch's and each variant's: one more as long as that is more
+    than those before it decide for theirs.
+    """
+    size, passing = 1, 1 - failing
+    while passing**size * (BATCH_COST + size) > (1 - passing**size) / failing:
+        size += 1
+    return size
+
+
 def _stage(graph: Graph, reader: int) -> tuple[int, str]:
     info = graph.readers[reader]
     return info.layer, info.part if info.part in ("mlp", "logits") else "attn"
@@ -241,7 +256,7 @@ class Search:
                 )
             self.allowed = self._allowances(threshold)
         self.metric, self.sign = self.state.value, metric.sign
-        self.guess = 16  # how many tests in a row are expected to pass
+        self.passed, self.failed = 4.0, 0.0  # of the last tests, as a batch takes them
         self.n_visits = self.n_tests = self.n_tried = self.n_passes = self.n_read = 0
         self.n_kept = self.n_settled = 0
 
@@ -261,8 +276,7 @@ class Search:
     # ---- coming back -----------------------------------------------------------------------------
 
     COUNTERS = (
-        "metric", "guess", "n_visits", "n_tests", "n_tried", "n_passes", "n_read", "n_kept",
-        "n_settled",
+        "metric", "n_visits", "n_tests", "n_tried", "n_passes", "n_read", "n_kept", "n_settled",
     )  # fmt: skip
 
     @property
@@ -277,6 +291,7 @@ class Search:
         cut = [np.flatnonzero(self.graph.legal & ~m).tolist() for m in (self.mask, self.state.mask)]
         about = {name: getattr(self, name) for name in self.COUNTERS}
         about |= {"ends": list(self.state.ends), "block": self.state.block}
+        about |= {"last": [self.passed, self.failed]}
         about |= {"cut": cut[0], "cut_ahead": cut[1]}
         return Checkpoint(about, self.state.tensors())
 
@@ -286,6 +301,9 @@ class Search:
         about = checkpoint.about
         for name in self.COUNTERS:
             setattr(self, name, about[name])
+        self.passed, self.failed = about.get(
+            "last", (self.passed, self.failed)
+        )  # not in early ones
         masks = [self.graph.legal.copy() for _ in range(2)]
         for mask, name in zip(masks, ("cut", "cut_ahead"), strict=True):
             mask.flat[about[name]] = False
@@ -385,7 +403,7 @@ class Search:
         """Make the cuts, a batch at a time; the damage of each and the metric after it."""
         done = 0
         while done < len(cuts):
-            batch, before = cuts[done : done + self._size()], self.state.value
+            batch, before = cuts[done : done + (self.chunk or self._most())], self.state.value
             trial = self.state.trial(batch)
             values = list(self.state.values(trial))
             self.n_passes += 1
@@ -425,16 +443,20 @@ class Search:
         while done < len(cuts):
             batch = cuts[done : done + self._size()]
             tests = self._try(batch)
-            failed = tests[-1].kept
-            if self.chunk is None:
-                self.guess = max(4, 2 * len(tests)) if failed else max(self.guess, 2 * len(tests))
+            failed = int(tests[-1].kept)
+            self.passed = FADE * self.passed + len(tests) - failed
+            self.failed = FADE * self.failed + failed
             done += len(tests)
             yield from tests
 
     def _size(self) -> int:
-        if self.chunk is not None:
-            return self.chunk
-        return max(1, min(self.guess, self.batch_bytes // self.state.bytes_per_variant()))
+        """How many cuts are tried in the next batch."""
+        failing = (self.failed + DOUBT) / (self.failed + self.passed + 2 * DOUBT)
+        return self.chunk or min(batch_size(failing), self._most())
+
+    def _most(self) -> int:
+        """How many variants memory has room for; at least 1."""
+        return max(1, self.batch_bytes // self.state.bytes_per_variant())
 
     def _try(self, batch: Sequence[Cut]) -> list[Decision]:
         """Tests up to the first kept edge; what passed before it is committed."""

@@ -14,7 +14,18 @@ from toys import or_gate, or_prompts
 from acdc.ablation import ABLATIONS
 from acdc.data import BATCH_BYTES, Data
 from acdc.metrics import METRICS, two_sided
-from acdc.search import Budget, Checkpoint, Guide, Order, Search, acdc, itinerary, sender_order
+from acdc.search import (
+    BATCH_COST,
+    Budget,
+    Checkpoint,
+    Guide,
+    Order,
+    Search,
+    acdc,
+    batch_size,
+    itinerary,
+    sender_order,
+)  # fmt: skip
 
 GRAPH = or_gate().graph()
 READERS = [r.name for r in GRAPH.readers]
@@ -138,35 +149,31 @@ def test_in_half_precision_a_tie_is_within_a_unit_of_rounding(threshold, tie):
     assert not next(fresh(threshold, dtype=torch.float32).steps()).tests[0].tie
 
 
-def test_the_guess_grows_with_success_and_falls_with_a_failure():
-    """Twice what was tried in a row; at least 4 after a failure, never less after none."""
-    search, guesses = fresh(), []
+def test_the_last_tests_say_how_many_are_tried():
+    """Each batch leaves .7 of the count before it; of 4.1 with .05 failed, 17 are tried."""
+    search, counts = fresh(), []
+    assert search._size() == batch_size(0.05 / 4.1) == 17
     for step in search.steps():
-        guesses.append(search.guess)
+        counts.append((search.passed, search.failed))
         passes = step.n_passes
-    # m0 fails at once: 4; three pass: 6; h1, then h0 fails: 4; one passes: 4; three gates: 6
-    assert guesses == [6, 4, 4] + [6] * 11
+    # m0 fails at once, three pass; of the next reader h1 passes and h0 fails, one passes; three
+    # gates pass
+    first = 0.7 * (0.7 * 4) + 3, 0.7
+    second = 0.7 * (0.7 * first[0] + 1) + 1, 0.7 * (0.7 * first[1] + 1)
+    third = 0.7 * second[0] + 3, 0.7 * second[1]
+    wanted = [first, second, second, *[third] * 11]  # h1 is cut off: of it nothing is tried
+    np.testing.assert_allclose(counts, wanted, atol=1e-12)
     assert passes == 5
-    fixed = fresh(chunk=2)
-    list(fixed.steps())
-    assert fixed.guess == 16
+    failing = (third[1] + 0.05) / (sum(third) + 0.1)
+    assert search._size() == batch_size(failing) == 5
 
 
-def test_a_guess_above_four_falls_to_twice_the_tests_of_a_failure():
-    model = families.view("gpt2")
-    data = Data(model, model.graph(), families.prompts(n=2, length=4))
-    search, done = Search(data, METRICS["kl"], 0.0001), 0
-    effects = [t.effect for s in acdc(data, METRICS["kl"], -1.0, None, 1) for t in s.tests][:10]
-    assert min(effects) > -1
-    first = next(search.steps())
-    kept = [t.kept for t in first.tests]
-    guess = 16
-    while done < len(kept):  # the rule, once more
-        row = kept[done : done + guess]
-        n = row.index(True) + 1 if True in row else len(row)
-        guess = max(4, 2 * n) if True in row else max(guess, 2 * n)
-        done += n
-    assert search.guess == guess
+@pytest.mark.parametrize("failing", [0.9, 0.5, 0.2, 0.05, 0.01, 0.001])
+def test_a_batch_decides_the_most_that_one_can_for_its_cost(failing):
+    def worth(size):
+        return (1 - (1 - failing) ** size) / (BATCH_COST + size)
+
+    assert worth(batch_size(failing)) == max(worth(size) for size in range(1, 1000))
 
 
 @pytest.mark.parametrize(
@@ -274,17 +281,17 @@ def test_a_search_goes_on_from_a_checkpoint_that_was_a_file(kwargs, listed):
             again = fresh(**kwargs)
             again.restore(Checkpoint(json.loads(json.dumps(saved.about)), saved.tensors))
             assert [str(s) for s in again.steps()] == [str(s) for s in whole[done:]]
-            assert again.guess == fresh_guess(kwargs)
+            assert (again.passed, again.failed) == last_tests(kwargs)
         else:
             with pytest.raises(ValueError, match="between groups of visits"):
                 search.checkpoint()
     assert n == len(search.groups) and done == len(whole)
 
 
-def fresh_guess(kwargs):
+def last_tests(kwargs):
     search = fresh(**kwargs)
     list(search.steps())
-    return search.guess
+    return search.passed, search.failed
 
 
 def test_orders_by_name():
