@@ -219,6 +219,7 @@ def test_a_failing_job_harms_no_other(sweep, tmp_path):
     assert again.returncode == 1 and (folder / "sweep.json").read_bytes() == was
 
 
+@pytest.mark.slow
 def test_a_validation_that_fails_is_named_and_done_again(sweep, tmp_path, monkeypatch):
     from discovery.validation import runs as validation
 

@@ -75,6 +75,7 @@ def test_runs_wait_on_the_host(loaded, here, monkeypatch):
     assert not Data(loaded.model, loaded.model.graph(), prompts(4), hold=False, host=True).host
 
 
+@pytest.mark.slow
 def test_mlps_come_to_the_card_in_turn(loaded, here, monkeypatch):
     with a_card(monkeypatch):
         model = loaded.offloaded(CARD).model

@@ -236,6 +236,7 @@ def test_a_run_and_a_bare_circuit_are_validated(found, task):
         cd.validate(found, prompts=3)
 
 
+@pytest.mark.slow
 def test_several_circuits_are_validated_at_once_and_shown_as_one_table(found, task):
     asked = {"prompts": 76, "budget": 0.03, "scrubbing": {"prompts": 40}}
     edges = found.circuit.edges

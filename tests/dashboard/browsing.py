@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from urllib.parse import quote
 
+import pytest
 import uvicorn
 
 from discovery.dashboard.app import make_app
@@ -15,6 +16,7 @@ FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
+BOTH = ["light", pytest.param("dark", marks=pytest.mark.slow)]  # of `page`: the browser's scheme
 PICTURES = Path(__file__).parents[2] / "build" / "dashboard"
 
 

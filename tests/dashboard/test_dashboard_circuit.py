@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra `dashboard` is not installed")
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-from browsing import CHROMIUM, Server, drawn, go, picture  # noqa: E402
+from browsing import BOTH, CHROMIUM, Server, drawn, go, picture  # noqa: E402
 
 from acdc.circuit import Circuit  # noqa: E402
 from acdc.graph import Graph  # noqa: E402
@@ -135,9 +135,7 @@ def visible_names(page):
 
 
 @needs_browser
-@pytest.mark.parametrize(
-    "page", ["light", pytest.param("dark", marks=pytest.mark.slow)], indirect=True
-)
+@pytest.mark.parametrize("page", BOTH, indirect=True)
 def test_tall_models_can_be_read_at_every_width(page, large_address):
     for run in ("thirty", "eighty"):
         for width in (420, 1280, 1920):

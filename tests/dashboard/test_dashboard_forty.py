@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra `dashboard` is not installed")
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-from browsing import CHROMIUM, Server, go, picture, table  # noqa: E402
+from browsing import BOTH, CHROMIUM, Server, go, picture, table  # noqa: E402
 
 from discovery.sweeps.folder import aggregate  # noqa: E402
 from tests.dashboard.conftest import search  # noqa: E402
@@ -34,7 +34,7 @@ def forty(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("page", ["light", "dark"], indirect=True)
+@pytest.mark.parametrize("page", BOTH, indirect=True)
 def test_forty_runs_are_read_at_every_size(page, forty, request):
     ids = sorted(str(path.parent.relative_to(forty)) for path in forty.rglob("result.json"))
     files = [json.loads((forty / run / "circuit.json").read_text())["edges"] for run in ids]

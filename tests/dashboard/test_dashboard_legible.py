@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra `dashboard` is not installed")
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-from browsing import CHROMIUM, Server, drawn, go, picture  # noqa: E402
+from browsing import BOTH, CHROMIUM, Server, drawn, go, picture  # noqa: E402
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 LEGIBLE = Path(__file__).with_name("legible.js").read_text()
@@ -53,9 +53,7 @@ def unnamed(page):
     return problems
 
 
-@pytest.mark.parametrize(
-    "page", ["light", pytest.param("dark", marks=pytest.mark.slow)], indirect=True
-)
+@pytest.mark.parametrize("page", BOTH, indirect=True)
 def test_every_view_can_be_read(page, address, studies, request):
     scheme = request.node.callspec.params["page"]
     problems = []
@@ -67,7 +65,7 @@ def test_every_view_can_be_read(page, address, studies, request):
     assert problems == []
 
 
-@pytest.mark.parametrize("page", ["light", "dark"], indirect=True)
+@pytest.mark.parametrize("page", BOTH, indirect=True)
 def test_large_circuits_can_be_read(page, tmp_path, written, many_edges, request):
     """400 edges of GPT-2's size, one head in focus, and beside another circuit."""
     for name, count in (("left", 400), ("right", 300)):

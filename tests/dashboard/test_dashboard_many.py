@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra `dashboard` is not installed")
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-from browsing import CHROMIUM, Server, drawn, go, picture, table  # noqa: E402
+from browsing import BOTH, CHROMIUM, Server, drawn, go, picture, table  # noqa: E402
 from fastapi.testclient import TestClient  # noqa: E402
 
 from discovery.dashboard.app import make_app  # noqa: E402
@@ -86,7 +86,7 @@ def test_what_four_circuits_share(page, four):
         assert page.inner_text(".side h2").startswith("logits: ")
 
 
-@pytest.mark.parametrize("page", ["light", "dark"], indirect=True)
+@pytest.mark.parametrize("page", BOTH, indirect=True)
 def test_it_can_be_read_at_every_width(page, four):
     with Server(four) as address:
         for width in (420, 1280, 1920):

@@ -336,6 +336,7 @@ def test_hostile_files_do_nothing(page, tmp_path, written, many_edges):
         assert "unreadable" in page.locator('[data-run="torn"]').inner_text()
 
 
+@pytest.mark.slow
 def test_500_runs_take_one_question_and_2400_edges_are_drawn_once(
     page, tmp_path, written, many_edges, monkeypatch
 ):

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra `dashboard` is not installed")
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-from browsing import CHROMIUM, Server, go, picture, table  # noqa: E402
+from browsing import BOTH, CHROMIUM, Server, go, picture, table  # noqa: E402
 from fastapi.testclient import TestClient  # noqa: E402
 
 from discovery.dashboard.app import make_app  # noqa: E402
@@ -113,7 +113,7 @@ def summed_up(written, root):
     written(root, sweep={"points": points})
 
 
-@pytest.mark.parametrize("page", ["light", "dark"], indirect=True)
+@pytest.mark.parametrize("page", BOTH, indirect=True)
 def test_means_thresholds_and_what_a_click_does(page, tmp_path, written):
     summed_up(written, tmp_path / "all")
     with Server(tmp_path) as address:

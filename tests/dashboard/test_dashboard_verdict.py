@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra `dashboard` is not installed")
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-from browsing import CHROMIUM, Server, go, picture, table  # noqa: E402
+from browsing import BOTH, CHROMIUM, Server, go, picture, table  # noqa: E402
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 LEGIBLE = Path(__file__).with_name("legible.js").read_text()
@@ -75,7 +75,7 @@ def test_a_file_without_a_verdict_opens_its_tests(page, tmp_path, written):
         page.goto("about:blank")
 
 
-@pytest.mark.parametrize("page", ["light", "dark"], indirect=True)
+@pytest.mark.parametrize("page", BOTH, indirect=True)
 def test_it_can_be_read_at_every_width(page, address):
     for width in (420, 1280, 1920):
         page.set_viewport_size({"width": width, "height": 800})
@@ -87,7 +87,7 @@ def test_it_can_be_read_at_every_width(page, address):
     picture(page, "verdict_1920")
 
 
-@pytest.mark.parametrize("page", ["light", "dark"], indirect=True)
+@pytest.mark.parametrize("page", BOTH, indirect=True)
 def test_the_report_by_itself_says_the_same(page, runs, on_disk):
     """From disk, without a script: the verdict in sight, the tests and figures behind a press."""
     file = on_disk("acdc_0.05", "validation.json")

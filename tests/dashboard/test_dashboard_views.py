@@ -97,6 +97,7 @@ def test_a_running_search_shows_what_it_kept_so_far(page, tmp_path, runs, writte
         page.goto("about:blank")
 
 
+@pytest.mark.slow
 def test_replay_of_a_large_search_is_smooth(page, tmp_path, written, many_edges):
     """2,400 edges, 36 readers in 400 steps; a step toggles classes, and draws its own table."""
     circuit = many_edges(2400)

@@ -61,6 +61,7 @@ def made(monkeypatch):
     return counts
 
 
+@pytest.mark.slow
 def test_each_is_made_again_when_its_own_settings_change(made, tmp_path):
     file = tmp_path / "pairs.jsonl"
     pair = {"clean_ids": [5, 9, 2, 9], "corrupt_ids": [5, 7, 2, 8], "answers": [2], "wrong": [5]}

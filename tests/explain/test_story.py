@@ -459,6 +459,7 @@ def test_any_model_of_ours_has_a_story_to_try(family):
     )
 
 
+@pytest.mark.slow
 def test_the_embedded_model_s_story_is_induction():
     """Found by itself: who the heads are, what queries and keys carry; and it holds."""
     task = cd.task("induction", cd.load("induction"), n=64)

@@ -61,6 +61,7 @@ def validated(runs):
     return validate_runs(found, checked(FullEvaluation, validation()), lambda text: None)
 
 
+@pytest.mark.unchecked
 def test_the_folder_holds_everything(validated):
     for one in validated:
         saved = json.loads((one.folder / "validation.json").read_text())
