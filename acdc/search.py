@@ -34,7 +34,7 @@ from acdc.readout import Interval, Reading
 ReaderOrder = Literal["layer", "head"]
 SenderHeads = Literal["descending", "ascending", "random"]
 TIE = 1e-6  # in the metric's unit
-BATCH_COST = 2.0  # of a batch beside its variants, in variants
+BATCH_COST, CARD_BATCH_COST = 3.0, 50.0  # of a batch beside its variants, in variants, about
 FADE = 0.7  # what each batch leaves of the count of tests before it
 DOUBT = 0.05  # a test that passed and one that failed, in so far as nothing else is known
 Effects = Literal["bounds", "exact"]
@@ -196,14 +196,14 @@ def acdc(
     return Search(data, metric, threshold, order, chunk, guide, effects).steps()
 
 
-def batch_size(failing: float) -> int:
+def batch_size(failing: float, cost: float) -> int:
     """How many tests to try at once that each fail with this chance, the first failure ending all.
 
-    What decides most for its cost, a batch's and each variant's: one more as long as that is more
+    What decides most for its cost, `cost` variants and its own: one more as long as that is more
     than those before it decide for theirs.
     """
     size, passing = 1, 1 - failing
-    while passing**size * (BATCH_COST + size) > (1 - passing**size) / failing:
+    while passing**size * (cost + size) > (1 - passing**size) / failing:
         size += 1
     return size
 
@@ -240,6 +240,7 @@ class Search:
         start = graph.legal if self.guide.start is None else self.guide.start & graph.legal
         self.state = States(data, metric, start, bounds=effects == "bounds")
         self.threshold, self.chunk, self.batch_bytes = threshold, chunk, data.batch_bytes
+        self.batch_cost = CARD_BATCH_COST if self.state.readout.at_once else BATCH_COST
         self.order_of_senders = sender_order(graph, self.order)
         visits = itinerary(graph, self.order, self.guide.shortlist is not None)
         groups = groupby(visits, lambda v: (_stage(graph, v.reader), v.kind))
@@ -301,9 +302,7 @@ class Search:
         about = checkpoint.about
         for name in self.COUNTERS:
             setattr(self, name, about[name])
-        self.passed, self.failed = about.get(
-            "last", (self.passed, self.failed)
-        )  # not in early ones
+        self.passed, self.failed = about.get("last", (self.passed, self.failed))  # early: none
         masks = [self.graph.legal.copy() for _ in range(2)]
         for mask, name in zip(masks, ("cut", "cut_ahead"), strict=True):
             mask.flat[about[name]] = False
@@ -452,7 +451,7 @@ class Search:
     def _size(self) -> int:
         """How many cuts are tried in the next batch."""
         failing = (self.failed + DOUBT) / (self.failed + self.passed + 2 * DOUBT)
-        return self.chunk or min(batch_size(failing), self._most())
+        return self.chunk or min(batch_size(failing, self.batch_cost), self._most())
 
     def _most(self) -> int:
         """How many variants memory has room for; at least 1."""

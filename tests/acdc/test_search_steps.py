@@ -15,7 +15,6 @@ from acdc.ablation import ABLATIONS
 from acdc.data import BATCH_BYTES, Data
 from acdc.metrics import METRICS, two_sided
 from acdc.search import (
-    BATCH_COST,
     Budget,
     Checkpoint,
     Guide,
@@ -150,9 +149,9 @@ def test_in_half_precision_a_tie_is_within_a_unit_of_rounding(threshold, tie):
 
 
 def test_the_last_tests_say_how_many_are_tried():
-    """Each batch leaves .7 of the count before it; of 4.1 with .05 failed, 17 are tried."""
+    """Each batch leaves .7 of the count before it; of 4.1 with .05 failed, 21 are tried."""
     search, counts = fresh(), []
-    assert search._size() == batch_size(0.05 / 4.1) == 17
+    assert search._size() == batch_size(0.05 / 4.1, 3.0) == 21
     for step in search.steps():
         counts.append((search.passed, search.failed))
         passes = step.n_passes
@@ -165,15 +164,16 @@ def test_the_last_tests_say_how_many_are_tried():
     np.testing.assert_allclose(counts, wanted, atol=1e-12)
     assert passes == 5
     failing = (third[1] + 0.05) / (sum(third) + 0.1)
-    assert search._size() == batch_size(failing) == 5
+    assert search._size() == batch_size(failing, 3.0) == 6
 
 
 @pytest.mark.parametrize("failing", [0.9, 0.5, 0.2, 0.05, 0.01, 0.001])
-def test_a_batch_decides_the_most_that_one_can_for_its_cost(failing):
+@pytest.mark.parametrize("cost", [3.0, 50.0])
+def test_a_batch_decides_the_most_that_one_can_for_its_cost(failing, cost):
     def worth(size):
-        return (1 - (1 - failing) ** size) / (BATCH_COST + size)
+        return (1 - (1 - failing) ** size) / (cost + size)
 
-    assert worth(batch_size(failing)) == max(worth(size) for size in range(1, 1000))
+    assert worth(batch_size(failing, cost)) == max(worth(size) for size in range(1, 1000))
 
 
 @pytest.mark.parametrize(
