@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import discovery as cd
+from acdc import search
 from tests.fake_card import a_card
 
 OF_THE_PLACE = ("edges.jsonl", "heads.json", "routes.jsonl")
@@ -22,6 +23,8 @@ def found(device: str, folder: Path, method: str = "acdc") -> cd.Discovered:
 
 
 def test_a_run_on_a_card_finds_and_writes_what_the_cpu_does(tmp_path, monkeypatch):
+    """Bit for bit, if it tries as many cuts at once, which a card has reason not to."""
+    monkeypatch.setattr(search, "CARD_BATCH_COST", search.BATCH_COST)
     here = found("cpu", tmp_path / "here")
     with a_card(monkeypatch):
         there = found("cuda:0", tmp_path / "there")
