@@ -132,15 +132,15 @@ def edge_changes(
     0 for those that are not in the circuit, or lead nowhere in it. As Data.circuits of so many
     masks, several edges in a batch.
     """
-    state, out = States(data, metric, mask), np.zeros((len(edges), len(data)))
-    row = {edge: i for i, edge in enumerate(map(tuple, edges.tolist()))}
+    state, changes = States(data, metric, mask), dict[tuple[int, int], Floats]()
     before = data.join(state.each(), axis=1)
     for cuts in _single_cuts(data, state):
         after = data.join(state.each(state.trial(cuts, single=True)), axis=1)
-        for edge, value in zip(zip(*_edges_of(cuts), strict=True), after - before, strict=True):
-            if edge in row:
-                out[row[edge]] = value
-    return out
+        of_cuts = zip(cuts, after - before, strict=True)
+        changes |= {(cut.writers[0], cut.reader): change for cut, change in of_cuts}
+    asked, nothing = map(tuple, edges.tolist()), np.zeros(len(data))
+    found = [changes.get(edge, nothing) for edge in asked]
+    return np.array(found).reshape(len(edges), len(data))
 
 
 def _single_cuts(data: Data, state: States) -> Iterator[list[Cut]]:
