@@ -257,7 +257,7 @@ class Search:
                 )
             self.allowed = self._allowances(threshold)
         self.metric, self.sign = self.state.value, metric.sign
-        self.passed, self.failed = 4.0, 0.0  # of the last tests, as a batch takes them
+        self.passed, self.failed = 4.0, 0.0  # tests of late, each batch fading what was before
         self.n_visits = self.n_tests = self.n_tried = self.n_passes = self.n_read = 0
         self.n_kept = self.n_settled = 0
 
@@ -302,7 +302,8 @@ class Search:
         about = checkpoint.about
         for name in self.COUNTERS:
             setattr(self, name, about[name])
-        self.passed, self.failed = about.get("last", (self.passed, self.failed))  # early: none
+        if "last" in about:  # checkpoints of before there were such counts go on as well
+            self.passed, self.failed = about["last"]
         masks = [self.graph.legal.copy() for _ in range(2)]
         for mask, name in zip(masks, ("cut", "cut_ahead"), strict=True):
             mask.flat[about[name]] = False
