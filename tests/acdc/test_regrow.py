@@ -68,27 +68,7 @@ def twin(data, metric, mask, lost, enough):
         slope, failures = gradient(data, metric, mask), 0
         order = sorted(map(tuple, np.argwhere(mask)), key=lambda e: cost(slope[e]))
         while order and failures < FAILURES:
-            many, needed = (
-                [],
-                None,
-            )  # sizes double until too many, then halve: the first that is needed
-            for size in (2**i for i in range(20)):
-                taken = sum(map(len, many))
-                if not order[taken:]:
-                    break
-                if not spares(mask, enough, [*sum(many, []), *order[taken : taken + size]]):
-                    size = min(size, len(order) - taken)
-                    while size > 1:
-                        size //= 2
-                        if spares(mask, enough, [*sum(many, []), *order[taken : taken + size]]):
-                            many.append(order[taken : taken + size])
-                            taken += size
-                    while spares(mask, enough, [*sum(many, []), order[taken]]):
-                        many.append([order[taken]])
-                        taken += 1
-                    needed = order[taken]
-                    break
-                many.append(order[taken : taken + size])
+            many, needed = spared(mask, enough, order)
             for some in many:
                 for edge in some:
                     mask[edge] = False
@@ -97,6 +77,31 @@ def twin(data, metric, mask, lost, enough):
             failures = failures + 1 if needed and not many else int(needed is not None)
             order = order[sum(map(len, many)) + 1 :]
     return moves, mask
+
+
+def spared(mask, enough, order):
+    """What goes together, from the first on, up to the first edge that is needed; and that.
+
+    Sizes double until it is too many, then halve.
+    """
+    many = []
+    for size in (2**i for i in range(20)):
+        taken = sum(map(len, many))
+        if not order[taken:]:
+            break
+        if not spares(mask, enough, [*sum(many, []), *order[taken : taken + size]]):
+            size = min(size, len(order) - taken)
+            while size > 1:
+                size //= 2
+                if spares(mask, enough, [*sum(many, []), *order[taken : taken + size]]):
+                    many.append(order[taken : taken + size])
+                    taken += size
+            while spares(mask, enough, [*sum(many, []), order[taken]]):
+                many.append([order[taken]])
+                taken += 1
+            return many, order[taken]
+        many.append(order[taken : taken + size])
+    return many, None
 
 
 def spares(mask, enough, edges):
