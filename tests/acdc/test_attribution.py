@@ -173,7 +173,8 @@ def test_a_circuit_without_each_edge_is_that_circuit(family, kv):
     data = Data(model, graph, prompts, ABLATIONS["resample"], part=2, batch_bytes=batch)
     mask = random_mask(graph, graph.n_edges // 3, np.random.default_rng(n))
     mask |= graph.legal & (np.random.default_rng(n).random(mask.shape) < 0.05)
-    edges = np.concatenate([np.argwhere(graph.legal & ~mask)[:1], np.argwhere(mask)[:: 1 + n % 2]])
+    asked = np.argwhere(graph.legal & ~mask)[:1], np.argwhere(mask)[:: 1 + n % 2]
+    edges = np.concatenate([*asked, asked[1][:1]])  # one that is not there, and one twice
     masks = [mask.copy() for _ in edges]
     for one, (w, r) in zip(masks, edges.tolist(), strict=True):
         one[w, r] = False
