@@ -1,6 +1,8 @@
 # `make discover` runs the main job, `make test` everything that CI runs, `make test-all` the tests
 # marked slow too. Each makes its own environment in .venv on first use, from the package registry.
 PYTHON ?= python3
+# what is compiled at the first import is kept: else each process compiles all of it again
+unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
 ARGS ?=
 RUNS ?= .

@@ -52,7 +52,7 @@ def eap(data: Data, metric: Metric, post_norm: PostNorm = "share") -> Scores:
     One backward pass. InputError for KL and its like, whose gradient at the clean run is zero, and
     for `post_norm="ignored"` with an ablation that is made from all prompts.
     """
-    _refuse_flat(metric, "eap", "eap_ig or exact, or metric=logit_diff")
+    check_eap(metric)
     return _mean_of_parts(
         data, metric, 1, lambda total, f: total.add([stream[None] for stream in f.clean.streams]),
         post_norm,
@@ -89,9 +89,7 @@ def eap_ig_activations(
     a path integral proper, at about two thirds of the cost. InputError unless steps >= 1 (with KL
     >= 2: one step is the clean run).
     """
-    _check_steps(steps)
-    if steps == 1:
-        _refuse_flat(metric, "eap_ig_activations with 1 step", "2 or more steps")
+    check_activations(metric, steps)
     components = _components(data.graph)
     points = [k / steps for k in range(1, steps + 1)]
 
@@ -191,6 +189,28 @@ def random_scores(graph: Graph, seed: int) -> Scores:
 # ---- checks --------------------------------------------------------------------------------------
 
 
+def check_eap(metric: Metric) -> None:
+    """InputError for a metric of which `eap` has no gradient."""
+    _refuse_flat(metric, "eap", "eap_ig or exact, or metric=logit_diff")
+
+
+def check_activations(metric: Metric, steps: int) -> None:
+    """InputError for a metric of which `eap_ig_activations` has no gradient, or without steps."""
+    _check_steps(steps)
+    if steps == 1:
+        _refuse_flat(metric, "eap_ig_activations with 1 step", "2 or more steps")
+
+
+def check_path(ablation: str) -> None:
+    """InputError for an ablation from which no path along the input begins."""
+    if ablation == "zero":
+        raise InputError(
+            "ablation=zero: the path along the input would start at a zero input, where the"
+            " norms' gradient is 1/sqrt(eps) and swamps the rest; use resample or mean, or another"
+            " method (eap, eap_ig_activations, exact)"
+        )
+
+
 def _check_steps(steps: int) -> None:
     if steps < 1:
         raise InputError(f"steps={steps}: integrated gradients need at least 1 step")
@@ -241,12 +261,7 @@ def _along_the_input(
     data: Data, metric: Metric, points: Sequence[float], post_norm: PostNorm
 ) -> Scores:
     """EAP with the gradient's mean over runs whose input is a' + point (a - a')."""
-    if data.ablation.name == "zero":
-        raise InputError(
-            "ablation=zero: the path along the input would start at a zero input, where the"
-            " norms' gradient is 1/sqrt(eps) and swamps the rest; use resample or mean, or another"
-            " method (eap, eap_ig_activations, exact)"
-        )
+    check_path(data.ablation.name)
 
     def add(total: _Total, forward: PatchedForward) -> None:
         clean, ablated = forward.clean.writers[0], forward.ablated[0]

@@ -50,10 +50,12 @@ def run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     from discovery.job.prepare import prepare
     from discovery.studies.compare import (  # seconds, for settings that hold
         as_json,
+        check_questions,
         compare_on,
         draw_curves,
     )
 
+    check_questions(methods)
     with termination_as_exit(), RunFolder.create(folder, fields, overrides) as record:
         job = prepare(methods[0])
         print(job.describe())

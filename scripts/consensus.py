@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 
 from discovery.choices.fields import checked
 from discovery.consensus.settings import ConsensusSettings
+from discovery.runs.folder import read_run
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="consensus")
@@ -27,6 +28,7 @@ def main(config: DictConfig) -> None:
         fields = plain(config)
         folder = Path(fields.pop("run"))
         settings = checked(ConsensusSettings, fields)
+        read_run(folder, lines=False)  # or refused before what takes seconds to import
         from discovery.consensus.runs import FOLDER, consensus, says
 
         for sentence in says(consensus(folder, settings, print)):

@@ -20,11 +20,13 @@ from omegaconf import DictConfig
 from validate import of_file
 
 from discovery.choices.fields import checked
+from discovery.runs.folder import read_run
 from discovery.settings.explanation import ExplainSettings
 
 
 def explain(folder: Path, settings: ExplainSettings) -> None:
     """Explain the run in this folder, write, print."""
+    read_run(folder, lines=False)  # or refused before what takes seconds to import
     from discovery.explanation.runs import explain_run, says
 
     done = explain_run(folder, settings, print)

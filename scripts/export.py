@@ -16,7 +16,6 @@ from command import refusals_as_exit, shown
 from acdc.circuit import Circuit
 from acdc.errors import InputError
 from acdc.schema import ALL
-from acdc.spans import last_tokens
 from discovery.dashboard.export import export_page
 from discovery.dashboard.files import run_folder
 from discovery.runs.json_files import encode, read_json, write_bytes
@@ -73,6 +72,8 @@ def write_circuit(runs: list[Path], out: Path) -> None:
 
 def _attribution_graph(run: Path, circuit: Circuit, out: Path) -> dict[str, Any]:
     """Of a run: the first prompt of heads.json, and the roles that its scores suggest."""
+    from acdc.spans import last_tokens  # seconds, where a page is asked for
+
     known = read_json(run / "heads.json") or {}
     first = next(iter(known.get("prompts", [])), {})
     prompt, marks = first.get("tokens", []), first.get("marks", {})

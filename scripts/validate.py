@@ -21,12 +21,15 @@ from command import CONF, check_words, hydra_words, plain, refusals_as_exit, sho
 from omegaconf import DictConfig
 
 from discovery.choices.fields import Fields, checked
+from discovery.runs.folder import read_run
 from discovery.settings.evaluation import FullEvaluation
 from discovery.show.tables import markdown
 
 
 def validate(folders: Sequence[Path], settings: FullEvaluation) -> None:
     """Validate the runs in these folders, write, print."""
+    for folder in folders:
+        read_run(folder, lines=False)  # or refused before what takes seconds to import
     from discovery.validation.runs import read_found, says, table, validate_runs
 
     found = read_found(folders, settings.device, settings.threads)

@@ -21,6 +21,7 @@ LONGEST = (  # begun first, so that no worker is left alone with one of them at 
 )  # fmt: skip
 
 
+CASES = {}  # of each test marked `quick`, the cases that it names and that were not met yet
 SHAPED = (  # where types and shapes are checked
     "acdc", "discovery", "explain", "heads", "scrubbing", "statistics", "truth", "validation",
 )  # fmt: skip
@@ -40,6 +41,24 @@ def pytest_configure(config):
         from jaxtyping import install_import_hook
 
         install_import_hook(["acdc", "discovery"], "beartype.beartype")
+
+
+def pytest_itemcollected(item):
+    """Of a test marked `quick(ids)` the cases that it does not name are slow."""
+    mark = item.get_closest_marker("quick")
+    if mark is None:
+        return
+    CASES.setdefault((item.path, item.originalname), set(mark.args)).discard(item.callspec.id)
+    if item.callspec.id not in mark.args:
+        item.add_marker("slow")
+
+
+def pytest_collection_finish(session):
+    """Every case that a `quick` names is there, where whole tests were asked for."""
+    if not any("[" in argument for argument in session.config.args):
+        missing = [f"{path}::{test}: {ids}" for (path, test), ids in CASES.items() if ids]
+        if missing:
+            raise pytest.UsageError("quick names cases that are not there: " + ", ".join(missing))
 
 
 @pytest.hookimpl(trylast=True)  # when slow ones are gone

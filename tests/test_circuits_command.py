@@ -33,6 +33,7 @@ def test_it_names_every_command_in_a_line(capsys, monkeypatch, words):
 
 
 @pytest.mark.parametrize("name", ["aggregate", "dashboard", "draw", "export", "workspace"])
+@pytest.mark.quick("draw", "export")
 def test_help_calls_a_command_by_its_name(name, tmp_path):
     done = run(name, "--help", cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.startswith(f"usage: circuits {name} ")

@@ -17,8 +17,9 @@ ROOT = Path(__file__).parents[1]
 
 def test_table_and_curves(here, tmp_path):
     methods = ["acdc", "ifr", "eap_ig", "exact", "random"]
-    words = f"methods=[{','.join(methods)}]", "task.n=8", f"hydra.run.dir={tmp_path / 'run'}"
-    code, out, err = here("compare.py", *words)
+    few = "task.n=8", "tune=16", "test=20", "targets=[0.8]"
+    words = f"methods=[{','.join(methods)}]", f"hydra.run.dir={tmp_path / 'run'}"
+    code, out, err = here("compare.py", *words, *few)
     assert code == 0, err
     assert read_run(tmp_path / "run").state == "done"
     found = json.loads((tmp_path / "run" / "compare.json").read_text())
@@ -56,6 +57,21 @@ def test_bad_input_is_one_clear_error(override, words, tmp_path, monkeypatch):
         module.run(compose("compare", asked), tmp_path / "run", asked)
     assert all(word in str(error.value) for word in words), error.value
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "methods, words",
+    [
+        (["metric=kl", "methods=[ifr,eap]"], "method=eap with metric=kl: its gradient"),
+        (["ablation=zero", "methods=[exact,best]"], "ablation=zero: the path along the input"),
+    ],
+)
+def test_a_method_that_can_say_nothing_is_refused_before_any_model(methods, words, here, tmp_path):
+    code, out, err = here(
+        "compare.py", "model=smollm2", f"hydra.run.dir={tmp_path / 'run'}", *methods
+    )
+    assert code == 2 and words in err and "\n" not in err.strip() and not out
+    assert not (tmp_path / "run" / "status.json").exists()
 
 
 def test_the_command_ends_with_that_error(tmp_path):

@@ -129,13 +129,11 @@ def test_there_are_pages_and_blocks():
     assert kinds == {"python", "bash", "json", "yaml", ""}  # no other is looked at
 
 
-def told(pages):
-    """The first page's code is much that of the README."""
-    slow = (pytest.mark.slow,)
-    return [pytest.param(p, marks=slow if p.stem == "index" else (), id=p.stem) for p in pages]
-
-
-@pytest.mark.parametrize("page", told(filter(with_python, PAGES)))
+# the first page's code is much that of the README; what the others' calls is tested elsewhere too
+@pytest.mark.quick(
+    "README", "concepts", "own_method", "own_model", "own_task", "validation", "wandb"
+)
+@pytest.mark.parametrize("page", filter(with_python, PAGES), ids=lambda page: page.stem)
 def test_python_runs(page, place):
     write_files(page, place)
     names = {"__name__": "page"}

@@ -56,6 +56,7 @@ def equal(one, two):
 @pytest.mark.parametrize(
     "steps", [1, 26, 97, *(pytest.param(n, marks=pytest.mark.slow) for n in (9, 51))]
 )
+@pytest.mark.quick("1", "26")
 def test_stopped_in_the_search(whole, tmp_path, steps):
     run = tmp_path / "run"
     with stopped_after(steps):
@@ -98,6 +99,7 @@ def test_stopped_again_and_again(whole, tmp_path):
         (["method=best", "method.steps=30"], 100),
     ],
 )
+@pytest.mark.quick("words0-70")
 def test_on_its_way_to_a_target_it_goes_on(undisturbed, tmp_path, monkeypatch, words, steps):
     """From its last checkpoint: what lay before it is not done again."""
     words = ("tracking=disabled", "task.n=8", "tune=16", "test=0", *words)

@@ -249,6 +249,7 @@ def test_a_validation_that_fails_is_named_and_done_again(sweep, tmp_path, monkey
     assert sweep(*asked, folder=folder)[0] == 0 and len(calls) == 2
 
 
+@pytest.mark.slow
 def test_what_is_done_stays_when_its_prompts_are_away(sweep, tmp_path):
     pairs = tmp_path / "pairs.jsonl"
     line = {"clean_ids": [1, 2, 3, 1], "corrupt_ids": [4, 5, 3, 1], "answers": [2],
@@ -266,6 +267,7 @@ def test_what_is_done_stays_when_its_prompts_are_away(sweep, tmp_path):
     assert runs(folder)[name] == was and not (folder / ".attempts").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_may_hold_other_commands_runs(sweep, tmp_path):
     """They are passed over; without a finished search there is no picture, and none is named."""
     folder = tmp_path / "mixed"

@@ -15,7 +15,7 @@ from discovery.methods.files import of_files
 from discovery.methods.method import Method
 from discovery.settings.run import CompareSettings
 from discovery.show.tables import html, markdown
-from discovery.studies.compare import Compared, as_json, compare_on, figure_of
+from discovery.studies.compare import Compared, as_json, check_questions, compare_on, figure_of
 
 
 @dataclass(frozen=True, repr=False)
@@ -68,6 +68,7 @@ def compare(
     elsewhere = of_files(own.files)
     shared = {"tune": tune, "test": test, "graph": {"kv": kv, "positions": positions}}
     asked = [ask(task, one, {}, metric, ablation, **shared) for one in own.methods]
+    check_questions(asked)
     job = prepare(asked[0], model.cache)
     every = [*(s.method for s in asked), *elsewhere]
     found = tuple(compare_on(job, every, own.rule, own.targets, own.curves))

@@ -150,6 +150,7 @@ def prepare(settings: Settings, cache: Cache | None = None) -> Job:
     """
     cache = cache or Cache()
     metric = settings.metric.load()
+    settings.method.check_question(metric, settings.ablation.name)
     loaded = load(settings, cache)
     data = cache.data(settings, loaded, metric)
     metric.check(data.prompts)

@@ -43,6 +43,10 @@ class Best(Method):
         """The first stage."""
         return Learned(steps=self.steps, n_edges=n_edges)
 
+    def check_question(self, metric: Any, ablation: str) -> None:
+        """See Method.check_question."""
+        self.learned().check_question(metric, ablation)
+
     def find(
         self, data: Any, metric: Any, seed: int, resume: Resume | None = None
     ) -> Iterator[Step | Found]:

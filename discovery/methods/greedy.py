@@ -59,6 +59,12 @@ class ACDC(Method):
         self.guiding()
         return self
 
+    def check_question(self, metric: Any, ablation: str) -> None:
+        """See Method.check_question: what guides it may have none."""
+        scorer = self.guiding()
+        if scorer is not None:
+            scorer.check_question(metric, ablation)
+
     def passes(self, graph: Any) -> float | None:
         """See Method.passes: what circuits of some tens of edges took, at equal size."""
         return 10 * graph.n_edges**0.24

@@ -52,6 +52,10 @@ class Learned(Scoring):
             raise ValueError(f"within={self.within}: fewer than n_edges={self.n_edges}")
         return self
 
+    def check_question(self, metric: Any, ablation: str) -> None:
+        """See Method.check_question: the scores that it starts from may have none."""
+        scoring("start", self.start).check_question(metric, ablation)
+
     def how(self, graph: Any) -> Any:
         """The acdc.learned.How of a graph; budgets leave some of the edges out that take part."""
         from acdc.learned import How

@@ -27,6 +27,11 @@ class Method(Named):
     def check(self, field: str) -> None:
         """Raise InputError for what is wrong before any model is loaded; `field` is its name."""
 
+    def check_question(self, metric: Any, ablation: str) -> None:
+        """Raise InputError for an acdc.metrics.Metric, or an ablation by its name, of which it can
+        say nothing; before any model is loaded.
+        """
+
     def passes(self, graph: Any) -> float | None:
         """Plain forward passes of all prompts that it takes, roughly; None: nobody knows."""
         return None

@@ -98,6 +98,12 @@ class EAP(AlongReaders):
 
     name: str = "eap"
 
+    def check_question(self, metric: Any, ablation: str) -> None:
+        """See Method.check_question."""
+        from acdc.attribution import check_eap
+
+        check_eap(metric)
+
     def passes(self, graph: Any) -> float | None:
         """See Method.passes."""
         return 5.0
@@ -115,6 +121,12 @@ class EAPIG(AlongReaders):
     name: str = "eap_ig"
     steps: Count = 5
 
+    def check_question(self, metric: Any, ablation: str) -> None:
+        """See Method.check_question."""
+        from acdc.attribution import check_path
+
+        check_path(ablation)
+
     def passes(self, graph: Any) -> float | None:
         """See Method.passes."""
         return 3.0 * self.steps
@@ -131,6 +143,12 @@ class EAPIGActivations(Attribution):
 
     name: str = "eap_ig_activations"
     steps: Count = 5
+
+    def check_question(self, metric: Any, ablation: str) -> None:
+        """See Method.check_question."""
+        from acdc.attribution import check_activations
+
+        check_activations(metric, self.steps)
 
     def passes(self, graph: Any) -> float | None:
         """See Method.passes."""

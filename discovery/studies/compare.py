@@ -28,6 +28,7 @@ from acdc.metrics import Metric
 from acdc.selection import Rule, top_n
 from discovery.job.prepare import Job
 from discovery.methods import Found, Method, Scoring, last, shown
+from discovery.settings.run import Settings
 from discovery.show.drawing import Shown, save_figure
 from discovery.studies.needed import Row, of_circuit, of_scores, of_searches
 
@@ -42,6 +43,12 @@ class Compared:
     curves: FaithfulnessCurves | None  # on the test prompts, if asked for
     needed: tuple[Row, ...]  # edges for each target; see discovery/studies/needed.py
     seconds: float  # to the scores; the curve is not counted
+
+
+def check_questions(asked: Sequence[Settings]) -> None:
+    """InputError if one of the methods can say nothing of the question; no model is loaded."""
+    for one in asked:
+        one.method.check_question(one.metric.load(), one.ablation.name)
 
 
 def compare_on(

@@ -21,7 +21,6 @@ from discovery.runs.folder import Run, failure, read_run
 from discovery.runs.json_files import write_bytes, write_json
 from discovery.runs.tracking import Chart, Outcome, start_tracker
 from discovery.settings.run import Settings, read_settings, upgraded
-from discovery.sweeps.drawing import draw_front, draw_overlap
 from discovery.sweeps.points import (
     Member,
     Point,
@@ -147,6 +146,8 @@ def aggregate(folder: Path) -> list[Member]:
     write_json(folder / "sweep.json", {"sweep": folder.name, **summary(members)})
     write_bytes(folder / "sweep.md", report(members, folder.name).encode())
     if done:
+        from discovery.sweeps.drawing import draw_front, draw_overlap  # a second, where not needed
+
         draw_front(folder, points(members), f"{folder.name}: {_about(done)}")
         draw_overlap(folder, short_names([m.name for m in done]), overlap(done))
     else:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student
 
 from acdc.circuit import jaccard
 from discovery.runs.folder import config_hash
@@ -76,7 +75,9 @@ def mean_over_seeds(values: Sequence[float | int | None], level: float = 0.95) -
     mean = float(known.mean())
     if len(known) < 2:
         return Mean(mean, None, None)
-    reach = student.ppf((1 + level) / 2, len(known) - 1) * known.std(ddof=1) / math.sqrt(len(known))
+    from scipy.stats import t  # half a second, where there are no seeds
+
+    reach = t.ppf((1 + level) / 2, len(known) - 1) * known.std(ddof=1) / math.sqrt(len(known))
     return Mean(mean, float(mean - reach), float(mean + reach))
 
 

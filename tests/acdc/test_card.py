@@ -87,6 +87,7 @@ def test_mlps_come_to_the_card_in_turn(loaded, here, monkeypatch):
         assert loaded.offloaded(CARD).plain_logits(tokens).device == CARD
 
 
+@pytest.mark.slow
 def test_mlps_on_another_card_are_gone_to(loaded, here, monkeypatch):
     """The CPU stands for the first card. Of two parts the second begins within the MLPs."""
     seen, plain = list[bool](), MLP.__call__

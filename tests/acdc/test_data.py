@@ -28,6 +28,7 @@ def data(part=7, ablation="resample", hold=True, family="llama", dtype=torch.flo
 @pytest.mark.unchecked
 @pytest.mark.parametrize("ablation", ABLATIONS)
 @pytest.mark.parametrize("metric", ["kl", "js"])  # read out the fast way and the plain way
+@pytest.mark.quick("kl-resample", "kl-zero", "js-mean")
 def test_decisions_do_not_depend_on_the_parts(ablation, metric):
     runs = [list(acdc(data(part, ablation), METRICS[metric], 0.01)) for part in PARTS]
     tests = [[t for step in run for t in step.tests] for run in runs]

@@ -95,6 +95,7 @@ class Dense(Twin):
 
 
 @pytest.mark.parametrize("family, kv", EVERY, ids=IDS)
+@pytest.mark.quick(*("-".join(c) for c in EVERY if c[1] == "per_group" or c[0] in UNGROUPED))
 def test_the_search_decides_as_its_twin(family, kv):
     model, prompts = families.view(family), families.prompts(n=2, length=LENGTH)
     graph = model.graph(kv)

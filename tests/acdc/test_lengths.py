@@ -180,6 +180,7 @@ def test_circuits_and_scores_are_those_of_the_lengths_apart(metric, ablation):
     "metric, ablation, threshold", [("kl", "resample", 0.02), ("js", "mean", 0.01)]
 )
 @pytest.mark.unchecked
+@pytest.mark.quick("kl-resample-0.02")
 def test_every_decision_of_a_search_is_that_of_the_lengths_apart(metric, ablation, threshold):
     """Each test again, one dense run of the circuit a length, and their mean over prompts."""
     metric, whole = METRICS[metric], data(ablation, family="attention_only")

@@ -323,6 +323,7 @@ def test_every_decision_is_the_plain_searchs(name, family, chunk, monkeypatch):
 @pytest.mark.unchecked
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("name", ["kl", "kl_reverse"])
+@pytest.mark.quick("kl")
 def test_a_search_by_intervals_goes_on_from_a_checkpoint_that_was_a_file(name, tmp_path):
     whole, search = (searches("llama", name, 0.02, torch.float32)[0] for _ in range(2))
     lines = [str(step) for step in whole.steps()]

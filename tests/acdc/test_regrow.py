@@ -115,6 +115,7 @@ def spares(mask, enough, edges):
 @pytest.mark.unchecked
 @pytest.mark.parametrize("metric", ["kl", "logit_diff"])
 @pytest.mark.parametrize("family", ["gpt2", "llama", "pythia"])
+@pytest.mark.quick("gpt2-kl", "gpt2-logit_diff", "pythia-kl")
 def test_moves_are_its_twins(family, metric):
     share = 0.3 if (family == "llama") == (metric == "kl") else 0.6  # each with each of both
     model, own = view(family), METRICS[metric]

@@ -47,6 +47,7 @@ def search(model, kv, prompts, ablation, metric, threshold, order, chunk=None, g
 
 @pytest.mark.unchecked
 @pytest.mark.parametrize("case, shape", some(range(len(CASES)), range(len(SHAPES))))
+@pytest.mark.quick("0-0", "3-3")
 def test_same_decisions_and_effects_as_the_twin(case, shape):
     """Each model with each shape of the search, and each of both with every ablation."""
     (family, kv), (reader_order, gates) = CASES[case], SHAPES[shape]
@@ -74,6 +75,7 @@ def test_same_decisions_and_effects_as_the_twin(case, shape):
 
 @pytest.mark.unchecked
 @pytest.mark.parametrize("case, shape", some(range(len(CASES)), range(len(SHAPES))))
+@pytest.mark.quick("1-1", "2-2")
 def test_a_guided_search_is_its_twins_too(case, shape):
     (family, kv), (reader_order, gates) = CASES[case], SHAPES[shape]
     model, prompts = view(family), families.prompts(n=2, length=4)
@@ -100,6 +102,7 @@ def test_a_guided_search_is_its_twins_too(case, shape):
 
 @pytest.mark.unchecked
 @pytest.mark.parametrize("case, gates", some(range(len(CASES)), [True, False]))
+@pytest.mark.quick("0-True", "1-False")
 def test_a_search_from_a_circuit_within_a_budget_is_its_twins(case, gates):
     """Each model with gates and without, and each of both with either metric."""
     (family, kv), metrics = CASES[case], (METRICS["kl"], two_sided(METRICS["logit_diff"]))

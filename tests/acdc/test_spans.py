@@ -223,6 +223,7 @@ RULES = [  # order of readers, gates, ablation, metric, threshold
 
 @pytest.mark.unchecked
 @pytest.mark.parametrize("case", range(len(CASES)), ids=IDS)
+@pytest.mark.quick("gpt2-per_query_head", "llama-per_group")
 def test_same_decisions_and_effects_as_the_twin(case):
     (family, kv), (reader_order, gates, ablation, metric, limit) = CASES[case], RULES[case]
     model, prompts = families.view(family), marked()
@@ -267,6 +268,7 @@ def test_a_search_from_a_circuit_within_a_budget_is_its_twins():
     "family, kv",
     [pytest.param(*c, marks=pytest.mark.slow if i in (0, 2) else ()) for i, c in enumerate(CASES)],
 )
+@pytest.mark.quick("llama-per_group")
 def test_every_trial_is_a_run_of_its_mask(family, kv):
     """Of prompts of two lengths; see trials_are_runs."""
     model, prompts = families.view(family), together(marked(length=5), marked(length=4, seed=1))

@@ -56,6 +56,7 @@ def test_several_sizes_join():
     assert (joined == (each[0] | each[1])).all() and (each[0] != each[1]).any()
 
 
+@pytest.mark.slow
 def test_orders_are_drawn_by_the_seeds():
     data, metric = setup()
     search = ACDC(threshold=0.05, sender_heads="random")

@@ -47,6 +47,7 @@ def saving(page):
     page.wait_for_selector("text=Saved.")
 
 
+@pytest.mark.slow
 def test_heads_are_put_together_named_shown_in_the_circuit_and_taken_apart(page, own):
     notes = own / "run" / "notes.json"
     with Server(own, notes=True) as address:

@@ -163,6 +163,7 @@ def test_the_main_path_by_keyboard_alone(page, address, on_disk):
     assert drawn(page, "[data-side='0']") == n_edges
 
 
+@pytest.mark.slow
 def test_arrows_move_between_components(page, studies):
     with Server(studies) as address:
         go(page, address, "run", "components", "components")

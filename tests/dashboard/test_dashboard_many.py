@@ -114,6 +114,7 @@ def test_two_whose_numbers_differ_in_kind_are_compared_by_place(page, tmp_path, 
         assert "measure different things" in page.inner_text("main")
 
 
+@pytest.mark.slow
 def test_many_are_exported_and_too_many_refused(page, four, tmp_path):
     (tmp_path / "page.html").write_text(export_page(four, list(HELD)))
     page.goto(f"file://{tmp_path}/page.html")

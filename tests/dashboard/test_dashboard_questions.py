@@ -158,6 +158,7 @@ def test_what_a_head_looks_at_on_prompt_17(page, place, sweep):
     hand.within("What does this head look at on prompt 17?")
 
 
+@pytest.mark.slow
 def test_may_i_believe_it(page, place, sweep):
     file = said(sweep, "validated", "validation")
     hand = Hand(page, place)

@@ -56,6 +56,7 @@ def test_cells_are_what_programs_read_and_no_formula(page, address):
     assert found == ["-1234.5", "'=1+1", "'+a", "'-x", "'@y", 'say "a", b', "12 %", "1e-5", ""]
 
 
+@pytest.mark.slow
 def test_every_view_offers_its_pictures_and_tables(page, address):
     for parts, count in {(): 1, ("sweep",): 3, ("run", "acdc_0.05", "heads"): 3,
                          ("run", "acdc_0.05", "search"): 4}.items():  # fmt: skip

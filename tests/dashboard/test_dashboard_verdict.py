@@ -88,6 +88,7 @@ def test_it_can_be_read_at_every_width(page, address):
 
 
 @pytest.mark.parametrize("page", BOTH, indirect=True)
+@pytest.mark.slow
 def test_the_report_by_itself_says_the_same(page, runs, on_disk):
     """From disk, without a script: the verdict in sight, the tests and figures behind a press."""
     file = on_disk("acdc_0.05", "validation.json")

@@ -250,6 +250,7 @@ def test_components_are_what_the_file_says(page, studies):
         assert darkest == [max(of_heads, key=of_heads.get), 1]
 
 
+@pytest.mark.slow
 def test_studies_alone_are_runs(tmp_path, studies):
     """A folder that holds only the result, as after copying it, is found too."""
     from discovery.dashboard.runs import summaries

@@ -183,6 +183,7 @@ def test_a_run_is_validated(run, words):
         ("method=eap", "metric=nll", "ablation=optimal", "ablation.steps=2"),
     ],
 )  # fmt: skip
+@pytest.mark.quick("words0", "words4", "words5", "words7", "words8")
 def test_every_method_runs(tmp_path, words):
     sized = ("task.n=6", *([] if "method=acdc" in words else ["method.n_edges=30"]))
     result = discover(asked(tmp_path, *sized, *words), tmp_path / "run", [], lambda text: None)

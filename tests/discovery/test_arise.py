@@ -206,6 +206,7 @@ def test_overlap_by_chance_is_that_of_random_circuits(job):
 # ---- one run -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_training_is_told_the_same_again(ckpt, tmp_path, capsys):
     for name in ("one", "two"):
         script.run(config(str(ckpt)), tmp_path / name, [])

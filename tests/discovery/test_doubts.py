@@ -88,6 +88,7 @@ def effect_errors(data, metric, n=30):
 
 @pytest.mark.parametrize("metric", ["kl", "logit_diff", "nll"])
 @torch.inference_mode()
+@pytest.mark.quick("kl")
 def test_rounding_is_of_the_size_of_the_effects_errors(metric):
     loaded, data, bound = prepared("bfloat16", metric)
     noise = rounding(loaded, data, bound)

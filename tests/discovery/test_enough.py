@@ -62,12 +62,14 @@ def test_prompts_are_doubled_until_they_are_enough(gap, tmp_path):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "once" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_no_more_than_asked_for(monkeypatch, tmp_path):
     monkeypatch.setattr(Tried, "enough", property(lambda self: False))
     discover(asked("task.n=2", "grow=6"), tmp_path / "run", [], print)
     assert [row["n"] for row in curve(tmp_path / "run")] == [2, 4, 6]
 
 
+@pytest.mark.slow
 def test_stopped_it_goes_on_with_the_number_it_came_to(gap, tmp_path):
     run = tmp_path / "run"
     with stopped_after(1):

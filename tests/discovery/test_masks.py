@@ -31,6 +31,7 @@ def whole(request, tmp_path_factory):
     return request.param, folder
 
 
+@pytest.mark.quick("learned")
 def test_the_induction_circuit_is_found(whole):
     _, folder = whole
     run, circuit = read_run(folder), Circuit.load(folder / "circuit.json")
@@ -44,6 +45,7 @@ def test_the_induction_circuit_is_found(whole):
 
 
 @pytest.mark.parametrize("steps", [pytest.param(1, marks=pytest.mark.slow), 4])
+@pytest.mark.quick("learned-4")
 def test_stopped_it_goes_on_and_ends_with_the_same_bytes(whole, tmp_path, monkeypatch, steps):
     name, folder = whole
     checkpoint_at_every_chance(monkeypatch)
@@ -58,6 +60,7 @@ def test_stopped_it_goes_on_and_ends_with_the_same_bytes(whole, tmp_path, monkey
     assert rows == wanted and len(rows) > steps
 
 
+@pytest.mark.quick("learned")
 def test_scores_are_what_the_search_ends_with(whole):
     from discovery.job.prepare import prepare
 

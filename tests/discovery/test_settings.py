@@ -1,5 +1,6 @@
 """Every configuration file composes and validates; every wrong value is named."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -35,10 +36,14 @@ def with_datasets(monkeypatch):
     monkeypatch.setattr("discovery.tasks.hf_dataset.find_spec", lambda name: True)
 
 
-def settings(*overrides):
+@cache
+def composed(*overrides):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
-    return read_settings(config)
+        return OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
+
+
+def settings(*overrides):
+    return read_settings(composed(*overrides))
 
 
 def test_there_are_files():

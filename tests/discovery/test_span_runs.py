@@ -37,6 +37,7 @@ def test_the_circuit_says_where(run):
     assert set(heads) == {n for n in circuit.nodes if n[0] == "a"}
 
 
+@pytest.mark.slow
 def test_the_file_is_a_circuit_for_others_of_the_same_spans(run):
     file = f"method.circuit={run / 'circuit.json'}"
     again = run.parent / "again"

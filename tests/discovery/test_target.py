@@ -164,6 +164,7 @@ def test_what_is_said_of_a_circuit():
 
 
 @pytest.mark.parametrize("target", [0.6, 0.9])
+@pytest.mark.quick("0.6")
 def test_the_best_is_no_larger_than_what_was_learnt(target):
     """And says what each stage came to; both reach the target, the smaller is taken."""
     search, tune = data("llama", n=8)

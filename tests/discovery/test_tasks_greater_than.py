@@ -91,6 +91,7 @@ def test_nouns_of_another_length_are_dropped(tokenizer, monkeypatch):
     assert build(tokenizer).notes["nouns_dropped"] == 1
 
 
+@pytest.mark.quick("single-digit")
 def test_refused_values(tokenizer, mode):
     available = len(greater_than.NOUNS) * (97 if mode == "two-digit" else 60)
     with pytest.raises(InputError, match=f"task.n=1000000: .* only {available} "):

@@ -336,6 +336,7 @@ def test_backups_are_paired_though_they_cost_nothing_alone():
     assert together.pairs_to_try([1, 5], [(7, 2), (7, 2), (5, 1), (9, 3)], 2) == [(1, 5), (2, 7)]
 
 
+@pytest.mark.slow
 def test_equal_questions_have_equal_answers_and_a_task_without_wrong_answers_is_in_nats():
     def found():
         one = hydras.subject(hydras.hydra(), hydras.HYDRA, wrong=False)

@@ -39,6 +39,7 @@ def test_page_and_file_hold_what_was_found(explained, found):
     assert explained["roles"].found == data["sections"]["roles"]["found"]
 
 
+@pytest.mark.slow
 def test_a_bare_circuit_is_explained_like_its_run(found, task, explained):
     bare = cd.explain(found.circuit, task, parts=["roles"], prompts=32)
     assert bare["roles"].found == explained["roles"].found

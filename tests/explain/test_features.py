@@ -282,6 +282,7 @@ def test_parts_of_prompts_change_nothing(part):
 # ---- training and files ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_training_finds_a_planted_dictionary():
     g = torch.Generator().manual_seed(3)
     directions = torch.nn.functional.normalize(torch.randn(20, 24, generator=g), dim=-1)

@@ -149,6 +149,7 @@ def test_r2_by_hand_and_worse_than_the_mean_is_below_zero():
     assert probing.probe(x, x_test, shifted, orders(40)).score < 0
 
 
+@pytest.mark.slow
 def test_noise_is_found_no_more_often_than_the_level():
     """25 variables of pure noise, 5 places each: false discoveries in few of them."""
     rng, any_found = np.random.default_rng(4), 0

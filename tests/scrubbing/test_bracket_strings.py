@@ -5,6 +5,7 @@ import json
 from itertools import islice
 
 import numpy as np
+import pytest
 import torch
 
 from discovery.experiments.bracket_network import FOLDER, load_brackets, tokenize
@@ -64,6 +65,7 @@ def test_shipped_file_is_the_one_that_was_trained():
 
 
 @torch.inference_mode()
+@pytest.mark.slow
 def test_shipped_classifier_is_right_on_fresh_strings():
     strings = draw_strings(4000, np.random.default_rng([12, 34]))
     tokens = torch.from_numpy(tokens_of(strings))

@@ -283,6 +283,7 @@ def test_bad_settings_are_one_clear_error(field, value, words):
     assert all(word in str(error.value) for word in words), error.value
 
 
+@pytest.mark.slow
 def test_the_script_ends_with_one_line(tmp_path):
     words = (f"hydra.run.dir={tmp_path / 'run'}", f"weights={tmp_path / 'absent'}", "strings=y")
     done = subprocess.run(

@@ -133,6 +133,7 @@ def test_too_few_references_are_refused():
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"needs the published network in {DATA}")
+@pytest.mark.slow
 def test_search_finds_claim_1_on_the_published_network():
     strings = gzip.decompress((DATA / "strings.txt.gz").read_bytes()).decode().split()[:3000]
     data = prepare(load_brackets(DATA / "weights.safetensors"), tokenize(strings))

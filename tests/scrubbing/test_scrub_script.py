@@ -42,6 +42,7 @@ def test_roles(scrub, tmp_path):
 
 
 @pytest.mark.unchecked
+@pytest.mark.slow
 def test_induction(scrub):
     shown, found = scrub("experiment=induction", "references=100")
     names = [rung["name"] for rung in found["rungs"]]

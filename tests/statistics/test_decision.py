@@ -49,6 +49,7 @@ def test_a_word_needs_the_whole_interval():
 
 @pytest.mark.parametrize("question", ["alone", "outside"])
 @pytest.mark.parametrize("border", [0, 1])
+@pytest.mark.quick("0-alone", "1-outside")
 def test_on_a_border_a_word_is_wrong_as_rarely_as_the_level_says(question, border):
     """100 tasks of 100 prompts whose true share is a border's; either word beside it is an error
     of one tail, 2.5 %, of which BCa's own error makes some more."""

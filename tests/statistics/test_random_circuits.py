@@ -160,6 +160,7 @@ def test_weighted_circuits_meet_every_size_on_paths(name):
         assert mask.sum() == n_edges and (Circuit(graph, mask).pruned().mask == mask).all()
 
 
+@pytest.mark.slow
 def test_weighted_steps_have_the_stated_probabilities():
     """Of one head's graph: m0->logits has weight 3 and input->logits 1, a0.h0->logits none."""
     graph = GRAPHS["one head"]

@@ -42,6 +42,7 @@ def test_false_circuits_are_what_they_are_called(case):
         assert all(not (mask & ~case.graph.legal).any() for mask in drawn.values())
 
 
+@pytest.mark.slow
 def test_the_truth_is_accepted_and_nothing_else(case):
     found = list(power.tested("constructed", case, LITTLE, 0))
     assert [one.circuit for one in found if one.accepted] == [power.TRUE]

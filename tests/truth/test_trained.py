@@ -142,6 +142,7 @@ def test_a_program_is_one_way_and_every_edge_of_it_can_change_the_answer(name):
 # ---- training and the shipped cases ----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_training_is_the_same_for_the_same_seed_and_lowers_the_loss():
     program = PROGRAMS["sum"]
     first, again = (train(program, 20, seed=5) for _ in range(2))

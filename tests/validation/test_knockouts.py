@@ -63,6 +63,7 @@ def test_an_empty_circuit_is_as_incomplete_as_it_is_unfaithful():
     assert found.worst_gap.estimate == found.empty_gap.estimate == pytest.approx(-1.0)
 
 
+@pytest.mark.slow
 def test_an_added_edge_that_does_nothing_is_superfluous():
     """A head that sees nothing of the prompt says the same on all of them."""
     bench = bench_of("gpt2", n=12)

@@ -97,6 +97,7 @@ def test_a_random_circuit_fails(tried, size, seed):
     assert sum(holds is True for holds in found.values()) <= 4, found  # of 10
 
 
+@pytest.mark.slow
 def test_no_circuit_at_all_fails(tried):
     found = {v.name: v.holds for v in tried.counted(tried.graph.legal & False)}
     assert [found[n] for n in ("equivalence", "mean equivalence", "independence")] == [False] * 3
@@ -114,6 +115,7 @@ def test_without_a_margin_tiny_differences_are_wins_and_losses(tried):
     assert ties[0] == 80 and ties[1] < 20
 
 
+@pytest.mark.slow
 def test_one_zero_in_every_sentence(tried):
     mask = random_mask(tried.graph, 10, np.random.default_rng(0))
     found = tried.validate(mask)
