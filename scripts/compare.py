@@ -3,16 +3,19 @@
     python scripts/compare.py model=smollm2 task=ioi methods=[learned,eap_ig,random]
     python scripts/compare.py model=smollm2 task=ioi methods=[eap_ig] files=[A.json,B.pt,FOLDER]
 
-Writes compare.json and, unless curves=false, curve.png and curve.svg into the run folder.
+Writes into the run folder compare.json, of each row the circuit as soon as it is known (kept
+edges with their scores, circuit_METHOD_TARGET.json), and, unless curves=false, curve.png and .svg.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
-from command import CONF, asked, hydra_words, plain, refusals_as_exit, this_run
+from command import CONF, asked, cleaned, hydra_words, plain, refusals_as_exit, this_run
 from hydra import compose
 from omegaconf import DictConfig
 
@@ -21,6 +24,9 @@ from discovery.methods.files import of_files
 from discovery.runs.folder import RunFolder, termination_as_exit
 from discovery.settings.run import CompareSettings, Settings, read_settings
 from discovery.show.tables import markdown
+
+if TYPE_CHECKING:
+    from discovery.studies.needed import Needed
 
 
 def questions(
@@ -39,6 +45,14 @@ def questions(
         composed = compose("config", asked([f"method={name}", *shared, *more]))
         out.append(read_settings(plain(composed)))
     return own, out
+
+
+def file_of(row: Mapping[str, Any]) -> str | None:
+    """The file of the circuit that a row of `needed` is of; None where none reached the target."""
+    if row["edges"] is None:
+        return None
+    target = "" if row["target"] is None else f"_{row['target']:g}"
+    return f"circuit_{cleaned(row['method'])}{target}.json"
 
 
 def run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
@@ -62,9 +76,17 @@ def run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
         for sentence in doubts(job.loaded, job.data, job.metric, None):
             print(f"warning: {sentence}")
         found, results, asked_of = [], {}, [*(s.method for s in methods), *elsewhere]
-        for one in compare_on(job, asked_of, own.rule, own.targets, own.curves):
+
+        def keep(one: Needed) -> None:
+            """Write the circuit, if it is one that the target asked for."""
+            if name := file_of(one.row):
+                kept = replace(one.circuit, scores=one.circuit.scores * one.circuit.mask)
+                record.write(name, kept.to_json(about={"score": one.score}))
+
+        for one in compare_on(job, asked_of, own.rule, own.targets, own.curves, keep):
             found.append(one)  # what is known is written, whatever becomes of the others
             results = as_json(found, job.data)
+            results["needed"] = [{**row, "circuit": file_of(row)} for row in results["needed"]]
             record.write("compare.json", results)
         words = (
             methods[0].task.label,

@@ -3,6 +3,7 @@
 import os
 import runpy
 import sys
+from collections import Counter
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -22,9 +23,10 @@ LONGEST = (  # begun first, so that no worker is left alone with one of them at 
 
 
 CASES = {}  # of each test marked `quick`, the cases that it names and that were not met yet
-SHAPED = (  # where types and shapes are checked
-    "acdc", "discovery", "explain", "heads", "scrubbing", "statistics", "truth", "validation",
-)  # fmt: skip
+SHAPED = {  # where types and shapes are checked: in how many tests of a file
+    "acdc": 4, "discovery": 1, "explain": 1, "heads": 1, "scrubbing": 1, "statistics": 1,
+    "truth": 1, "validation": 1,
+}  # fmt: skip
 
 
 def pytest_addoption(parser):
@@ -65,19 +67,21 @@ def pytest_collection_finish(session):
 def pytest_collection_modifyitems(config, items):
     """A stable order, the longest files first; with --shapes a part of the tests.
 
-    Checked are the first case of each test of tests/acdc, elsewhere the first test of each file,
-    unless it is marked `unchecked`.
+    Checked is the first case of a file's first tests, unless it is marked `unchecked`.
     """
     place = {name: i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(_room(item.path).rpartition("/")[2], len(place)))
     asked = config.getoption("shapes")
     if asked is None:
         return
-    first = dict[object, object]()
+    first, of_file = dict[str, object](), Counter()
     for item in items:
-        home = item.path.parent.name
-        if home in SHAPED and item.get_closest_marker("unchecked") is None:
-            first.setdefault(item.nodeid.partition("[")[0] if home == "acdc" else item.path, item)
+        home, test = item.path.parent.name, item.nodeid.partition("[")[0]
+        if test in first or of_file[item.path] == SHAPED.get(home, 0):
+            continue
+        if item.get_closest_marker("unchecked") is None:
+            first[test] = item
+            of_file[item.path] += 1
     checked = set(first.values())
     gone = [item for item in items if (item in checked) != (asked == "checked")]
     config.hook.pytest_deselected(items=gone)

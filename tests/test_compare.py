@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
+from acdc.circuit_files import read
 from acdc.errors import InputError
 from discovery.runs.folder import read_run
 
@@ -29,6 +30,13 @@ def test_table_and_curves(here, tmp_path):
     for name in ("ifr", "eap_ig", "exact"):
         assert rows[name]["cmd"] < rows["random"]["cmd"]
         assert rows["random"]["shared"] < rows[name]["shared"] <= rows["acdc"]["edges"]
+    for row in found["needed"]:
+        assert (row["circuit"] is None) == (row["edges"] is None)
+        if row["circuit"]:
+            circuit = read(tmp_path / "run" / row["circuit"])
+            assert sum(edge["in_graph"] for edge in circuit["edges"].values()) == row["edges"]
+            assert all(edge["in_graph"] for edge in circuit["edges"].values())
+    assert "circuit_eap_ig_0.8.json" in {row["circuit"] for row in found["needed"]}
     for name in methods:
         points = found["curves"][name]["absolute"]["points"]
         assert len(points) == 10 and points[-1]["faithfulness"] == pytest.approx(1, abs=1e-4)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from acdc.errors import InputError
 from discovery.api.ask import ask
+from discovery.api.circuit import Circuit
 from discovery.api.model import Model
 from discovery.api.tasks import Task
 from discovery.choices.fields import checked
@@ -22,8 +24,10 @@ from discovery.studies.compare import Compared, as_json, check_questions, compar
 class Comparison:
     """What each method needs for a share of the model, and its curve."""
 
+    model: Model
     job: Job
     found: tuple[Compared, ...]
+    asked: Mapping[str, Any]  # metric and ablation, as they were given
 
     @property
     def needed(self) -> list[dict[str, Any]]:
@@ -34,6 +38,23 @@ class Comparison:
     def table(self) -> list[dict[str, Any]]:
         """A row a method: CPR and CMD (MIB), seconds, edges shared with a search's circuit."""
         return as_json(self.found, self.job.data)["table"]
+
+    def circuit(self, method: str, target: float | None = None) -> Circuit:
+        """The circuit of a row of `needed`; None is of a method with a size of its own.
+
+        InputError where there is no such row, or none of its circuits reached the target.
+        """
+        every = [one for each in self.found for one in each.needed]
+        for one in every:
+            if (one.row["method"], one.row["target"]) == (method, target):
+                if one.row["edges"] is None:
+                    raise InputError(f"target={target:g}: no circuit of {method} reached it")
+                plain = one.circuit
+                return Circuit(
+                    plain.graph, plain.mask, plain.scores, self.model, score=one.score, **self.asked
+                )
+        rows = ", ".join(f"({one.row['method']!r}, {one.row['target']})" for one in every)
+        raise InputError(f"circuit({method!r}, {target}): there are {rows}")
 
     def figure(self) -> Any:
         """Faithfulness over size, a matplotlib Figure; empty if curves were not asked for."""
@@ -72,4 +93,4 @@ def compare(
     job = prepare(asked[0], model.cache)
     every = [*(s.method for s in asked), *elsewhere]
     found = tuple(compare_on(job, every, own.rule, own.targets, own.curves))
-    return Comparison(job, found)
+    return Comparison(model, job, found, {"metric": metric, "ablation": ablation})

@@ -10,8 +10,8 @@ table.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,9 @@ from discovery.job.prepare import Job
 from discovery.methods import Found, Method, Scoring, last, shown
 from discovery.settings.run import Settings
 from discovery.show.drawing import Shown, save_figure
-from discovery.studies.needed import Row, of_circuit, of_scores, of_searches
+from discovery.studies.needed import Needed, of_circuit, of_scores, of_searches
+
+Told = Callable[[Needed], None]
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Compared:
     kept: NDArray[np.bool_] | None  # the circuit that the method itself chose, if it does not rank
     scores: NDArray[np.float64]  # [writers, readers]
     curves: FaithfulnessCurves | None  # on the test prompts, if asked for
-    needed: tuple[Row, ...]  # edges for each target; see discovery/studies/needed.py
+    needed: tuple[Needed, ...]  # for each target, the circuit too
     seconds: float  # to the scores; the curve is not counted
 
 
@@ -53,22 +55,25 @@ def check_questions(asked: Sequence[Settings]) -> None:
 
 def compare_on(
     job: Job, methods: Sequence[Method], rule: Rule, targets: Sequence[float],
-    with_curves: bool = True,
+    with_curves: bool = True, told: Told = lambda one: None,
 ) -> Iterator[Compared]:  # fmt: skip
     """`compare` on a job's prompts; InputError unless some are held out to tune and to test on."""
     if {"tune", "test"} - job.held_out.keys():
         raise InputError("tune, test: a comparison needs prompts of both; give the task more")
     yield from compare(
         job.data, job.metric, methods, rule, job.settings.seed, targets, job.held_out["tune"],
-        job.held_out["test"], with_curves,
+        job.held_out["test"], with_curves, told,
     )  # fmt: skip
 
 
 def compare(
     data: Data, metric: Metric, methods: Sequence[Method], rule: Rule, seed: int,
     targets: Sequence[float], tune: Data, test: Data, with_curves: bool = True,
+    told: Told = lambda one: None,
 ) -> Iterator[Compared]:  # fmt: skip
     """Scores and curves of each method in turn, and the edges that it needs; all else is shared.
+
+    `told` is called with what a method needs for a target as soon as that is known.
 
     A method that gives no scores and has no size of its own is asked for each target anew, and its
     curve is that of the last. InputError without corrupt prompts, if the ablation needs them:
@@ -77,19 +82,19 @@ def compare(
     if data.ablation.needs_corrupt and not data.prompts.has_corrupt:
         raise InputError("task: a comparison needs corrupt prompts, and the task has none")
     for method in tqdm(methods, unit="method", dynamic_ncols=True):
-        found, rows, seconds = _asked(method, data, metric, seed, targets, tune, test)
+        found, needed, seconds = _asked(method, data, metric, seed, targets, tune, test, told)
         curves = None
         if with_curves:
             with torch.no_grad():
                 curves = faithfulness_curves(test, metric, ranking(found), rule)
         kept = None if found.ranks else found.mask
-        yield Compared(method.label, kept, ranking(found), curves, tuple(rows), seconds)
+        yield Compared(method.label, kept, ranking(found), curves, tuple(needed), seconds)
 
 
 def _asked(
     method: Method, data: Data, metric: Metric, seed: int, targets: Sequence[float], tune: Data,
-    test: Data,
-) -> tuple[Found, list[Row], float]:  # fmt: skip
+    test: Data, told: Told,
+) -> tuple[Found, list[Needed], float]:  # fmt: skip
     """What the method ends with, what it needs for each target, and its seconds without the last.
 
     A method of a size of its own is asked for that alone, and its circuit judged as it is.
@@ -98,16 +103,28 @@ def _asked(
     if isinstance(method, Scoring):
         scores = method.scores(data, metric, seed)
         seconds = time.perf_counter() - start
-        rows = of_scores(method, data, metric, seed, scores, targets, tune, test)
+        needed = list[Needed]()
+        for one in of_scores(method, data, metric, seed, scores, targets, tune, test):
+            needed.append(_timed(one, seconds, told))
         found = Found(mask=data.graph.legal, scores=scores, score=method.label, ranks=True)
-        return found, [{**row, "seconds": round(seconds, 1)} for row in rows], seconds
+        return found, needed, seconds
     if method.sized:
         found = last(shown(method.find(data, metric, seed), data.graph.n_edges, method.label))
         seconds = time.perf_counter() - start
-        row = of_circuit(method, found.mask, metric, tune, test)
-        return found, [{**row, "seconds": round(seconds, 1)}], seconds
-    both = list(of_searches(method, data, metric, seed, targets, tune, test))
-    return both[-1][0], [row for _, row in both], time.perf_counter() - start
+        one = of_circuit(method, found, metric, tune, test)
+        return found, [_timed(one, seconds, told)], seconds
+    both = list[tuple[Found, Needed]]()
+    for found, one in of_searches(method, data, metric, seed, targets, tune, test):
+        both.append((found, one))
+        told(one)
+    return both[-1][0], [one for _, one in both], time.perf_counter() - start
+
+
+def _timed(one: Needed, seconds: float, told: Told) -> Needed:
+    """With the seconds of its scores, and told."""
+    one = replace(one, row={**one.row, "seconds": round(seconds, 1)})
+    told(one)
+    return one
 
 
 def ranking(found: Found) -> NDArray[np.float64]:
@@ -121,7 +138,7 @@ def ranking(found: Found) -> NDArray[np.float64]:
 def as_json(found: Sequence[Compared], data: Data) -> dict[str, Any]:
     """compare.json: the table, the edges needed, and the curves."""
     curves = {one.method: one.curves.to_json() for one in found if one.curves is not None}
-    needed = [row for one in found for row in one.needed]
+    needed = [some.row for one in found for some in one.needed]
     return {"table": facts(found, data), "needed": needed, "curves": curves}
 
 

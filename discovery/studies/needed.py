@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from acdc.circuit import Circuit
 from acdc.data import Data
 from acdc.metrics import Metric
 from acdc.share import Share, lower
@@ -24,11 +26,20 @@ from discovery.methods.choosing import choose, shares_by_size, smallest
 Row = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Needed:
+    """What a method needs for a target, and the circuit of which that is said."""
+
+    row: Row
+    circuit: Circuit
+    score: str  # what its scores are, in words
+
+
 def of_scores(
     method: Scoring, data: Data, metric: Metric, seed: int, scores: NDArray[np.float64],
     targets: Sequence[float], tune: Data, test: Data,
-) -> Iterator[Row]:  # fmt: skip
-    """A row a target, the smallest first: the fewest of the best edges that reach it.
+) -> Iterator[Needed]:  # fmt: skip
+    """One a target, the smallest first: the fewest of the best edges that reach it.
 
     `edges` is None where no circuit of the method's reached the target on the tuning prompts; the
     same of `edges for KL`, where only KL is asked.
@@ -41,15 +52,16 @@ def of_scores(
         size, share = smallest(lambda n: lower(by_size(n)), most, target)
         for_kl = smallest(lambda n: by_size(n).get("kl", 0.0), most, target)
         sized = method.model_copy(update={"n_edges": size})
-        mask = choose(sized, data.graph, scores, seed).circuit.mask
-        row = _row(method, target, mask, share, metric, test)
-        yield {**row, "edges for KL": for_kl[0] if for_kl[1] >= target else None}
+        circuit = Circuit(data.graph, choose(sized, data.graph, scores, seed).circuit.mask, scores)
+        row = _row(method, target, circuit.mask, share, metric, test)
+        row["edges for KL"] = for_kl[0] if for_kl[1] >= target else None
+        yield Needed(row, circuit, method.label)
 
 
 def of_searches(
     method: Method, data: Data, metric: Metric, seed: int, targets: Sequence[float], tune: Data,
     test: Data,
-) -> Iterator[tuple[Found, Row]]:  # fmt: skip
+) -> Iterator[tuple[Found, Needed]]:  # fmt: skip
     """As `of_scores`, each circuit found on its own."""
     for target in sorted(targets):
         start = time.perf_counter()
@@ -61,16 +73,16 @@ def of_searches(
             f"{method.label}, target {target:g}: {row['edges']} edges, on the test prompts"
             f" error share {row['error share']}, KL share {row['KL share']}; {seconds} s"
         )
-        yield found, {**row, "edges for KL": None, "seconds": seconds}
+        row |= {"edges for KL": None, "seconds": seconds}
+        yield found, Needed(row, Circuit(data.graph, found.mask, found.scores), found.score)
 
 
-def of_circuit(
-    method: Method, mask: NDArray[np.bool_], metric: Metric, tune: Data, test: Data
-) -> Row:
-    """The row of a circuit whose size was not chosen for a target."""
-    share = Share(tune, metric).of(mask)
-    row = _row(method, None, mask, share, metric, test)
-    return {**row, "edges for KL": None}
+def of_circuit(method: Method, found: Found, metric: Metric, tune: Data, test: Data) -> Needed:
+    """Of a circuit whose size was not chosen for a target."""
+    share = Share(tune, metric).of(found.mask)
+    row = _row(method, None, found.mask, share, metric, test)
+    circuit = Circuit(test.graph, found.mask, found.scores)
+    return Needed({**row, "edges for KL": None}, circuit, found.score)
 
 
 def _row(

@@ -255,6 +255,7 @@ def test_every_decision_of_a_search_is_that_of_prompt_and_answer_run_once():
     assert (step.mask == mask).all() and 0 < sum(kept) < len(kept)
 
 
+@pytest.mark.unchecked
 def test_scores_are_sums_over_the_tokens():
     """Each token a prompt of its own: the mean over prompts times tokens a prompt."""
     some = data(model=SMALL)

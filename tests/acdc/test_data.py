@@ -28,7 +28,7 @@ def data(part=7, ablation="resample", hold=True, family="llama", dtype=torch.flo
 @pytest.mark.unchecked
 @pytest.mark.parametrize("ablation", ABLATIONS)
 @pytest.mark.parametrize("metric", ["kl", "js"])  # read out the fast way and the plain way
-@pytest.mark.quick("kl-resample", "kl-zero", "js-mean")
+@pytest.mark.quick("kl-resample", "js-mean")
 def test_decisions_do_not_depend_on_the_parts(ablation, metric):
     runs = [list(acdc(data(part, ablation), METRICS[metric], 0.01)) for part in PARTS]
     tests = [[t for step in run for t in step.tests] for run in runs]
@@ -45,6 +45,7 @@ def test_decisions_do_not_depend_on_the_parts(ablation, metric):
     *(pytest.param(*own, marks=pytest.mark.slow) for own in (("resample", False), ("mean", True))),
 ])  # fmt: skip
 @pytest.mark.unchecked
+@pytest.mark.quick("resample-True")
 def test_scores_and_circuits_do_not_depend_on_the_parts(ablation, hold):
     metric, graph = METRICS["logit_diff"], data().graph
     masks = [
@@ -110,6 +111,7 @@ def test_a_metric_is_any_function_of_logits_and_prompts():
     ("layer", 7), ("head", 3),
     *(pytest.param(*own, marks=pytest.mark.slow) for own in (("layer", 3), ("head", 7))),
 ])  # fmt: skip
+@pytest.mark.quick("layer-7")
 def test_a_search_goes_on_from_its_checkpoints_bit_for_bit(order, part):
     def fresh():
         some = data(part, dtype=torch.float32)

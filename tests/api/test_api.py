@@ -290,6 +290,15 @@ def test_methods_are_compared(model, task):
         ("random", 0.5), ("random", 0.9), ("eap, backward=gim", 0.5), ("eap, backward=gim", 0.9),
     ]  # fmt: skip
     assert rows[2]["edges"] < rows[0]["edges"]
+    circuit = compared.circuit("eap, backward=gim", 0.9)
+    assert len(circuit) == rows[3]["edges"] and (circuit.model, circuit.ablation) == (
+        model,
+        "other",
+    )
+    with pytest.raises(
+        cd.InputError, match=r"circuit\('eap', 0.9\): there are \('random', 0.5\), "
+    ):
+        compared.circuit("eap", 0.9)
     assert len(compared.figure().axes[0].lines) == 4
     assert compared._repr_html_().count("<tr>") == 1 + 4 + 1 + 2 and "| random" in repr(compared)
 

@@ -124,6 +124,7 @@ def planted():
     return tell(circuit, choose, test, prompts, {"a1.h0": "induction heads"}, ASKED, 0.05, rng)
 
 
+@pytest.mark.unchecked
 def test_the_planted_story_is_found_and_recovers_all():
     told = planted()
     found = {g: shown(c) for g, c in told.written.story.items()}

@@ -133,6 +133,7 @@ def test_one_zero_in_every_sentence(tried):
     assert carried in headline(found, verdicts(found))
 
 
+@pytest.mark.slow
 def test_the_budget_leaves_parts_out_and_changes_none(tried):
     mask = random_mask(tried.graph, 10, np.random.default_rng(0))
     everything, little = tried.validate(mask, 1e9), Tried(budget=1e-4).validate(mask)
