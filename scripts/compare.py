@@ -52,7 +52,8 @@ def file_of(row: Mapping[str, Any]) -> str | None:
     if row["edges"] is None:
         return None
     target = "" if row["target"] is None else f"_{row['target']:g}"
-    return f"circuit_{cleaned(row['method'])}{target}.json"
+    name = cleaned(row["method"]).replace("=", "-")  # a word can name it as it is
+    return f"circuit_{name}{target}.json"
 
 
 def run(config: DictConfig, folder: Path, overrides: list[str]) -> None:

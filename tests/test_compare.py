@@ -17,9 +17,10 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_table_and_curves(here, tmp_path):
-    methods = ["acdc", "ifr", "eap_ig", "exact", "random"]
+    methods = ["acdc", "ifr", "eap_ig", "exact", "random", "eap, backward=gim"]
     few = "task.n=8", "tune=16", "test=20", "targets=[0.8]"
-    words = f"methods=[{','.join(methods)}]", f"hydra.run.dir={tmp_path / 'run'}"
+    asked = [*methods[:-1], "'eap method.backward=gim'"]
+    words = f"methods=[{','.join(asked)}]", f"hydra.run.dir={tmp_path / 'run'}"
     code, out, err = here("compare.py", *words, *few)
     assert code == 0, err
     assert read_run(tmp_path / "run").state == "done"
@@ -36,7 +37,8 @@ def test_table_and_curves(here, tmp_path):
             circuit = read(tmp_path / "run" / row["circuit"])
             assert sum(edge["in_graph"] for edge in circuit["edges"].values()) == row["edges"]
             assert all(edge["in_graph"] for edge in circuit["edges"].values())
-    assert "circuit_eap_ig_0.8.json" in {row["circuit"] for row in found["needed"]}
+    kept = {row["circuit"] for row in found["needed"]}
+    assert {"circuit_eap_ig_0.8.json", "circuit_eap-backward-gim_0.8.json"} <= kept
     for name in methods:
         points = found["curves"][name]["absolute"]["points"]
         assert len(points) == 10 and points[-1]["faithfulness"] == pytest.approx(1, abs=1e-4)
