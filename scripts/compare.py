@@ -76,18 +76,20 @@ def run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
         print(job.describe())
         for sentence in doubts(job.loaded, job.data, job.metric, None):
             print(f"warning: {sentence}")
-        found, results, asked_of = [], {}, [*(s.method for s in methods), *elsewhere]
+        found, rows, asked_of = [], [], [*(s.method for s in methods), *elsewhere]
+        results: dict[str, Any] = as_json(found, job.data)
 
         def keep(one: Needed) -> None:
-            """Write the circuit, if it is one that the target asked for."""
+            """Write the row and its circuit, whatever becomes of the others."""
             if name := file_of(one.row):
                 kept = replace(one.circuit, scores=one.circuit.scores * one.circuit.mask)
                 record.write(name, kept.to_json(about={"score": one.score}))
+            rows.append({**one.row, "circuit": name})
+            record.write("compare.json", results | {"needed": rows})
 
         for one in compare_on(job, asked_of, own.rule, own.targets, own.curves, keep):
-            found.append(one)  # what is known is written, whatever becomes of the others
-            results = as_json(found, job.data)
-            results["needed"] = [{**row, "circuit": file_of(row)} for row in results["needed"]]
+            found.append(one)
+            results = as_json(found, job.data) | {"needed": rows}
             record.write("compare.json", results)
         words = (
             methods[0].task.label,

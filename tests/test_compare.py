@@ -84,6 +84,29 @@ def test_a_method_that_can_say_nothing_is_refused_before_any_model(methods, word
     assert not (tmp_path / "run" / "status.json").exists()
 
 
+def test_what_was_found_before_it_broke_is_kept(here, tmp_path, monkeypatch):
+    from discovery.studies import needed
+
+    measured = []
+
+    def breaks(test, metric, mask):
+        measured.append(mask)
+        if len(measured) == 4:
+            raise InputError("the fourth breaks")
+        return measure(test, metric, mask)
+
+    measure = needed.measure
+    monkeypatch.setattr(needed, "measure", breaks)
+    words = "methods=[ifr,acdc]", "targets=[0.5,0.8]", "curves=false", "task.n=8", "tune=16"
+    code, _, err = here("compare.py", *words, "test=20", f"hydra.run.dir={tmp_path / 'run'}")
+    assert code == 2 and "the fourth breaks" in err
+    found = json.loads((tmp_path / "run" / "compare.json").read_text())
+    assert [(row["method"], row["target"]) for row in found["needed"]] == [
+        ("ifr", 0.5), ("ifr", 0.8), ("acdc", 0.5),
+    ]  # fmt: skip
+    assert len(found["table"]) == 1 and (tmp_path / "run" / "circuit_acdc_0.5.json").exists()
+
+
 def test_the_command_ends_with_that_error(tmp_path):
     command = [sys.executable, "scripts/compare.py", "methods=[nonesuch]"]
     done = subprocess.run(
