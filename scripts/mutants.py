@@ -59,13 +59,17 @@ WRITTEN = "acdc/test_data.py::test_what_is_written_is_what_the_mask_reads"
 SUMS = "acdc/test_optimal.py::test_sums_over_runs_are_those_of_all_prompts_together"
 SHARE = "discovery/test_target.py::test_share_is_that_of_measure_and_two_sided"
 NEAREST = {  # what is mutated -> its tests, the quickest first
-    "acdc/graph.py": ("acdc/test_graph.py",),
+    "acdc/graph.py": ("acdc/test_graph.py", "acdc/test_spans.py"),
     "acdc/names.py": ("acdc/test_names.py",),
-    "acdc/prompts.py": ("acdc/test_prompts.py",),
+    "acdc/prompts.py": ("acdc/test_prompts.py", "acdc/test_lengths.py", "acdc/test_answers.py"),
     "acdc/selection.py": ("acdc/test_selection.py",),
-    "acdc/model.py": ("acdc/test_model.py", DEVICE, "acdc/test_forward.py", "acdc/test_bridge.py"),
+    "acdc/model.py": (
+        "acdc/test_model.py", DEVICE, "acdc/test_forward.py", "acdc/test_bridge.py",
+        "acdc/test_families.py",
+    ),
     "acdc/bridge.py": (
-        "acdc/test_bridge_readings.py", "acdc/test_bridge.py", "acdc/test_forward.py",
+        "acdc/test_bridge_readings.py", "acdc/test_bridge.py", "acdc/test_card.py",
+        "acdc/test_forward.py",
     ),
     "acdc/live.py": (DEVICE, "validation/test_resampling.py", "acdc/test_forward.py"),
     "acdc/metrics.py": ("acdc/test_metrics.py", DEVICE),
@@ -81,7 +85,7 @@ NEAREST = {  # what is mutated -> its tests, the quickest first
         "discovery/test_pretrained_outline.py", "discovery/test_pretrained.py",
     ),
     "acdc/incremental.py": ("acdc/test_incremental.py",),
-    "acdc/search.py": ("acdc/test_search_steps.py", "acdc/test_parity.py"),
+    "acdc/search.py": ("acdc/test_search_steps.py", "acdc/test_parity.py", "acdc/test_search.py"),
     "acdc/attribution.py": ("acdc/test_attribution.py",),
     "acdc/curve.py": ("acdc/test_curve.py",),
     "acdc/circuit.py": ("acdc/test_circuit_sets.py", "acdc/test_graph.py"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from acdc import bridge
 from acdc.attribution import eap, eap_ig, exact
 from acdc.bridge import LoadedModel, cards, load_pretrained
 from acdc.data import BATCH_BYTES, Data
@@ -113,6 +114,21 @@ def test_spreading_asks_for_two_cards(monkeypatch):
         assert [one.index for one in cards("cuda:1")] == [1, 0, 2]
     with pytest.raises(InputError, match="model.offload=cards with device=cpu"):
         cards("cpu")
+
+
+def test_weights_that_a_card_has_no_room_for_are_refused(monkeypatch):
+    module = torch.nn.Linear(1 << 10, 1 << 10, bias=False)  # 4 MiB
+    cpu, card = torch.device("cpu"), torch.device("cuda", 0)
+    for free, devices, fits in (
+        (4 << 20, [card], True), ((4 << 20) - 1, [card], False), (0, [cpu], True),
+        (2 << 20, [card, torch.device("cuda", 1)], True),
+    ):  # fmt: skip
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 1 << 40))
+        if fits:
+            bridge._check_room(module, devices, "large")
+            continue
+        with pytest.raises(InputError, match="device=cuda:0: the weights of 'large' take 0.00 GiB"):
+            bridge._check_room(module, devices, "large")
 
 
 def test_a_card_shows_what_is_left_on_the_cpu(monkeypatch):

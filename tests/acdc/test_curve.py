@@ -38,6 +38,22 @@ def test_areas_by_hand(faithfulness, cpr, cmd):
     assert areas(SHARES, faithfulness) == (pytest.approx(cpr), pytest.approx(cmd))
 
 
+def test_a_run_of_ones_own_takes_the_place_of_the_patched_one(case):
+    data, metric, scores = case
+    asked = []
+
+    def run(forward, mask):
+        asked.append(int(mask.sum()))
+        return forward.clean.logits if mask.any() else forward.corrupt.logits
+
+    found = faithfulness_curves(data, metric, scores, run=run)
+    for curve in (found.signed, found.absolute):
+        assert sum(point.n_edges > 0 for point in curve.points) >= 5
+        for point in curve.points:
+            assert point.faithfulness == pytest.approx(float(point.n_edges > 0))
+    assert len(asked) == 1 + 2 * len(SHARES) and asked[0] == 0
+
+
 def test_points_are_the_circuits_of_the_scores(case):
     data, metric, scores = case
     for rule, pick in (("top_n", top_n), ("greedy", greedy)):
