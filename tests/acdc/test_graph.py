@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from acdc.circuit import SCORES, Circuit
 from acdc.errors import InputError
 from acdc.graph import Graph
+from acdc.schema import Spans
 
 COUNTS = [  # layers, heads, kv heads, mlp, parallel -> edges with k/v per query head, per group
     ((2, 2, 2, True, False), 46, 46),
@@ -42,6 +44,19 @@ def test_edge_counts(sizes, ungrouped, grouped):
 def test_edge_names_have_the_published_digest(sizes, digest):
     names = Circuit(graph(sizes), graph(sizes).legal).edges
     assert hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:16] == digest
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_with_spans_the_last_layer_leads_on_from_where_the_logits_read_only(layers):
+    """Of the first span only keys and values: they are seen from the second, the last token's."""
+    spans = Spans(("a", "b"), ((True, False), (True, True)), (False, True))
+    found = replace(graph((layers, 2, 2, True, False)), spans=spans)
+    dead = {f"a{layers - 1}.h0<q>@a", f"a{layers - 1}.h1<q>@a", f"m{layers - 1}@a"}
+    assert dead < {reader.name for reader in found.readers}
+    for index, reader in enumerate(found.readers):
+        expected = found.legal[:, index] & (reader.name not in dead)
+        assert (found.on_paths[:, index] == expected).all(), reader.name
+    assert (graph().on_paths == graph().legal).all()
 
 
 @pytest.mark.parametrize("kv", ["per_query_head", "per_group"])
