@@ -1,6 +1,7 @@
 """A target: reached on prompts that the search did not see, or said why not."""
 
 import json
+from itertools import pairwise
 
 import families
 import numpy as np
@@ -55,6 +56,36 @@ def test_a_target_is_reached_on_prompts_that_the_search_did_not_see(
     share = measure(tune, own, found.mask).share
     assert found.counts["tune_share"] == pytest.approx(share, abs=1e-9)
     assert share >= target and found.mask.any()
+
+
+@pytest.mark.parametrize(
+    "shares, factors",
+    [
+        ((0.7, 0.8), [0.9 * 0.2 / 0.3]),  # loses a half more than it may
+        ((0.79, 0.81), [0.9 * 0.2 / 0.21]),
+        ((0.1, 0.78, 0.9), [0.4, 0.9 * 0.2 / 0.22]),  # far off: no step is larger
+    ],
+)
+def test_a_budget_is_tightened_by_how_far_the_circuit_falls_short(shares, factors, monkeypatch):
+    search, tune = data("gpt2")
+    told = iter([*shares, *[1.0] * 1000])
+
+    class Yardstick:
+        def __init__(self, data, metric):
+            pass
+
+        def of(self, mask):
+            return next(told)
+
+    monkeypatch.setattr(searching, "Share", Yardstick)
+    monkeypatch.setattr(searching, "regrow", lambda *asked: iter(()))
+    steps = ACDC().reach(search, METRICS["kl"], 0, 0.8, tune)
+    budgets = [step.row["budget"] for step in steps if not isinstance(step, Found) and step.row]
+    used = list(dict.fromkeys(budgets))
+    assert used[0] == pytest.approx(
+        0.2 * search.errors(METRICS["kl"], [np.zeros_like(search.graph.legal)]).mean()
+    )
+    assert [b / a for a, b in pairwise(used)] == [pytest.approx(factor) for factor in factors]
 
 
 def test_more_is_asked_and_more_is_kept():
