@@ -9,8 +9,9 @@ edges with their scores, circuit_METHOD_TARGET.json), and, unless curves=false, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,13 +48,19 @@ def questions(
     return own, out
 
 
-def file_of(row: Mapping[str, Any]) -> str | None:
-    """The file of the circuit that a row of `needed` is of; None where none reached the target."""
+def file_of(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """The file of a row's circuit; None where none reached the target.
+
+    Methods that differ in their fields alone may go by one name: what `rows` have is not taken
+    again, but numbered.
+    """
     if row["edges"] is None:
         return None
     target = "" if row["target"] is None else f"_{row['target']:g}"
-    name = cleaned(row["method"]).replace("=", "-")  # a word can name it as it is
-    return f"circuit_{name}{target}.json"
+    stem = "circuit_" + cleaned(row["method"]).replace("=", "-") + target  # a word can name it
+    taken = {other["circuit"] for other in rows}
+    names = (f"{stem}{number}.json" for number in chain([""], (f"_{i}" for i in count(2))))
+    return next(name for name in names if name not in taken)
 
 
 def run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
@@ -76,12 +83,13 @@ def run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
         print(job.describe())
         for sentence in doubts(job.loaded, job.data, job.metric, None):
             print(f"warning: {sentence}")
-        found, rows, asked_of = [], [], [*(s.method for s in methods), *elsewhere]
+        found, rows = [], list[dict[str, Any]]()
+        asked_of = [*(s.method for s in methods), *elsewhere]
         results: dict[str, Any] = as_json(found, job.data)
 
         def keep(one: Needed) -> None:
             """Write the row and its circuit, whatever becomes of the others."""
-            if name := file_of(one.row):
+            if name := file_of(one.row, rows):
                 kept = replace(one.circuit, scores=one.circuit.scores * one.circuit.mask)
                 record.write(name, kept.to_json(about={"score": one.score}))
             rows.append({**one.row, "circuit": name})

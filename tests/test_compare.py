@@ -84,6 +84,19 @@ def test_a_method_that_can_say_nothing_is_refused_before_any_model(methods, word
     assert not (tmp_path / "run" / "status.json").exists()
 
 
+def test_methods_of_one_name_keep_a_circuit_each(here, tmp_path):
+    twice = "methods=['eap_ig method.steps=1','eap_ig method.steps=5']"
+    words = twice, "targets=[0.8]", "curves=false", "task.n=8", "tune=16", "test=20"
+    code, _, err = here("compare.py", *words, f"hydra.run.dir={tmp_path / 'run'}")
+    assert code == 0, err
+    rows = json.loads((tmp_path / "run" / "compare.json").read_text())["needed"]
+    assert [row["circuit"] for row in rows] == [
+        "circuit_eap_ig_0.8.json", "circuit_eap_ig_0.8_2.json",
+    ]  # fmt: skip
+    for row in rows:
+        assert len(read(tmp_path / "run" / row["circuit"])["edges"]) == row["edges"]
+
+
 def test_what_was_found_before_it_broke_is_kept(here, tmp_path, monkeypatch):
     from discovery.studies import needed
 

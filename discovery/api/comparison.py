@@ -42,7 +42,8 @@ class Comparison:
     def circuit(self, method: str, target: float | None = None) -> Circuit:
         """The circuit of a row of `needed`; None is of a method with a size of its own.
 
-        InputError where there is no such row, or none of its circuits reached the target.
+        Of several that go by one name it is the first's. InputError where there is no such row, or
+        none of its circuits reached the target.
         """
         every = [one for each in self.found for one in each.needed]
         for one in every:
