@@ -84,10 +84,8 @@ def test_methods_beat_noise(runs):
         assert runs[name].result["faithfulness"] > 0.9 > runs["random"].result["faithfulness"]
 
 
-@pytest.mark.parametrize("name", [
-    "eap", *(pytest.param(one, marks=pytest.mark.slow) for one in ("eap_ig", "eap_ig_activations")),
-])  # fmt: skip
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["eap", "eap_ig", "eap_ig_activations"])
 def test_what_stands_for_the_gradient_is_said_and_used(runs, name, tmp_path):
     for rule in ("gim", "relp"):
         words = [f"method={name}", "method.n_edges=30", f"method.backward={rule}"]
