@@ -39,6 +39,8 @@ def test_table_and_curves(here, tmp_path):
             assert all(edge["in_graph"] for edge in circuit["edges"].values())
     kept = {row["circuit"] for row in found["needed"]}
     assert {"circuit_eap_ig_0.8.json", "circuit_eap-backward-gim_0.8.json"} <= kept
+    about = read(tmp_path / "run" / "circuit_eap_ig_0.8.json")["about"]
+    assert about["score"] == "eap_ig, in logits of logit_diff, positive = the edge helps"
     for name in methods:
         points = found["curves"][name]["absolute"]["points"]
         assert len(points) == 10 and points[-1]["faithfulness"] == pytest.approx(1, abs=1e-4)

@@ -120,15 +120,20 @@ def end(
     )
     yield Step(tuple(rows), done=graph.n_edges)
     requested = chosen.taken if chosen.requested is None else chosen.requested
-    unit = method.unit or f"{metric.unit} of {metric.name}"
     yield Found(
         mask=chosen.circuit.mask,
         scores=chosen.circuit.scores,
-        score=f"{method.label}, in {unit}, positive = the edge helps",
+        score=in_words(method, metric),
         ranks=True,
         counts={"n_edges_requested": requested, "n_edges_taken": chosen.taken},
         edges=edges,
     )
+
+
+def in_words(method: Scoring, metric: Metric) -> str:
+    """What the method's scores are, their unit and sign."""
+    unit = method.unit or f"{metric.unit} of {metric.name}"
+    return f"{method.label}, in {unit}, positive = the edge helps"
 
 
 def choose(method: Scoring, graph: Graph, scores: NDArray[np.float64], seed: int) -> Selection:

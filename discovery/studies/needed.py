@@ -21,7 +21,7 @@ from acdc.metrics import Metric
 from acdc.share import Share, lower
 from discovery.job.faithfulness import measure
 from discovery.methods import Found, Method, Scoring, last, shown
-from discovery.methods.choosing import choose, shares_by_size, smallest
+from discovery.methods.choosing import choose, in_words, shares_by_size, smallest
 
 Row = dict[str, Any]
 
@@ -55,7 +55,7 @@ def of_scores(
         circuit = Circuit(data.graph, choose(sized, data.graph, scores, seed).circuit.mask, scores)
         row = _row(method, target, circuit.mask, share, metric, test)
         row["edges for KL"] = for_kl[0] if for_kl[1] >= target else None
-        yield Needed(row, circuit, method.label)
+        yield Needed(row, circuit, in_words(method, metric))
 
 
 def of_searches(
