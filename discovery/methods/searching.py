@@ -78,15 +78,18 @@ def reach(
 ) -> Iterator[Step | Found]:  # fmt: skip
     """Searches within a budget, ever tighter until the target is reached, and the regrowth.
 
-    The first budget is what the target leaves on the prompts of the search. Lines of tests are
-    those of the last search. Can be resumed within each search. `start` [writers, readers] is where
-    they begin, if not where the method says.
+    The first budget is what the target leaves on the prompts of the search; less, where they begin
+    at a circuit that loses more on the tuning prompts than there. Lines of tests are those of the
+    last search. Can be resumed within each search. `start` [writers, readers] is where they begin,
+    if not where the method says.
     """
     guide = Guide(start=start) if start is not None else _guide(method, data, metric, seed)
     error, yardstick = two_sided(metric), Share(tune, metric)
     if resume is None:
         nothing = np.zeros_like(data.graph.legal)
         first, total = 1, (1 - target) * float(data.errors(metric, [nothing]).mean())
+        if guide.start is not None:
+            total *= _carried(Share(data, metric).of(guide.start), yardstick.of(guide.start))
     else:
         first, total = resume.about["attempt"], resume.about["budget"]
     for attempt in range(first, ATTEMPTS + 1):
@@ -128,6 +131,15 @@ def reach(
         found, mask=mask, scores=scores, metric=None, counts={**found.counts, **more},
         edges=tuple(replace(e, kept=kept[e.edge]) for e in found.edges),
     )  # fmt: skip
+
+
+def _carried(share: float, on_others: float) -> float:
+    """What to take of a budget so that a circuit keeps to it on other prompts.
+
+    By how much less a circuit loses on the prompts that it was found on: 1 = as much, or more.
+    """
+    lost, there = 1 - share, 1 - on_others
+    return 1.0 if lost >= there else max(TIGHTER, lost / there)
 
 
 def _moved(graph: Graph, move: Move) -> Step:

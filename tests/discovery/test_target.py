@@ -88,6 +88,39 @@ def test_a_budget_is_tightened_by_how_far_the_circuit_falls_short(shares, factor
     assert [b / a for a, b in pairwise(used)] == [pytest.approx(factor) for factor in factors]
 
 
+@pytest.mark.parametrize(
+    "on_search, on_tune, factor",
+    [
+        (0.94, 0.91, 0.06 / 0.09),  # a third of what it loses on others is not seen
+        (0.91, 0.94, 1.0),
+        (1.0, 1.0, 1.0),
+        (0.98, 0.5, 0.4),  # no step is larger
+    ],
+)
+def test_a_search_from_a_circuit_allows_for_what_it_loses_on_other_prompts(
+    on_search, on_tune, factor, monkeypatch
+):
+    search, tune = data("gpt2")
+    told = {id(search): on_search, id(tune): on_tune}
+    begun = best_edges(
+        search.graph, last(EAPIG(n_edges=60).find(search, METRICS["kl"], 0)).scores, 60
+    )
+
+    class Yardstick:
+        def __init__(self, data, metric):
+            self.share = told[id(data)]
+
+        def of(self, mask):
+            return self.share if (mask == begun).all() else 1.0
+
+    monkeypatch.setattr(searching, "Share", Yardstick)
+    monkeypatch.setattr(searching, "regrow", lambda *asked: iter(()))
+    steps = list(searching.reach(ACDC(), search, METRICS["kl"], 0, 0.8, tune, None, begun))
+    first = next(step.row["budget"] for step in steps if not isinstance(step, Found) and step.row)
+    whole = search.errors(METRICS["kl"], [np.zeros_like(search.graph.legal)]).mean()
+    assert first == pytest.approx(0.2 * whole * factor)
+
+
 def test_more_is_asked_and_more_is_kept():
     search, tune = data("gpt2")
     sizes = [
