@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +32,8 @@ class Ablation:
     name: str
     needs_corrupt: bool = True  # whether it is nothing without corrupt prompts
     reference: Prompts | None = None  # prompts that `fit` sees in the place of the corrupt ones
+    # whether it goes by no place in a prompt, and no other prompt: PAD may then stand before some
+    pads: ClassVar[bool] = False
 
     @property
     def by_prompt(self) -> bool:
@@ -54,6 +56,8 @@ class Ablation:
 class Resample(Ablation):
     """The corrupt run's own outputs."""
 
+    pads: ClassVar[bool] = True
+
     def of(self, clean: Writers, corrupt: Writers, rows: Sequence[int]) -> Writers:
         """See Ablation.of."""
         return corrupt
@@ -61,6 +65,8 @@ class Resample(Ablation):
 
 class Zero(Ablation):
     """Nothing."""
+
+    pads: ClassVar[bool] = True
 
     def of(self, clean: Writers, corrupt: Writers, rows: Sequence[int]) -> Writers:
         """See Ablation.of."""

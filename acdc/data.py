@@ -1,6 +1,6 @@
 """Prompts of any number, worked on in parts between a clean and a corrupted run.
 
-A part is as many prompts as are run together; all of a part have one length, so nothing is padded.
+A part is as many prompts as are run together (acdc/parts.py): of one length, or padded to it.
 An answer of several tokens is read a token at a time, each a part of its own, and what is said of
 the prompt is the sum over them. Every figure is the mean over all prompts, and what is said of each
 prompt stands in the order of the prompts, whatever the parts. Runs are held where memory allows
@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
-from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -27,12 +26,12 @@ from acdc.forward import PatchedForward, Trace, trace
 from acdc.graph import Graph
 from acdc.metrics import Metric, two_sided
 from acdc.model import Model
+from acdc.parts import CARD_PART_COST, PART_COST, Rows, groups_of
 from acdc.prompts import Prompts
 from acdc.writers import Writers
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]  # [writers, readers]
-Rows = tuple[int, ...]
 T = TypeVar("T")
 Run = Callable[[PatchedForward, Mask], Tensor]  # a part's logits [batch, vocab], through a mask
 PART = 32  # prompts run together, unless said otherwise
@@ -46,18 +45,20 @@ class Data:
     def __init__(
         self, model: Model, graph: Graph, prompts: Prompts, ablation: Ablation = RESAMPLE,
         part: int = PART, hold: bool = True, batch_bytes: int = BATCH_BYTES, host: bool = False,
+        padded: bool = False,
     ) -> None:  # fmt: skip
         """Nothing is run yet, but for an ablation that must see all prompts.
 
         `part` prompts are run together; with `hold` their runs stay in memory once made, with
         `host` in that of the CPU, from where they are brought in turn; a batch of trial cuts takes
-        at most `batch_bytes`. InputError for tokens that the model cannot take.
+        at most `batch_bytes`. With `padded` neighbouring lengths share parts, for whoever looks at
+        no single position. InputError for tokens that the model cannot take.
         """
         if part < 1:
             raise InputError(f"part={part}: at least 1 prompt at a time")
         self._check(model, prompts, "prompts")
         self.model, self.graph, self.hold, self.part = model, graph, hold, part
-        self.host = hold and host
+        self.host, self.padded = hold and host, padded and ablation.pads
         self.batch_bytes = batch_bytes
         self.prompts = prompts.to(model.device)
         self._parts = self._split()
@@ -70,9 +71,15 @@ class Data:
         """Of each part the prompts, and the token of their answers that is read."""
         return [
             (rows, token)
-            for rows in groups_of(self.prompts, self.part)
+            for rows in groups_of(self.prompts, self.part, self._part_cost)
             for token in range(self.prompts.forced[rows[0]] + 1)
         ]
+
+    @property
+    def _part_cost(self) -> float:
+        if not self.padded:
+            return 0.0
+        return PART_COST if self.model.device.type == "cpu" else CARD_PART_COST
 
     @staticmethod
     def _check(model: Model, prompts: Prompts, what: str) -> None:
@@ -102,6 +109,20 @@ class Data:
         """Tokens of the longest prompt."""
         return self.prompts.clean.shape[1]
 
+    @property
+    def tokens(self) -> list[int]:
+        """Of every prompt of every part, padding counted: what a run of all goes through."""
+        return [
+            width
+            for i, (rows, _) in enumerate(self._parts)
+            for width in [self._width(i)] * len(rows)
+        ]
+
+    def _width(self, index: int) -> int:
+        """Tokens of a part's longest prompt."""
+        rows, token = self._parts[index]
+        return max(self.prompts.lengths[i] - self.prompts.forced[i] + token for i in rows)
+
     def __iter__(self) -> Iterator[PatchedForward]:
         """The parts' runs in turn, in the order of their first prompts."""
         return (self[i] for i in range(self.n_parts))
@@ -113,8 +134,9 @@ class Data:
         rows, token = self._parts[index]
         prompts = self.prompts_of(index)
         clean, corrupt = self._held(index) or self._run(prompts)
+        model = self.model.padded(prompts.padding)
         forward = PatchedForward(
-            self.model, self.graph, prompts, clean, corrupt, self.ablation, rows, token
+            model, self.graph, prompts, clean, corrupt, self.ablation, rows, token
         )
         if self.hold and not self.host:
             self._runs[index], self._forwards[index] = (clean, corrupt), forward
@@ -128,26 +150,38 @@ class Data:
         return _moved(runs, self.model.device) if runs is not None and self.host else runs
 
     def prompts_of(self, index: int) -> Prompts:
-        """One part's prompts, all of one length and with answers of one token."""
+        """One part's prompts, with answers of one token; of one length, unless `padded`."""
         rows, token = self._parts[index]
         return self.prompts.take(rows).reading(token)
 
     def _run(self, prompts: Prompts) -> tuple[Trace, Trace]:
         # whoever asks first, gradients may have to pass these tensors later
+        model = self.model.padded(prompts.padding)
         with torch.inference_mode(False), torch.no_grad():
-            clean = trace(self.model, prompts.clean)
+            clean = trace(model, prompts.clean)
             clean = replace(clean, patterns=())
             corrupt = clean
             if prompts.has_corrupt:
-                corrupt = trace(self.model, prompts.corrupt, lean=True)
+                corrupt = trace(model, prompts.corrupt, lean=True)
         return clean, corrupt
 
     # ---- the same prompts otherwise ------------------------------------------------------------
 
     def under(self, ablation: Ablation) -> Data:
-        """The same runs with other values on cut edges."""
+        """The same runs with other values on cut edges; anew where these must not be padded."""
+        if self.padded and not ablation.pads:
+            return self.apart().under(ablation)
         other = copy(self)
         other._fit(ablation)
+        return other
+
+    def apart(self) -> Data:
+        """The same prompts in parts of one length each, for whoever looks at single positions."""
+        other = copy(self)
+        other.padded = False
+        other._parts = other._split()
+        if other._parts != self._parts:
+            other._runs, other._forwards = {}, {}
         return other
 
     def _fit(self, ablation: Ablation) -> None:
@@ -204,8 +238,8 @@ class Data:
         other.prompts = self.prompts.take(range(most))
         if other._parts != self._parts[: other.n_parts]:  # lengths are mixed, and parts are cut
             runs = {i: run for i, run in self._runs.items() if i < other.n_parts}
-            sizes = [range(len(own)) for own, _ in other._parts]
-            other._runs = {i: (a.part(sizes[i]), b.part(sizes[i])) for i, (a, b) in runs.items()}
+            sizes = [(range(len(own)), other._width(i)) for i, (own, _) in enumerate(other._parts)]
+            other._runs = {i: (a.part(*sizes[i]), b.part(*sizes[i])) for i, (a, b) in runs.items()}
             other._forwards = {}
         return other
 
@@ -213,8 +247,9 @@ class Data:
         """The same prompts, otherwise worked on; runs that still fit are kept."""
         if (part, hold, hold and host) != (self.part, self.hold, self.host):
             return Data(
-                self.model, self.graph, self.prompts, self.ablation, part, hold, batch_bytes, host
-            )
+                self.model, self.graph, self.prompts, self.ablation, part, hold, batch_bytes, host,
+                self.padded,
+            )  # fmt: skip
         other = copy(self)
         other.batch_bytes = batch_bytes
         return other
@@ -227,14 +262,12 @@ class Data:
         other = copy(self)
         other.prompts, other._forwards = self.prompts.take(rows), {}
         other._parts = other._split()
-        other._runs = {} if self.host else self._runs_of(rows, other._parts)
+        other._runs = {} if self.host else self._runs_of(rows, other)
         other._fit(self.ablation)
         return other
 
-    def _runs_of(
-        self, rows: Sequence[int], parts: Sequence[tuple[Rows, int]]
-    ) -> dict[int, tuple[Trace, Trace]]:
-        """Held runs by the number of the part that has them; `parts` are of places in `rows`."""
+    def _runs_of(self, rows: Sequence[int], other: Data) -> dict[int, tuple[Trace, Trace]]:
+        """Held runs by the number of the part of `other` that has them, which are these `rows`."""
         places = {
             (row, self._parts[i][1]): (i, place)
             for i in self._runs
@@ -242,15 +275,15 @@ class Data:
             for place, row in enumerate(self._parts[i][0])
         }
         found = dict[int, tuple[Trace, Trace]]()
-        for number, (own, token) in enumerate(parts):
+        for number, (own, token) in enumerate(other._parts):
             at = [places.get((rows[i], token), (-1, 0)) for i in own]
             (held, first), *_ = at
             if held >= 0 and {i for i, _ in at} == {held}:
                 where = range(first, first + 1) if len(at) == 1 else [place for _, place in at]
-                clean, corrupt = self._runs[held]
+                (clean, corrupt), width = self._runs[held], other._width(number)
                 with torch.inference_mode(False), torch.no_grad():  # as `_run`
-                    some = clean.part(where)
-                    found[number] = some, some if corrupt is clean else corrupt.part(where)
+                    some = clean.part(where, width)
+                    found[number] = some, some if corrupt is clean else corrupt.part(where, width)
         return found
 
     # ---- measuring -----------------------------------------------------------------------------
@@ -296,22 +329,6 @@ class Data:
     def errors(self, metric: Metric, masks: Sequence[Mask]) -> Floats:
         """[masks, prompts]: how far each circuit is from the model; see Bound.error."""
         return self.circuits(two_sided(metric), masks)
-
-
-def groups_of(prompts: Prompts, most: int) -> list[Rows]:
-    """Rows to be run together: alike, at most so many, in the order of the first of each.
-
-    Prompts of one length are neighbours. No group is one prompt alone where that can be helped: it
-    would have no other to be resampled from, so all groups of its kind are made alike instead.
-    """
-    groups = list[Rows]()
-    for own in prompts.alike().values():
-        n = -(-len(own) // most)
-        ends = [min(most * i, len(own)) for i in range(n + 1)]
-        if most > 2 and len(own) % most == 1:
-            ends = [len(own) * i // n for i in range(n + 1)]
-        groups += [tuple(own[start:end]) for start, end in pairwise(ends)]
-    return sorted(groups)
 
 
 def _moved(runs: tuple[Trace, Trace], device: torch.device) -> tuple[Trace, Trace]:

@@ -46,13 +46,12 @@ class Trace:
     streams: Float[Tensor, "stream batch pos d_model"]
     patterns: tuple[Float[Tensor, "batch head pos pos"], ...]
 
-    def part(self, rows: range | list[int]) -> Trace:
-        """Of some prompts; a view if they are neighbours."""
+    def part(self, rows: range | list[int], width: int) -> Trace:
+        """Of some prompts, their last `width` positions; a view if they are neighbours."""
         one = slice(rows.start, rows.stop) if isinstance(rows, range) else rows
-        return Trace(
-            self.writers.map(lambda x: x[..., one, :, :]), self.logits[one], self.streams[:, one],
-            tuple(p[one] for p in self.patterns),
-        )  # fmt: skip
+        patterns = tuple(p[one][..., -width:, -width:] for p in self.patterns)
+        writers = self.writers.map(lambda x: x[..., one, -width:, :])
+        return Trace(writers, self.logits[one], self.streams[:, one, -width:], patterns)
 
     def to(self, device: torch.device) -> Trace:
         """The same run on another device."""
@@ -171,7 +170,7 @@ class PatchedForward:
 
     @property
     def n_pos(self) -> int:
-        """Tokens of a prompt."""
+        """Tokens of a prompt, of the longest where they are padded."""
         return self.prompts.clean.shape[1]
 
     @property
@@ -214,10 +213,12 @@ class PatchedForward:
 
     def piece(self, some: range) -> PatchedForward:
         """The same runs of some neighbouring prompts; nothing is copied."""
+        prompts = self.prompts.take(some)
+        width = prompts.clean.shape[1]
         return replace(
-            self, prompts=self.prompts.take(some), clean=self.clean.part(some),
-            corrupt=self.corrupt.part(some), _bound={}, _readouts={},
-            rows=self.rows[some.start : some.stop],
+            self, model=self.model.padded(prompts.padding), prompts=prompts,
+            clean=self.clean.part(some, width), corrupt=self.corrupt.part(some, width), _bound={},
+            _readouts={}, rows=self.rows[some.start : some.stop],
         )  # fmt: skip
 
     def swapped(self) -> PatchedForward:

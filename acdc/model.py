@@ -11,12 +11,13 @@ float64 throughout. Knows neither TransformerLens nor files; see acdc/bridge.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from acdc.graph import KV, Graph
@@ -263,6 +264,7 @@ class Model:
     b_U: Float[Tensor, " vocab_out"] | None
     logit_cap: float | None = None  # logits l become cap tanh(l / cap)
     ln_embed: Norm = NO_NORM  # of the embedding (BLOOM)
+    padding: Int[Tensor, " batch"] | None = None  # columns before each prompt; see `padded`
 
     @property
     def d_model(self) -> int:
@@ -348,12 +350,26 @@ class Model:
             return mlp
         return _map(mlp, lambda t: t.to(self.device))
 
+    def padded(self, padding: Int[Tensor, " batch"] | None) -> Model:
+        """The same model for a batch of prompts before which so many columns are none of theirs.
+
+        No token looks there, and each prompt's positions are its own. What stands there is finite,
+        and of no account. ALiBi knows distances only, so its places may be the columns.
+        """
+        if padding is self.padding:
+            return self
+        other = copy(self)  # what was made once stays
+        object.__setattr__(other, "padding", padding)
+        return other
+
     # ---- the pieces of a forward pass ------------------------------------------------------------
 
     def embed(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
         """Output of the writer `input`: token embedding plus learned positions, if any."""
-        x = self.W_E[tokens] * self.embed_scale
-        return self.ln_embed(x if self.W_pos is None else x + self.W_pos[: tokens.shape[1]])
+        x = self.W_E[tokens if self.padding is None else tokens.clamp(min=0)] * self.embed_scale
+        if self.W_pos is None:
+            return self.ln_embed(x)
+        return self.ln_embed(x + self.W_pos[self._where(x, tokens.shape[1])])
 
     def kv_head(self, head: int) -> int:
         """The key/value group that a query head reads."""
@@ -386,7 +402,7 @@ class Model:
         if part == "v":
             return y
         y = self.head_share(layer, part, heads, y, y, normed)
-        return self.rotate(layer, y, slice(n_pos - y.shape[-2], n_pos))
+        return self.rotate(layer, y, self._where(y, n_pos))
 
     def head_share(
         self,
@@ -443,7 +459,29 @@ class Model:
             back = back - torch.arange(n_pos, device=q.device)  # how far the key lies behind
             hidden = (back < 0) | (back >= attn.window) if attn.window else back < 0
             scores = scores.masked_fill(hidden, float("-inf"))
+        if self.padding is not None:
+            scores = scores.masked_fill(self._before(scores), float("-inf"))
         return scores
+
+    def _before(
+        self, scores: Float[Tensor, "*k batch query pos"]
+    ) -> Bool[Tensor, "batch query pos"]:
+        """Where keys stand before a prompt. Padding sees itself alone."""
+        n_query, n_pos = scores.shape[-2:]
+        key = torch.arange(n_pos, device=scores.device)
+        return (key < self._paddings(scores)[..., None]) & (key != key[n_pos - n_query :, None])
+
+    def _where(self, y: Float[Tensor, "*n pos d"], n_pos: int) -> slice | Int[Tensor, "batch pos"]:
+        """Positions of the last tokens of `n_pos`: of each prompt its own; 0 before it."""
+        if self.padding is None:
+            return slice(n_pos - y.shape[-2], n_pos)
+        at = torch.arange(n_pos - y.shape[-2], n_pos, device=y.device)
+        return (at - self._paddings(y)).clamp(min=0)
+
+    def _paddings(self, y: Float[Tensor, "*n batch pos d"]) -> Int[Tensor, "batch 1"]:
+        """A batch may come several times over, one after the other."""
+        assert self.padding is not None
+        return self.padding.repeat(y.shape[-3] // len(self.padding))[:, None]
 
     def attend(
         self,

@@ -29,9 +29,10 @@ class Prompts:
     """Clean/corrupt pairs. The two of a pair have one length; pairs may differ in theirs.
 
     All prompts end in the last column, and PAD fills the columns before the shorter ones, so a
-    column is a distance from the end. Padding is never run: acdc/data.py puts prompts of one length
-    together. Attention is causal, so tokens after `answer_position` cannot matter; they are cut off
-    here and the answer position is the last one of what remains.
+    column is a distance from the end. No token looks at padding: acdc/parts.py puts prompts of one
+    length together, or Model.padded hides it. Attention is causal, so tokens after
+    `answer_position` cannot matter; they are cut off here and the answer position is the last one
+    of what remains.
 
     An answer of several tokens is teacher-forced: all but the last of them end both prompts
     (`forced`). It is read a token at a time, each being what follows a shorter prompt (`reading`).
@@ -126,6 +127,12 @@ class Prompts:
     def lengths(self) -> tuple[int, ...]:
         """Tokens of each prompt."""
         return tuple((self.clean != PAD).sum(1).tolist())
+
+    @cached_property
+    def padding(self) -> Int[Tensor, " batch"] | None:
+        """Columns before each prompt; None where all have one length."""
+        before = (self.clean == PAD).sum(1)
+        return before if bool(before.any()) else None
 
     @property
     def extent(self) -> str:

@@ -107,7 +107,7 @@ def _apart(marks: list[str], columns: Mapping[str, NDArray[np.int64]]) -> list[s
 
 
 def _places(names: Sequence[str], prompts: Prompts) -> NDArray[np.int64]:
-    """[batch, pos]: the span of each token of prompts of one length."""
+    """[batch, pos]: the span of each token; anything before a prompt begins."""
     batch, n_pos = prompts.clean.shape
     if names[0] == "0":  # no mark is called so: see _names
         return np.broadcast_to(np.arange(n_pos), (batch, n_pos))
@@ -141,11 +141,14 @@ class Layout:
 
     @classmethod
     def make(cls, spans: Spans, prompts: Prompts) -> Layout:
-        """Of prompts of one length. InputError where a token is in none of the spans."""
+        """InputError where a token is in none of the spans. Padding is in that of the first."""
         device = prompts.clean.device
         if len(spans) == 1:
             return cls(torch.zeros_like(prompts.clean), 1)
         places = _places(spans.names, prompts)
+        begin = prompts.clean.shape[1] - np.array(prompts.lengths)[:, None]
+        at = np.maximum(np.arange(places.shape[1]), begin)
+        places = np.take_along_axis(places, at, axis=1)
         if places.min() < 0:
             row, at = np.argwhere(places < 0)[0].tolist()
             raise InputError(

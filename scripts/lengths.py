@@ -1,11 +1,12 @@
 """What prompts of several lengths cost, beside as many of one length with as many tokens in all.
 
-    python scripts/lengths.py              # the embedded model and a random Llama; a minute or two
+    python scripts/lengths.py              # the embedded model and a random Llama; some minutes
     python scripts/lengths.py --smollm2    # and SmolLM2 on random tokens, without every single cut
 
 32 prompts of 16 tokens; or 8 each of 13, 15, 17 and 19; or four each of eight lengths from 12 to
-20. Seconds of the processor, the median of rounds in which the three take turns, as ratios to one
-length. Writes the table as Markdown and JSON.
+20; in parts that neighbouring lengths share, padded, and in parts of one length each. Seconds of
+the processor, the median of rounds in which all take turns, as ratios to one length. Writes the
+table as Markdown and JSON.
 """
 
 from __future__ import annotations
@@ -97,8 +98,11 @@ def seconds(work: Work, data: Data) -> float:
 def row(name: str, loaded: LoadedModel, what: str) -> dict[str, str | float]:
     """One line: seconds of one length, and the others as ratios to it."""
     sets = {
-        key: Data(loaded.model, loaded.model.graph(), prompts(lengths, loaded.d_vocab))
+        key if padded else f"{key}, apart": Data(
+            loaded.model, loaded.model.graph(), prompts(lengths, loaded.d_vocab), padded=padded
+        )
         for key, lengths in LENGTHS.items()
+        for padded in ([True] if key == "one" else [True, False])
     }
     for data in sets.values():
         seconds(WORKS[what], data)  # the first is slower; not counted
@@ -108,7 +112,8 @@ def row(name: str, loaded: LoadedModel, what: str) -> dict[str, str | float]:
     }
     one = statistics.median(found["one"] for found in rounds)
     return {"model": name, "work": what, "one length, s": round(one, 4)} | {
-        f"{key} lengths": round(ratio, 2) for key, ratio in ratios.items()
+        f"{key} lengths".replace(", apart lengths", " apart"): round(ratio, 2)
+        for key, ratio in ratios.items()
     }
 
 

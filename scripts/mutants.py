@@ -83,6 +83,7 @@ NEAREST = {  # what is mutated -> its tests, the quickest first
     "acdc/ablation.py": ("acdc/test_ablation.py",),
     "acdc/forward.py": ("acdc/test_data_views.py", DEVICE, "acdc/test_forward.py"),
     "acdc/masked.py": ("acdc/test_masked.py", DEVICE),
+    "acdc/parts.py": ("acdc/test_lengths.py",),
     "acdc/data.py": ("acdc/test_data_views.py",),
     "acdc/memory.py": ("acdc/test_memory_by_hand.py", "acdc/test_memory.py"),
     "acdc/pretrained.py": (

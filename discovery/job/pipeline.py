@@ -193,8 +193,8 @@ def estimate(settings: Settings, job: Job, forward_seconds: float) -> str:
 
 def _time_forward(loaded: LoadedModel, data: Data) -> list[float]:
     """Seconds of plain forward passes of all prompts, one not counted; timed on the first part."""
-    tokens, seconds = data.prompts_of(0).clean, []
-    whole = sum(data.prompts.lengths_read)
+    tokens, seconds = data.prompts_of(0).clean.clamp(min=0), []  # padding is as dear as a token
+    whole = sum(data.tokens)
     for _ in range(FORWARD_REPEATS + 1):
         start = time.perf_counter()
         loaded.plain_logits(tokens)

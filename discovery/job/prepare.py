@@ -70,7 +70,7 @@ class Cache:
 
         def make() -> Data:
             prompts = ablation.pair(task_prompts(task, loaded, seed, needs, corrupt_for), seed)
-            return Data(loaded.model, graph_of(settings, loaded, prompts), prompts)
+            return Data(loaded.model, graph_of(settings, loaded, prompts), prompts, padded=True)
 
         # the model is this one's: Cache.model lets the data go with it
         asked = (task, task.fingerprint(), seed, needs, corrupt_for is not None, ablation)
@@ -112,7 +112,7 @@ class Job:
         paired = self.settings.ablation.pair(prompts, self.settings.seed + seed)
         return Data(
             self.loaded.model, self.data.graph, paired, self.data.ablation, self.plan.part, hold,
-            self.plan.batch_bytes, self.plan.host,
+            self.plan.batch_bytes, self.plan.host, self.data.padded,
         )  # fmt: skip
 
     @cached_property
@@ -124,7 +124,7 @@ class Job:
         settings, needs, graph = self.settings, self.metric.needs, self.data.graph.plain
         prompts = task_prompts(settings.task, self.loaded, settings.seed, needs).reading(0)
         if torch.equal(prompts.corrupt.cpu(), self.data.prompts.corrupt.cpu()):
-            return self.data.at_least(1).with_graph(graph)
+            return self.data.apart().at_least(1).with_graph(graph)
         return Data(self.loaded.model, graph, prompts, part=self.plan.part).at_least(1)
 
     @torch.inference_mode()
@@ -156,9 +156,9 @@ def prepare(settings: Settings, cache: Cache | None = None) -> Job:
     metric.check(data.prompts)
     tuned, works = settings.aim is not None, settings.method.works
     beside = settings.tune if tuned else 0
-    prompts, lengths = data.prompts, data.prompts.lengths_read
-    beside = -(-beside * len(lengths) // len(data))  # taken to be alike
-    shape = Shape(loaded.model, len(lengths), data.n_pos, prompts.has_corrupt, beside, sum(lengths))
+    prompts, tokens = data.prompts, data.tokens
+    beside = -(-beside * len(tokens) // len(data))  # taken to be alike
+    shape = Shape(loaded.model, len(tokens), data.n_pos, prompts.has_corrupt, beside, sum(tokens))
     works = "targeted" if tuned and works == "search" else works
     how = plan(shape, works, settings.memory_gib)
     data = data.arranged(how.part, how.hold, how.batch_bytes, how.host)

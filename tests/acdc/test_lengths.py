@@ -10,7 +10,7 @@ import torch
 from acdc import attribution
 from acdc.ablation import ABLATIONS, OTHER, Mean
 from acdc.attribution import random_scores
-from acdc.data import Data, floats, groups_of
+from acdc.data import Data, floats
 from acdc.errors import InputError
 from acdc.gradient import MaskedRun
 from acdc.iterative import How as Rounds
@@ -18,6 +18,7 @@ from acdc.iterative import iterative
 from acdc.learned import How, learn, start
 from acdc.metrics import METRICS
 from acdc.minibatches import Minibatches
+from acdc.parts import groups_of, shared
 from acdc.prompts import PAD, Prompts, together
 from acdc.search import acdc
 
@@ -155,11 +156,14 @@ def test_minibatches_take_turns():
 
 
 @pytest.mark.parametrize(
-    "metric, ablation", [("kl", "resample"), ("logit_diff", "mean"), ("js", "other"),
-                         ("prob_diff", "zero")]
+    "metric, ablation, padded",
+    [("kl", "resample", False), ("logit_diff", "mean", False), ("js", "other", False),
+     ("prob_diff", "zero", False), ("logit_diff", "resample", True), ("kl", "other", True),
+     ("prob_diff", "zero", True)],
 )  # fmt: skip
-def test_circuits_and_scores_are_those_of_the_lengths_apart(metric, ablation):
-    metric, whole = METRICS[metric], data(ablation)
+def test_circuits_and_scores_are_those_of_the_lengths_apart(metric, ablation, padded):
+    metric, whole = METRICS[metric], data(ablation, part=4, padded=padded)
+    assert any(f.prompts.padding is not None for f in whole) == padded
     parts, groups = apart(whole)
     for verb in ("circuits", "errors"):
         got = getattr(whole, verb)(metric, masks(whole.graph))
@@ -177,13 +181,18 @@ def test_circuits_and_scores_are_those_of_the_lengths_apart(metric, ablation):
 
 
 @pytest.mark.parametrize(
-    "metric, ablation, threshold", [("kl", "resample", 0.02), ("js", "mean", 0.01)]
+    "metric, ablation, threshold, padded",
+    [("kl", "resample", 0.02, False), ("js", "mean", 0.01, False), ("kl", "resample", 0.02, True)],
 )
 @pytest.mark.unchecked
-@pytest.mark.quick("kl-resample-0.02")
-def test_every_decision_of_a_search_is_that_of_the_lengths_apart(metric, ablation, threshold):
+@pytest.mark.quick("kl-resample-0.02-True")
+def test_every_decision_of_a_search_is_that_of_the_lengths_apart(
+    metric, ablation, threshold, padded
+):
     """Each test again, one dense run of the circuit a length, and their mean over prompts."""
-    metric, whole = METRICS[metric], data(ablation, family="attention_only")
+    metric = METRICS[metric]
+    whole = data(ablation, part=4, family="attention_only", padded=padded)
+    assert any(f.prompts.padding is not None for f in whole) == padded
     parts, _ = apart(whole)
 
     def value(mask):
@@ -207,12 +216,13 @@ def test_every_decision_of_a_search_is_that_of_the_lengths_apart(metric, ablatio
     assert (step.mask == mask).all() and 0 < sum(kept) < len(kept)
 
 
+@pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("method", ["learned", "iterative"])
-def test_what_is_learnt_does_not_depend_on_the_order_of_the_prompts(method):
+def test_what_is_learnt_does_not_depend_on_the_order_of_the_prompts(method, padded):
     """All prompts in every step; the sums are of other parts in another order."""
     metric, found = METRICS["kl"], []
-    for order in (range(8), [3, 1, 7, 0, 5, 2, 6, 4]):
-        whole = data(prompts=PROMPTS.take(order), part=8)
+    for order, pads in ((range(8), False), ([3, 1, 7, 0, 5, 2, 6, 4], padded)):
+        whole = data(prompts=PROMPTS.take(order), part=8, padded=pads)
         if method == "iterative":
             *_, last = iterative(whole, metric, 10, Rounds(batch=8, points=2), 0)
             found.append(last.left.astype(float))
@@ -235,6 +245,93 @@ def test_gradients_of_masks_add_up():
     parts, _ = apart(whole)
     expected = sum(gradient(p[0]) for p in parts)
     torch.testing.assert_close(sum(map(gradient, whole)), expected, atol=1e-9, rtol=0)
+
+
+# ---- padded: neighbouring lengths in one part ----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "lengths, numbers, most, cost, ranges",
+    [
+        # 4 x 10 + 4 x 11 + 2 x 5 = 94 apart, 8 x 11 + 5 = 93 together
+        ((10, 11), (4, 4), 8, 5.0, [(0, 2)]),
+        ((10, 11), (4, 4), 8, 3.0, [(0, 1), (1, 2)]),  # 90 apart, 91 together
+        ((10, 11), (4, 4), 4, 5.0, [(0, 1), (1, 2)]),  # two parts either way
+        ((5, 6, 30), (3, 3, 3), 32, 20.0, [(0, 2), (2, 3)]),  # 166; all 290, apart 183
+        ((7,), (5,), 2, 9.0, [(0, 1)]),
+    ],
+)
+def test_lengths_share_parts_where_that_costs_less(lengths, numbers, most, cost, ranges):
+    assert shared(lengths, numbers, most, cost) == ranges
+
+
+def test_answers_of_as_many_tokens_share_parts():
+    rows = [[1] * n for n in (3, 4, 5, 3)]
+    prompts = Prompts.of_rows(rows, rows, [(1,)] * 4, [()] * 4, forced=[0, 1, 1, 0])
+    assert groups_of(prompts, 9, part_cost=99.0) == [(0, 3), (1, 2)]
+    whole = Data(families.view("llama"), families.view("llama").graph(), prompts, padded=True)
+    assert [whole.prompts_of(i).lengths for i in range(3)] == [(3, 3), (3, 4), (4, 5)]
+    assert whole.tokens == [3, 3, 4, 4, 5, 5]
+
+
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_padding_changes_nothing_in_any_family(family):
+    """Positions, windows, soft caps, sinks, experts: runs, a circuit, gradients of a mask."""
+    padded, plain = (data(family=family, part=8, padded=p) for p in (True, False))
+    assert padded.n_parts == 1 and plain.n_parts == 3
+    graph, kl = plain.graph, METRICS["kl"]
+
+    def gradient(forward):
+        run = MaskedRun(forward, torch.full(graph.legal.shape, 0.7), graph.legal)
+        return run.gradient(forward.bound(kl).of_logits(run.logits))
+
+    logits = [d.join(d.each(lambda f: floats(f.clean.logits))) for d in (padded, plain)]
+    np.testing.assert_allclose(*logits, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(
+        *(d.circuits(kl, masks(graph)) for d in (padded, plain)), rtol=0, atol=1e-9
+    )
+    np.testing.assert_allclose(*(sum(map(gradient, d)) for d in (padded, plain)), rtol=0, atol=1e-9)
+    np.testing.assert_allclose(
+        *(attribution.eap(d, METRICS["logit_diff"]) for d in (padded, plain)), rtol=0, atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("host", [False, True])
+def test_of_padded_prompts_some_are_looked_at_with_what_was_run(host):
+    whole, mask = data(part=8, padded=True, host=host), masks(data().graph)
+    every = whole.circuits(METRICS["kl"], mask)  # all runs are made and held
+    assert len(whole[0].prompts.padding) == 8
+    for rows in ([0, 2, 7], [2, 3], [1, 5, 0, 6]):
+        own = whole.take(rows)
+        np.testing.assert_allclose(
+            own.circuits(METRICS["kl"], mask), every[:, rows], rtol=0, atol=1e-9
+        )
+    few = replace_part(whole, 3).at_least(4)
+    np.testing.assert_allclose(few.circuits(METRICS["kl"], mask), every[:, : len(few)], atol=1e-9)
+    for some in (range(0, 1), range(2, 5)):
+        piece = whole[0].piece(some)
+        got = [floats(piece.values(METRICS["kl"], piece.final(m))) for m in mask]
+        np.testing.assert_allclose(got, every[:, some.start : some.stop], rtol=0, atol=1e-9)
+
+
+def replace_part(whole, part):
+    """Smaller parts, all of them run."""
+    other = whole.arranged(part, whole.hold, whole.batch_bytes, whole.host)
+    assert other.padded and all(len(f.prompts) <= part for f in other)
+    return other
+
+
+def test_what_goes_by_positions_is_not_padded():
+    whole = data(part=8, padded=True)
+    mean = whole.under(ABLATIONS["mean"])
+    assert not mean.padded and mean.n_parts == 3
+    expected = data("mean", part=8).circuits(METRICS["kl"], masks(whole.graph))
+    np.testing.assert_allclose(mean.circuits(METRICS["kl"], masks(whole.graph)), expected)
+    assert not data("mean", padded=True).padded
+    assert [f.prompts.padding for f in whole.apart()] == [None] * 3
+    one = data(prompts=PROMPTS.take([0, 2]), padded=True)
+    runs = one[0].clean
+    assert one.apart()[0].clean is runs  # nothing is run again where there is nothing to part
 
 
 def test_a_mean_needs_reference_prompts_of_every_length():

@@ -272,8 +272,13 @@ def test_a_search_from_a_circuit_within_a_budget_is_its_twins():
 def test_every_trial_is_a_run_of_its_mask(family, kv):
     """Of prompts of two lengths; see trials_are_runs."""
     model, prompts = families.view(family), together(marked(length=5), marked(length=4, seed=1))
-    data = Data(model, graph_of(model, prompts, kv), prompts)
-    trials_are_runs(data, METRICS["kl"], np.random.default_rng(0))
+    graph, rng = graph_of(model, prompts, kv), np.random.default_rng(0)
+    apart, padded = (Data(model, graph, prompts, padded=p) for p in (False, True))
+    assert (apart.n_parts, padded.n_parts) == (2, 1)
+    trials_are_runs(padded, METRICS["kl"], np.random.default_rng(0))
+    masks = [graph.legal & (rng.random(graph.legal.shape) < 0.5) for _ in range(3)]
+    values = [d.circuits(METRICS["kl"], masks) for d in (padded, apart)]
+    np.testing.assert_allclose(*values, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("family, kv", CASES, ids=IDS)
