@@ -38,7 +38,7 @@ LENGTHS = {
     "four": (13, 15, 17, 19) * 8,
     "eight": (12, 13, 14, 15, 17, 18, 19, 20) * 4,
 }
-ROUNDS = 5
+ROUNDS = 3
 Work = Callable[[Data], object]
 
 
@@ -124,12 +124,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/lengths"), help="folder")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [
-        row(name, loaded, what)
-        for name, loaded in models(asked.smollm2)
-        for what in WORKS
-        if not (name.startswith("SmolLM2") and what == "every single cut")
-    ]
+    rows = list[dict[str, str | float]]()
+    for name, loaded in models(asked.smollm2):
+        for what in WORKS:
+            if not (name.startswith("SmolLM2") and what == "every single cut"):
+                rows.append(row(name, loaded, what))
+                print(", ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
     asked.out.mkdir(parents=True, exist_ok=True)
     write_json(asked.out / "lengths.json", {"rows": rows})
     write_bytes(asked.out / "lengths.md", markdown(rows).encode())

@@ -274,7 +274,7 @@ def test_answers_of_as_many_tokens_share_parts():
     assert whole.tokens == [3, 3, 4, 4, 5, 5]
 
 
-@pytest.mark.parametrize("family", families.FAMILIES)
+@pytest.mark.parametrize("family", [*families.FAMILIES, *families.PARTICULAR])
 def test_padding_changes_nothing_in_any_family(family):
     """Positions, windows, soft caps, sinks, experts: runs, a circuit, gradients of a mask."""
     padded, plain = (data(family=family, part=8, padded=p) for p in (True, False))
