@@ -112,11 +112,7 @@ class Data:
     @property
     def tokens(self) -> list[int]:
         """Of every prompt of every part, padding counted: what a run of all goes through."""
-        return [
-            width
-            for i, (rows, _) in enumerate(self._parts)
-            for width in [self._width(i)] * len(rows)
-        ]
+        return [self._width(i) for i, (rows, _) in enumerate(self._parts) for _ in rows]
 
     def _width(self, index: int) -> int:
         """Tokens of a part's longest prompt."""

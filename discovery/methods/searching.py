@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,18 +79,17 @@ def reach(
 ) -> Iterator[Step | Found]:  # fmt: skip
     """Searches within a budget, ever tighter until the target is reached, and the regrowth.
 
-    The first budget is what the target leaves on the prompts of the search; less, where they begin
-    at a circuit that loses more on the tuning prompts than there. Lines of tests are those of the
-    last search. Can be resumed within each search. `start` [writers, readers] is where they begin,
-    if not where the method says.
+    Edges come back or go as long as the circuit has the target on both sets of prompts. The first
+    budget is what it leaves on those of the search; less, where they begin at a circuit that loses
+    more on the tuning prompts. Lines of tests are those of the last search. Can be resumed within
+    each search. `start` [writers, readers] is where they begin, if not where the method says.
     """
     guide = Guide(start=start) if start is not None else _guide(method, data, metric, seed)
-    error, yardstick = two_sided(metric), Share(tune, metric)
+    error, yardstick, own = two_sided(metric), Share(tune, metric), Share(data, metric)
     if resume is None:
-        nothing = np.zeros_like(data.graph.legal)
-        first, total = 1, (1 - target) * float(data.errors(metric, [nothing]).mean())
-        if guide.start is not None:
-            total *= _carried(Share(data, metric).of(guide.start), yardstick.of(guide.start))
+        begun = [] if guide.start is None else [guide.start]
+        lost = [1 - share.of(mask) for mask in begun for share in (own, yardstick)]
+        first, total = 1, (1 - target) * _carried(*lost) * _empty(data, metric)
     else:
         first, total = resume.about["attempt"], resume.about["budget"]
     for attempt in range(first, ATTEMPTS + 1):
@@ -105,15 +105,15 @@ def reach(
             says = f"search {attempt}, {_says(data.graph, error, step)}"
             point = None
             if search.at_rest:
-                own = search, (skipped, damage), attempt, total, list(rows)
-                point = lambda own=own: _point(*own)  # noqa: E731
+                now = search, (skipped, damage), attempt, total, list(rows)
+                point = lambda now=now: _point(*now)  # noqa: E731
             yield Step((), row, step.n_settled, says, point)
         share = yardstick.of(search.mask)
         if share >= target or attempt == ATTEMPTS:
             break
         total *= max(TIGHTER, CLOSER * (1 - target) / (1 - share))
     mask, moves = search.mask.copy(), list[Move]()
-    for move in regrow(data, error, mask, lambda m: yardstick.of(m) >= target):
+    for move in regrow(data, error, mask, partial(_enough, [yardstick, own], target)):
         mask, moves = move.mask, [*moves, *([move] if move.kind != "needed" else [])]
         yield _moved(data.graph, move)
     kept = {row["edge"]: row["kept"] for row in rows}
@@ -133,13 +133,21 @@ def reach(
     )  # fmt: skip
 
 
-def _carried(share: float, on_others: float) -> float:
+def _enough(shares: Sequence[Share], target: float, mask: NDArray[np.bool_]) -> bool:
+    return all(share.of(mask) >= target for share in shares)
+
+
+def _empty(data: Data, metric: Metric) -> float:
+    """The error of the empty circuit."""
+    return float(data.errors(metric, [np.zeros_like(data.graph.legal)]).mean())
+
+
+def _carried(lost: float = 0.0, on_others: float = 0.0) -> float:
     """What to take of a budget so that a circuit keeps to it on other prompts.
 
-    By how much less a circuit loses on the prompts that it was found on: 1 = as much, or more.
+    By how much less one loses on the prompts that it was found on: 1 = as much, or more.
     """
-    lost, there = 1 - share, 1 - on_others
-    return 1.0 if lost >= there else max(TIGHTER, lost / there)
+    return 1.0 if lost >= on_others else max(TIGHTER, lost / on_others)
 
 
 def _moved(graph: Graph, move: Move) -> Step:

@@ -121,6 +121,20 @@ def test_a_search_from_a_circuit_allows_for_what_it_loses_on_other_prompts(
     assert first == pytest.approx(0.2 * whole * factor)
 
 
+def test_what_is_trimmed_has_the_target_on_the_prompts_of_the_search_too(monkeypatch):
+    """Even where the tuning prompts would let everything go."""
+    search, tune = data("gpt2")
+
+    class Yardstick(Share):
+        def of(self, mask):
+            return 1.0 if self.data is tune else super().of(mask)
+
+    monkeypatch.setattr(searching, "Share", Yardstick)
+    found = last(ACDC().reach(search, METRICS["kl"], 0, 0.8, tune))
+    assert measure(search, METRICS["kl"], found.mask).share >= 0.8
+    assert found.counts["tune_share"] == 1.0
+
+
 def test_more_is_asked_and_more_is_kept():
     search, tune = data("gpt2")
     sizes = [
