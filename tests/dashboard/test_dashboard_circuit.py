@@ -241,4 +241,5 @@ def test_spans_are_columns(page, large_address):
     assert drawn(page, ".picture") == 3
     for width in (420, 1280, 1920):
         page.set_viewport_size({"width": width, "height": 800})
+        page.wait_for_function("new Promise(go => requestAnimationFrame(() => setTimeout(go, 50)))")
         assert page.evaluate(LEGIBLE)["problems"] == [], width

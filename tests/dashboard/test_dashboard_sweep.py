@@ -131,6 +131,9 @@ def test_means_thresholds_and_what_a_click_does(page, tmp_path, written):
         assert page.locator("[data-line]").count() == 6
         for width in (420, 1280, 1920):
             page.set_viewport_size({"width": width, "height": 800})
+            page.wait_for_function(
+                "new Promise(go => requestAnimationFrame(() => setTimeout(go, 50)))"
+            )
             assert page.evaluate(LEGIBLE)["problems"] == [], width
         picture(page, "sweep_means")
         page.fill("#sweep-filter", "held-out>=75%")  # one seed of each: no means of all runs
