@@ -129,8 +129,8 @@ class Data:
             return self._forwards[index]
         rows, token = self._parts[index]
         prompts = self.prompts_of(index)
-        clean, corrupt = self._held(index) or self._run(prompts)
         model = self.model.padded(prompts.padding)
+        clean, corrupt = self._held(index) or _runs(model, prompts)
         forward = PatchedForward(
             model, self.graph, prompts, clean, corrupt, self.ablation, rows, token
         )
@@ -149,17 +149,6 @@ class Data:
         """One part's prompts, with answers of one token; of one length, unless `padded`."""
         rows, token = self._parts[index]
         return self.prompts.take(rows).reading(token)
-
-    def _run(self, prompts: Prompts) -> tuple[Trace, Trace]:
-        # whoever asks first, gradients may have to pass these tensors later
-        model = self.model.padded(prompts.padding)
-        with torch.inference_mode(False), torch.no_grad():
-            clean = trace(model, prompts.clean)
-            clean = replace(clean, patterns=())
-            corrupt = clean
-            if prompts.has_corrupt:
-                corrupt = trace(model, prompts.corrupt, lean=True)
-        return clean, corrupt
 
     # ---- the same prompts otherwise ------------------------------------------------------------
 
@@ -277,7 +266,7 @@ class Data:
             if held >= 0 and {i for i, _ in at} == {held}:
                 where = range(first, first + 1) if len(at) == 1 else [place for _, place in at]
                 (clean, corrupt), width = self._runs[held], other._width(number)
-                with torch.inference_mode(False), torch.no_grad():  # as `_run`
+                with torch.inference_mode(False), torch.no_grad():  # as `_runs`
                     some = clean.part(where, width)
                     found[number] = some, some if corrupt is clean else corrupt.part(where, width)
         return found
@@ -325,6 +314,16 @@ class Data:
     def errors(self, metric: Metric, masks: Sequence[Mask]) -> Floats:
         """[masks, prompts]: how far each circuit is from the model; see Bound.error."""
         return self.circuits(two_sided(metric), masks)
+
+
+def _runs(model: Model, prompts: Prompts) -> tuple[Trace, Trace]:
+    # whoever asks first, gradients may have to pass these tensors later
+    with torch.inference_mode(False), torch.no_grad():
+        clean = replace(trace(model, prompts.clean), patterns=())
+        corrupt = clean
+        if prompts.has_corrupt:
+            corrupt = trace(model, prompts.corrupt, lean=True)
+    return clean, corrupt
 
 
 def _moved(runs: tuple[Trace, Trace], device: torch.device) -> tuple[Trace, Trace]:
