@@ -98,23 +98,22 @@ def seconds(work: Work, data: Data) -> float:
 def row(name: str, loaded: LoadedModel, what: str) -> dict[str, str | float]:
     """One line: seconds of one length, and the others as ratios to it."""
     sets = {
-        key if padded else f"{key}, apart": Data(
-            loaded.model, loaded.model.graph(), prompts(lengths, loaded.d_vocab), padded=padded
+        f"{key} {how}": Data(
+            loaded.model, loaded.model.graph(), prompts(lengths, loaded.d_vocab),
+            padded=how == "lengths",
         )
         for key, lengths in LENGTHS.items()
-        for padded in ([True] if key == "one" else [True, False])
-    }
+        for how in (["length"] if key == "one" else ["lengths", "apart"])
+    }  # fmt: skip
     for data in sets.values():
         seconds(WORKS[what], data)  # the first is slower; not counted
     rounds = [{k: seconds(WORKS[what], data) for k, data in sets.items()} for _ in range(ROUNDS)]
+    base, *others = sets
     ratios = {
-        key: statistics.median(one[key] / one["one"] for one in rounds) for key in list(sets)[1:]
+        key: round(statistics.median(one[key] / one[base] for one in rounds), 2) for key in others
     }
-    one = statistics.median(found["one"] for found in rounds)
-    return {"model": name, "work": what, "one length, s": round(one, 4)} | {
-        f"{key} lengths".replace(", apart lengths", " apart"): round(ratio, 2)
-        for key, ratio in ratios.items()
-    }
+    one = statistics.median(found[base] for found in rounds)
+    return {"model": name, "work": what, f"{base}, s": round(one, 4), **ratios}
 
 
 def main() -> None:
