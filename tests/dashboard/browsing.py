@@ -46,6 +46,11 @@ def go(page, address, *parts, options=""):
     page.wait_for_selector("body[data-ready]")
 
 
+def settled(page):
+    """Wait until what follows a new width, or a fold that opens, is drawn."""
+    page.wait_for_function("new Promise(go => requestAnimationFrame(() => setTimeout(go, 50)))")
+
+
 def picture(page, name):
     PICTURES.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=PICTURES / f"{name}.png")

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra `dashboard` is not installed")
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-from browsing import BOTH, CHROMIUM, Server, drawn, go, picture  # noqa: E402
+from browsing import BOTH, CHROMIUM, Server, drawn, go, picture, settled  # noqa: E402
 
 from acdc.circuit import Circuit  # noqa: E402
 from acdc.graph import Graph  # noqa: E402
@@ -241,5 +241,5 @@ def test_spans_are_columns(page, large_address):
     assert drawn(page, ".picture") == 3
     for width in (420, 1280, 1920):
         page.set_viewport_size({"width": width, "height": 800})
-        page.wait_for_function("new Promise(go => requestAnimationFrame(() => setTimeout(go, 50)))")
+        settled(page)
         assert page.evaluate(LEGIBLE)["problems"] == [], width

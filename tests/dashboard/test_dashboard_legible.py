@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra `dashboard` is not installed")
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-from browsing import BOTH, CHROMIUM, Server, drawn, go, picture  # noqa: E402
+from browsing import BOTH, CHROMIUM, Server, drawn, go, picture, settled  # noqa: E402
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 LEGIBLE = Path(__file__).with_name("legible.js").read_text()
@@ -30,7 +30,7 @@ PRESSED = {"button", "link", "checkbox", "textbox", "searchbox", "slider", "comb
 def audit(page, name, address, parts, scheme):
     """Open the view, keep its picture, and return what is wrong with it."""
     go(page, address, *parts)
-    page.wait_for_function("new Promise((go) => requestAnimationFrame(() => setTimeout(go, 50)))")
+    settled(page)
     picture(page, f"{name}_{scheme}")
     found = page.evaluate(LEGIBLE)
     assert found["texts"] > 5, name

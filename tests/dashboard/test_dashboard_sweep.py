@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra `dashboard` is not installed")
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-from browsing import BOTH, CHROMIUM, Server, go, picture, table  # noqa: E402
+from browsing import BOTH, CHROMIUM, Server, go, picture, settled, table  # noqa: E402
 from fastapi.testclient import TestClient  # noqa: E402
 
 from discovery.dashboard.app import make_app  # noqa: E402
@@ -131,9 +131,7 @@ def test_means_thresholds_and_what_a_click_does(page, tmp_path, written):
         assert page.locator("[data-line]").count() == 6
         for width in (420, 1280, 1920):
             page.set_viewport_size({"width": width, "height": 800})
-            page.wait_for_function(
-                "new Promise(go => requestAnimationFrame(() => setTimeout(go, 50)))"
-            )
+            settled(page)
             assert page.evaluate(LEGIBLE)["problems"] == [], width
         picture(page, "sweep_means")
         page.fill("#sweep-filter", "held-out>=75%")  # one seed of each: no means of all runs

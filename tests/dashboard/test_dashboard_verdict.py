@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra `dashboard` is not installed")
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-from browsing import BOTH, CHROMIUM, Server, go, picture, table  # noqa: E402
+from browsing import BOTH, CHROMIUM, Server, go, picture, settled, table  # noqa: E402
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 LEGIBLE = Path(__file__).with_name("legible.js").read_text()
@@ -82,7 +82,7 @@ def test_it_can_be_read_at_every_width(page, address):
         go(page, address, "run", "acdc_0.05", "validation")
         for summary in page.locator(".folded > summary").all():
             summary.click()
-        page.wait_for_function("new Promise(go => requestAnimationFrame(() => setTimeout(go, 50)))")
+        settled(page)
         assert page.evaluate(LEGIBLE)["problems"] == [], width
     picture(page, "verdict_1920")
 
