@@ -30,7 +30,7 @@ from acdc.forward import PatchedForward, stream_of
 from acdc.intervals import Reference, Split
 from acdc.masked import Record, masked_run
 from acdc.metrics import Metric
-from acdc.readout import UNKNOWN, Interval, Reading, Readout
+from acdc.readout import UNKNOWN, Interval, Reading, Readout, Worth
 from acdc.writers import Writers
 
 
@@ -467,6 +467,7 @@ class States:
         self.parts = [State(forward, start) for forward in data]
         self.readout = Readout(data.model, [forward.bound(metric) for forward in data])
         self.near: Reference | None = None  # what intervals begin with
+        self.worth = Worth()  # of intervals
         self.block = 0  # how many variants were read at the last time
         if bounds and self.readout.bounded and not self.readout.at_once:
             value, (own,) = self.readout.with_logits(self._finals)
@@ -517,7 +518,8 @@ class States:
         """The metric of each variant of a trial, as far as it is asked for."""
         changed = [trial.final for trial in trials if trial.final is not None]
         finals = [torch.cat(pair) for pair in zip(self._finals, changed, strict=True)]
-        return Reading(self.readout, finals, self.n, self.ends, self.near, self.block)
+        near = None if self.worth.rest else self.near
+        return Reading(self.readout, finals, self.n, self.ends, near, self.block)
 
     def values(self, trials: Sequence[Trial]) -> Iterator[float]:
         """Metric of each variant in turn, computed a few at a time, so stopping early saves."""
@@ -531,9 +533,12 @@ class States:
             finals = [trial.final for trial in trials if trial.final is not None]
         return [floats(own) for own in self.readout.each(finals)]
 
-    def learn(self, reading: Reading, failed: bool) -> None:
-        """Go on from where a reading ended; if a cut failed, with few at a time."""
-        self.near, self.block = reading.reference, 0 if failed else reading.block
+    def learn(self, reading: Reading, tests: int, failed: bool) -> None:
+        """Go on from where a reading of so many tests ended; if one failed, with few at a time."""
+        self.block = 0 if failed else reading.block
+        if self.near is not None:
+            self.near = reading.reference or self.near
+            self.worth.learn(tests, reading.n_read)
 
     def commit(self, trials: Sequence[Trial], variant: int, ends: Interval = UNKNOWN) -> None:
         """See State.commit; `ends` are the least and most of the variant's value."""

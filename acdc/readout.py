@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Float64
@@ -27,6 +28,7 @@ VOCAB_BLOCK = 4096  # columns of the unembedding at a time: keeps the logits of 
 READOUT_ROWS = 256  # rows (variants x prompts) read out at a time, so a failed guess wastes little
 CARD_BLOCK, CARD_ROWS = 65536, 1024  # the same on a card: a quarter of a GiB of logits
 FEWEST_TOKENS = 8192  # of smaller vocabularies intervals would save little
+TRIED, LONGEST = 32, 512  # tests that show whether intervals pay, and the most they rest for if not
 CERTAIN = (torch.float32, torch.float64)  # in narrower types rounding is wider than what is decided
 
 
@@ -161,6 +163,32 @@ class Readout:
 def sum_of(values: Sequence[Float[Tensor, "n _"]]) -> Float64[Tensor, " n"]:
     """Over the prompts of all parts, in float64."""
     return torch.stack([own.double().sum(-1) for own in values]).sum(0)
+
+
+@dataclass
+class Worth:
+    """Whether intervals pay, by what they decided of late; where they do not, they rest.
+
+    To begin one anew costs about as much as to read two variants. A circuit of many strong edges
+    has hardly a test that an interval decides. Each time in a row that they rest is twice as long.
+    """
+
+    tests: int = 0  # since the last verdict
+    spared: int = 0  # of these, decided without reading
+    rest: int = 0  # tests to come that do without
+    last: int = 0  # how long they rested, if the last verdict was against them
+
+    def learn(self, tests: int, read: int) -> None:
+        """Of tests that were decided together, and the variants read for them."""
+        if self.rest:
+            self.rest = max(0, self.rest - tests)
+            return
+        self.tests += tests
+        self.spared += max(0, tests - read)
+        if self.tests >= TRIED:
+            poor = 3 * self.spared < self.tests
+            self.rest = self.last = min(max(TRIED, 2 * self.last), LONGEST) if poor else 0
+            self.tests = self.spared = 0
 
 
 class Reading:

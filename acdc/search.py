@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate, groupby
 from typing import Any, Literal
 
@@ -29,7 +29,7 @@ from acdc.errors import InputError
 from acdc.graph import Graph
 from acdc.incremental import Cut, States
 from acdc.metrics import Metric, two_sided
-from acdc.readout import Interval, Reading
+from acdc.readout import Interval, Reading, Worth
 
 ReaderOrder = Literal["layer", "head"]
 SenderHeads = Literal["descending", "ascending", "random"]
@@ -292,7 +292,7 @@ class Search:
         cut = [np.flatnonzero(self.graph.legal & ~m).tolist() for m in (self.mask, self.state.mask)]
         about = {name: getattr(self, name) for name in self.COUNTERS}
         about |= {"ends": list(self.state.ends), "block": self.state.block}
-        about |= {"last": [self.passed, self.failed]}
+        about |= {"last": [self.passed, self.failed], "worth": asdict(self.state.worth)}
         about |= {"cut": cut[0], "cut_ahead": cut[1]}
         return Checkpoint(about, self.state.tensors())
 
@@ -304,6 +304,7 @@ class Search:
             setattr(self, name, about[name])
         if "last" in about:  # checkpoints of before there were such counts go on as well
             self.passed, self.failed = about["last"]
+        self.state.worth = Worth(**about.get("worth", {}))  # likewise
         masks = [self.graph.legal.copy() for _ in range(2)]
         for mask, name in zip(masks, ("cut", "cut_ahead"), strict=True):
             mask.flat[about[name]] = False
@@ -470,7 +471,7 @@ class Search:
         ]
         if accepted:
             self.state.commit(trial, accepted - 1, reading.between(accepted - 1))
-        self.state.learn(reading, failed=kept is not None)
+        self.state.learn(reading, len(tests), failed=kept is not None)
         self.n_passes += 1
         self.n_read += reading.n_read
         return tests

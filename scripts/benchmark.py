@@ -231,7 +231,7 @@ def cpu_seconds(act: Callable[[Data], object], data: Data) -> float:
 
 def speeds(given: argparse.Namespace) -> str:
     """What was asked of scripts/speed.py, as tables; into the history too."""
-    cases = [speed.Case(threads=given.threads)]
+    cases = [replace(given.case, threads=given.threads)]
     if given.model is not None:
         real = {"model": given.model, "threshold": 0.05, "threads": given.threads}
         cases.append(speed.Case(**real, prompts=given.prompts, metric=given.metric))
@@ -263,6 +263,7 @@ def main() -> None:
     parser.add_argument("--growth", action="store_true", help="over layers, prompts and tokens")
     parser.add_argument("--against", metavar="COMMIT", help="beside another commit, in turn")
     parser.add_argument("--model", help="for these: smollm2, a hub id or a folder, on IOI")
+    parser.add_argument("--case", type=speed.asked, default="{}", help="a random one, as JSON")
     parser.add_argument("--prompts", type=int, default=8, help="of that model")
     parser.add_argument("--metric", default="kl", choices=sorted(METRICS))
     parser.add_argument("--repeats", type=int, default=3, help="of --against")

@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ class Case:
     vocabulary: int = 1000
     prompts: int = 8
     tokens: int = 15  # of random prompts
+    scale: float = 0.15  # standard deviation of random weights
     threshold: float | None = 0.02  # None: such that FEWEST to MOST edges are kept
     metric: str = "kl"
     threads: int = 1
@@ -63,8 +64,23 @@ class Case:
     @property
     def name(self) -> str:
         """What it is called in a table."""
-        shape = f"GPT-2 shape {self.layers} x {self.heads}, d {self.width}, V {self.vocabulary}"
+        shape = (
+            f"GPT-2 shape {self.layers} x {self.heads}, d {self.width}, V {self.vocabulary},"
+            f" weights of {self.scale:g}"
+        )
         return f"{self.model or shape}, {self.prompts} x {self.tokens}, {self.metric}"
+
+
+def asked(text: str) -> Case:
+    """A case given as JSON; ArgumentTypeError where it is none."""
+    known = [field.name for field in fields(Case)]
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:
+        found = None
+    if not isinstance(found, dict) or set(found) - set(known):
+        raise argparse.ArgumentTypeError(f"{text}: it is a JSON object of {', '.join(known)}")
+    return Case(**found)
 
 
 GROWTH: dict[str, list[Case]] = {
@@ -83,7 +99,7 @@ def load(case: Case) -> tuple[LoadedModel, Any, Prompts]:
     if case.model is None:
         config = GPT2Config(
             vocab_size=case.vocabulary, n_positions=max(64, case.tokens), n_embd=case.width,
-            n_layer=case.layers, n_head=case.heads, initializer_range=0.15,
+            n_layer=case.layers, n_head=case.heads, initializer_range=case.scale,
         )  # fmt: skip
         plain = GPT2LMHeadModel(config).eval()
         loaded = from_module(GPT2LMHeadModel(config), None, "random GPT-2")
@@ -253,8 +269,8 @@ def remembered(history: str, rows: Sequence[Figures], stamped: Figures) -> str:
 def main() -> None:
     """Measure one case, given as JSON, and print its figures: what `in_process` runs."""
     parser = argparse.ArgumentParser(description="one search in plain passes; see benchmark.py")
-    parser.add_argument("case")
-    print(json.dumps(measure(Case(**json.loads(parser.parse_args().case)))))
+    parser.add_argument("case", type=asked)
+    print(json.dumps(measure(parser.parse_args().case)))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from acdc.intervals import Reference, Split
 from acdc.metrics import METRICS, two_sided
 from acdc.model import NO_NORM
 from acdc.prompts import Prompts
-from acdc.readout import Readout
+from acdc.readout import Readout, Worth
 from acdc.search import Budget, Checkpoint, Search
 
 BOUNDED = ["kl", "nll", "prob_diff", "kl_reverse"]
@@ -277,6 +277,24 @@ def test_intervals_only_where_they_are_known_and_pay(name, cap, dtype, bounded, 
     assert read.bounded is bounded
 
 
+def test_intervals_that_decide_nothing_rest_ever_longer_and_come_back():
+    worth, rested = Worth(), list[int]()
+
+    def verdict(read):
+        worth.learn(30, read)
+        assert not worth.rest, "fewer than 32 tests say nothing"
+        worth.learn(2, 0)
+        rested.append(worth.rest)
+        while worth.rest:
+            worth.learn(32, 32)
+
+    for _ in range(6):
+        verdict(read=30)  # 2 of 32 were spared
+    verdict(read=10)  # 22 of 32
+    verdict(read=45)  # no test less than none, though more were read than asked for
+    assert rested == [32, 64, 128, 256, 512, 512, 0, 32]
+
+
 # ---- decisions -----------------------------------------------------------------------------------
 
 
@@ -289,14 +307,15 @@ def searches(family, name, rule, dtype, chunk=None):
 
 @pytest.mark.unchecked
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize(("name", "family", "chunk"), [
-    ("kl", "gpt2", 7), ("nll", "llama", None), ("prob_diff", "pythia", 50),
-    ("kl_reverse", "gpt2", 7), ("kl", "llama", None), ("nll", "gpt2", 50),
+@pytest.mark.parametrize(("name", "family", "chunk", "tried"), [
+    ("kl", "gpt2", 7, 999), ("nll", "llama", None, 999), ("prob_diff", "pythia", 50, 999),
+    ("kl_reverse", "gpt2", 7, 999), ("kl", "llama", None, 8), ("nll", "gpt2", 50, 8),
 ])  # fmt: skip
-def test_every_decision_is_the_plain_searchs(name, family, chunk, monkeypatch):
+def test_every_decision_is_the_plain_searchs(name, family, chunk, tried, monkeypatch):
     """At thresholds and within budgets; what was not computed lies where it is said to."""
     monkeypatch.setattr(intervals, "HEAD", 25)
-    spared = 0
+    monkeypatch.setattr(readout, "TRIED", tried)
+    spared = rested = 0
     for rule in (0.002, 0.3, Budget(1.0)):
         bounds, exact = searches(family, name, rule, torch.float64, chunk)
         for one, other in zip(bounds.steps(), exact.steps(), strict=True):
@@ -315,16 +334,21 @@ def test_every_decision_is_the_plain_searchs(name, family, chunk, monkeypatch):
                 assert not (test.kept and test.within), "what is kept was computed"
                 assert wanted.within == 0
                 spared += test.within > 0
+            rested += bounds.state.worth.rest > 0
         assert bounds.metric == pytest.approx(exact.metric, abs=1e-9)
         assert (bounds.mask == exact.mask).all()
-    assert spared > 10
+    assert spared > (10 if tried == 999 else 0)
+    assert (rested > 0) is (tried == 8), "intervals that are tried for long have no time to rest"
 
 
 @pytest.mark.unchecked
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("name", ["kl", "kl_reverse"])
 @pytest.mark.quick("kl")
-def test_a_search_by_intervals_goes_on_from_a_checkpoint_that_was_a_file(name, tmp_path):
+def test_a_search_by_intervals_goes_on_from_a_checkpoint_that_was_a_file(
+    name, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(readout, "TRIED", 4)
     whole, search = (searches("llama", name, 0.02, torch.float32)[0] for _ in range(2))
     lines = [str(step) for step in whole.steps()]
     for done, _ in enumerate(search.steps(), start=1):
