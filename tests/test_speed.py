@@ -1,6 +1,7 @@
 """What scripts/speed.py says of measured times, and one search measured."""
 
 import json
+from argparse import ArgumentTypeError
 from types import SimpleNamespace
 
 import pytest
@@ -48,6 +49,13 @@ def test_two_commits_take_turns_and_the_ratio_is_the_others_time(tmp_path):
     (row,) = speed.against([speed.Case()], run, tmp_path, repeats=2)
     assert order == [False, True, True, False]
     assert row["the other's time / this"] == 2 and row["same circuit"] is True
+
+
+def test_a_case_is_given_as_json():
+    assert speed.asked('{"layers": 3, "scale": 0.1}') == speed.Case(layers=3, scale=0.1)
+    for wrong in ("x", "[]", '{"layer": 3}'):
+        with pytest.raises(ArgumentTypeError, match=r"object of model, layers, .*threads"):
+            speed.asked(wrong)
 
 
 def test_the_history_keeps_what_it_has():

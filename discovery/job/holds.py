@@ -70,4 +70,6 @@ def _advice(found: Mapping[Part, Measured]) -> str:
     if over is not None and over > GAP:
         n = found["search"].n
         return f"on its own {n} it is {over:.0%} more, so take more of them: task.n={2 * n}"
-    return "ask for more: target=0.9, a smaller threshold, or more edges"
+    reached = found["search"].share or 0.0
+    target = next(t for t in (DOES, 0.95, 0.99) if t == 0.99 or round(reached, 2) < t)
+    return f"ask for more: target={target:g}, a smaller threshold, or more edges"

@@ -232,6 +232,9 @@ def test_what_is_said_of_a_circuit():
     assert gap(few) == pytest.approx(0.6)
     assert holds(few).startswith("the circuit does not do the task")
     assert holds(few).endswith("task.n=16")
+    for own, target in ((0.6, "0.9"), (0.9, "0.95"), (0.94, "0.95"), (0.96, "0.99")):
+        short = {"search": measured(own), "test": measured(own, accuracy=0.6)}
+        assert f"; ask for more: target={target}," in holds(short)
     alone = {"search": measured(0.95)}
     assert gap(alone) is None and holds(alone).endswith("of others nothing is known")
     nothing = {"search": Measured(3, 1.0, undefined="the task has no corrupt prompts")}
