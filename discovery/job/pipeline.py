@@ -39,7 +39,7 @@ from discovery.job.prepare import Cache, Job, prepare
 from discovery.job.propose import Proposed, asked, propose
 from discovery.job.routes import routes_of
 from discovery.job.summary import caption, title
-from discovery.methods import Done
+from discovery.methods import Done, Method
 from discovery.runs.folder import RunFolder, termination_as_exit
 from discovery.runs.json_files import encode, read_json
 from discovery.runs.tracking import Outcome, Tracker, check_tracking, start_tracker
@@ -48,6 +48,7 @@ from discovery.show.drawing import DrawnEdge, Layout, draw_circuit
 from discovery.tasks.choices import Part
 
 CURVE = "learning_curve.json"
+MANY = 4  # times that a prompt is looked at from which more prompts would do better
 LARGE = 20_000  # edges of a graph on which a search to a target may take hours
 FORWARD_REPEATS = 5  # plain passes timed before the search, and again after it
 Say = Callable[[str], None]
@@ -184,11 +185,22 @@ def estimate(settings: Settings, job: Job, forward_seconds: float) -> str:
     one = f"a plain forward pass of all prompts takes {forward_seconds:.3g} s"
     if passes is None:
         says = f"{job.plan.says()}\ntime: {one}; how many {settings.method.name} takes is not known"
+        says += _by_heart(settings.method, len(job.data))
         long = settings.method.works == "search" and job.data.graph.n_edges > LARGE
         return says + (", it may be hours: method=learned takes some hundreds" if long else "")
     total = passes * forward_seconds
     words = f"{total:.0f} s" if total < 120 else f"{total / 60:.0f} minutes"
     return f"{job.plan.says()}\ntime: roughly {passes:.0f} plain forward passes, {words}; {one}"
+
+
+def _by_heart(method: Method, n: int) -> str:
+    """Advice for a method that looks at each of n prompts many times."""
+    if method.looks is None or method.looks < MANY * n:
+        return ""
+    return (
+        f"\nprompts: {method.name} looks at each of the {n} about {method.looks / n:.0f} times; of"
+        f" more (up to {method.looks:,}: task.n) it learns what holds on others, for little more"
+    )
 
 
 def _time_forward(loaded: LoadedModel, data: Data) -> list[float]:

@@ -39,6 +39,11 @@ class Best(Method):
         """See Method.sized: a target decides."""
         return False
 
+    @property
+    def looks(self) -> int:
+        """See Method.looks: of its first stage."""
+        return self.learned().looks
+
     def learned(self, n_edges: int | None = None) -> Learned:
         """The first stage."""
         return Learned(steps=self.steps, n_edges=n_edges)

@@ -52,6 +52,11 @@ class Learned(Scoring):
             raise ValueError(f"within={self.within}: fewer than n_edges={self.n_edges}")
         return self
 
+    @property
+    def looks(self) -> int:
+        """See Method.looks."""
+        return self.steps * self.batch
+
     def check_question(self, metric: Any, ablation: str) -> None:
         """See Method.check_question: the scores that it starts from may have none."""
         scoring("start", self.start).check_question(metric, ablation)

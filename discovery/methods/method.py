@@ -32,6 +32,11 @@ class Method(Named):
         say nothing; before any model is loaded.
         """
 
+    @property
+    def looks(self) -> int | None:
+        """Prompts that it looks at, one after the other and again; None: at all together."""
+        return None
+
     def passes(self, graph: Any) -> float | None:
         """Plain forward passes of all prompts that it takes, roughly; None: nobody knows."""
         return None

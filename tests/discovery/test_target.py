@@ -289,3 +289,12 @@ def test_on_a_large_graph_a_search_to_a_target_says_that_it_may_be_hours(monkeyp
     monkeypatch.setattr(pipeline, "LARGE", 100)
     assert "it may be hours: method=learned" in pipeline.estimate(asked[0], jobs[0], 0.1)
     assert "hours" not in pipeline.estimate(asked[1], jobs[1], 0.1)
+
+
+def test_who_learns_of_few_prompts_is_told_that_more_would_do_better():
+    few = [settings("tracking=disabled", "task.n=4", f"method={m}") for m in ("acdc", "learned")]
+    said = [pipeline.estimate(one, prepare(one), 0.1) for one in few]
+    assert "at each of the" not in said[0]
+    assert "learned looks at each of the 4 about 300 times" in said[1]
+    many = settings("tracking=disabled", "task.n=4", "method=learned", "method.steps=3")
+    assert "at each of the" not in pipeline.estimate(many, prepare(many), 0.1)
