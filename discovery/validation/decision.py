@@ -171,14 +171,23 @@ def _apart(validation: Mapping[str, Any], run: Mapping[str, Any], folder: str) -
 
 
 def _grow(validation: Mapping[str, Any], run: Mapping[str, Any]) -> str:
-    own = run.get("error_share")
-    new = validation["circuit_values"]["error_share"]
+    """Where it falls short alone: of what it was searched by, or only of what it is judged by."""
+    score = validation.get("score")
+    other = run.get("metric", score) != score
+    share, of = ("kl_share", " of KL") if other else ("error_share", "")
+    own, new = run.get(share), validation["circuit_values"].get(share)
     if own is not None and new is not None and own - new > GAP:
         n = run["splits"]["search"]["n"] if "splits" in run else None
         more = ENOUGH if n is None else max(ENOUGH, 2 * n)
         return (
-            f"It recovers {own:.0%} on the prompts it was searched on and {new:.0%} on new ones:"
-            f" search on more, task.n={more}."
+            f"It recovers {own:.0%}{of} on the prompts it was searched on and {new:.0%} on new"
+            f" ones: search on more, task.n={more}."
+        )
+    if other and new is not None and new >= shares.BORDERS["alone"][1]:
+        return (
+            f"It was searched by {run['metric']} and recovers {new:.0%} of KL on new prompts, but"
+            f" not {score} prompt by prompt: search by that, metric={score}, or make it larger,"
+            f" {_larger(run)}."
         )
     return f"It leaves out parts that matter: make it larger, {_larger(run)}."
 

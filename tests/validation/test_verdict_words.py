@@ -105,6 +105,20 @@ def test_what_is_advised(run, words, advice):
     assert advice in step
 
 
+@pytest.mark.parametrize("own, new, advice", [
+    (0.91, 0.91, "was searched by kl and recovers 91% of KL on new prompts, but not logit_diff"),
+    (0.91, 0.91, "metric=logit_diff, or make it larger, target=0.95."),
+    (0.95, 0.80, "95% of KL on the prompts it was searched on and 80% on new ones"),
+    (0.30, 0.29, "It leaves out parts that matter: make it larger, target=0.95."),
+])  # fmt: skip
+def test_shares_of_two_metrics_are_not_compared(own, new, advice):
+    run = {**RUN, "error_share": own, "kl_share": own, "metric": "kl", "target": 0.9}
+    found = validation(alone="partly", outside="no", needed="yes", error_share=0.58)
+    found["circuit_values"]["kl_share"] = new
+    (step,) = next_steps({**found, "score": "logit_diff"}, run)
+    assert advice in step
+
+
 def test_no_share_is_less_than_nothing_by_rounding():
     one = figure("outside", Interval(-0.001, -0.004, 0.02, 0.95, 80, ""), {"random": -0.002})
     assert said(vars(one) | {"share": vars(one.share)}) == "no: 0% [0%, 2%]"
