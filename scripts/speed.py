@@ -25,9 +25,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from acdc.bridge import LoadedModel, from_module, load_pretrained
@@ -40,6 +41,8 @@ from discovery.tasks import ioi
 
 ROOT = Path(__file__).resolve().parents[1]
 Figures = dict[str, Any]
+Size = Annotated[int, Field(ge=1)]
+Amount = Annotated[FiniteFloat, Field(gt=0)]
 PLAIN = 5  # plain passes before the search and after it
 FEWEST, MOST = 34, 47  # edges that a search keeps where growth over layers is asked
 TRIED = 12  # thresholds that are tried for it
@@ -50,16 +53,22 @@ class Case:
     """A search. Without a model: a GPT-2 of random weights, on random tokens."""
 
     model: str | None = None  # a hub id, a folder, or smollm2: on IOI
-    layers: int = 4
-    heads: int = 4
-    width: int = 128
-    vocabulary: int = 1000
-    prompts: int = 8
-    tokens: int = 15  # of random prompts
-    scale: float = 0.15  # standard deviation of random weights
-    threshold: float | None = 0.02  # None: such that FEWEST to MOST edges are kept
-    metric: str = "kl"
-    threads: int = 1
+    layers: Size = 4
+    heads: Size = 4
+    width: Size = 128
+    vocabulary: Size = 1000
+    prompts: Size = 8
+    tokens: Size = 15  # of random prompts
+    scale: Amount = 0.15  # standard deviation of random weights
+    threshold: Amount | None = 0.02  # None: such that FEWEST to MOST edges are kept
+    metric: Annotated[str, Field(pattern=f"^({'|'.join(METRICS)})$")] = "kl"
+    threads: Size = 1
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"width={self.width}: it is {self.heads} heads times a whole number")
 
     @property
     def name(self) -> str:
@@ -73,14 +82,14 @@ class Case:
 
 def asked(text: str) -> Case:
     """A case given as JSON; ArgumentTypeError where it is none."""
-    known = [field.name for field in fields(Case)]
     try:
-        found = json.loads(text)
-    except json.JSONDecodeError:
-        found = None
-    if not isinstance(found, dict) or set(found) - set(known):
-        raise argparse.ArgumentTypeError(f"{text}: it is a JSON object of {', '.join(known)}")
-    return Case(**found)
+        return TypeAdapter(Case).validate_json(text)
+    except ValidationError as error:
+        each = [(".".join(map(str, e["loc"])), e["msg"]) for e in error.errors()]
+        wrong = "; ".join(f"{at}: {says}" if at else says for at, says in each)
+        known = ", ".join(field.name for field in fields(Case))
+        said = f"{text}: a JSON object of {known} ({wrong})"
+        raise argparse.ArgumentTypeError(said) from None
 
 
 GROWTH: dict[str, list[Case]] = {

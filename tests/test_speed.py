@@ -53,9 +53,23 @@ def test_two_commits_take_turns_and_the_ratio_is_the_others_time(tmp_path):
 
 def test_a_case_is_given_as_json():
     assert speed.asked('{"layers": 3, "scale": 0.1}') == speed.Case(layers=3, scale=0.1)
-    for wrong in ("x", "[]", '{"layer": 3}'):
-        with pytest.raises(ArgumentTypeError, match=r"object of model, layers, .*threads"):
-            speed.asked(wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ("x", "Invalid JSON"),
+        ("[]", "an object"),
+        ('{"layer": 3}', r"\(layer: Unexpected"),
+        ('{"layers": "3"}', r"\(layers: .*valid integer"),
+        ('{"layers": 0, "scale": -1}', r"\(layers: .*equal to 1; scale: .*than 0"),
+        ('{"metric": "acc"}', r"\(metric: .*kl_reverse"),
+        ('{"heads": 3}', "width=128: it is 3 heads"),
+    ],
+)
+def test_a_wrong_case_is_told_why(wrong, why):
+    with pytest.raises(ArgumentTypeError, match=rf"object of model, layers, .*threads .*{why}"):
+        speed.asked(wrong)
 
 
 def test_the_history_keeps_what_it_has():
