@@ -109,6 +109,7 @@ def reach(
                 point = lambda now=now: _point(*now)  # noqa: E731
             yield Step((), row, step.n_settled, says, point)
         share = yardstick.of(search.mask)
+        yield _ended(search, {"attempt": attempt, "budget": total, "tune_share": share})
         if share >= target or attempt == ATTEMPTS:
             break
         total *= max(TIGHTER, CLOSER * (1 - target) / (1 - share))
@@ -148,6 +149,14 @@ def _carried(lost: float = 0.0, on_others: float = 0.0) -> float:
     By how much less one loses on the prompts that it was found on: 1 = as much, or more.
     """
     return 1.0 if lost >= on_others else max(TIGHTER, lost / on_others)
+
+
+def _ended(search: Search, about: Row) -> Step:
+    """What a search on the way to a target has come to."""
+    n, name = int(search.mask.sum()), f"search {about['attempt']}"
+    row = {"reader": name, "kind": "search", "reason": "ended", "n_edges": n, **about}
+    says = f"{name} ended with {n} edges, {about['tune_share']:.1%} of the tuning prompts"
+    return Step((), row, search.graph.n_edges, says)
 
 
 def _moved(graph: Graph, move: Move) -> Step:

@@ -80,7 +80,9 @@ def test_a_budget_is_tightened_by_how_far_the_circuit_falls_short(shares, factor
     monkeypatch.setattr(searching, "Share", Yardstick)
     monkeypatch.setattr(searching, "regrow", lambda *asked: iter(()))
     steps = ACDC().reach(search, METRICS["kl"], 0, 0.8, tune)
-    budgets = [step.row["budget"] for step in steps if not isinstance(step, Found) and step.row]
+    rows = [step.row for step in steps if not isinstance(step, Found) and step.row]
+    assert tuple(row["tune_share"] for row in rows if row["reason"] == "ended") == shares
+    budgets = [row["budget"] for row in rows]
     used = list(dict.fromkeys(budgets))
     assert used[0] == pytest.approx(
         0.2 * search.errors(METRICS["kl"], [np.zeros_like(search.graph.legal)]).mean()
