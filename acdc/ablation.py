@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from acdc.errors import InputError
-from acdc.prompts import Prompts
+from acdc.prompts import Align, Prompts
 from acdc.writers import Writers
 
 
@@ -48,6 +48,10 @@ class Ablation:
         """Ready to be used, having been tried on prompts (acdc.data.Data); most need not."""
         return self
 
+    def partners(self, prompts: Prompts) -> list[list[int]] | None:
+        """Whose clean run may stand for each prompt's corrupt one; None: their pairs are given."""
+        return None
+
     def of(self, clean: Writers, corrupt: Writers, rows: Sequence[int]) -> Writers:
         """What the edges out of every writer carry; `rows` are the prompts' places among all."""
         raise NotImplementedError
@@ -61,6 +65,17 @@ class Resample(Ablation):
     def of(self, clean: Writers, corrupt: Writers, rows: Sequence[int]) -> Writers:
         """See Ablation.of."""
         return corrupt
+
+
+@dataclass(frozen=True, eq=False)
+class Other(Resample):
+    """The corrupt run's, of prompts whose corrupt sides are others of them."""
+
+    align: Align = "length"
+
+    def partners(self, prompts: Prompts) -> list[list[int]] | None:
+        """See Ablation.partners."""
+        return prompts.partners(self.align)
 
 
 class Zero(Ablation):
@@ -115,7 +130,7 @@ class Mean(Ablation):
 
 
 RESAMPLE = Resample("resample")
-OTHER = Resample("other")  # of prompts whose corrupt sides are others of them
+OTHER = Other("other")
 ABLATIONS: dict[str, Ablation] = {
     "resample": RESAMPLE,
     "zero": Zero("zero", needs_corrupt=False),

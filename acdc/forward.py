@@ -221,6 +221,16 @@ class PatchedForward:
             _readouts={}, rows=self.rows[some.start : some.stop],
         )  # fmt: skip
 
+    def beside(self, some: range, others: Sequence[int]) -> PatchedForward:
+        """Some neighbouring prompts, the clean runs of `others` being their corrupted ones.
+
+        Both by their places here; the two of a pair have one length.
+        """
+        own = self.piece(some)
+        prompts = replace(own.prompts, corrupt=self.prompts.take(others).clean)
+        corrupt = self.clean.part(list(others), prompts.clean.shape[1])
+        return replace(own, prompts=prompts, corrupt=corrupt, _bound={}, _readouts={})
+
     def swapped(self) -> PatchedForward:
         """The corrupted prompts' run, into which cut edges carry clean outputs (denoising)."""
         return replace(

@@ -1,7 +1,8 @@
 """Prompts some at a time, for methods that look at them many times over.
 
-Which they are depends on the seed and the number of the step alone, so work that was stopped goes
-on with the minibatch that it would have had.
+Where cut edges carry another prompt's values, which prompt that is is drawn anew each time, from
+those that are run together with it: their clean runs are there. All depends on the seed and the
+number of the step alone, so work that was stopped goes on with what it would have had.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Minibatches:
         within = data.hold and data.part % part == 0  # held runs are looked at, not made again
         self.data = data if within else data.arranged(part, data.hold, data.batch_bytes, data.host)
         self.seed, self.batches = seed, _packed(list(_pieces(self.data, part)), size)
+        self._partners: dict[int, list[list[int]] | None] = {}  # of each group
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -44,9 +46,24 @@ class Minibatches:
         turn, place = divmod(step, len(self))
         order = np.random.default_rng([self.seed, turn]).permutation(len(self))
         for group, some in self.batches[int(order[place])]:
+            others = self._drawn(step, group, some)
             for part in self.data.parts_of(group):
                 forward = self.data[part]
-                yield forward if len(some) == len(forward.prompts) else forward.piece(some)
+                if others is not None:
+                    yield forward.beside(some, others)
+                else:
+                    yield forward if len(some) == len(forward.prompts) else forward.piece(some)
+
+    def _drawn(self, step: int, group: int, some: range) -> list[int] | None:
+        """Another prompt of the group for each of some; None: they keep those that they have."""
+        if group not in self._partners:
+            prompts = self.data.prompts.take(self.data.groups[group])
+            self._partners[group] = self.data.ablation.partners(prompts)
+        partners = self._partners[group]
+        if partners is None or not all(partners[row] for row in some):
+            return None
+        rng = np.random.default_rng([self.seed, step, group])
+        return [int(rng.choice(partners[row])) for row in some]
 
 
 def _pieces(data: Data, most: int) -> Iterator[Piece]:

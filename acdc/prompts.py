@@ -264,11 +264,9 @@ class Prompts:
         answers of as many tokens, each its own; with align="marks" they also have the same marked
         positions. InputError where a prompt has too few.
         """
-        places = list(zip(*self.marks.values(), strict=True)) if align == "marks" else []
-        groups: dict[tuple[int, ...], list[int]] = {}
+        kinds, groups = self._kinds(align), dict[tuple[int, ...], list[int]]()
         for row in np.random.default_rng(seed).permutation(len(self)).tolist():
-            own = places[row] if places else ()
-            groups.setdefault((self.lengths[row], self.forced[row], *own), []).append(row)
+            groups.setdefault(kinds[row], []).append(row)
         partners = np.zeros((draws, len(self)), np.int64)
         for group in groups.values():
             for i, row in enumerate(group):
@@ -276,12 +274,26 @@ class Prompts:
         rows = list(range(len(self))) * draws
         return replace(self.take(rows), corrupt=self.clean[partners.ravel().tolist()])
 
+    def partners(self, align: Align = "length") -> list[list[int]]:
+        """Of each prompt all that `with_others` may choose from."""
+        kinds, rows = self._kinds(align), range(len(self))
+        return [
+            [o for o in rows if kinds[o] == kinds[row] and self._unlike(row, o)] for row in rows
+        ]
+
+    def _kinds(self, align: Align) -> list[tuple[int, ...]]:
+        """Of each prompt what its partners have as well."""
+        places = list(zip(*self.marks.values(), strict=True)) if align == "marks" else []
+        sizes = list(zip(self.lengths, self.forced, strict=True))
+        return [(*sizes[row], *(places[row] if places else ())) for row in range(len(self))]
+
+    def _unlike(self, row: int, other: int) -> bool:
+        end = self.clean.shape[1] - self.forced[row]  # prompts are to differ, not answers alone
+        return not torch.equal(self.clean[other, :end], self.clean[row, :end])
+
     def _partners(self, row: int, others: list[int], draws: int, align: Align) -> list[int]:
         """The first of `others` whose tokens differ from this row's."""
-        end = self.clean.shape[1] - self.forced[row]  # prompts are to differ, not answers alone
-        own = self.clean[row, :end]
-        unlike = (o for o in others if not torch.equal(self.clean[o, :end], own))
-        found = list(islice(unlike, draws))
+        found = list(islice((o for o in others if self._unlike(row, o)), draws))
         if len(found) < draws:
             where = " with the same marked positions" if align == "marks" else ""
             if len(set(self.lengths)) > 1:

@@ -40,9 +40,9 @@ class Other(AblationChoice):
 
     def make(self, references: References, seed: int) -> Any:
         """See AblationChoice.make."""
-        from acdc.ablation import OTHER
+        from acdc import ablation
 
-        return OTHER
+        return ablation.Other("other", align=self.align)
 
     def pair(self, prompts: Any, seed: int) -> Any:
         """See AblationChoice.pair."""
