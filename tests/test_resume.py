@@ -89,14 +89,18 @@ def test_stopped_again_and_again(whole, tmp_path):
     equal(whole, run)
 
 
+BEST = "method=best", "method.steps=30", "method.again=30"  # 30 lines of each, then the search
+
+
 @pytest.mark.parametrize(
     "words, steps",
     [
         (["method=acdc"], 70),
         pytest.param(["method=learned", "method.steps=30"], 12, marks=pytest.mark.slow),
         pytest.param(["method=iterative"], 5, marks=pytest.mark.slow),
-        pytest.param(["method=best", "method.steps=30"], 20, marks=pytest.mark.slow),
-        (["method=best", "method.steps=30"], 100),
+        pytest.param([*BEST], 20, marks=pytest.mark.slow),
+        ([*BEST], 45),
+        ([*BEST], 130),
     ],
 )
 @pytest.mark.quick("words0-70")

@@ -1,36 +1,42 @@
-"""Learnt, then exact: what needs the fewest edges by docs/pages/results.md."""
+"""Learnt, learnt again, then exact: what needs the fewest edges by docs/pages/results.md."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, FiniteFloat
 
 from acdc.errors import InputError
-from discovery.choices.fields import Count
+from discovery.choices.fields import Count, Least
 from discovery.methods.found import Found, Resume, Step
 from discovery.methods.greedy import ACDC
 from discovery.methods.learned import Learned
 from discovery.methods.method import Method, Work
 
 STAGE = "stage"
+STAGES = ("learn", "again", "polish")
+AROUND, WITHIN = 2, 8  # times the size that was needed: budgets, edges that take part, in `again`
+COUNTS, SCORES = ("n_learned", "n_again"), "so_far"  # of the stages before, in a checkpoint
 Point = tuple[Mapping[str, Any], Mapping[str, Any]]
+Counts = Mapping[str, int | float]
 
 
 class Best(Method):
-    """Masks learnt by gradient, then the exact search inside of what they rank highest.
+    """Masks learnt by gradient, learnt again around the size that the target needs, then exact.
 
-    The search begins at `room` times the edges that the learnt ranking needs for the target, on the
-    first `polish` prompts at least; the circuit with fewer edges of the two is taken. Beyond `most`
-    edges the learnt circuit stands: an exact search takes an hour, and on the few prompts that it
-    can afford it finds what holds less on others. It needs a target.
+    The second time budgets are a quarter of that size to all of it, and only the best edges of the
+    first time take part. The search begins at `room` times the edges that the ranking then needs,
+    on the first `polish` prompts at least. Of what the stages come to the circuit with the fewest
+    edges is taken. Beyond `most` edges nothing is searched: it takes an hour, and on the few
+    prompts that it can afford it finds what holds less on others. It needs a target.
     """
 
     name: str = "best"
     works: ClassVar[Work] = "targeted"
     steps: Count = 300
+    again: Least = 300
     room: Annotated[FiniteFloat, Field(ge=1)] = 2.0
     polish: Count = 32
     most: Count = 500
@@ -49,6 +55,11 @@ class Best(Method):
         """The first stage."""
         return Learned(steps=self.steps, n_edges=n_edges)
 
+    def around(self, n_edges: int, graph: Any) -> Learned:
+        """The second stage, where so many edges were needed."""
+        middle, within = max(1, n_edges // AROUND), min(graph.n_edges, WITHIN * n_edges)
+        return Learned(steps=self.again, n_edges=middle, spread=AROUND, within=within)
+
     def check_question(self, metric: Any, ablation: str) -> None:
         """See Method.check_question."""
         self.learned().check_question(metric, ablation)
@@ -62,51 +73,80 @@ class Best(Method):
 
     def of_size(self, counts: Mapping[str, Any]) -> Method:
         """See Method.of_size: masks learnt for the size that was found."""
-        return self.learned(int(counts["n_learned"]))
+        return self.learned(_needed(counts))
 
     def reach(
         self, data: Any, metric: Any, seed: int, target: float, tune: Any,
         resume: Resume | None = None,
     ) -> Iterator[Step | Found]:  # fmt: skip
-        """See Method.reach; can be resumed in either stage. The record says what each came to."""
-        from discovery.methods.choosing import end
+        """See Method.reach; can be resumed in any stage. The record says what each came to."""
+        from discovery.methods.choosing import end, fewest
         from discovery.methods.searching import reach
 
-        if resume is not None and resume.about[STAGE] == "polish":
-            scores, requested = resume.tensors["scores"].numpy(), resume.about["n_learned"]
-        else:
-            learnt = Found(data.graph.legal, data.graph.legal * 0.0, "", True)
-            stage = self.learned().reach(data, metric, seed, target, tune, _part(resume))
-            for made in stage:
-                if isinstance(made, Found):
-                    learnt = made
-                elif not made.edges:  # lines are the last stage's
-                    yield _of(made, "learn", {}, {})
-            scores, requested = learnt.scores, int(learnt.counts["n_edges_requested"])
-            resume = None
-        first, held = _chosen(self.learned(requested), data.graph, scores, seed), list[Step]()
-        begin = min(data.graph.n_edges, round(self.room * requested))
-        counts: dict[str, int | float] = {"n_learned": requested}
+        asked, graph = (data, metric, seed, target, tune), data.graph
+        stage, counts, scores = _so_far(resume)
+        if stage == "learn":
+            steps = self.learned().reach(*asked, _part(resume))
+            found, _ = yield from _made("learn", steps, counts, scores)
+            stage, scores, resume = "again", found.scores, None
+            counts["n_learned"] = int(found.counts["n_edges_requested"])
+        if stage == "again" and self.again:
+            around = self.around(_needed(counts), graph)
+            steps = around.ranks(data, metric, seed + 1, _part(resume), scores)
+            steps = fewest(around, steps, *asked)
+            found, _ = yield from _made("again", steps, counts, scores)
+            own, resume = int(found.counts["n_edges_requested"]), None
+            if own < counts["n_learned"] and found.counts["tune_share"] >= target:
+                scores = found.scores
+                counts["n_again"] = own
+        chosen, begin = _needed(counts), round(self.room * _needed(counts))
+        first = _chosen(self.learned(chosen), graph, scores, seed)
         if begin <= self.most:
-            start = _chosen(self.learned(begin), data.graph, scores, seed)
-            few, about = data.at_least(self.polish), dict(counts)
-            for made in reach(ACDC(), few, metric, seed, target, tune, _part(resume), start):
-                if not isinstance(made, Found):
-                    if made.edges:
-                        held.append(made)
-                    else:
-                        yield _of(made, "polish", about, {"scores": scores})
-                    continue
-                counts["n_polished"] = int(made.mask.sum())
-                if made.counts["tune_share"] >= target and made.mask.sum() < first.sum():
-                    yield from held
-                    yield replace(made, counts={**made.counts, **counts})
-                    return
+            start = _chosen(self.learned(min(begin, graph.n_edges)), graph, scores, seed)
+            few = data.at_least(self.polish)
+            steps = reach(ACDC(), few, metric, seed, target, tune, _part(resume), start)
+            found, lines = yield from _made("polish", steps, counts, scores)
+            counts["n_polished"] = int(found.mask.sum())
+            if found.counts["tune_share"] >= target and found.mask.sum() < first.sum():
+                yield from lines
+                yield replace(found, counts={**found.counts, **counts})
+                return
         counts["tune_share"] = _share(tune, metric, first)
-        for step in end(self.learned(requested), data, metric, seed, scores):
+        for step in end(self.learned(chosen), data, metric, seed, scores):
             if isinstance(step, Found):
                 step = replace(step, counts={**step.counts, **counts})
             yield step
+
+
+def _needed(counts: Mapping[str, Any]) -> int:
+    """The edges that the learnt ranking needs for the target, of either time."""
+    return int(counts.get("n_again", counts["n_learned"]))
+
+
+def _so_far(resume: Resume | None) -> tuple[str, dict[str, int | float], Any]:
+    """The stage to go on in, and what those before it came to: counts, and scores."""
+    if resume is None:
+        return STAGES[0], {}, None
+    counts = {name: resume.about[name] for name in COUNTS if name in resume.about}
+    scores = resume.tensors.get(SCORES)
+    return resume.about[STAGE], counts, None if scores is None else scores.numpy()
+
+
+def _made(
+    stage: str, steps: Iterable[Step | Found], counts: Counts, scores: Any
+) -> Generator[Step, None, tuple[Found, list[Step]]]:
+    """Yields a stage's steps as such; returns what it found, and its lines, the last stage's alone
+    being the run's. Checkpoints have what the stages before it came to.
+    """
+    lines, about = list[Step](), dict(counts)
+    for made in steps:
+        if isinstance(made, Found):
+            return made, lines
+        if made.edges:
+            lines.append(made)
+        else:
+            yield _of(made, stage, about, {} if scores is None else {SCORES: scores})
+    raise TypeError(f"{stage} ends without a circuit")
 
 
 def _chosen(method: Learned, graph: Any, scores: Any, seed: int) -> Any:
@@ -125,11 +165,8 @@ def _part(resume: Resume | None) -> Resume | None:
     """A checkpoint as the stage itself made it."""
     if resume is None:
         return None
-    own = ("n_learned", STAGE)
-    about = {name: value for name, value in resume.about.items() if name not in own}
-    tensors = {name: value for name, value in resume.tensors.items() if name != "scores"}
-    if resume.about[STAGE] == "learn":
-        tensors = dict(resume.tensors)
+    about = {name: value for name, value in resume.about.items() if name not in (STAGE, *COUNTS)}
+    tensors = {name: value for name, value in resume.tensors.items() if name != SCORES}
     return Resume(about, tensors, resume.edges)
 
 

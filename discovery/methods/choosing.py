@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cache
 
@@ -43,7 +43,16 @@ def reach(
     resume: Resume | None,
 ) -> Iterator[Step | Found]:  # fmt: skip
     """Score every edge; the fewest of the best that reach the target. See Method.reach."""
-    for made in method.ranks(data, metric, seed, resume):
+    steps = method.ranks(data, metric, seed, resume)
+    yield from fewest(method, steps, data, metric, seed, target, tune)
+
+
+def fewest(
+    method: Scoring, steps: Iterable[Step | Found], data: Data, metric: Metric, seed: int,
+    target: float, tune: Data,
+) -> Iterator[Step | Found]:  # fmt: skip
+    """Steps that end in scores, and the fewest of the best edges by these that reach the target."""
+    for made in steps:
         if isinstance(made, Found):
             yield from _fewest(method, data, metric, seed, target, tune, made.scores)
         else:

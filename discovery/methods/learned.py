@@ -78,31 +78,34 @@ class Learned(Scoring):
         return last(self.ranks(data, metric, seed)).scores
 
     def ranks(
-        self, data: Any, metric: Any, seed: int, resume: Resume | None = None
-    ) -> Iterator[Step | Found]:
-        """See Scoring.ranks: the steps."""
+        self, data: Any, metric: Any, seed: int, resume: Resume | None = None,
+        ranking: NDArray[np.float64] | None = None,
+    ) -> Iterator[Step | Found]:  # fmt: skip
+        """See Scoring.ranks: the steps, from a `ranking` on in the place of `start`, if given."""
         from acdc.learned import learn, ranked
         from acdc.selection import best_edges
 
         graph = data.graph
         if self.within is not None and self.within > graph.n_edges:
             raise InputError(f"within={self.within}: the graph has {graph.n_edges} edges")
-        ranking, begun = self._begin(data, metric, seed, resume)
-        within = best_edges(graph, ranking, self._edges(graph))
+        first, begun = self._begin(data, metric, seed, resume, ranking)
+        within = best_edges(graph, first, self._edges(graph))
         recent, state = list[float](), begun
         for state in learn(data, metric, within, begun, self.how(graph), seed):
             recent = [*recent[1 - RECENT :], state.loss]
             row = {"step": state.steps, "loss": state.loss, "budget": state.budget}
             says = f"step {state.steps} of {self.steps}, loss {sum(recent) / len(recent):.4g}"
             done = graph.n_edges * state.steps // self.steps
-            yield Step((), row, done, says, partial(_checkpoint, ranking, state))
-        scores = ranked(graph, ranking, within, state)
+            yield Step((), row, done, says, partial(_checkpoint, first, state))
+        scores = ranked(graph, first, within, state)
         yield Found(mask=graph.legal, scores=scores, score=self.label, ranks=True)
 
     def _edges(self, graph: Any) -> int:
         return graph.n_edges if self.within is None else self.within
 
-    def _begin(self, data: Any, metric: Any, seed: int, resume: Resume | None) -> tuple[Any, Any]:
+    def _begin(
+        self, data: Any, metric: Any, seed: int, resume: Resume | None, ranking: Any
+    ) -> tuple[Any, Any]:
         """The ranking to start from, and the state to go on from."""
         from acdc.learned import State, start
         from acdc.selection import best_edges
@@ -110,8 +113,9 @@ class Learned(Scoring):
         if resume is not None:
             tensors = dict(resume.tensors)
             return tensors.pop("ranking").numpy(), State(**resume.about, **tensors)
-        few = data.at_least(START)
-        ranking = np.abs(scoring("start", self.start).scores(few, metric, seed))
+        if ranking is None:
+            few = data.at_least(START)
+            ranking = np.abs(scoring("start", self.start).scores(few, metric, seed))
         return ranking, start(ranking, best_edges(data.graph, ranking, self._edges(data.graph)))
 
 

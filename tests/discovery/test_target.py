@@ -20,7 +20,7 @@ from discovery.job.holds import gap, holds, verdict
 from discovery.job.prepare import prepare
 from discovery.methods import Found, last, searching
 from discovery.methods.best import Best
-from discovery.methods.choosing import smallest
+from discovery.methods.choosing import fewest, smallest
 from discovery.methods.greedy import ACDC
 from discovery.methods.learned import Learned
 from discovery.methods.scores import EAP, EAPIG
@@ -249,17 +249,43 @@ def test_what_is_said_of_a_circuit():
 @pytest.mark.parametrize("target", [0.6, 0.9])
 @pytest.mark.quick("0.6")
 def test_the_best_is_no_larger_than_what_was_learnt(target):
-    """And says what each stage came to; both reach the target, the smaller is taken."""
+    """And says what each stage came to; all reach the target, the smallest is taken."""
     search, tune = data("llama", n=8)
-    metric = METRICS["kl"]
+    metric, method = METRICS["kl"], Best(steps=60, again=0)
     learned = last(Learned(steps=60).reach(search, metric, 0, target, tune))
-    best = last(Best(steps=60).reach(search, metric, 0, target, tune))
+    best = last(method.reach(search, metric, 0, target, tune))
     assert best.counts["n_learned"] == learned.counts["n_edges_requested"]
     assert best.mask.sum() == min(best.counts["n_polished"], learned.mask.sum()) > 0
     assert best.counts["tune_share"] == pytest.approx(Share(tune, metric).of(best.mask))
     assert best.counts["tune_share"] >= target
-    sized = Best(steps=60).of_size(best.counts)
+    sized = method.of_size(best.counts)
     assert isinstance(sized, Learned) and sized.n_edges == best.counts["n_learned"]
+
+
+@pytest.mark.parametrize("target", [0.6, 0.9])
+@pytest.mark.quick("0.6")
+def test_it_is_learnt_again_around_the_size_that_was_needed(target):
+    """Among the best edges of the first time; what needs fewer is gone on with."""
+    search, tune = data("llama", n=8)
+    metric, method = METRICS["kl"], Best(steps=40, again=60, most=1)
+    first = last(Learned(steps=40).reach(search, metric, 0, target, tune))
+    size = first.counts["n_edges_requested"]
+    around = method.around(size, search.graph)
+    assert (around.n_edges, around.spread) == (size // 2, 2)
+    how = around.how(search.graph)
+    assert (how.smallest, how.largest) == (size // 2 / 2, 2 * (size // 2))
+    steps = around.ranks(search, metric, 1, None, first.scores)
+    scores = last(steps).scores
+    within = best_edges(search.graph, first.scores, min(8 * size, search.graph.n_edges))
+    assert (scores[within] >= 1).all() and (scores[~within] < 1).all()
+    found = last(fewest(around, [Found(within, scores, "", True)], search, metric, 0, target, tune))
+    best = last(method.reach(search, metric, 0, target, tune))
+    needed = found.counts["n_edges_requested"]
+    if needed < size:
+        assert best.counts["n_again"] == needed and (best.mask == found.mask).all()
+    else:
+        assert "n_again" not in best.counts and (best.mask == first.mask).all()
+    assert best.counts["n_learned"] == size and best.counts["tune_share"] >= target
 
 
 def test_the_best_begins_with_room_and_keeps_the_learnt_one_if_the_search_fails(monkeypatch):
@@ -273,12 +299,12 @@ def test_the_best_begins_with_room_and_keeps_the_learnt_one_if_the_search_fails(
 
     monkeypatch.setattr(searching, "reach", fails)
     learned = last(Learned(steps=60).reach(search, metric, 0, 0.6, tune))
-    best = last(Best(steps=60, room=1.5, polish=4).reach(search, metric, 0, 0.6, tune))
+    best = last(Best(steps=60, again=0, room=1.5, polish=4).reach(search, metric, 0, 0.6, tune))
     assert (best.mask == learned.mask).all() and best.counts["tune_share"] >= 0.6
     asked_for = round(1.5 * learned.counts["n_edges_requested"])
     assert begun[0][0] >= 4 and learned.mask.sum() <= begun[0][1] <= asked_for
     begun.clear()
-    large = last(Best(steps=60, most=1).reach(search, metric, 0, 0.6, tune))
+    large = last(Best(steps=60, again=0, most=1).reach(search, metric, 0, 0.6, tune))
     assert not begun and (large.mask == learned.mask).all() and "n_polished" not in large.counts
     with pytest.raises(InputError, match="method=best: ask for a target"):
         next(Best().find(search, metric, 0))
