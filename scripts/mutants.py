@@ -97,7 +97,7 @@ NEAREST = {  # what is mutated -> its tests, the quickest first
     "acdc/gradient.py": ("acdc/test_gradient.py", DEVICE),
     "acdc/backward.py": ("acdc/test_backward.py",),
     "acdc/learned.py": ("acdc/test_learned.py",),
-    "acdc/minibatches.py": ("acdc/test_learned.py", "acdc/test_iterative.py"),
+    "acdc/minibatches.py": ("acdc/test_minibatches.py", "acdc/test_learned.py"),
     "acdc/iterative.py": ("acdc/test_iterative.py",),
     "acdc/optimal.py": (DEVICE, "acdc/test_optimal.py"),
     "acdc/regrow.py": ("acdc/test_regrow.py",),
