@@ -5,7 +5,7 @@ Knows token ids only; no tokenizer, no text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -264,21 +264,25 @@ class Prompts:
         answers of as many tokens, each its own; with align="marks" they also have the same marked
         positions. InputError where a prompt has too few.
         """
-        kinds, groups = self._kinds(align), dict[tuple[int, ...], list[int]]()
+        kinds, texts = self._kinds(align), self._texts()
+        groups: dict[tuple[int, ...], list[int]] = {}
         for row in np.random.default_rng(seed).permutation(len(self)).tolist():
             groups.setdefault(kinds[row], []).append(row)
         partners = np.zeros((draws, len(self)), np.int64)
         for group in groups.values():
             for i, row in enumerate(group):
-                partners[:, row] = self._partners(row, [*group[i + 1 :], *group[:i]], draws, align)
+                unlike = (o for o in (*group[i + 1 :], *group[:i]) if texts[o] != texts[row])
+                partners[:, row] = self._first(row, unlike, draws, align)
         rows = list(range(len(self))) * draws
         return replace(self.take(rows), corrupt=self.clean[partners.ravel().tolist()])
 
     def partners(self, align: Align = "length") -> list[list[int]]:
         """Of each prompt all that `with_others` may choose from."""
-        kinds, rows = self._kinds(align), range(len(self))
+        kinds, texts = self._kinds(align), self._texts()
+        pairs = list(zip(kinds, texts, strict=True))
         return [
-            [o for o in rows if kinds[o] == kinds[row] and self._unlike(row, o)] for row in rows
+            [o for o, (other, text) in enumerate(pairs) if other == kind and text != own]
+            for kind, own in pairs
         ]
 
     def _kinds(self, align: Align) -> list[tuple[int, ...]]:
@@ -287,13 +291,14 @@ class Prompts:
         sizes = list(zip(self.lengths, self.forced, strict=True))
         return [(*sizes[row], *(places[row] if places else ())) for row in range(len(self))]
 
-    def _unlike(self, row: int, other: int) -> bool:
-        end = self.clean.shape[1] - self.forced[row]  # prompts are to differ, not answers alone
-        return not torch.equal(self.clean[other, :end], self.clean[row, :end])
+    def _texts(self) -> list[tuple[int, ...]]:
+        """Clean prompts without their answers: partners differ in these."""
+        both = zip(self.rows(), self.forced, strict=True)
+        return [tokens[: len(tokens) - forced] for tokens, forced in both]
 
-    def _partners(self, row: int, others: list[int], draws: int, align: Align) -> list[int]:
-        """The first of `others` whose tokens differ from this row's."""
-        found = list(islice((o for o in others if self._unlike(row, o)), draws))
+    def _first(self, row: int, unlike: Iterable[int], draws: int, align: Align) -> list[int]:
+        """The first so many of this row's partners; InputError if they are fewer."""
+        found = list(islice(unlike, draws))
         if len(found) < draws:
             where = " with the same marked positions" if align == "marks" else ""
             if len(set(self.lengths)) > 1:
