@@ -228,7 +228,8 @@ class PatchedForward:
         """
         own = self.piece(some)
         prompts = replace(own.prompts, corrupt=self.prompts.take(others).clean)
-        corrupt = self.clean.part(list(others), prompts.clean.shape[1])
+        lean = replace(self.clean, streams=self.clean.streams[:0])
+        corrupt = lean.part(list(others), prompts.clean.shape[1])
         return replace(own, prompts=prompts, corrupt=corrupt, _bound={}, _readouts={})
 
     def swapped(self) -> PatchedForward:
