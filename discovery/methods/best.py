@@ -16,8 +16,9 @@ from discovery.methods.learned import Learned
 from discovery.methods.method import Method, Work
 
 STAGE = "stage"
-STAGES = ("learn", "again", "polish")
-AROUND, WITHIN = 2, 8  # times the size that was needed: budgets, edges that take part, in `again`
+# In the second stage budgets lie around half the size that was needed, up to so many times less and
+# more, and so many times that size take part.
+AROUND, WITHIN = 2, 8
 COUNTS, SCORES = ("n_learned", "n_again"), "so_far"  # of the stages before, in a checkpoint
 Point = tuple[Mapping[str, Any], Mapping[str, Any]]
 Counts = Mapping[str, int | float]
@@ -57,7 +58,7 @@ class Best(Method):
 
     def around(self, n_edges: int, graph: Any) -> Learned:
         """The second stage, where so many edges were needed."""
-        middle, within = max(1, n_edges // AROUND), min(graph.n_edges, WITHIN * n_edges)
+        middle, within = max(1, n_edges // 2), min(graph.n_edges, WITHIN * n_edges)
         return Learned(steps=self.again, n_edges=middle, spread=AROUND, within=within)
 
     def check_question(self, metric: Any, ablation: str) -> None:
@@ -92,8 +93,9 @@ class Best(Method):
             counts["n_learned"] = int(found.counts["n_edges_requested"])
         if stage == "again" and self.again:
             around = self.around(_needed(counts), graph)
+            # by another seed, so other minibatches than the first time
             steps = around.ranks(data, metric, seed + 1, _part(resume), scores)
-            steps = fewest(around, steps, *asked)
+            steps = (_after(self.steps, made) for made in fewest(around, steps, *asked))
             found, _ = yield from _made("again", steps, counts, scores)
             own, resume = int(found.counts["n_edges_requested"]), None
             if own < counts["n_learned"] and found.counts["tune_share"] >= target:
@@ -126,7 +128,7 @@ def _needed(counts: Mapping[str, Any]) -> int:
 def _so_far(resume: Resume | None) -> tuple[str, dict[str, int | float], Any]:
     """The stage to go on in, and what those before it came to: counts, and scores."""
     if resume is None:
-        return STAGES[0], {}, None
+        return "learn", {}, None
     counts = {name: resume.about[name] for name in COUNTS if name in resume.about}
     scores = resume.tensors.get(SCORES)
     return resume.about[STAGE], counts, None if scores is None else scores.numpy()
@@ -147,6 +149,13 @@ def _made(
         else:
             yield _of(made, stage, about, {} if scores is None else {SCORES: scores})
     raise TypeError(f"{stage} ends without a circuit")
+
+
+def _after(steps: int, made: Step | Found) -> Step | Found:
+    """A step of learning, counted on from those of the first time."""
+    if isinstance(made, Found) or "step" not in made.row:
+        return made
+    return replace(made, row={**made.row, "step": made.row["step"] + steps})
 
 
 def _chosen(method: Learned, graph: Any, scores: Any, seed: int) -> Any:

@@ -279,7 +279,9 @@ def test_it_is_learnt_again_around_the_size_that_was_needed(target):
     within = best_edges(search.graph, first.scores, min(8 * size, search.graph.n_edges))
     assert (scores[within] >= 1).all() and (scores[~within] < 1).all()
     found = last(fewest(around, [Found(within, scores, "", True)], search, metric, 0, target, tune))
-    best = last(method.reach(search, metric, 0, target, tune))
+    *made, best = method.reach(search, metric, 0, target, tune)
+    rows = [step.row for step in made if step.row]
+    assert [row["step"] for row in rows] == list(range(1, 101))  # counted on
     needed = found.counts["n_edges_requested"]
     if needed < size:
         assert best.counts["n_again"] == needed and (best.mask == found.mask).all()
