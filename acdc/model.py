@@ -402,7 +402,7 @@ class Model:
         if part == "v":
             return y
         y = self.head_share(layer, part, heads, y, y, normed)
-        return self.rotate(layer, y, self._where(y, n_pos))
+        return y if attn.rotary is None else self.rotate(layer, y, self._where(y, n_pos))
 
     def head_share(
         self,
@@ -481,7 +481,8 @@ class Model:
     def _paddings(self, y: Float[Tensor, "*n batch pos d"]) -> Int[Tensor, "batch 1"]:
         """A batch may come several times over, one after the other."""
         assert self.padding is not None
-        return self.padding.repeat(y.shape[-3] // len(self.padding))[:, None]
+        times = y.shape[-3] // len(self.padding)
+        return (self.padding if times == 1 else self.padding.repeat(times))[:, None]
 
     def attend(
         self,

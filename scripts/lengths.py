@@ -1,7 +1,7 @@
 """What prompts of several lengths cost, beside as many of one length with as many tokens in all.
 
     python scripts/lengths.py              # the embedded model and a random Llama; a minute or two
-    python scripts/lengths.py --smollm2    # and plain runs of SmolLM2, on random tokens
+    python scripts/lengths.py --smollm2    # and SmolLM2, on random tokens; ten minutes more
 
 32 prompts of 16 tokens; or 8 each of 13, 15, 17 and 19; or four each of eight lengths from 12 to
 20; in parts that neighbouring lengths share, padded, and in parts of one length each. Seconds of
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from benchmark import BEGUN, begin
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from acdc import attribution
@@ -85,8 +86,14 @@ WORKS: dict[str, Work] = {
     "EAP-IG, 5 steps": lambda data: attribution.eap_ig(data, LOGIT_DIFF, 5),
     "learnt masks": masks,
     "every single cut": lambda data: attribution.exact(data, LOGIT_DIFF),
+    f"a search, {BEGUN:,} edges": begin,
 }
-TIMED = {"embedded": 5, "random Llama, 6 layers": 4, "SmolLM2-135M": 1}  # the first of them
+RUNS, CIRCUIT, SCORES, MASKS, CUTS, SEARCH = WORKS
+TIMED = {
+    "embedded": (RUNS, CIRCUIT, SCORES, MASKS, CUTS),
+    "random Llama, 6 layers": (RUNS, CIRCUIT, SCORES, MASKS),
+    "SmolLM2-135M": (RUNS, CIRCUIT, SCORES, SEARCH),
+}
 
 
 def seconds(work: Work, data: Data) -> float:
@@ -126,7 +133,7 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = list[dict[str, str | float]]()
     for name, loaded in models(asked.smollm2):
-        for what in list(WORKS)[: TIMED[name]]:
+        for what in TIMED[name]:
             rows.append(row(name, loaded, what))
             print(", ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
     asked.out.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,7 @@ from acdc.bridge import LoadedModel, from_module, load_pretrained
 from acdc.data import Data
 from acdc.metrics import METRICS
 from acdc.prompts import Prompts
-from acdc.search import Step, acdc
+from acdc.search import Order, Step, acdc
 from discovery.models.smollm2 import smollm2_folder
 from discovery.tasks import ioi
 
@@ -62,6 +62,7 @@ class Case:
     scale: Amount = 0.15  # standard deviation of random weights
     threshold: Amount | None = 0.02  # None: such that FEWEST to MOST edges are kept
     metric: Annotated[str, Field(pattern=f"^({'|'.join(METRICS)})$")] = "kl"
+    gates: bool = True  # first try to cut all edges into a head's q, k or v at once
     threads: Size = 1
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
@@ -77,7 +78,8 @@ class Case:
             f"GPT-2 shape {self.layers} x {self.heads}, d {self.width}, V {self.vocabulary},"
             f" weights of {self.scale:g}"
         )
-        return f"{self.model or shape}, {self.prompts} x {self.tokens}, {self.metric}"
+        tests = self.metric if self.gates else f"{self.metric}, without gates"
+        return f"{self.model or shape}, {self.prompts} x {self.tokens}, {tests}"
 
 
 def asked(text: str) -> Case:
@@ -139,8 +141,9 @@ def measure(case: Case) -> Figures:
         return cpu_seconds(lambda: module(prompts.clean))[0]
 
     def search(threshold: float) -> Step:
-        model = loaded.model
-        *_, last = acdc(Data(model, model.graph(), prompts), METRICS[case.metric], threshold)
+        model, order = loaded.model, Order(gates=case.gates)
+        data = Data(model, model.graph(), prompts)
+        *_, last = acdc(data, METRICS[case.metric], threshold, order)
         return last
 
     plain()  # the first of anything is slower

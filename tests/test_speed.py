@@ -2,6 +2,7 @@
 
 import json
 from argparse import ArgumentTypeError
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -86,3 +87,10 @@ def test_one_search_is_measured():
         found["cpu_seconds"] / found["forward_seconds"], rel=0.1
     )
     assert 0 <= found["kept"] <= found["edges"] and found["tests"] > 0
+
+
+def test_without_gates_each_edge_is_tested_alone():
+    case = speed.Case(layers=1, heads=2, width=8, vocabulary=30, threshold=1e-12, gates=False)
+    found, gated = speed.measure(case), speed.measure(replace(case, gates=True))
+    assert found["tests"] == found["edges"] == found["kept"] == gated["kept"]
+    assert gated["tests"] > found["tests"] and case.name.endswith("without gates")
