@@ -352,8 +352,8 @@ def _pull_heads(
 
     y = norm(x).flatten(0, 1)
     copies = [y.expand(n, *y.shape) for n in (graph.n_heads, *2 * [graph.n_kv_readers])]
-    out = block.attn.W_O.mT[:, None]
-    gradients = _pull(heads, upstream.flatten(0, 1) @ out, *copies)
+    by_head = (upstream.flatten(0, 2) @ block.attn.W_O.mT).unflatten(1, y.shape[:2])
+    gradients = _pull(heads, by_head, *copies)
     return tuple(_through_norm(norm, x, g.unflatten(1, x.shape[:2])) for g in gradients)
 
 
@@ -370,7 +370,7 @@ def _through_norm(norm: Norm, x: Tensor, gradient: Tensor) -> Tensor:
     if isinstance(norm, FrozenNorm):
         return gradient
     unit = x * scale
-    along = torch.einsum("r...d,...d->r...", gradient, unit) / x.shape[-1]
+    along = torch.stack([torch.linalg.vecdot(one, unit) for one in gradient]) / x.shape[-1]
     return gradient.addcmul_(along[..., None], unit, value=-1)
 
 

@@ -128,13 +128,16 @@ class MaskedRun:
                 (slope,) = torch.autograd.grad(losses.sum(), x)
             slope, rows = layout.sort(slope), self._seen(piece)
             for s, at in enumerate(layout.slices):
-                own, columns = slope[:, at], self.columns[s, piece.readers]
-                self.slopes[columns] += own.sum(1)
+                own, columns = slope[:, at].flatten(1), self.columns[s, piece.readers]
+                self.slopes[columns] += slope[:, at].sum(1)
                 found = torch.zeros_like(out[:, columns])
-                found[rows] = moved[rows][:, at].flatten(1) @ own.flatten(1).T
+                found[rows] = (own @ moved[rows][:, at].flatten(1).T).T
                 out[:, columns] += found
-                back = self.by_span[s][rows][:, piece.readers] @ own.flatten(1)
-                above[rows, at] += back.unflatten(1, own.shape[1:])
+                weights = self.by_span[s][rows][:, piece.readers]
+                if isinstance(rows, slice):  # in place: so large a product is slow to make room for
+                    above[rows, at].view(len(weights), own.shape[1]).addmm_(weights, own)
+                else:
+                    above[rows, at] += (weights @ own).unflatten(1, (-1, slope.shape[-1]))
         return out * torch.as_tensor(self.legal, device=out.device)
 
     def cut_gradient(self) -> Float[Tensor, "writers d_model"]:
@@ -151,9 +154,13 @@ class MaskedRun:
         return layout.unsort(layout.mixed(weights, self.change[rows])) + cut
 
     def _seen(self, piece: Piece) -> list[int] | slice:
-        """Writers that any of the piece's readers reads."""
+        """Writers that any of the piece's readers reads; up to the last one, where most are read.
+
+        What is read with weight 0 adds 0.
+        """
         seen = np.flatnonzero(self.within[:, :, piece.readers].any((0, 2)))
-        return slice(len(seen)) if len(seen) == seen.max(initial=-1) + 1 else seen.tolist()
+        behind = int(seen.max(initial=-1)) + 1
+        return slice(behind) if 2 * len(seen) >= behind else seen.tolist()
 
 
 def _pieces(forward: PatchedForward, within: NDArray[np.bool_]) -> Iterator[Piece]:
