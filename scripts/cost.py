@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -26,6 +27,9 @@ import torch
 from acdc import attribution
 from acdc.bridge import LoadedModel, from_bridge, load_pretrained
 from acdc.data import Data
+from acdc.iterative import How as Rounds
+from acdc.iterative import iterative
+from acdc.learned import How, learn, start
 from acdc.metrics import LOGIT_DIFF
 from acdc.prompts import Prompts
 from discovery.flow.routes import find_route
@@ -37,6 +41,8 @@ from discovery.models.smollm2 import smollm2_folder
 from discovery.runs.json_files import write_bytes, write_json
 from discovery.show.tables import markdown
 from discovery.tasks import induction
+
+STEPS = 5  # of what goes by steps
 
 Work = Callable[[LoadedModel, Prompts], object]
 
@@ -71,6 +77,21 @@ def attribute(method: Callable[..., object], loaded: LoadedModel, prompts: Promp
     method(Data(loaded.model, loaded.model.graph(), prompts), LOGIT_DIFF)
 
 
+def rounds(loaded: LoadedModel, prompts: Prompts) -> None:
+    """Rounds of iterative attribution from the whole model down."""
+    data = Data(loaded.model, loaded.model.graph(), prompts)
+    list(islice(iterative(data, LOGIT_DIFF, 1, Rounds(batch=len(prompts)), 0), STEPS))
+
+
+def steps(loaded: LoadedModel, prompts: Prompts) -> None:
+    """Steps of learnt masks, for a fifth of the edges at most."""
+    data = Data(loaded.model, loaded.model.graph(), prompts)
+    legal, n = data.graph.legal, data.graph.n_edges
+    first = start(attribution.random_scores(data.graph, 0), legal)
+    how = How(smallest=n / 100, largest=n / 5, steps=STEPS, batch=len(prompts))
+    list(learn(data, LOGIT_DIFF, legal, first, how, 0))
+
+
 EAP = partial(attribute, attribution.eap)
 EAP_IG = partial(attribute, partial(attribution.eap_ig, steps=5))
 ACTIVATIONS = partial(attribute, partial(attribution.eap_ig_activations, steps=5))
@@ -82,6 +103,8 @@ CASES = (
     Case("EAP", EAP, (8, 15), 5, most=6),
     Case("EAP-IG, 5 steps", EAP_IG, (8, 15), 3, most=25),
     Case("EAP-IG activations, 5 steps", ACTIVATIONS, (8, 15), 1),
+    Case(f"iterative, {STEPS} rounds", rounds, (8, 15), 3),
+    Case(f"learnt masks, {STEPS} steps", steps, (8, 15), 3),
     Case("exact, each edge", partial(attribute, attribution.exact), (32, 24), 5, embedded=True),
 )
 
