@@ -8,8 +8,8 @@
 It tests every edge, one run from the edge's layer on each, so a search is what its tests take; of
 some the quickest. The library below it makes each head's q, k, v and result by broadcasting, far
 slower than a product of matrices; here they are products (`attend`), and logits are checked to be
-the same. Memory is kept between tests (MALLOC), which would cost a fifth more. Ours, test for test,
-is `python scripts/benchmark.py --forwards --case=CASE`, with "gates": false.
+the same. MALLOC keeps memory from test to test; without it they take a fifth more. Ours, test for
+test, is `python scripts/benchmark.py --forwards --case=CASE`, with "gates": false.
 """
 
 from __future__ import annotations
